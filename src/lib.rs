@@ -1,0 +1,16 @@
+//! WayInfer: inspect, verify and run GGUF models on a CPU, models larger than RAM included.
+//!
+//! The layers, in the order in which data flows; imports go down this list only (a layer imports
+//! what stands above it here, never what stands below):
+//!
+//! 1. [`gguf`] FILE: bytes to a directory of metadata and tensors
+//! 2. [`quant`] FORMATS: block layouts, decoding, activation quantisers, scalar dots
+//! 3. [`kernels`] COMPUTE: kernel sets by instruction set, best first
+//! 4. [`store`] RESIDENCY: where a weight's bytes are
+//! 5. [`text`] TEXT: tokenizers and chat templates
+//! 6. [`model`] MODEL: configuration, weights, forward pass, observer
+//! 7. [`session`] SESSION: KV cache, prefill and decode, sampling
+//! 8. [`verify`] VERIFY: error measures, comparisons
+//! 9. [`cli`] FACE: the command line
+
+pub mod gguf;
