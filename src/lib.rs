@@ -13,4 +13,5 @@
 //! 8. [`verify`] VERIFY: error measures, comparisons
 //! 9. [`cli`] FACE: the command line
 
+pub mod cli;
 pub mod gguf;

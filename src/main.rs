@@ -1,1 +1,7 @@
-fn main() {}
+//! Parse, run, exit code: see [`wayinfer::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    wayinfer::cli::main()
+}

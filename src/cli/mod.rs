@@ -1,0 +1,32 @@
+//! FACE: the command line. One file a subcommand, each with its `Args` and a `run`; the only layer
+//! that knows the terminal.
+
+mod error;
+mod model_arg;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use error::CliError;
+
+/// Inspect, verify and run GGUF language models on a CPU, models larger than RAM included.
+#[derive(Parser, Debug)]
+#[command(name = "wayinfer", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {}
+
+/// Parses the arguments, runs the subcommand, reports what went wrong on stderr.
+///
+/// Exit codes: 0 success, 1 a failure (a bad file, a check with errors, ..), 2 wrong usage.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result: Result<ExitCode, CliError> = match cli.command {};
+    result.unwrap_or_else(|error| error.report())
+}
