@@ -3,15 +3,24 @@
 //! Only headers are read. Everything that a file says of itself (counts, sizes, offsets, splits) is
 //! checked here, before anything is allocated by it, so that the layers above may trust a [`Gguf`].
 
+mod check;
 mod error;
+mod header;
+mod lint;
 mod metadata;
+mod reader;
+mod split;
 mod tensor_type;
+mod tensors;
 mod value;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use check::Findings;
+pub use check::{CheckReport, Finding, Severity};
 pub use error::{GgufError, GgufErrorKind};
+use header::ParsedFile;
 pub use metadata::{Metadata, MetadataError};
 pub use tensor_type::TensorType;
 pub use value::{Array, PackedArray, Text, TextArray, Value, ValueType};
@@ -73,8 +82,37 @@ impl Gguf {
     /// # Errors
     /// The first thing found wrong, with its file and offset.
     pub fn open(path: &Path) -> Result<Gguf, GgufError> {
-        let _ = path;
-        unimplemented!()
+        let mut findings = Findings::stop_at_first();
+        let files = split::read_model(path, &mut findings)?;
+        Ok(Gguf::merge(files))
+    }
+
+    /// Reads the headers of a model and collects all that is wrong with it, as far as what is wrong
+    /// lets reading go on; warns of oddities that do not keep a model from being opened.
+    pub fn check(path: &Path) -> CheckReport {
+        let mut findings = Findings::collect();
+        let files = split::read_model(path, &mut findings).unwrap_or_else(|e| {
+            findings.add(Severity::Error, &e.path, e.offset, e.kind.to_string());
+            Vec::new()
+        });
+        let intact = findings.errors == 0;
+        lint::lint(&files, &mut findings);
+        CheckReport {
+            findings: findings.list,
+            dropped: findings.dropped,
+            gguf: (intact && !files.is_empty()).then(|| Gguf::merge(files)),
+        }
+    }
+
+    /// Joins files whose tensors' names are known to differ.
+    fn merge(files: Vec<ParsedFile>) -> Gguf {
+        let (mut parts, mut tensors) = (Vec::with_capacity(files.len()), Vec::new());
+        for (part, file) in files.into_iter().enumerate() {
+            parts.push(file.part);
+            tensors.extend(file.tensors.into_iter().map(|t| TensorInfo { part, ..t.info }));
+        }
+        let by_name = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
+        Gguf { parts, tensors, by_name }
     }
 
     /// The model's metadata: the first file's.

@@ -94,8 +94,9 @@ impl fmt::Debug for Text {
 /// Strings packed end to end: a vocabulary of 280,000 merges takes two allocations.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TextArray {
-    bytes: Vec<u8>,
-    ends: Vec<u64>,
+    pub(super) bytes: Vec<u8>,
+    /// Where each string ends in `bytes`.
+    pub(super) ends: Vec<u64>,
 }
 
 impl TextArray {
