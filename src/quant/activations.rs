@@ -1,0 +1,297 @@
+//! Rows of activations, rounded to what the weights' type goes with.
+
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use super::{QK_K, QK8_0, kquants, q8_0};
+
+/// What activations are rounded to before a dot; one for each family of weight types, as in ggml.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(non_camel_case_types)] // the names are the field's own
+pub enum ActivationType {
+    F32,
+    /// f32 rounded to f16 (ties to even) and kept as f32.
+    F16,
+    /// f32 rounded to bf16 (ties to even, subnormals kept) and kept as f32.
+    BF16,
+    /// Blocks of 32, scale `max / 127` rounded to f16.
+    Q8_0,
+    /// Super-blocks of 256, f32 scale, sums of every 16.
+    Q8_K,
+}
+
+impl ActivationType {
+    /// Elements in a block; a row is a whole number of them.
+    pub const fn block_len(self) -> usize {
+        match self {
+            ActivationType::F32 | ActivationType::F16 | ActivationType::BF16 => 1,
+            ActivationType::Q8_0 => QK8_0,
+            ActivationType::Q8_K => QK_K,
+        }
+    }
+}
+
+/// An activation that cannot be quantised: it is infinite or not a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("activation {index} of row {row} is not finite")]
+pub struct NonFinite {
+    pub row: usize,
+    /// Column in the row.
+    pub index: usize,
+}
+
+/// Rows of activations of one type, as parallel arrays: `rows` rows of `cols` elements.
+///
+/// Its buffers are kept from one use to the next.
+#[derive(Debug)]
+pub struct Activations {
+    ty: ActivationType,
+    rows: usize,
+    cols: usize,
+    /// Float types: `[rows][cols]`.
+    values: Vec<f32>,
+    /// Quantised types: `[rows][cols]`, -127 to 127.
+    qs: Vec<i8>,
+    /// Quantised types: `[rows][cols / block]` scales.
+    d: Vec<f32>,
+    /// Q8_K: `[rows][cols / 16]` sums of 16 elements of `qs`.
+    bsums: Vec<i16>,
+}
+
+/// One row of [`Activations`].
+#[derive(Clone, Copy, Debug)]
+pub enum ActivationRow<'a> {
+    /// F32, F16 or BF16: values of that type, as f32.
+    Floats(ActivationType, &'a [f32]),
+    Q8_0(Q8_0Row<'a>),
+    Q8K(Q8KRow<'a>),
+}
+
+/// A row rounded to Q8_0: `n` blocks of 32.
+#[derive(Clone, Copy, Debug)]
+pub struct Q8_0Row<'a> {
+    /// `[32 * n]`, -127 to 127.
+    pub qs: &'a [i8],
+    /// `[n]` scales, values of f16.
+    pub d: &'a [f32],
+}
+
+/// A row rounded to Q8_K: `n` super-blocks of 256.
+#[derive(Clone, Copy, Debug)]
+pub struct Q8KRow<'a> {
+    /// `[256 * n]`, -127 to 127.
+    pub qs: &'a [i8],
+    /// `[n]` scales.
+    pub d: &'a [f32],
+    /// `[16 * n]` sums of 16 elements each.
+    pub bsums: &'a [i16],
+}
+
+impl<'a> ActivationRow<'a> {
+    pub fn ty(self) -> ActivationType {
+        match self {
+            ActivationRow::Floats(ty, _) => ty,
+            ActivationRow::Q8_0(_) => ActivationType::Q8_0,
+            ActivationRow::Q8K(_) => ActivationType::Q8_K,
+        }
+    }
+
+    /// The values of a row of this float type.
+    ///
+    /// # Panics
+    /// Where the row is of another type.
+    #[inline(always)]
+    pub fn floats(self, ty: ActivationType) -> &'a [f32] {
+        match self {
+            ActivationRow::Floats(own, values) if own == ty => values,
+            other => panic!("activations of type {:?} where {ty:?} was needed", other.ty()),
+        }
+    }
+
+    /// The row, of type Q8_0.
+    ///
+    /// # Panics
+    /// Where the row is of another type.
+    #[inline(always)]
+    pub fn q8_0(self) -> Q8_0Row<'a> {
+        match self {
+            ActivationRow::Q8_0(row) => row,
+            other => panic!("activations of type {:?} where Q8_0 was needed", other.ty()),
+        }
+    }
+
+    /// The row, of type Q8_K.
+    ///
+    /// # Panics
+    /// Where the row is of another type.
+    #[inline(always)]
+    pub fn q8_k(self) -> Q8KRow<'a> {
+        match self {
+            ActivationRow::Q8K(row) => row,
+            other => panic!("activations of type {:?} where Q8_K was needed", other.ty()),
+        }
+    }
+}
+
+impl Default for Activations {
+    fn default() -> Activations {
+        Activations::new()
+    }
+}
+
+impl Activations {
+    /// No rows, no memory.
+    pub const fn new() -> Activations {
+        Activations {
+            ty: ActivationType::F32,
+            rows: 0,
+            cols: 0,
+            values: Vec::new(),
+            qs: Vec::new(),
+            d: Vec::new(),
+            bsums: Vec::new(),
+        }
+    }
+
+    pub fn ty(&self) -> ActivationType {
+        self.ty
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Replaces the rows by `x`, `[rows][cols]`, rounded to `ty`; large inputs by the current thread pool.
+    ///
+    /// # Errors
+    /// The first value that is infinite or not a number, where `ty` is a quantised type; the rows are of
+    /// no use then. Float types let such values through.
+    ///
+    /// # Panics
+    /// Where `x` is no whole number of rows or a row no whole number of blocks.
+    pub fn quantize(&mut self, ty: ActivationType, x: &[f32], cols: usize) -> Result<(), NonFinite> {
+        assert!(cols > 0 && x.len().is_multiple_of(cols), "whole rows of {cols}");
+        self.resize(ty, x.len() / cols, cols);
+        match ty {
+            ActivationType::F32 => self.values.copy_from_slice(x),
+            ActivationType::F16 => round_to(x, &mut self.values, |x| f16::from_f32(x).to_f32()),
+            ActivationType::BF16 => round_to(x, &mut self.values, |x| bf16::from_f32(x).to_f32()),
+            ActivationType::Q8_0 | ActivationType::Q8_K => {
+                if let Some(at) = first_non_finite(x) {
+                    return Err(NonFinite { row: at / cols, index: at % cols });
+                }
+                self.quantize_blocks(x);
+            }
+        }
+        Ok(())
+    }
+
+    /// Rounds finite values to the quantised type that the buffers are sized for.
+    fn quantize_blocks(&mut self, x: &[f32]) {
+        if self.ty == ActivationType::Q8_0 {
+            let (x, _) = x.as_chunks::<QK8_0>();
+            let (qs, _) = self.qs.as_chunks_mut::<QK8_0>();
+            let min = PARALLEL / QK8_0;
+            let block = |((x, qs), d): ((_, _), &mut f32)| *d = q8_0::quantize_block(x, qs);
+            if x.len() < 2 * min {
+                x.iter().zip(qs).zip(&mut self.d).for_each(block);
+            } else {
+                x.par_iter().zip(qs).zip(&mut self.d).with_min_len(min).for_each(block);
+            }
+        } else {
+            let (x, _) = x.as_chunks::<QK_K>();
+            let (qs, _) = self.qs.as_chunks_mut::<QK_K>();
+            let (bsums, _) = self.bsums.as_chunks_mut::<{ QK_K / 16 }>();
+            let min = PARALLEL / QK_K;
+            let block = |(((x, qs), bsums), d): (((_, _), _), &mut f32)| {
+                *d = kquants::quantize_block(x, qs, bsums);
+            };
+            if x.len() < 2 * min {
+                x.iter().zip(qs).zip(bsums).zip(&mut self.d).for_each(block);
+            } else {
+                x.par_iter().zip(qs).zip(bsums).zip(&mut self.d).with_min_len(min).for_each(block);
+            }
+        }
+    }
+
+    /// Row `i`.
+    ///
+    /// # Panics
+    /// Where there is no such row.
+    #[inline]
+    pub fn row(&self, i: usize) -> ActivationRow<'_> {
+        assert!(i < self.rows, "row {i} of {}", self.rows);
+        let cols = self.cols;
+        match self.ty {
+            ActivationType::F32 | ActivationType::F16 | ActivationType::BF16 => {
+                ActivationRow::Floats(self.ty, &self.values[i * cols..][..cols])
+            }
+            ActivationType::Q8_0 => ActivationRow::Q8_0(Q8_0Row {
+                qs: &self.qs[i * cols..][..cols],
+                d: &self.d[i * (cols / QK8_0)..][..cols / QK8_0],
+            }),
+            ActivationType::Q8_K => ActivationRow::Q8K(Q8KRow {
+                qs: &self.qs[i * cols..][..cols],
+                d: &self.d[i * (cols / QK_K)..][..cols / QK_K],
+                bsums: &self.bsums[i * (cols / 16)..][..cols / 16],
+            }),
+        }
+    }
+
+    /// Copies these rows, in this order, to `out` (the tokens of one expert, for instance).
+    ///
+    /// # Panics
+    /// Where there is no such row.
+    pub fn gather_into(&self, rows: &[usize], out: &mut Activations) {
+        fn gather<T: Copy>(from: &[T], rows: &[usize], total: usize, to: &mut [T]) {
+            let len = from.len() / total.max(1);
+            for (&row, to) in rows.iter().zip(to.chunks_exact_mut(len.max(1))) {
+                to.copy_from_slice(&from[row * len..][..len]);
+            }
+        }
+        assert!(rows.iter().all(|&row| row < self.rows), "rows of {}", self.rows);
+        out.resize(self.ty, rows.len(), self.cols);
+        gather(&self.values, rows, self.rows, &mut out.values);
+        gather(&self.qs, rows, self.rows, &mut out.qs);
+        gather(&self.d, rows, self.rows, &mut out.d);
+        gather(&self.bsums, rows, self.rows, &mut out.bsums);
+    }
+
+    /// Sizes the buffers; what they hold is open.
+    fn resize(&mut self, ty: ActivationType, rows: usize, cols: usize) {
+        assert!(cols.is_multiple_of(ty.block_len()), "a row of {cols} is no whole number of {ty:?} blocks");
+        let quantised = matches!(ty, ActivationType::Q8_0 | ActivationType::Q8_K);
+        let n = rows * cols;
+        (self.ty, self.rows, self.cols) = (ty, rows, cols);
+        self.values.resize(if quantised { 0 } else { n }, 0.0);
+        self.qs.resize(if quantised { n } else { 0 }, 0);
+        self.d.resize(if quantised { n / ty.block_len() } else { 0 }, 0.0);
+        self.bsums.resize(if ty == ActivationType::Q8_K { n / 16 } else { 0 }, 0);
+    }
+}
+
+/// Elements that one thread does at least: below twice that, starting others costs more than it gains.
+const PARALLEL: usize = 16 * 1024;
+
+fn round_to(x: &[f32], out: &mut [f32], round: impl Fn(f32) -> f32 + Sync) {
+    let run = |(x, out): (&[f32], &mut [f32])| x.iter().zip(out).for_each(|(x, out)| *out = round(*x));
+    if x.len() < 2 * PARALLEL {
+        run((x, out));
+    } else {
+        x.par_chunks(PARALLEL).zip(out.par_chunks_mut(PARALLEL)).for_each(run);
+    }
+}
+
+/// Index of the first value that is infinite or not a number.
+fn first_non_finite(x: &[f32]) -> Option<usize> {
+    // A chunk at a time without a branch for each value.
+    let any = |x: &[f32]| x.iter().fold(false, |any, x| any | !x.is_finite());
+    x.chunks(1024)
+        .enumerate()
+        .filter(|(_, chunk)| any(chunk))
+        .find_map(|(i, chunk)| chunk.iter().position(|x| !x.is_finite()).map(|at| i * 1024 + at))
+}
