@@ -1,0 +1,103 @@
+//! Read bandwidth of the decode kernels and speed of the prefill kernels, by kernel set, type and threads.
+//!
+//! `cargo bench --bench kernels [-- MEGABYTES [TYPE..]]`: weights of that size (512 by default) for each type. Decode is
+//! given in GB/s of weights next to a plain read of the same bytes; prefill in 10^9 multiply-adds a second.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use rayon::prelude::*;
+use wayinfer::kernels::{Isa, Kernels, WeightMatrix, matmul};
+use wayinfer::quant::{Activations, FORMATS, Format};
+
+/// Columns of the matrices: those of a model of 8 B parameters.
+const COLS: usize = 4096;
+const PREFILL_TOKENS: usize = 256;
+const REPEATS: usize = 5;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    let megabytes = args.first().and_then(|arg| arg.parse().ok()).unwrap_or(512);
+    let types = args.get(1..).unwrap_or(&[]);
+    let mut bytes = vec![0u8; megabytes << 20];
+    fill(&mut bytes);
+    for why in Kernels::unavailable() {
+        println!("skipped: {why}");
+    }
+    println!(
+        "{:>7} {:>8} {:>6} {:>10} {:>10} {:>14}",
+        "threads", "kernels", "type", "read GB/s", "dot GB/s", "prefill GMAC/s"
+    );
+    for threads in [1, 2] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
+        pool.install(|| {
+            for kernels in Kernels::available() {
+                for format in
+                    FORMATS.iter().filter(|f| types.is_empty() || types.iter().any(|t| t == f.ty.name()))
+                {
+                    measure(kernels, format, threads, &bytes);
+                }
+            }
+        });
+    }
+}
+
+fn measure(kernels: &'static Kernels, format: &Format, threads: usize, bytes: &[u8]) {
+    let row_bytes = format.row_bytes(COLS);
+    // The scalar kernels would take minutes for all.
+    let scalar = kernels.isa() == Isa::Scalar;
+    let rows = if scalar { 2048.min(bytes.len() / row_bytes) } else { bytes.len() / row_bytes };
+    let weights =
+        |rows: usize| WeightMatrix::new(format.ty, &bytes[..rows * row_bytes], rows, COLS).expect("a format");
+    let x = |tokens: usize| {
+        let values: Vec<f32> = (0..tokens * COLS).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+        let mut x = Activations::new();
+        x.quantize(format.activation, &values, COLS).expect("finite");
+        x
+    };
+    let gigabytes = (rows * row_bytes) as f64 / 1e9;
+    let read = gigabytes / best(|| read(&bytes[..rows * row_bytes]));
+    let (one, mut out) = (x(1), vec![0f32; rows]);
+    let dot = gigabytes / best(|| matmul(kernels, weights(rows), black_box(&one), &mut out));
+    let (tokens, rows) = if scalar { (8, 64.min(rows)) } else { (PREFILL_TOKENS, 1024.min(rows)) };
+    let (many, mut out) = (x(tokens), vec![0f32; rows * tokens]);
+    let macs = (rows * COLS * tokens) as f64 / 1e9;
+    let prefill = macs / best(|| matmul(kernels, weights(rows), black_box(&many), &mut out));
+    let (isa, ty) = (kernels.isa(), format.ty);
+    println!("{threads:>7} {isa:>8} {ty:>6} {read:>10.1} {dot:>10.1} {prefill:>14.1}");
+}
+
+/// The shortest of some runs, seconds: what the machine can do when nothing else disturbs it.
+fn best(mut run: impl FnMut()) -> f64 {
+    (0..REPEATS)
+        .map(|_| {
+            let start = Instant::now();
+            run();
+            start.elapsed().as_secs_f64()
+        })
+        .fold(f64::INFINITY, f64::min)
+}
+
+/// Reads all bytes and does next to nothing with them.
+fn read(bytes: &[u8]) {
+    let sum = |chunk: &[u8]| {
+        let (words, _) = chunk.as_chunks::<64>();
+        let mut sums = [0u64; 8];
+        for word in words {
+            for (sum, eight) in sums.iter_mut().zip(word.as_chunks::<8>().0) {
+                *sum ^= u64::from_le_bytes(*eight);
+            }
+        }
+        sums.iter().fold(0, |all, sum| all ^ sum)
+    };
+    black_box(bytes.par_chunks(1 << 20).map(sum).reduce(|| 0, |a, b| a ^ b));
+}
+
+/// Bytes that are fair weights of every type: no infinite or NaN scales.
+fn fill(bytes: &mut [u8]) {
+    let mut state = 1u32;
+    for byte in bytes {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        *byte = (state >> 24) as u8 & 0x3b;
+    }
+}

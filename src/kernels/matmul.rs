@@ -1,0 +1,167 @@
+//! Matrix times activations, split over the threads of the current rayon pool.
+//!
+//! Work is split by rows of weights only, never inside a dot: the result does not depend on the number of
+//! threads.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::{Kernels, OutTile, Tile, TileKernel};
+use crate::gguf::TensorType;
+use crate::quant::{Activations, Format, format};
+
+/// A matrix of weights, as it lies in a file: `rows` rows of `cols` elements, row after row.
+#[derive(Clone, Copy, Debug)]
+pub struct WeightMatrix<'a> {
+    format: &'static Format,
+    bytes: &'a [u8],
+    rows: usize,
+    cols: usize,
+}
+
+impl<'a> WeightMatrix<'a> {
+    /// A view of `bytes`; `None` where the type cannot be computed with.
+    ///
+    /// # Panics
+    /// Where the bytes are not those of `rows` rows of `cols` elements.
+    pub fn new(ty: TensorType, bytes: &'a [u8], rows: usize, cols: usize) -> Option<WeightMatrix<'a>> {
+        let format = format(ty)?;
+        assert!(cols > 0, "rows of no elements");
+        assert_eq!(
+            Some(bytes.len()),
+            rows.checked_mul(format.row_bytes(cols)),
+            "bytes of {rows} x {cols} {ty}"
+        );
+        Some(WeightMatrix { format, bytes, rows, cols })
+    }
+
+    pub fn format(&self) -> &'static Format {
+        self.format
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+}
+
+/// One product of a batch: `out = x * weights^T`.
+#[derive(Debug)]
+pub struct MatmulJob<'a> {
+    pub weights: WeightMatrix<'a>,
+    /// `[tokens][weights.cols()]`, of the type that goes with the weights.
+    pub x: &'a Activations,
+    /// `[tokens][weights.rows()]`
+    pub out: &'a mut [f32],
+}
+
+/// Computes `out[t][r]`, the dot of weight row `r` with activation row `t`.
+///
+/// # Panics
+/// Where the lengths do not go together or the activations are of the wrong type.
+pub fn matmul(kernels: &'static Kernels, weights: WeightMatrix<'_>, x: &Activations, out: &mut [f32]) {
+    matmul_batch(kernels, &mut [MatmulJob { weights, x, out }]);
+}
+
+/// Computes several products (query, key and value; gate and up; the experts of a layer) in one parallel
+/// region.
+///
+/// # Panics
+/// As [`matmul`].
+pub fn matmul_batch(kernels: &'static Kernels, jobs: &mut [MatmulJob<'_>]) {
+    let jobs: Vec<Checked<'_>> = jobs.iter_mut().map(|job| Checked::new(kernels, job)).collect();
+    let threads = rayon::current_num_threads();
+    let work: usize = jobs.iter().map(Checked::work).sum();
+    if threads == 1 || work < MIN_PARALLEL_WORK {
+        // SAFETY: one call after another.
+        jobs.iter().for_each(|job| unsafe { job.run(0..job.rows) });
+        return;
+    }
+    // Many more chunks than threads, so that a slow thread does not hold up the others; but each worth its while.
+    let chunk_work = (work / (threads * CHUNKS_A_THREAD)).max(MIN_PARALLEL_WORK / 4);
+    let chunks: Vec<(usize, Range<usize>)> = jobs
+        .iter()
+        .enumerate()
+        .flat_map(|(i, job)| job.chunks(chunk_work).map(move |rows| (i, rows)))
+        .collect();
+    // SAFETY: a job's chunks do not overlap.
+    chunks.par_iter().with_max_len(1).for_each(|(i, rows)| unsafe { jobs[*i].run(rows.clone()) });
+}
+
+/// Work (see [`Checked::work`]) below which other threads are not worth waking.
+const MIN_PARALLEL_WORK: usize = 64 * 1024;
+const CHUNKS_A_THREAD: usize = 16;
+/// Chunks are a multiple of what the kernels take at once.
+const ROWS_AT_ONCE: usize = 8;
+
+/// A job whose operands go together, with its kernel.
+struct Checked<'a> {
+    weights: WeightMatrix<'a>,
+    x: &'a Activations,
+    kernel: &'static TileKernel,
+    row_bytes: usize,
+    rows: usize,
+    /// `[x.rows()][rows]`, exclusively ours for `'a`.
+    out: *mut f32,
+}
+
+// SAFETY: `out` is an exclusive borrow of f32 that different threads write to at different places (`run`'s
+// callers split the rows).
+unsafe impl Sync for Checked<'_> {}
+
+impl<'a> Checked<'a> {
+    fn new(kernels: &'static Kernels, job: &'a mut MatmulJob<'_>) -> Checked<'a> {
+        let (weights, x) = (job.weights, job.x);
+        let format = weights.format;
+        assert_eq!(x.ty(), format.activation, "activations for {}", format.ty);
+        assert!(
+            x.rows() == 0 || x.cols() == weights.cols,
+            "{} activations, {} weights",
+            x.cols(),
+            weights.cols
+        );
+        assert_eq!(Some(job.out.len()), x.rows().checked_mul(weights.rows), "room for the output");
+        let (kernel, _) = kernels.tile(format.ty).expect("the scalar set has every format");
+        let row_bytes = format.row_bytes(weights.cols);
+        Checked { weights, x, kernel, row_bytes, rows: weights.rows, out: job.out.as_mut_ptr() }
+    }
+
+    /// An estimate of the work: bytes of weights, each read once and used for every token.
+    fn work(&self) -> usize {
+        self.weights.bytes.len().saturating_mul(self.x.rows())
+    }
+
+    /// Splits the rows into ranges of about this much work.
+    fn chunks(&self, work: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let row_work = (self.row_bytes * self.x.rows()).max(1);
+        let (rows, step) = (self.rows, (work / row_work).next_multiple_of(ROWS_AT_ONCE).max(ROWS_AT_ONCE));
+        (0..rows).step_by(step).map(move |start| start..rows.min(start + step))
+    }
+
+    /// Computes these rows of the output.
+    ///
+    /// # Safety
+    /// Ranges that run at the same time must not overlap.
+    unsafe fn run(&self, rows: Range<usize>) {
+        let tokens = self.x.rows();
+        if tokens == 0 || rows.is_empty() {
+            return;
+        }
+        let tile = Tile {
+            format: self.weights.format,
+            weights: &self.weights.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes],
+            rows: rows.len(),
+            row_bytes: self.row_bytes,
+            x: self.x,
+        };
+        // SAFETY: `out` has `tokens * self.rows` elements (`new`) and `rows` lies within `0..self.rows` (the slice above
+        // would have panicked otherwise); only this call has these rows.
+        let mut out = unsafe { OutTile::new(self.out.add(rows.start), self.rows, tokens, rows.len()) };
+        // SAFETY: a `&'static Kernels` proves that the CPU can run its kernels.
+        unsafe { (self.kernel.run)(&tile, &mut out) }
+    }
+}

@@ -1,0 +1,225 @@
+//! COMPUTE: kernel sets by instruction set, chosen at run time, all with the same bits.
+//!
+//! A kernel set is what one instruction set has to offer: for each tensor type a tile function, named
+//! by its operands, that computes the dots of some rows of weights with all rows of activations. The
+//! result of each is defined by the scalar dots of [`crate::quant`], down to the last bit; a type for
+//! which a set has no kernel of its own takes the scalar one.
+//!
+//! Holding a `&'static Kernels` proves that the CPU can run it: there is no other way to one than through
+//! [`Kernels::detect_best`], [`Kernels::by_isa`] and [`Kernels::available`], which ask the CPU.
+//!
+//! A new instruction set is a module that exports one `static KERNELS` and a line in [`TABLE`].
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod matmul;
+pub mod ops;
+mod scalar;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::str::FromStr;
+
+pub use matmul::{MatmulJob, WeightMatrix, matmul, matmul_batch};
+
+use crate::gguf::TensorType;
+use crate::quant::{Activations, Format};
+
+/// An instruction set that kernels may be made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Isa {
+    Scalar,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, VL and VNNI.
+    Avx512,
+    /// AMX-INT8 with AVX-512.
+    Amx,
+}
+
+impl Isa {
+    /// Every instruction set, the best first.
+    pub const ALL: &[Isa] = &[Isa::Amx, Isa::Avx512, Isa::Avx2, Isa::Scalar];
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Isa {
+    type Err = UnknownIsa;
+
+    fn from_str(name: &str) -> Result<Isa, UnknownIsa> {
+        Isa::ALL.iter().copied().find(|isa| isa.name() == name).ok_or_else(|| UnknownIsa(name.to_owned()))
+    }
+}
+
+/// A name that is no instruction set's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown instruction set '{0}' (scalar, avx2, avx512, amx)")]
+pub struct UnknownIsa(pub String);
+
+/// Why a kernel set cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IsaError {
+    #[error("this CPU lacks {} for the {isa} kernels", .features.join(", "))]
+    CpuLacks { isa: Isa, features: Vec<&'static str> },
+    #[error("this build has no {isa} kernels")]
+    NotBuilt { isa: Isa },
+}
+
+/// The kernels of one instruction set; to hold one proves that the CPU has it.
+#[derive(Debug)]
+pub struct Kernels {
+    isa: Isa,
+    /// What the CPU lacks for this set, by name; nothing: it can run it.
+    missing: fn() -> Vec<&'static str>,
+    /// The set's own kernels; types that are not listed take the scalar kernel.
+    tiles: &'static [TileKernel],
+    ops: fn() -> &'static ops::Ops,
+}
+
+/// A kernel for one type of weights.
+#[derive(Debug)]
+pub(crate) struct TileKernel {
+    ty: TensorType,
+    /// By operands, as in `vec_dot_q4_k_q8_k`.
+    name: &'static str,
+    /// Computes a tile.
+    ///
+    /// # Safety
+    /// The CPU must have the features of the kernel set.
+    run: unsafe fn(&Tile<'_>, &mut OutTile<'_>),
+}
+
+/// The operands of a tile: some rows of weights, all rows of activations.
+///
+/// Made by [`matmul`] only, which has checked that the weights are `rows` rows of `x.cols()` elements of
+/// `format`, and that the activations are of the type that goes with it.
+pub(crate) struct Tile<'a> {
+    format: &'static Format,
+    /// `rows * row_bytes` bytes.
+    weights: &'a [u8],
+    rows: usize,
+    row_bytes: usize,
+    x: &'a Activations,
+}
+
+impl<'a> Tile<'a> {
+    fn row(&self, r: usize) -> &'a [u8] {
+        &self.weights[r * self.row_bytes..][..self.row_bytes]
+    }
+}
+
+/// Where a tile's results go: `[tokens][stride]`, of which this tile has `rows` columns for itself.
+pub(crate) struct OutTile<'a> {
+    at: *mut f32,
+    stride: usize,
+    tokens: usize,
+    rows: usize,
+    lifetime: std::marker::PhantomData<&'a mut [f32]>,
+}
+
+impl OutTile<'_> {
+    /// # Safety
+    /// For every `t < tokens` and `r < rows`, `at + t * stride + r` must be valid for writes for the
+    /// lifetime, and nobody else may use it.
+    unsafe fn new(at: *mut f32, stride: usize, tokens: usize, rows: usize) -> Self {
+        OutTile { at, stride, tokens, rows, lifetime: std::marker::PhantomData }
+    }
+
+    /// The dot of the tile's weight row `r` with activation row `t`.
+    #[inline(always)]
+    fn set(&mut self, t: usize, r: usize, value: f32) {
+        assert!(t < self.tokens && r < self.rows);
+        // SAFETY: in bounds by the assertion; `new`'s caller has promised us these elements.
+        unsafe { self.at.add(t * self.stride + r).write(value) }
+    }
+}
+
+/// The kernel sets of this build, the best first.
+static TABLE: &[&Kernels] = &[
+    #[cfg(target_arch = "x86_64")]
+    &avx2::KERNELS,
+    &scalar::KERNELS,
+];
+
+impl Kernels {
+    /// The best set that this CPU can run.
+    pub fn detect_best() -> &'static Kernels {
+        Kernels::available().next().unwrap_or(&scalar::KERNELS)
+    }
+
+    /// The set for this instruction set.
+    ///
+    /// # Errors
+    /// Where the CPU lacks it, or this build has no kernels for it.
+    pub fn by_isa(isa: Isa) -> Result<&'static Kernels, IsaError> {
+        let set = TABLE.iter().find(|set| set.isa == isa).ok_or(IsaError::NotBuilt { isa })?;
+        match (set.missing)() {
+            features if features.is_empty() => Ok(set),
+            features => Err(IsaError::CpuLacks { isa, features }),
+        }
+    }
+
+    /// The sets that this CPU can run, the best first.
+    pub fn available() -> impl Iterator<Item = &'static Kernels> {
+        Isa::ALL.iter().filter_map(|&isa| Kernels::by_isa(isa).ok())
+    }
+
+    /// Why the others cannot be had.
+    pub fn unavailable() -> impl Iterator<Item = IsaError> {
+        Isa::ALL.iter().filter_map(|&isa| Kernels::by_isa(isa).err())
+    }
+
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The operations other than products with weights.
+    pub fn ops(&self) -> &'static ops::Ops {
+        (self.ops)()
+    }
+
+    /// The name of the kernel that dots with weights of this type take: `vec_dot_q4_k_q8_k (avx2)`;
+    /// `None` where the type cannot be computed with.
+    pub fn name_for(&self, ty: TensorType) -> Option<String> {
+        let (kernel, isa) = self.tile(ty)?;
+        Some(format!("{} ({isa})", kernel.name))
+    }
+
+    /// The kernel for this type of weights, and whose it is.
+    fn tile(&self, ty: TensorType) -> Option<(&'static TileKernel, Isa)> {
+        let of =
+            |set: &Kernels| set.tiles.iter().find(|kernel| kernel.ty == ty).map(|kernel| (kernel, set.isa));
+        of(self).or_else(|| of(&scalar::KERNELS))
+    }
+}
+
+/// Lists the CPU features of a kernel set once: a function that names those that the CPU lacks.
+macro_rules! missing_features {
+    ($($feature:tt),*) => {
+        || {
+            let mut missing = Vec::new();
+            $(if !std::arch::is_x86_feature_detected!($feature) {
+                missing.push($feature);
+            })*
+            missing
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+use missing_features;

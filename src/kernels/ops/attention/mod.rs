@@ -1,0 +1,209 @@
+//! Causal attention over a KV cache with grouped queries.
+//!
+//! # Definition
+//!
+//! A token at position `pos` sees positions `max(0, pos + 1 - window) ..= pos`. These are taken in chunks at
+//! absolute positions 0, C, 2C, ... ([`CHUNK`]). In a chunk, over the positions seen:
+//!
+//! - `s_j = dot(q, k_j) * scale`, the dot as in [`Ops::dot_f32`], f16 keys widened;
+//! - `m = max s_j`, `p_j = exp(s_j - m)`, `s = sum p_j` over sixteen lanes by j mod 16 and their tree;
+//! - `o[d] = fma(p_j, v_j[d], o[d])` from 0 in rising j. What is masked is skipped, never multiplied by 0.
+//!
+//! Chunks are merged from left to right, the first taken as it is: `M' = max(M, m)`, `a = exp(M - M')`,
+//! `b = exp(m - M')`, `S = fma(S, a, s * b)`, `O[d] = fma(O[d], a, o[d] * b)`; the result is `O[d] * (1 / S)`.
+//!
+//! Nothing in this depends on the batch or on the threads. A row without a finite score comes out as NaN.
+
+pub(super) mod tile;
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use super::{KvView, Ops, run};
+use tile::{Parts, Tile, Workspace, part_len};
+
+/// Positions in a chunk; a multiple of 16.
+pub const CHUNK: usize = 128;
+
+/// Query rows (tokens times heads of one KV head) taken through the cache together.
+const TILE_ROWS: usize = 64;
+/// Multiply-adds of a call below which it stays on the calling thread.
+const PARALLEL: usize = 1 << 18;
+/// Floats that the parts of a call split by chunk may take.
+const MAX_PARTS: usize = 1 << 23;
+
+/// The shape of a call: a batch of consecutive tokens against one layer's cache.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionShape {
+    /// Query heads, a multiple of `kv_heads`; head h reads KV head `h / (heads / kv_heads)`.
+    pub heads: usize,
+    pub kv_heads: usize,
+    /// Values of a head, of keys and of values alike.
+    pub head_dim: usize,
+    /// Positions that the cache has room for: its stride.
+    pub ctx: usize,
+    pub tokens: usize,
+    /// Position of the batch's first token; its own keys and values are already stored.
+    pub first_pos: usize,
+    /// How many positions a token sees, itself included; all before it where `None`.
+    pub window: Option<usize>,
+    /// What scores are multiplied by, usually `1 / sqrt(head_dim)`.
+    pub scale: f32,
+}
+
+impl AttentionShape {
+    /// Query heads of one KV head.
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// The positions that a token of the batch sees.
+    fn seen(&self, token: usize) -> Range<usize> {
+        let end = self.first_pos + token + 1;
+        let start = self.window.map_or(0, |window| end.saturating_sub(window));
+        start..end
+    }
+
+    /// The chunks that a run of tokens sees something of.
+    fn chunks(&self, tokens: Range<usize>) -> Range<usize> {
+        self.seen(tokens.start).start / CHUNK..self.seen(tokens.end - 1).end.div_ceil(CHUNK)
+    }
+
+    /// What a token sees of a chunk, counted from the chunk's start; may be empty.
+    fn seen_in(&self, token: usize, chunk: usize) -> Range<usize> {
+        let seen = self.seen(token);
+        let within = |pos: usize| pos.saturating_sub(chunk * CHUNK).min(CHUNK);
+        within(seen.start)..within(seen.end)
+    }
+
+    fn check(&self, q: &[f32], k: KvView<'_>, v: KvView<'_>, out: &[f32]) {
+        assert!(self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads), "attention: heads");
+        assert!(self.head_dim > 0, "attention: head_dim");
+        assert!(self.window != Some(0), "attention: a window of nothing");
+        assert!(self.first_pos + self.tokens <= self.ctx, "attention: beyond the context");
+        assert_eq!(q.len(), self.tokens * self.heads * self.head_dim, "attention: q");
+        assert_eq!(out.len(), q.len(), "attention: out");
+        let cache = self.kv_heads * self.ctx * self.head_dim;
+        assert_eq!((k.len(), v.len()), (cache, cache), "attention: cache");
+        assert_eq!(std::mem::discriminant(&k), std::mem::discriminant(&v), "attention: kinds of cache");
+    }
+}
+
+/// Buffers of [`Ops::attention`], kept from call to call; they grow to what the largest call needs.
+#[derive(Debug, Default)]
+pub struct AttentionScratch {
+    /// One for each thread of the pool; each locks only its own.
+    workspaces: Vec<Mutex<Workspace>>,
+    /// Parts of all items: `[tile][kv_head][chunk or 1][row][part_len]`.
+    parts: Vec<f32>,
+}
+
+/// How a call is cut into items of work; changes no result.
+struct Plan {
+    tile_tokens: usize,
+    tiles: usize,
+    chunks: Range<usize>,
+    /// Each item takes one chunk (all of them otherwise).
+    by_chunk: bool,
+    /// Floats of one item's parts.
+    item_len: usize,
+}
+
+impl Plan {
+    fn new(shape: &AttentionShape, threads: usize) -> Self {
+        let tile_tokens = (TILE_ROWS / shape.group()).clamp(1, shape.tokens);
+        let tiles = shape.tokens.div_ceil(tile_tokens);
+        let chunks = shape.chunks(0..shape.tokens);
+        let item_len = tile_tokens * shape.group() * part_len(shape.head_dim);
+        let items = tiles * shape.kv_heads;
+        let by_chunk = threads > 1
+            && items < 4 * threads
+            && items * chunks.len() * item_len <= MAX_PARTS
+            && chunks.len() > 1;
+        Self { tile_tokens, tiles, chunks, by_chunk, item_len }
+    }
+
+    /// Items of one tile and KV head.
+    fn splits(&self) -> usize {
+        if self.by_chunk { self.chunks.len() } else { 1 }
+    }
+
+    fn tokens(&self, tile: usize, shape: &AttentionShape) -> Range<usize> {
+        let start = tile * self.tile_tokens;
+        start..(start + self.tile_tokens).min(shape.tokens)
+    }
+}
+
+impl Ops {
+    /// Attention of a batch of tokens over one layer's cache; see the module for the definition.
+    ///
+    /// `q` and `out`: `[tokens][heads][head_dim]`; `k` and `v`: `[kv_heads][ctx][head_dim]`, both f16 or both f32,
+    /// filled up to the batch's last position. What lies beyond is not looked at.
+    pub fn attention(
+        &self,
+        shape: &AttentionShape,
+        q: &[f32],
+        k: KvView<'_>,
+        v: KvView<'_>,
+        out: &mut [f32],
+        scratch: &mut AttentionScratch,
+    ) {
+        shape.check(q, k, v, out);
+        if shape.tokens == 0 {
+            return;
+        }
+        let work = shape.tokens * shape.heads * shape.head_dim * shape.seen(shape.tokens - 1).len();
+        let threads = if work < PARALLEL { 1 } else { rayon::current_num_threads() };
+        let plan = Plan::new(shape, threads);
+        if scratch.workspaces.len() < threads {
+            scratch.workspaces.resize_with(threads, Mutex::default);
+        }
+        let parts_len = plan.tiles * shape.kv_heads * plan.splits() * plan.item_len;
+        if scratch.parts.len() < parts_len {
+            scratch.parts.resize(parts_len, 0.0);
+        }
+        let parts = &mut scratch.parts[..parts_len];
+        let workspaces = &scratch.workspaces;
+
+        let attend = |(item, parts): (usize, &mut [f32])| {
+            let (rest, split) = (item / plan.splits(), item % plan.splits());
+            let (tile, kv_head) = (rest / shape.kv_heads, rest % shape.kv_heads);
+            let head = shape.ctx * shape.head_dim;
+            let head = kv_head * head..(kv_head + 1) * head;
+            let first = plan.chunks.start + split;
+            let chunks = if plan.by_chunk { first..first + 1 } else { plan.chunks.clone() };
+            let tokens = plan.tokens(tile, shape);
+            let tile = Tile { shape, q, kv_head, k: k.slice(head.clone()), v: v.slice(head), tokens, chunks };
+            // Outside the pool everything runs on one thread.
+            let thread = if threads == 1 { 0 } else { rayon::current_thread_index().unwrap_or(0) };
+            let mut workspace = workspaces[thread].lock().unwrap_or_else(PoisonError::into_inner);
+            run!(self, attend(&tile, &mut workspace, parts));
+        };
+        if threads == 1 {
+            parts.chunks_exact_mut(plan.item_len).enumerate().for_each(attend);
+        } else {
+            parts.par_chunks_exact_mut(plan.item_len).enumerate().with_max_len(1).for_each(attend);
+        }
+
+        let parts = &*parts;
+        let finish = |(row, out): (usize, &mut [f32])| {
+            let (token, head) = (row / shape.heads, row % shape.heads);
+            let (tile, kv_head) = (token / plan.tile_tokens, head / shape.group());
+            let in_tile = (token - tile * plan.tile_tokens) * shape.group() + head % shape.group();
+            let item = (tile * shape.kv_heads + kv_head) * plan.splits();
+            // What another token of the tile sees and this one does not was left unwritten.
+            let seen = if plan.by_chunk { shape.chunks(token..token + 1) } else { 0..1 };
+            let skipped = if plan.by_chunk { seen.start - plan.chunks.start } else { 0 };
+            let first = (item + skipped) * plan.item_len + in_tile * part_len(shape.head_dim);
+            run!(self, combine(Parts { all: parts, first, step: plan.item_len, count: seen.len() }, out));
+        };
+        if threads == 1 {
+            out.chunks_exact_mut(shape.head_dim).enumerate().for_each(finish);
+        } else {
+            let rows = out.par_chunks_exact_mut(shape.head_dim).enumerate();
+            rows.with_min_len(64).for_each(finish);
+        }
+    }
+}

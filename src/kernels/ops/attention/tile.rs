@@ -1,0 +1,453 @@
+//! One tile of query rows against chunks of one KV head, generic over the instruction set and the cache's type.
+//!
+//! A part is what a row has from a chunk, or from several merged: `[o: head_dim padded to 16][m][s][14 unused]`.
+
+use std::ops::Range;
+
+use super::{AttentionShape, CHUNK};
+use crate::kernels::ops::KvView;
+use crate::kernels::ops::lanes::{Isa, Lanes16};
+use crate::kernels::ops::math::{exp_sum, exp16, scale};
+
+/// Rows up to which keys and values are read where they lie; more rows pay for a widened, padded copy.
+const DIRECT_ROWS: usize = 8;
+/// Query rows whose scores are taken together: their values stay in the first-level cache.
+const SCORE_ROWS: usize = 16;
+
+/// Floats of a part.
+pub(super) fn part_len(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(16) + 16
+}
+
+/// Some tokens' rows of one KV head, and the chunks to take them through.
+pub(in crate::kernels::ops) struct Tile<'a> {
+    pub shape: &'a AttentionShape,
+    /// The whole batch's queries.
+    pub q: &'a [f32],
+    pub kv_head: usize,
+    /// Keys and values of this KV head: `[ctx][head_dim]`.
+    pub k: KvView<'a>,
+    pub v: KvView<'a>,
+    pub tokens: Range<usize>,
+    pub chunks: Range<usize>,
+}
+
+impl Tile<'_> {
+    fn rows(&self) -> usize {
+        self.tokens.len() * self.shape.group()
+    }
+
+    /// What a row sees of a chunk, counted from its start.
+    fn seen(&self, row: usize, chunk: usize) -> Range<usize> {
+        self.shape.seen_in(self.tokens.start + row / self.shape.group(), chunk)
+    }
+
+    /// The first chunk that this tile takes a row through.
+    fn first_chunk(&self, row: usize) -> usize {
+        let seen = self.shape.seen(self.tokens.start + row / self.shape.group());
+        self.chunks.start.max(seen.start / CHUNK)
+    }
+
+    /// What any of these rows sees of a chunk: tokens stand in rising order, so their ranges overlap or adjoin.
+    fn seen_by(&self, rows: Range<usize>, chunk: usize) -> Range<usize> {
+        self.seen(rows.start, chunk).start..self.seen(rows.end - 1, chunk).end
+    }
+}
+
+/// One thread's buffers.
+#[derive(Debug, Default)]
+pub(in crate::kernels::ops) struct Workspace {
+    /// `[row][head_dim / 16]`
+    q: Vec<[f32; 16]>,
+    /// `[position][head_dim / 16]`
+    k: Vec<[f32; 16]>,
+    /// `[head_dim / 16][position]`
+    v: Vec<[f32; 16]>,
+    /// `[row]`: scores, then probabilities, of a chunk
+    p: Vec<[f32; CHUNK]>,
+    /// `[row][part_len]`: parts of a chunk
+    parts: Vec<f32>,
+}
+
+/// What a cache holds.
+pub(super) trait Element: Copy {
+    fn load<I: Isa>(isa: I, x: &[Self; 16]) -> I::F;
+    /// As `load`, of at most 16 values and zeros.
+    fn load_head<I: Isa>(isa: I, x: &[Self]) -> I::F;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn load<I: Isa>(isa: I, x: &[f32; 16]) -> I::F {
+        isa.load(x)
+    }
+    #[inline(always)]
+    fn load_head<I: Isa>(isa: I, x: &[f32]) -> I::F {
+        isa.load_head(x)
+    }
+}
+
+impl Element for u16 {
+    #[inline(always)]
+    fn load<I: Isa>(isa: I, x: &[u16; 16]) -> I::F {
+        isa.load_f16(x)
+    }
+    #[inline(always)]
+    fn load_head<I: Isa>(isa: I, x: &[u16]) -> I::F {
+        let mut lanes = [0; 16];
+        lanes[..x.len()].copy_from_slice(x);
+        isa.load_f16(&lanes)
+    }
+}
+
+/// Keys and values of a chunk from position `start` of it, in units of sixteen.
+struct Chunk<'a, E> {
+    index: usize,
+    start: usize,
+    /// Units of a row.
+    units: usize,
+    /// `[position][units]`
+    k: &'a [[E; 16]],
+    v: &'a [[E; 16]],
+    /// From one position to the next and from one unit to the next in `v`.
+    v_position: usize,
+    v_unit: usize,
+}
+
+/// Takes a tile's rows through its chunks; `parts` is `[row][part_len]`, and rows that see nothing of any chunk are left
+/// unwritten.
+#[inline(always)]
+pub(in crate::kernels::ops) fn attend<I: Isa>(
+    isa: I,
+    tile: &Tile,
+    workspace: &mut Workspace,
+    parts: &mut [f32],
+) {
+    match (tile.k, tile.v) {
+        (KvView::F16(k), KvView::F16(v)) => attend_in(isa, tile, k, v, workspace, parts),
+        (KvView::F32(k), KvView::F32(v)) => attend_in(isa, tile, k, v, workspace, parts),
+        _ => unreachable!("keys and values of different kinds"),
+    }
+}
+
+#[inline(always)]
+fn attend_in<I: Isa, E: Element>(
+    isa: I,
+    tile: &Tile,
+    k: &[E],
+    v: &[E],
+    workspace: &mut Workspace,
+    parts: &mut [f32],
+) {
+    let head_dim = tile.shape.head_dim;
+    let (rows, units, len) = (tile.rows(), head_dim.div_ceil(16), part_len(head_dim));
+    let direct = rows <= DIRECT_ROWS && head_dim.is_multiple_of(16);
+    workspace.prepare(rows, units, len, !direct);
+    let Workspace { q, k: packed_k, v: packed_v, p, parts: fresh } = workspace;
+    pack_queries(isa, tile, units, q);
+
+    for chunk in tile.chunks.clone() {
+        let seen = tile.seen_by(0..rows, chunk);
+        if seen.is_empty() {
+            continue;
+        }
+        let (index, start) = (chunk, seen.start);
+        let at = (chunk * CHUNK + seen.start) * head_dim..(chunk * CHUNK + seen.end) * head_dim;
+        let (k, v) = (&k[at.clone()], &v[at]);
+        if direct {
+            let (k, v) = (k.as_chunks().0, v.as_chunks().0);
+            let chunk = Chunk { index, start, units, k, v, v_position: units, v_unit: 1 };
+            attend_chunk(isa, tile, q, &chunk, p, fresh);
+        } else {
+            for (j, (k, v)) in k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim)).enumerate() {
+                pack(isa, k, &mut packed_k[j * units..], 1);
+                pack(isa, v, &mut packed_v[j..], CHUNK);
+            }
+            let chunk = Chunk { index, start, units, k: packed_k, v: packed_v, v_position: 1, v_unit: CHUNK };
+            attend_chunk(isa, tile, q, &chunk, p, fresh);
+        }
+
+        for row in 0..rows {
+            if tile.seen(row, chunk).is_empty() {
+                continue;
+            }
+            let (part, fresh) = (&mut parts[row * len..][..len], &fresh[row * len..][..len]);
+            if chunk == tile.first_chunk(row) {
+                part.copy_from_slice(fresh);
+            } else {
+                let (o, state) = part.split_at_mut(units * 16);
+                (state[0], state[1]) = merge(isa, o, (state[0], state[1]), fresh);
+            }
+        }
+    }
+}
+
+impl Workspace {
+    fn prepare(&mut self, rows: usize, units: usize, part_len: usize, packed: bool) {
+        grow(&mut self.q, rows * units, [0.0; 16]);
+        grow(&mut self.p, rows, [0.0; CHUNK]);
+        grow(&mut self.parts, rows * part_len, 0.0);
+        if packed {
+            grow(&mut self.k, CHUNK * units, [0.0; 16]);
+            grow(&mut self.v, CHUNK * units, [0.0; 16]);
+        }
+    }
+}
+
+fn grow<T: Clone>(buffer: &mut Vec<T>, len: usize, value: T) {
+    if buffer.len() < len {
+        buffer.resize(len, value);
+    }
+}
+
+/// The tile's queries, side by side and padded with zeros.
+#[inline(always)]
+fn pack_queries<I: Isa>(isa: I, tile: &Tile, units: usize, packed: &mut [[f32; 16]]) {
+    let AttentionShape { heads, head_dim, .. } = *tile.shape;
+    let group = tile.shape.group();
+    for row in 0..tile.rows() {
+        let token = tile.tokens.start + row / group;
+        let head = tile.kv_head * group + row % group;
+        let q = &tile.q[(token * heads + head) * head_dim..][..head_dim];
+        pack(isa, q, &mut packed[row * units..], 1);
+    }
+}
+
+/// Widens a row and pads it with zeros, to every `step`th unit.
+#[inline(always)]
+fn pack<I: Isa, E: Element>(isa: I, from: &[E], to: &mut [[f32; 16]], step: usize) {
+    let (blocks, tail) = from.as_chunks::<16>();
+    for (i, block) in blocks.iter().enumerate() {
+        E::load(isa, block).store(&mut to[i * step]);
+    }
+    if !tail.is_empty() {
+        E::load_head(isa, tail).store(&mut to[blocks.len() * step]);
+    }
+}
+
+/// The parts of all rows for one chunk.
+#[inline(always)]
+fn attend_chunk<I: Isa, E: Element>(
+    isa: I,
+    tile: &Tile,
+    q: &[[f32; 16]],
+    chunk: &Chunk<E>,
+    p: &mut [[f32; CHUNK]],
+    parts: &mut [f32],
+) {
+    let rows = tile.rows();
+    let len = chunk.units * 16 + 16;
+    for first in (0..rows).step_by(SCORE_ROWS) {
+        scores(isa, tile, first..(first + SCORE_ROWS).min(rows), q, chunk, p);
+    }
+    for row in 0..rows {
+        let seen = tile.seen(row, chunk.index);
+        let part = &mut parts[row * len..][..len];
+        part.fill(0.0);
+        if !seen.is_empty() {
+            (part[len - 16], part[len - 15]) = probabilities(isa, &mut p[row], seen);
+        }
+    }
+    for unit in 0..chunk.units {
+        for first in (0..rows).step_by(4) {
+            weigh_values(isa, tile, first..(first + 4).min(rows), unit, chunk, p, parts);
+        }
+    }
+}
+
+/// Scores of some rows against what any of them sees, two rows by two positions at a time.
+#[inline(always)]
+fn scores<I: Isa, E: Element>(
+    isa: I,
+    tile: &Tile,
+    rows: Range<usize>,
+    q: &[[f32; 16]],
+    chunk: &Chunk<E>,
+    p: &mut [[f32; CHUNK]],
+) {
+    let units = chunk.units;
+    let seen = tile.seen_by(rows.clone(), chunk.index);
+    let scale = tile.shape.scale;
+    let query = |row: usize| &q[row * units..][..units];
+    let key = |j: usize| &chunk.k[(j - chunk.start) * units..][..units];
+    for j in seen.clone().step_by(2) {
+        let pair = j + 1 < seen.end;
+        if chunk.v_unit == 1 {
+            // Values are read where they lie, column by column, which the hardware does not foresee.
+            for v in chunk.v[(j - chunk.start) * units..].iter().take(2 * units).step_by(2) {
+                isa.prefetch(v);
+            }
+        }
+        for row in rows.clone().step_by(2) {
+            match (row + 1 < rows.end, pair) {
+                (true, true) => {
+                    let [a, b, c, d] = dots2x2(isa, [query(row), query(row + 1)], [key(j), key(j + 1)]);
+                    (p[row][j], p[row][j + 1]) = (a * scale, b * scale);
+                    (p[row + 1][j], p[row + 1][j + 1]) = (c * scale, d * scale);
+                }
+                (false, true) => {
+                    p[row][j] = dot(isa, query(row), key(j)) * scale;
+                    p[row][j + 1] = dot(isa, query(row), key(j + 1)) * scale;
+                }
+                (two, false) => {
+                    p[row][j] = dot(isa, query(row), key(j)) * scale;
+                    if two {
+                        p[row + 1][j] = dot(isa, query(row + 1), key(j)) * scale;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Two queries by two keys: `[q0 k0, q0 k1, q1 k0, q1 k1]`.
+#[inline(always)]
+fn dots2x2<I: Isa, E: Element>(isa: I, q: [&[[f32; 16]]; 2], k: [&[[E; 16]]; 2]) -> [f32; 4] {
+    let n = q[0].len();
+    let (q0, q1, k0, k1) = (&q[0][..n], &q[1][..n], &k[0][..n], &k[1][..n]);
+    let mut acc = [isa.splat(0.0); 4];
+    for i in 0..n {
+        let (k0, k1) = (E::load(isa, &k0[i]), E::load(isa, &k1[i]));
+        let q0 = isa.load(&q0[i]);
+        acc[0] = q0.mul_add(k0, acc[0]);
+        acc[1] = q0.mul_add(k1, acc[1]);
+        let q1 = isa.load(&q1[i]);
+        acc[2] = q1.mul_add(k0, acc[2]);
+        acc[3] = q1.mul_add(k1, acc[3]);
+    }
+    I::F::sum4(acc)
+}
+
+#[inline(always)]
+fn dot<I: Isa, E: Element>(isa: I, q: &[[f32; 16]], k: &[[E; 16]]) -> f32 {
+    let mut acc = isa.splat(0.0);
+    for (q, k) in q.iter().zip(k) {
+        acc = isa.load(q).mul_add(E::load(isa, k), acc);
+    }
+    acc.sum()
+}
+
+/// Replaces the scores seen by `exp(score - max)`, and returns `(max, sum)`.
+#[inline(always)]
+fn probabilities<I: Isa>(isa: I, p: &mut [f32; CHUNK], seen: Range<usize>) -> (f32, f32) {
+    // Chunks start at multiples of 16, so a position keeps its lane; what is masked in the first and last sixteen
+    // adds exp(-inf) = 0 to its lane, which changes no bit.
+    let blocks = seen.start / 16 * 16..seen.end.next_multiple_of(16);
+    p[blocks.start..seen.start].fill(f32::NEG_INFINITY);
+    p[seen.end..blocks.end].fill(f32::NEG_INFINITY);
+    exp_sum(isa, &mut p[blocks])
+}
+
+/// Adds the values of one unit, weighted, to the parts of up to four rows: together over what all of them see, each
+/// by itself before and after.
+#[inline(always)]
+fn weigh_values<I: Isa, E: Element>(
+    isa: I,
+    tile: &Tile,
+    rows: Range<usize>,
+    unit: usize,
+    chunk: &Chunk<E>,
+    p: &[[f32; CHUNK]],
+    parts: &mut [f32],
+) {
+    let index = chunk.index;
+    let first = tile.seen(rows.start, index);
+    // Both ends rise from row to row.
+    let common = tile.seen(rows.end - 1, index).start..first.end;
+    if rows.len() == 1 || common.is_empty() {
+        for row in rows {
+            weigh::<I, E, 1>(isa, row, tile.seen(row, index), unit, chunk, p, parts);
+        }
+        return;
+    }
+    for row in rows.clone() {
+        weigh::<I, E, 1>(isa, row, tile.seen(row, index).start..common.start, unit, chunk, p, parts);
+    }
+    match rows.len() {
+        2 => weigh::<I, E, 2>(isa, rows.start, common.clone(), unit, chunk, p, parts),
+        3 => weigh::<I, E, 3>(isa, rows.start, common.clone(), unit, chunk, p, parts),
+        _ => weigh::<I, E, 4>(isa, rows.start, common.clone(), unit, chunk, p, parts),
+    }
+    for row in rows {
+        weigh::<I, E, 1>(isa, row, common.end..tile.seen(row, index).end, unit, chunk, p, parts);
+    }
+}
+
+/// `o[unit] = fma(p_j, v_j[unit], o[unit])` in rising j, for R rows that all see these positions.
+#[inline(always)]
+fn weigh<I: Isa, E: Element, const R: usize>(
+    isa: I,
+    row: usize,
+    seen: Range<usize>,
+    unit: usize,
+    chunk: &Chunk<E>,
+    p: &[[f32; CHUNK]],
+    parts: &mut [f32],
+) {
+    if seen.is_empty() {
+        return;
+    }
+    let len = chunk.units * 16 + 16;
+    let p: &[[f32; CHUNK]; R] = p[row..].first_chunk().expect("a row of probabilities for each row");
+    let mut acc = [isa.splat(0.0); R];
+    for (i, acc) in acc.iter_mut().enumerate() {
+        *acc = isa.load(unit_of(parts, (row + i) * len, unit));
+    }
+    let v = &chunk.v[unit * chunk.v_unit..];
+    for j in seen.start..seen.end.min(CHUNK) {
+        let v = E::load(isa, &v[(j - chunk.start) * chunk.v_position]);
+        for (acc, p) in acc.iter_mut().zip(p) {
+            *acc = isa.splat(p[j]).mul_add(v, *acc);
+        }
+    }
+    for (i, acc) in acc.into_iter().enumerate() {
+        acc.store(unit_of(parts, (row + i) * len, unit));
+    }
+}
+
+/// One unit of the part that starts at `at`.
+#[inline(always)]
+fn unit_of(parts: &mut [f32], at: usize, unit: usize) -> &mut [f32; 16] {
+    parts[at + unit * 16..].first_chunk_mut().expect("parts are whole units")
+}
+
+/// Merges a part into `o` and its `(max, sum)`, and returns the new ones. `o` is as long as a head or padded.
+#[inline(always)]
+fn merge<I: Isa>(isa: I, o: &mut [f32], (max, sum): (f32, f32), part: &[f32]) -> (f32, f32) {
+    let (from, state) = part.split_at(part.len() - 16);
+    let top = if state[0] > max { state[0] } else { max };
+    let mut factors = [0.0; 16];
+    exp16(isa, isa.load_head(&[max - top, state[0] - top])).store(&mut factors);
+    let [a, b, ..] = factors;
+    let (va, vb) = (isa.splat(a), isa.splat(b));
+    let (blocks, tail) = o.as_chunks_mut::<16>();
+    let (from, _) = from.as_chunks::<16>();
+    for (o, from) in blocks.iter_mut().zip(from) {
+        isa.load(o).mul_add(va, isa.load(from).mul(vb)).store(o);
+    }
+    if !tail.is_empty() {
+        isa.load_head(tail).mul_add(va, isa.load(&from[blocks.len()]).mul(vb)).store_head(tail);
+    }
+    (top, sum.mul_add(a, state[1] * b))
+}
+
+/// Where the parts of one row stand, in the order of its chunks.
+pub(in crate::kernels::ops) struct Parts<'a> {
+    pub all: &'a [f32],
+    pub first: usize,
+    pub step: usize,
+    pub count: usize,
+}
+
+/// Merges the parts of one row and divides by the sum; `out`: `[head_dim]`.
+#[inline(always)]
+pub(in crate::kernels::ops) fn combine<I: Isa>(isa: I, parts: Parts, out: &mut [f32]) {
+    let len = part_len(out.len());
+    let part = |i: usize| &parts.all[parts.first + i * parts.step..][..len];
+    out.copy_from_slice(&part(0)[..out.len()]);
+    let mut state = (part(0)[len - 16], part(0)[len - 15]);
+    for i in 1..parts.count {
+        state = merge(isa, out, state, part(i));
+    }
+    scale(isa, out, 1.0 / state.1);
+}

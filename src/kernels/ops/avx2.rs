@@ -1,0 +1,188 @@
+//! Sixteen f32 lanes in two AVX2 registers, with FMA and F16C.
+
+use std::arch::x86_64::*;
+
+use super::lanes::{Isa, Lanes8, Lanes16, MAGIC};
+
+/// The proof that the CPU has AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(());
+
+impl Avx2 {
+    /// Safe only for callers compiled for these features, which is the proof.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    pub(super) fn new() -> Self {
+        Self(())
+    }
+}
+
+/// Lanes 0..8 and 8..16; built only from an [`Avx2`].
+#[derive(Clone, Copy)]
+pub(super) struct F32x16(__m256, __m256);
+
+/// Lanes 0..4 and 4..8; built only from an [`Avx2`].
+#[derive(Clone, Copy)]
+pub(super) struct F64x8(__m256d, __m256d);
+
+/// Calls intrinsics on behalf of a value that proves the CPU's support.
+macro_rules! with_avx2 {
+    ($e:expr) => {
+        // SAFETY: an `Avx2`, or lanes made from one, is in hand: the CPU has AVX2, FMA and F16C. Loads and
+        // stores go through references to arrays of the full width.
+        unsafe { $e }
+    };
+}
+
+impl Isa for Avx2 {
+    type F = F32x16;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> F32x16 {
+        with_avx2!(F32x16(_mm256_set1_ps(x), _mm256_set1_ps(x)))
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; 16]) -> F32x16 {
+        let x = x.as_ptr();
+        with_avx2!(F32x16(_mm256_loadu_ps(x), _mm256_loadu_ps(x.add(8))))
+    }
+    #[inline(always)]
+    fn load_f16(self, bits: &[u16; 16]) -> F32x16 {
+        let bits = bits.as_ptr().cast::<__m128i>();
+        with_avx2!(F32x16(
+            _mm256_cvtph_ps(_mm_loadu_si128(bits)),
+            _mm256_cvtph_ps(_mm_loadu_si128(bits.add(1)))
+        ))
+    }
+    #[inline(always)]
+    fn zero64(self) -> F64x8 {
+        with_avx2!(F64x8(_mm256_setzero_pd(), _mm256_setzero_pd()))
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, at: &T) {
+        with_avx2!(_mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()));
+    }
+}
+
+/// A lane-wise method from one intrinsic.
+macro_rules! lanewise {
+    ($($name:ident = $intrinsic:expr;)*) => {$(
+        #[inline(always)]
+        fn $name(self, b: Self) -> Self {
+            with_avx2!(Self($intrinsic(self.0, b.0), $intrinsic(self.1, b.1)))
+        }
+    )*};
+}
+
+/// Lanes 0..8 + lanes 8..16.
+#[inline(always)]
+fn fold(x: F32x16) -> __m256 {
+    with_avx2!(_mm256_add_ps(x.0, x.1))
+}
+
+/// `x * 2^n`, `n` held as `MAGIC + n`.
+#[inline(always)]
+fn scale_by_power(x: __m256, n: __m256) -> __m256 {
+    with_avx2!({
+        let n = _mm256_sub_epi32(_mm256_castps_si256(n), _mm256_set1_epi32(MAGIC.to_bits() as i32));
+        let half = _mm256_srai_epi32::<1>(n);
+        let rest = _mm256_sub_epi32(n, half);
+        let bias = _mm256_set1_epi32(127);
+        let half = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(half, bias)));
+        let rest = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(rest, bias)));
+        _mm256_mul_ps(_mm256_mul_ps(x, half), rest)
+    })
+}
+
+impl Lanes16 for F32x16 {
+    type D = F64x8;
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32; 16]) {
+        let to = to.as_mut_ptr();
+        with_avx2!({
+            _mm256_storeu_ps(to, self.0);
+            _mm256_storeu_ps(to.add(8), self.1);
+        });
+    }
+    #[inline(always)]
+    fn store_f16(self, to: &mut [u16; 16]) {
+        let to = to.as_mut_ptr().cast::<__m128i>();
+        with_avx2!({
+            _mm_storeu_si128(to, _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0));
+            _mm_storeu_si128(to.add(1), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.1));
+        });
+    }
+    lanewise! {
+        add = _mm256_add_ps;
+        sub = _mm256_sub_ps;
+        mul = _mm256_mul_ps;
+        div = _mm256_div_ps;
+        min = _mm256_min_ps;
+        max = _mm256_max_ps;
+    }
+    #[inline(always)]
+    fn mul_add(self, b: Self, c: Self) -> Self {
+        with_avx2!(Self(_mm256_fmadd_ps(self.0, b.0, c.0), _mm256_fmadd_ps(self.1, b.1, c.1)))
+    }
+    #[inline(always)]
+    fn scale_by_power(self, n: Self) -> Self {
+        Self(scale_by_power(self.0, n.0), scale_by_power(self.1, n.1))
+    }
+    #[inline(always)]
+    fn widen(self) -> (F64x8, F64x8) {
+        with_avx2!((
+            F64x8(
+                _mm256_cvtps_pd(_mm256_castps256_ps128(self.0)),
+                _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(self.0))
+            ),
+            F64x8(
+                _mm256_cvtps_pd(_mm256_castps256_ps128(self.1)),
+                _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(self.1))
+            )
+        ))
+    }
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        let l = fold(self);
+        with_avx2!({
+            let l = _mm_add_ps(_mm256_castps256_ps128(l), _mm256_extractf128_ps::<1>(l));
+            let l = _mm_add_ps(l, _mm_movehl_ps(l, l));
+            _mm_cvtss_f32(_mm_add_ss(l, _mm_movehdup_ps(l)))
+        })
+    }
+    #[inline(always)]
+    fn sum4(x: [Self; 4]) -> [f32; 4] {
+        let [a, b, c, d] = [fold(x[0]), fold(x[1]), fold(x[2]), fold(x[3])];
+        with_avx2!({
+            // Lanes i + (i + 4): `a` in the low half, `b` in the high half; `c` and `d` likewise.
+            let ab =
+                _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b));
+            let cd =
+                _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(c, d), _mm256_permute2f128_ps::<0x31>(c, d));
+            // Within each half: (0 + 2) and (1 + 3) of the first operand, then of the second.
+            let even_odd = _mm256_add_ps(_mm256_unpacklo_ps(ab, cd), _mm256_unpackhi_ps(ab, cd));
+            // unpack interleaves: [ab0+ab2, cd0+cd2, ab1+ab3, cd1+cd3].
+            let total = _mm256_add_ps(even_odd, _mm256_permute_ps::<0b1110>(even_odd));
+            let (ac, bd) = (_mm256_castps256_ps128(total), _mm256_extractf128_ps::<1>(total));
+            let mut out = [0.0; 4];
+            _mm_storeu_ps(out.as_mut_ptr(), _mm_unpacklo_ps(ac, bd));
+            out
+        })
+    }
+}
+
+impl Lanes8 for F64x8 {
+    #[inline(always)]
+    fn mul_add(self, b: Self, c: Self) -> Self {
+        with_avx2!(Self(_mm256_fmadd_pd(self.0, b.0, c.0), _mm256_fmadd_pd(self.1, b.1, c.1)))
+    }
+    #[inline(always)]
+    fn sum(self) -> f64 {
+        with_avx2!({
+            let l = _mm256_add_pd(self.0, self.1);
+            let l = _mm_add_pd(_mm256_castpd256_pd128(l), _mm256_extractf128_pd::<1>(l));
+            _mm_cvtsd_f64(_mm_add_sd(l, _mm_unpackhi_pd(l, l)))
+        })
+    }
+}

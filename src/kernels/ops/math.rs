@@ -1,0 +1,211 @@
+//! exp, dots, norms, softmax and elementwise operations on one row, generic over the instruction set.
+//!
+//! Every function is inlined into an instance compiled for the set's features (see the table in `ops`).
+
+use super::lanes::{Isa, Lanes8, Lanes16, MAGIC};
+
+/// `exp` of sixteen lanes.
+///
+/// `n = round(x / ln 2)`, `r = x - n ln 2` with ln 2 in two parts, `1 + r + r^2 P(r)` with P a minimax polynomial
+/// of degree 4 for the relative error on |r| <= ln(2)/2 (3.1e-9), then the power of two. NaN stays NaN; above
+/// 88.73 the result is infinite, below -103.98 zero, between there and -87.34 denormal.
+#[inline(always)]
+pub(super) fn exp16<I: Isa>(isa: I, x: I::F) -> I::F {
+    let x = isa.splat(89.0).min(x);
+    let x = isa.splat(-104.0).max(x);
+    let magic = isa.splat(MAGIC);
+    let biased = x.mul_add(isa.splat(std::f32::consts::LOG2_E), magic);
+    let n = biased.sub(magic);
+    let r = n.mul_add(isa.splat(-LN2_HI), x);
+    let r = n.mul_add(isa.splat(-LN2_LO), r);
+    let p = isa.splat(EXP_P[0]);
+    let p = p.mul_add(r, isa.splat(EXP_P[1]));
+    let p = p.mul_add(r, isa.splat(EXP_P[2]));
+    let p = p.mul_add(r, isa.splat(EXP_P[3]));
+    let p = p.mul_add(r, isa.splat(EXP_P[4]));
+    let p = p.mul_add(r.mul(r), r);
+    p.add(isa.splat(1.0)).scale_by_power(biased)
+}
+
+/// ln 2 rounded to f32, and what that leaves out.
+const LN2_HI: f32 = std::f32::consts::LN_2;
+const LN2_LO: f32 = (std::f64::consts::LN_2 - LN2_HI as f64) as f32;
+/// P, from r^4 down.
+const EXP_P: [f32; 5] = [1.381_432e-3, 8.368_851e-3, 4.166_84e-2, 1.666_652e-1, 4.999_999_4e-1];
+
+/// Rewrites `x` sixteen lanes at a time.
+macro_rules! map {
+    ($isa:ident, $x:ident => $value:expr, $slice:expr) => {{
+        let (blocks, tail) = $slice.as_chunks_mut::<16>();
+        for block in blocks {
+            let $x = $isa.load(block);
+            $value.store(block);
+        }
+        if !tail.is_empty() {
+            let $x = $isa.load_head(tail);
+            $value.store_head(tail);
+        }
+    }};
+    // The same with a second operand of the same length.
+    ($isa:ident, $x:ident, $y:ident => $value:expr, $slice:expr, $other:expr) => {{
+        let (blocks, tail) = $slice.as_chunks_mut::<16>();
+        let (others, other_tail) = $other.as_chunks::<16>();
+        for (block, other) in blocks.iter_mut().zip(others) {
+            let ($x, $y) = ($isa.load(block), $isa.load(other));
+            $value.store(block);
+        }
+        if !tail.is_empty() {
+            let ($x, $y) = ($isa.load_head(tail), $isa.load_head(other_tail));
+            $value.store_head(tail);
+        }
+    }};
+}
+
+#[inline(always)]
+pub(super) fn exp<I: Isa>(isa: I, x: &mut [f32]) {
+    map!(isa, x => exp16(isa, x), x);
+}
+
+#[inline(always)]
+fn silu16<I: Isa>(isa: I, x: I::F) -> I::F {
+    let negated = isa.splat(-0.0).sub(x);
+    x.div(isa.splat(1.0).add(exp16(isa, negated)))
+}
+
+#[inline(always)]
+pub(super) fn silu<I: Isa>(isa: I, x: &mut [f32]) {
+    map!(isa, x => silu16(isa, x), x);
+}
+
+#[inline(always)]
+pub(super) fn swiglu<I: Isa>(isa: I, gate: &mut [f32], up: &[f32]) {
+    map!(isa, x, u => silu16(isa, x).mul(u), gate, up);
+}
+
+#[inline(always)]
+pub(super) fn add<I: Isa>(isa: I, acc: &mut [f32], x: &[f32]) {
+    map!(isa, a, b => a.add(b), acc, x);
+}
+
+#[inline(always)]
+pub(super) fn mul<I: Isa>(isa: I, acc: &mut [f32], x: &[f32]) {
+    map!(isa, a, b => a.mul(b), acc, x);
+}
+
+#[inline(always)]
+pub(super) fn scale<I: Isa>(isa: I, x: &mut [f32], by: f32) {
+    map!(isa, x => x.mul(isa.splat(by)), x);
+}
+
+#[inline(always)]
+pub(super) fn add_scaled<I: Isa>(isa: I, acc: &mut [f32], weight: f32, x: &[f32]) {
+    map!(isa, a, e => a.add(isa.splat(weight).mul(e)), acc, x);
+}
+
+/// Sixteen lanes by index mod 16, the tail padded with zeros, a fused multiply-add each.
+#[inline(always)]
+pub(super) fn dot<I: Isa>(isa: I, a: &[f32], b: &[f32]) -> f32 {
+    let (a, a_tail) = a.as_chunks::<16>();
+    let (b, b_tail) = b.as_chunks::<16>();
+    let mut acc = isa.splat(0.0);
+    for (a, b) in a.iter().zip(b) {
+        acc = isa.load(a).mul_add(isa.load(b), acc);
+    }
+    if !a_tail.is_empty() {
+        acc = isa.load_head(a_tail).mul_add(isa.load_head(b_tail), acc);
+    }
+    acc.sum()
+}
+
+/// `out = x / rms(x)`, times `weight` unless that is empty.
+#[inline(always)]
+pub(super) fn rms_norm<I: Isa>(isa: I, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let mut acc = isa.zero64();
+    let (blocks, tail) = x.as_chunks::<16>();
+    for block in blocks {
+        let (low, high) = isa.load(block).widen();
+        acc = low.mul_add(low, acc);
+        acc = high.mul_add(high, acc);
+    }
+    if !tail.is_empty() {
+        let (low, high) = isa.load_head(tail).widen();
+        acc = low.mul_add(low, acc);
+        acc = high.mul_add(high, acc);
+    }
+    let mean = (acc.sum() / x.len() as f64) as f32;
+    out.copy_from_slice(x);
+    scale(isa, out, 1.0 / (mean + eps).sqrt());
+    if !weight.is_empty() {
+        mul(isa, out, weight);
+    }
+}
+
+/// The largest value of `x`, NaN passed over; -inf where there is none.
+#[inline(always)]
+pub(super) fn max<I: Isa>(isa: I, x: &[f32]) -> f32 {
+    let (blocks, tail) = x.as_chunks::<16>();
+    let mut acc = isa.splat(f32::NEG_INFINITY);
+    for block in blocks {
+        acc = isa.load(block).max(acc);
+    }
+    let mut lanes = [0.0; 16];
+    acc.store(&mut lanes);
+    lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
+}
+
+/// Replaces `x` by `exp(x - max)` and returns `(max, sum)`; the sum over sixteen lanes by index mod 16.
+#[inline(always)]
+pub(super) fn exp_sum<I: Isa>(isa: I, x: &mut [f32]) -> (f32, f32) {
+    let max = max(isa, x);
+    let (top, mut sum) = (isa.splat(max), isa.splat(0.0));
+    let (blocks, tail) = x.as_chunks_mut::<16>();
+    for block in blocks {
+        let p = exp16(isa, isa.load(block).sub(top));
+        p.store(block);
+        sum = sum.add(p);
+    }
+    if !tail.is_empty() {
+        exp16(isa, isa.load_head(tail).sub(top)).store_head(tail);
+        sum = sum.add(isa.load_head(tail));
+    }
+    (max, sum.sum())
+}
+
+#[inline(always)]
+pub(super) fn softmax<I: Isa>(isa: I, x: &mut [f32]) {
+    let (_, sum) = exp_sum(isa, x);
+    scale(isa, x, 1.0 / sum);
+}
+
+#[inline(always)]
+pub(super) fn narrow<I: Isa>(isa: I, from: &[f32], to: &mut [u16]) {
+    let (blocks, tail) = from.as_chunks::<16>();
+    let (outs, out_tail) = to.as_chunks_mut::<16>();
+    for (block, out) in blocks.iter().zip(outs) {
+        isa.load(block).store_f16(out);
+    }
+    if !tail.is_empty() {
+        let mut lanes = [0; 16];
+        isa.load_head(tail).store_f16(&mut lanes);
+        out_tail.copy_from_slice(&lanes[..tail.len()]);
+    }
+}
+
+/// Rotates neighbours (2i, 2i + 1) of one head; products and sums rounded apart.
+#[inline(always)]
+pub(super) fn rotate_pairs<I: Isa>(_: I, x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    for ((pair, &cos), &sin) in x.as_chunks_mut::<2>().0.iter_mut().zip(cos).zip(sin) {
+        let [x0, x1] = *pair;
+        *pair = [x0 * cos - x1 * sin, x0 * sin + x1 * cos];
+    }
+}
+
+/// Rotates (i, i + n/2) of one head, n = `x.len()`.
+#[inline(always)]
+pub(super) fn rotate_halves<I: Isa>(_: I, x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let (low, high) = x.split_at_mut(cos.len());
+    for (((low, high), &cos), &sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+        let (x0, x1) = (*low, *high);
+        (*low, *high) = (x0 * cos - x1 * sin, x0 * sin + x1 * cos);
+    }
+}

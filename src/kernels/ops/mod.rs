@@ -1,0 +1,134 @@
+//! The operations of a forward pass other than products with weights: norms, RoPE, SwiGLU, softmax, attention.
+//!
+//! Each is written once, over sixteen lanes, and instantiated for every instruction set; all instances give the
+//! same bits (any NaN stands for any NaN), whatever the threads and the batch. Holding an [`Ops`] proves that
+//! the CPU runs it. Lengths are asserted: a wrong one is a mistake of the caller, not of a file.
+//!
+//! Work is spread over rayon's current pool where it is large enough to pay for that.
+
+mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod elementwise;
+mod kv;
+mod lanes;
+mod math;
+mod rope;
+mod select;
+#[cfg(test)]
+mod tests;
+
+use attention::tile::{Parts, Tile, Workspace};
+#[cfg(target_arch = "x86_64")]
+use avx2::Avx2;
+use lanes::Scalar;
+
+pub use attention::{AttentionScratch, AttentionShape, CHUNK};
+pub use kv::{KvView, KvViewMut};
+pub use rope::{RopeKind, RopeParams, RopeTable};
+pub use select::{moe_weights, top_k};
+
+/// The operations, compiled for one instruction set.
+pub struct Ops {
+    name: &'static str,
+    kernels: Kernels,
+}
+
+impl Ops {
+    /// The instruction set's name, as `--isa` gives it.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+/// The portable operations: the definition of every result, on any CPU.
+///
+/// Where the CPU has FMA this is the same source compiled with it: without, each fused multiply-add is a library
+/// call.
+pub fn scalar() -> &'static Ops {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("fma") {
+        return &SCALAR_FMA;
+    }
+    &SCALAR
+}
+
+/// The AVX2 operations, where the CPU has AVX2, FMA and F16C.
+pub fn avx2() -> Option<&'static Ops> {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+    {
+        return Some(&AVX2);
+    }
+    None
+}
+
+/// Declares the table of row kernels and an instance of it for each instruction set: the portable source inlined
+/// into functions compiled for the set's features.
+macro_rules! kernel_sets {
+    ($list:tt $($(#[$cfg:meta])? $set:ident $module:ident $name:literal $features:tt $isa:expr;)*) => {
+        kernel_sets!(@table $list);
+        $(
+            $(#[$cfg])?
+            kernel_sets!(@set $set $module $name $features ($isa) $list);
+        )*
+    };
+    (@table { $($kernel:ident = $path:path, ($($arg:ident: $type:ty),*) $(-> $ret:ty)?;)* }) => {
+        /// Row kernels, to be called only on a CPU with the features of their set; see `run!`.
+        struct Kernels {
+            $($kernel: unsafe fn($($type),*) $(-> $ret)?,)*
+        }
+    };
+    (@set $set:ident $module:ident $name:literal $features:tt $isa:tt
+        { $($kernel:ident = $path:path, $args:tt $(-> $ret:ty)?;)* }) => {
+        pub(in crate::kernels) static $set: Ops =
+            Ops { name: $name, kernels: Kernels { $($kernel: $module::$kernel),* } };
+
+        mod $module {
+            use super::*;
+            $(kernel_sets!(@fn $features $isa $kernel = $path, $args $(-> $ret)?);)*
+        }
+    };
+    (@fn [$($feature:meta)?] ($isa:expr) $kernel:ident = $path:path, ($($arg:ident: $type:ty),*) $(-> $ret:ty)?) => {
+        $(#[$feature])?
+        pub(super) fn $kernel($($arg: $type),*) $(-> $ret)? {
+            $path($isa, $($arg),*)
+        }
+    };
+}
+
+kernel_sets! {
+    {
+        exp = math::exp, (x: &mut [f32]);
+        silu = math::silu, (x: &mut [f32]);
+        swiglu = math::swiglu, (gate: &mut [f32], up: &[f32]);
+        add = math::add, (acc: &mut [f32], x: &[f32]);
+        mul = math::mul, (acc: &mut [f32], x: &[f32]);
+        scale = math::scale, (x: &mut [f32], by: f32);
+        add_scaled = math::add_scaled, (acc: &mut [f32], weight: f32, x: &[f32]);
+        dot = math::dot, (a: &[f32], b: &[f32]) -> f32;
+        rms_norm = math::rms_norm, (x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
+        max = math::max, (x: &[f32]) -> f32;
+        exp_sum = math::exp_sum, (x: &mut [f32]) -> (f32, f32);
+        softmax = math::softmax, (x: &mut [f32]);
+        narrow = math::narrow, (from: &[f32], to: &mut [u16]);
+        rotate_pairs = math::rotate_pairs, (x: &mut [f32], cos: &[f32], sin: &[f32]);
+        rotate_halves = math::rotate_halves, (x: &mut [f32], cos: &[f32], sin: &[f32]);
+        attend = attention::tile::attend, (tile: &Tile, workspace: &mut Workspace, parts: &mut [f32]);
+        combine = attention::tile::combine, (parts: Parts, out: &mut [f32]);
+    }
+    SCALAR portable "scalar" [] Scalar;
+    #[cfg(target_arch = "x86_64")]
+    SCALAR_FMA portable_fma "scalar" [target_feature(enable = "fma")] Scalar;
+    #[cfg(target_arch = "x86_64")]
+    AVX2 avx2_fma "avx2" [target_feature(enable = "avx2,fma,f16c")] Avx2::new();
+}
+
+/// Calls a row kernel of an [`Ops`].
+macro_rules! run {
+    ($ops:expr, $kernel:ident($($arg:expr),* $(,)?)) => {
+        // SAFETY: an `Ops` is handed out only where the CPU has its instruction set.
+        unsafe { ($ops.kernels.$kernel)($($arg),*) }
+    };
+}
+use run;

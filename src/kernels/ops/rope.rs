@@ -1,0 +1,133 @@
+//! Rotary position embedding: a table of cosines and sines for the positions of a batch, and its application.
+
+use rayon::prelude::*;
+
+use super::{Ops, run};
+
+/// Which values of a head form a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeKind {
+    /// Neighbours `(2i, 2i + 1)`: llama's order in GGUF.
+    Norm,
+    /// Halves of the rotated part `(i, i + n_dims/2)`: GPT-NeoX's.
+    NeoX,
+}
+
+/// What the angles depend on besides the position.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RopeParams {
+    /// Rotated values of each head, even; the rest of the head is left as it is.
+    pub n_dims: usize,
+    /// `rope.freq_base`.
+    pub base: f32,
+    /// What positions are multiplied by: 1, or 1 / factor under linear scaling.
+    pub freq_scale: f32,
+    /// What cosines and sines are multiplied by: 1 by default.
+    pub attn_factor: f32,
+}
+
+/// Cosines and sines, each `[positions][n_dims / 2]`; the buffers are kept from one batch to the next.
+#[derive(Clone, Debug, Default)]
+pub struct RopeTable {
+    half: usize,
+    positions: usize,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+/// Positions from which a table is filled by several threads.
+const PARALLEL_POSITIONS: usize = 16;
+
+impl RopeTable {
+    /// Fills the table for these positions, one a token.
+    ///
+    /// The angle follows ggml's `ggml_rope_cache_init`: theta starts at the position and is multiplied by
+    /// `base^(-2/n_dims)` from pair to pair in f32, divided by the pair's factor, multiplied by `freq_scale`. The
+    /// power, cosine and sine are taken in f64 and rounded once, hence the same on every machine.
+    ///
+    /// `freq_factors`: `[n_dims / 2]`, the tensor `rope_freqs`, where the model has one.
+    pub fn fill(
+        &mut self,
+        params: &RopeParams,
+        positions: impl IntoIterator<Item = usize>,
+        freq_factors: Option<&[f32]>,
+    ) {
+        assert!(params.n_dims > 0 && params.n_dims.is_multiple_of(2), "rope over {} values", params.n_dims);
+        let half = params.n_dims / 2;
+        if let Some(factors) = freq_factors {
+            assert_eq!(factors.len(), half, "rope: frequency factors");
+        }
+        let exponent = f64::from(-2.0f32 / params.n_dims as f32);
+        let theta_scale = libm::pow(f64::from(params.base), exponent) as f32;
+
+        // The first cosine of each row holds the position until the row is filled.
+        self.half = half;
+        self.cos.clear();
+        for position in positions {
+            let first = self.cos.len();
+            self.cos.resize(first + half, 0.0);
+            self.cos[first] = position as f32;
+        }
+        self.positions = self.cos.len() / half;
+        self.sin.resize(self.cos.len(), 0.0);
+
+        let fill_row = |(cos, sin): (&mut [f32], &mut [f32])| {
+            let mut theta = cos[0];
+            for (i, (cos, sin)) in cos.iter_mut().zip(sin).enumerate() {
+                let factor = freq_factors.map_or(1.0, |factors| factors[i]);
+                let angle = f64::from(params.freq_scale * (theta / factor));
+                *cos = libm::cos(angle) as f32 * params.attn_factor;
+                *sin = libm::sin(angle) as f32 * params.attn_factor;
+                theta *= theta_scale;
+            }
+        };
+        if self.positions < PARALLEL_POSITIONS {
+            self.cos.chunks_exact_mut(half).zip(self.sin.chunks_exact_mut(half)).for_each(fill_row);
+        } else {
+            self.cos.par_chunks_exact_mut(half).zip(self.sin.par_chunks_exact_mut(half)).for_each(fill_row);
+        }
+    }
+
+    /// How many positions the table holds.
+    pub fn positions(&self) -> usize {
+        self.positions
+    }
+
+    /// Cosines and sines of one position, `[n_dims / 2]` each.
+    pub fn row(&self, index: usize) -> (&[f32], &[f32]) {
+        let range = index * self.half..(index + 1) * self.half;
+        (&self.cos[range.clone()], &self.sin[range])
+    }
+}
+
+/// Elements from which a batch is spread over threads.
+const PARALLEL: usize = 1 << 15;
+
+impl Ops {
+    /// Rotates `x`: `[tokens][heads][head_dim]` in place, token t by row t of the table: for each pair
+    /// `(x0 cos - x1 sin, x0 sin + x1 cos)`, products and sums rounded apart.
+    pub fn rope(&self, kind: RopeKind, table: &RopeTable, x: &mut [f32], heads: usize, head_dim: usize) {
+        let n_dims = 2 * table.half;
+        assert_eq!(x.len(), table.positions * heads * head_dim, "rope: input and table differ in tokens");
+        assert!(n_dims <= head_dim, "rope: {n_dims} values in heads of {head_dim}");
+        if x.is_empty() {
+            return;
+        }
+        let rotate = |(token, x): (usize, &mut [f32])| {
+            let (cos, sin) = table.row(token);
+            for head in x.chunks_exact_mut(head_dim) {
+                let head = &mut head[..n_dims];
+                match kind {
+                    RopeKind::Norm => run!(self, rotate_pairs(head, cos, sin)),
+                    RopeKind::NeoX => run!(self, rotate_halves(head, cos, sin)),
+                }
+            }
+        };
+        let token = heads * head_dim;
+        if x.len() < PARALLEL {
+            x.chunks_exact_mut(token).enumerate().for_each(rotate);
+        } else {
+            x.par_chunks_exact_mut(token).enumerate().for_each(rotate);
+        }
+    }
+}

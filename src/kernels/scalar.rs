@@ -1,0 +1,43 @@
+//! The scalar kernel set: the dots of [`crate::quant`] as they stand. Every CPU can run it.
+
+use super::{Isa, Kernels, OutTile, Tile, TileKernel, ops};
+use crate::gguf::TensorType;
+
+pub(super) static KERNELS: Kernels =
+    Kernels { isa: Isa::Scalar, missing: Vec::new, tiles: TILES, ops: ops::scalar };
+
+static TILES: &[TileKernel] = &[
+    TileKernel { ty: TensorType::F32, name: "vec_dot_f32_f32", run: tile },
+    TileKernel { ty: TensorType::F16, name: "vec_dot_f16_f16", run: tile },
+    TileKernel { ty: TensorType::BF16, name: "vec_dot_bf16_bf16", run: tile },
+    TileKernel { ty: TensorType::Q8_0, name: "vec_dot_q8_0_q8_0", run: tile },
+    TileKernel { ty: TensorType::Q4_K, name: "vec_dot_q4_k_q8_k", run: tile },
+    TileKernel { ty: TensorType::Q5_K, name: "vec_dot_q5_k_q8_k", run: tile },
+    TileKernel { ty: TensorType::Q6_K, name: "vec_dot_q6_k_q8_k", run: tile },
+];
+
+/// One dot after another.
+fn tile(tile: &Tile<'_>, out: &mut OutTile<'_>) {
+    let fma = has_fma();
+    for r in 0..tile.rows {
+        let row = tile.row(r);
+        for t in 0..tile.x.rows() {
+            let x = tile.x.row(t);
+            let dot = if fma {
+                // SAFETY: the CPU has FMA.
+                unsafe { (tile.format.dot_fma)(row, x) }
+            } else {
+                (tile.format.dot)(row, x)
+            };
+            out.set(t, r, dot);
+        }
+    }
+}
+
+/// Whether `dot_fma` may be called, which gives the bits of `dot` without a library call a product.
+fn has_fma() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("fma");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false; // where fused multiply-add is in the base instruction set, `dot` has it already
+}

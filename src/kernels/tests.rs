@@ -1,0 +1,232 @@
+//! Every kernel set against the scalar dots, bit for bit.
+
+use super::*;
+use crate::quant::testing::{KINDS, Kind, Random, weights};
+use crate::quant::{FORMATS, Format, format};
+
+/// The definition: one scalar dot for each place of `[tokens][rows]`.
+fn reference(format: &Format, w: &[u8], rows: usize, x: &Activations) -> Vec<f32> {
+    let row_bytes = format.row_bytes(x.cols());
+    let mut out = Vec::new();
+    for t in 0..x.rows() {
+        out.extend((0..rows).map(|r| (format.dot)(&w[r * row_bytes..][..row_bytes], x.row(t))));
+    }
+    out
+}
+
+/// The first place where the bits differ; any NaN equals any NaN.
+fn difference(a: &[f32], b: &[f32]) -> Option<usize> {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).position(|(a, b)| a.to_bits() != b.to_bits() && !(a.is_nan() && b.is_nan()))
+}
+
+/// Columns around the edges of blocks, vectors and units.
+fn column_counts(format: &Format) -> &'static [usize] {
+    match format.ty.block_len() {
+        256 => &[256, 768, 2304],
+        32 => &[32, 96, 256, 288, 544],
+        _ => &[1, 15, 16, 17, 33, 100],
+    }
+}
+
+fn activations(format: &Format, tokens: usize, cols: usize, random: &mut Random) -> Activations {
+    let mut values = random.activations(tokens * cols);
+    // A row of the largest magnitudes, and one with a block of zeros.
+    if tokens > 1 {
+        values[..cols].iter_mut().for_each(|x| *x = if *x < 0.0 { -3.0 } else { 3.0 });
+        let zeros = cols.min(256);
+        values[cols..cols + zeros].fill(0.0);
+    }
+    let mut x = Activations::new();
+    x.quantize(format.activation, &values, cols).expect("finite");
+    x
+}
+
+fn check(
+    kernels: &'static Kernels,
+    format: &'static Format,
+    kind: Kind,
+    rows: usize,
+    tokens: usize,
+    cols: usize,
+) {
+    let mut random = Random((rows * 1000 + tokens * 100 + cols) as u64);
+    let w = weights(format, kind, rows, cols, &mut random);
+    let x = activations(format, tokens, cols, &mut random);
+    let mut out = vec![f32::NAN; rows * tokens];
+    matmul(kernels, WeightMatrix::new(format.ty, &w, rows, cols).expect("a format"), &x, &mut out);
+    let want = reference(format, &w, rows, &x);
+    if let Some(at) = difference(&out, &want) {
+        panic!(
+            "{} {kind:?} {rows} rows, {tokens} tokens, {cols} columns: token {}, row {}: {:e}, scalar {:e}",
+            kernels.name_for(format.ty).unwrap_or_default(),
+            at / rows,
+            at % rows,
+            out[at],
+            want[at]
+        );
+    }
+}
+
+#[test]
+fn every_kernel_gives_the_bits_of_the_scalar_dot() {
+    Kernels::unavailable().for_each(|why| println!("skipped: {why}"));
+    for kernels in Kernels::available() {
+        for format in FORMATS {
+            for &cols in column_counts(format) {
+                for kind in KINDS {
+                    for tokens in [1, 2, 3, 4, 5, 7] {
+                        for rows in 1..=9 {
+                            check(kernels, format, kind, rows, tokens, cols);
+                        }
+                    }
+                    check(kernels, format, kind, 9, 65, cols);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_the_bits() {
+    for kernels in Kernels::available() {
+        for format in FORMATS {
+            let (rows, tokens, cols) = (301, 9, 768);
+            let mut random = Random(7);
+            let w = weights(format, Kind::Ordinary, rows, cols, &mut random);
+            let x = activations(format, tokens, cols, &mut random);
+            let weights = WeightMatrix::new(format.ty, &w, rows, cols).expect("a format");
+            let want = reference(format, &w, rows, &x);
+            for threads in 1..=3 {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+                let mut out = vec![f32::NAN; rows * tokens];
+                pool.install(|| matmul(kernels, weights, &x, &mut out));
+                assert_eq!(difference(&out, &want), None, "{} threads, {}", threads, format.ty);
+            }
+        }
+    }
+}
+
+/// A batch of products of different shapes and types equals them one by one.
+#[test]
+fn a_batch_is_its_products() {
+    let kernels = Kernels::detect_best();
+    let mut random = Random(11);
+    let shapes = [
+        (TensorType::Q4_K, 500, 1),
+        (TensorType::Q6_K, 33, 12),
+        (TensorType::F16, 7, 3),
+        (TensorType::Q8_0, 90, 0),
+    ];
+    let operands: Vec<_> = shapes
+        .iter()
+        .map(|&(ty, rows, tokens)| {
+            let format = format(ty).expect("a format");
+            (
+                ty,
+                rows,
+                weights(format, Kind::Ordinary, rows, 512, &mut random),
+                activations(format, tokens, 512, &mut random),
+            )
+        })
+        .collect();
+    let mut outs: Vec<Vec<f32>> =
+        operands.iter().map(|(_, rows, _, x)| vec![f32::NAN; rows * x.rows()]).collect();
+    let mut jobs: Vec<MatmulJob<'_>> = operands
+        .iter()
+        .zip(&mut outs)
+        .map(|((ty, rows, w, x), out)| MatmulJob {
+            weights: WeightMatrix::new(*ty, w, *rows, 512).expect("a format"),
+            x,
+            out,
+        })
+        .collect();
+    matmul_batch(kernels, &mut jobs);
+    for ((ty, rows, w, x), out) in operands.iter().zip(&outs) {
+        let want = reference(format(*ty).expect("a format"), w, *rows, x);
+        assert_eq!(difference(out, &want), None, "{ty}");
+    }
+}
+
+/// The comparison of these tests sees kernels that are wrong in the ways kernels are wrong: one sub-block's scale,
+/// the mins left out, one weight's lowest bit, floats added in another order.
+#[test]
+fn faulty_kernels_are_caught() {
+    let (rows, tokens, cols) = (3, 2, 768);
+    for format in FORMATS {
+        let mut random = Random(5);
+        let w = weights(format, Kind::Ordinary, rows, cols, &mut random);
+        let x = activations(format, tokens, cols, &mut random);
+        let want = reference(format, &w, rows, &x);
+        assert_eq!(difference(&reference(format, &w, rows, &x), &want), None);
+        let faults: &[(&str, usize, u8)] = match format.ty {
+            TensorType::Q4_K | TensorType::Q5_K => &[
+                ("scale of sub-block 0", 4, 1),
+                ("min of sub-block 7", 15, 0x10),
+                ("last weight", 143, 0x10),
+            ],
+            TensorType::Q6_K => &[("scale of sub-block 15", 207, 1), ("last weight", 191, 0x40)],
+            TensorType::Q8_0 => &[("a weight", 33, 1)],
+            TensorType::F32 => &[("a sign", 3, 0x80)],
+            _ => &[("a sign", 1, 0x80)],
+        };
+        for &(fault, at, bit) in faults {
+            let mut w = w.clone();
+            w[at] ^= bit;
+            assert!(difference(&reference(format, &w, rows, &x), &want).is_some(), "{} {fault}", format.ty);
+        }
+    }
+    // The mins left out: activations whose sums are all 0.
+    for ty in [TensorType::Q4_K, TensorType::Q5_K] {
+        let format = format(ty).expect("a format");
+        let mut random = Random(5);
+        let w = weights(format, Kind::Ordinary, 1, cols, &mut random);
+        let x = activations(format, 1, cols, &mut random);
+        let x = x.row(0).q8_k();
+        let without = crate::quant::Q8KRow { bsums: &vec![0; x.bsums.len()], ..x };
+        let dots = [x, without].map(|x| (format.dot)(&w, crate::quant::ActivationRow::Q8K(x)));
+        assert!(difference(&dots[..1], &dots[1..]).is_some(), "{ty}");
+    }
+    // Another order of the same sum.
+    let format = format(TensorType::Q4_K).expect("a format");
+    let mut random = Random(5);
+    let w = weights(format, Kind::Ordinary, 64, cols, &mut random);
+    let x = activations(format, 1, cols, &mut random);
+    let want = reference(format, &w, 64, &x);
+    let block_by_block: Vec<f32> = w
+        .chunks_exact(format.row_bytes(cols))
+        .map(|row| {
+            let blocks = row.chunks_exact(format.row_bytes(256)).enumerate().map(|(b, block)| {
+                let x = x.row(0).q8_k();
+                let x = crate::quant::Q8KRow {
+                    qs: &x.qs[b * 256..][..256],
+                    d: &x.d[b..][..1],
+                    bsums: &x.bsums[b * 16..][..16],
+                };
+                (format.dot)(block, crate::quant::ActivationRow::Q8K(x))
+            });
+            blocks.sum()
+        })
+        .collect();
+    assert!(difference(&block_by_block, &want).is_some());
+}
+
+#[test]
+fn sets_are_named_and_refused_by_name() {
+    for &isa in Isa::ALL {
+        assert_eq!(isa.to_string().parse(), Ok(isa));
+    }
+    assert!("sse".parse::<Isa>().is_err());
+    assert_eq!(Kernels::by_isa(Isa::Scalar).map(Kernels::isa), Ok(Isa::Scalar));
+    assert_eq!(
+        Kernels::by_isa(Isa::Amx).expect_err("not built yet").to_string(),
+        "this build has no amx kernels"
+    );
+    let lacks = IsaError::CpuLacks { isa: Isa::Avx2, features: vec!["avx2", "fma"] };
+    assert_eq!(lacks.to_string(), "this CPU lacks avx2, fma for the avx2 kernels");
+    assert!(Kernels::available().any(|set| set.isa() == Kernels::detect_best().isa()));
+    for format in FORMATS {
+        assert!(scalar::KERNELS.name_for(format.ty).is_some(), "{}", format.ty);
+    }
+    assert_eq!(scalar::KERNELS.name_for(TensorType::Q2_K), None);
+}
