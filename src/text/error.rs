@@ -1,0 +1,68 @@
+//! What can be wrong with a vocabulary, a text or a chat template.
+
+use thiserror::Error;
+
+use crate::gguf::MetadataError;
+
+/// A vocabulary, a text or a chat template that cannot be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TextError {
+    /// A key is missing or of the wrong type.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// A kind of tokenizer that is not supported.
+    #[error("tokenizer.ggml.model is \"{model}\", which is not supported (supported: llama, gpt2)")]
+    UnsupportedModel { model: String },
+    /// The pre-tokenizer is not in the table.
+    #[error("pre-tokenizer \"{name}\" is not known (known: {known})")]
+    UnknownPreTokenizer { name: String, known: String },
+    /// A pre-tokenizer was asked for where the vocabulary has none.
+    #[error("the vocabulary is of the kind \"{model}\", which has no pre-tokenizer to override")]
+    NoPreTokenizer { model: &'static str },
+    /// The vocabulary holds no token, or more than ids can count.
+    #[error("the vocabulary has {len} tokens")]
+    VocabularySize { len: usize },
+    /// Scores or types that are not one a token.
+    #[error("{key} has {found} elements for {tokens} tokens")]
+    LengthMismatch { key: &'static str, found: usize, tokens: usize },
+    /// A token's text is no UTF-8.
+    #[error("token {id} is not UTF-8")]
+    TokenNotUtf8 { id: u32 },
+    /// Two tokens have the same text.
+    #[error("tokens {first} and {second} have the same text {text:?}")]
+    DuplicateToken { first: u32, second: u32, text: String },
+    /// A byte token that does not say which byte.
+    #[error("token {id} is a byte token, but its text {text:?} is not of the form <0xHH>")]
+    BadByteToken { id: u32, text: String },
+    /// A token's score is not a number.
+    #[error("the score of token {id} is not a number")]
+    BadScore { id: u32 },
+    /// The id of a special token is outside the vocabulary.
+    #[error("{key} is {id}, but the vocabulary has {tokens} tokens")]
+    SpecialOutOfRange { key: &'static str, id: u64, tokens: usize },
+    /// A token is to be added to every prompt, but there is none.
+    #[error("{flag} is set, but {key} is missing")]
+    NoSpecialToken { flag: &'static str, key: &'static str },
+    /// A merge that is not two tokens with a space between.
+    #[error("merge {index} is {text:?}, not two tokens with a space between them")]
+    BadMerge { index: usize, text: String },
+    /// A merge of, or to, something that is no token.
+    #[error("a merge uses {token:?}, which is not in the vocabulary")]
+    UnknownMergeToken { token: String },
+    /// The crate `tokenizers` refused something.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// A byte of the text has no token.
+    #[error("the vocabulary has no token for the byte 0x{byte:02X} of the text")]
+    NoTokenForByte { byte: u8 },
+    /// The text is longer than is allowed.
+    #[error("the text is {len} bytes long, more than {max}")]
+    TextTooLong { len: usize, max: usize },
+    /// The chat template is longer than is allowed.
+    #[error("the chat template is {len} bytes long, more than {max}")]
+    TemplateTooLong { len: usize, max: usize },
+    /// The chat template cannot be parsed, or it failed.
+    #[error("chat template: {0}")]
+    Template(String),
+}

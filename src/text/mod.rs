@@ -1,0 +1,33 @@
+//! TEXT: from text to token ids and back, with nothing but the vocabulary that the GGUF file carries,
+//! and the model's own chat template.
+//!
+//! - [`Tokenizer`] encodes and decodes. The two families of vocabularies that it knows (SentencePiece
+//!   BPE, `llama`; byte-level BPE, `gpt2`) are models of the crate `tokenizers`: its own
+//!   [`BPE`](tokenizers::models::bpe::BPE) and [`spm`], which GGUF needs because its SentencePiece
+//!   vocabularies have scores and no merges.
+//! - Around them stands what the format says and the crate does not know: special tokens
+//!   ([`special`]), the pre-tokenizers by their names in GGUF ([`pre_tokenizer`]), the meaning of
+//!   token types and special ids ([`vocabulary`]).
+//! - [`TokenStream`] turns generated ids into text as they come.
+//! - [`ChatTemplate`] renders a conversation.
+
+mod byte_level;
+mod chat;
+mod error;
+mod pre_tokenizer;
+mod special;
+mod spm;
+mod stream;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod tokenizer;
+mod vocabulary;
+
+pub use chat::{ChatTemplate, Message};
+pub use error::TextError;
+pub use pre_tokenizer::pre_tokenizer_names;
+pub use stream::TokenStream;
+pub use tokenizer::{EncodeOptions, Tokenizer};
+pub use vocabulary::TokenKind;

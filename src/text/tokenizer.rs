@@ -1,0 +1,338 @@
+//! Text to ids and back.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use tokenizers::Model;
+use tokenizers::models::bpe::{self, BPE, BpeTrainer, Vocab as IdsByText};
+
+use super::TextError;
+use super::byte_level;
+use super::pre_tokenizer::PreTokenizer;
+use super::special::{Fragment, SpecialTokens};
+use super::spm::Spm;
+use super::stream::TokenStream;
+use super::vocabulary::{self, Family, TokenKind, Vocabulary};
+use crate::gguf::Metadata;
+
+/// Bytes of the longest text that is encoded in one go: lengths are 32 bits wide, and U+2581 takes three
+/// times the room of a space.
+const MAX_TEXT: usize = 1 << 30;
+
+const PRE_TOKENIZER: &str = "tokenizer.ggml.pre";
+const MERGES: &str = "tokenizer.ggml.merges";
+
+type BoxedModel = Box<dyn Model<Trainer = BpeTrainer> + Send + Sync>;
+
+/// What to do about special tokens when a text is encoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EncodeOptions {
+    /// Put BOS before and EOS after, as the metadata says (`add_bos_token`, `add_eos_token`; where it
+    /// says nothing: BOS for SentencePiece and for the byte-level vocabularies known to want it).
+    pub add_special: bool,
+    /// Recognise control tokens in the text. User-defined tokens are recognised anyway.
+    pub parse_special: bool,
+}
+
+/// A tokenizer made of a model's own vocabulary.
+pub struct Tokenizer {
+    vocabulary: Arc<Vocabulary>,
+    special: SpecialTokens,
+    model: BoxedModel,
+    words: Words,
+    add_bos: bool,
+    add_eos: bool,
+    warnings: Vec<String>,
+}
+
+/// How text is prepared for the model.
+enum Words {
+    /// Spaces become U+2581; one goes before a text and after a special token.
+    Spm { space_prefix: bool },
+    /// Words, written in GPT-2's alphabet of bytes.
+    Bpe(PreTokenizer),
+}
+
+impl Tokenizer {
+    /// Builds the tokenizer that `tokenizer.ggml.*` describes. `pre_override` replaces the name of the
+    /// pre-tokenizer, for files that name none or a wrong one.
+    ///
+    /// # Errors
+    /// Kinds of vocabularies and pre-tokenizers that are not known, by name; anything in the metadata
+    /// that is missing, of the wrong type, of different lengths or inconsistent.
+    pub fn from_metadata(meta: &Metadata, pre_override: Option<&str>) -> Result<Tokenizer, TextError> {
+        let family = Family::from_metadata(meta)?;
+        let (vocabulary, ids) = Vocabulary::from_metadata(meta, family)?;
+        let vocabulary = Arc::new(vocabulary);
+        let mut warnings = Vec::new();
+        let (model, words): (BoxedModel, Words) = match family {
+            Family::Spm if pre_override.is_some() => {
+                return Err(TextError::NoPreTokenizer { model: "llama" });
+            }
+            Family::Spm => {
+                let scores = vocabulary::read_scores(meta, vocabulary.len())?;
+                let space_prefix = vocabulary::flag(meta, "tokenizer.ggml.add_space_prefix", true)?;
+                (Box::new(Spm::new(vocabulary.clone(), ids, scores)), Words::Spm { space_prefix })
+            }
+            Family::Bpe => {
+                let pre = PreTokenizer::by_name(pre_name(meta, pre_override, &mut warnings)?)?;
+                (Box::new(bpe_model(meta, ids, pre.ignore_merges())?), Words::Bpe(pre))
+            }
+        };
+        let default_bos = match &words {
+            Words::Spm { .. } => true,
+            Words::Bpe(pre) => pre.add_bos(),
+        };
+        let (add_bos, add_eos) = vocabulary::additions(meta, &vocabulary, default_bos)?;
+        let special = SpecialTokens::new(&vocabulary, strips_right(meta)?)?;
+        Ok(Tokenizer { vocabulary, special, model, words, add_bos, add_eos, warnings })
+    }
+
+    /// What is doubtful about the vocabulary: sentences for the user.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The ids of a text.
+    ///
+    /// # Errors
+    /// A byte for which the vocabulary has no token; a text of over 1 GiB.
+    pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TextError> {
+        if text.len() > MAX_TEXT {
+            return Err(TextError::TextTooLong { len: text.len(), max: MAX_TEXT });
+        }
+        let mut ids = Vec::new();
+        if options.add_special && self.add_bos {
+            ids.extend(self.vocabulary.bos);
+        }
+        let mut after_special = true;
+        for fragment in self.special.partition(text, options.parse_special) {
+            match fragment {
+                Fragment::Token(id) => ids.push(id),
+                Fragment::Text(ref range) => {
+                    self.encode_text(&text[range.clone()], after_special, &mut ids)?
+                }
+            }
+            after_special = matches!(fragment, Fragment::Token(_));
+        }
+        if options.add_special && self.add_eos {
+            ids.extend(self.vocabulary.eos);
+        }
+        Ok(ids)
+    }
+
+    /// The ids of a rendered chat template: special tokens are parsed and added, with one BOS where both
+    /// the template and the metadata put one.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_chat(&self, rendered: &str) -> Result<Vec<u32>, TextError> {
+        let mut ids = self.encode(rendered, EncodeOptions { add_special: true, parse_special: true })?;
+        if self.add_bos && ids.len() > 1 && Some(ids[0]) == self.bos() && Some(ids[1]) == self.bos() {
+            ids.remove(0);
+        }
+        Ok(ids)
+    }
+
+    /// Encodes text that holds no special token.
+    fn encode_text(&self, text: &str, after_special: bool, ids: &mut Vec<u32>) -> Result<(), TextError> {
+        match &self.words {
+            Words::Spm { space_prefix } => {
+                let prefix = if *space_prefix && after_special { "\u{2581}" } else { "" };
+                let escaped = prefix.to_owned() + &text.replace(' ', "\u{2581}");
+                self.encode_word(&escaped, ids)
+            }
+            Words::Bpe(pre) => {
+                self.check_alphabet(text)?;
+                let mut word = String::new();
+                for range in pre.words(text) {
+                    byte_level::encode_into(&text[range], &mut word);
+                    self.encode_word(&word, ids)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn encode_word(&self, word: &str, ids: &mut Vec<u32>) -> Result<(), TextError> {
+        let tokens = self.model.tokenize(word).map_err(unboxed)?;
+        ids.extend(tokens.iter().map(|token| token.id));
+        Ok(())
+    }
+
+    /// The crate's BPE leaves out characters that are no tokens; a text that has some is refused.
+    fn check_alphabet(&self, text: &str) -> Result<(), TextError> {
+        let mut seen = [false; 256];
+        text.bytes().for_each(|b| seen[usize::from(b)] = true);
+        for byte in (0..=255u8).filter(|&b| seen[usize::from(b)]) {
+            let mut buffer = [0; 4];
+            let character = byte_level::BYTE_TO_CHAR[usize::from(byte)].encode_utf8(&mut buffer);
+            if self.model.token_to_id(character).is_none() {
+                return Err(TextError::NoTokenForByte { byte });
+            }
+        }
+        Ok(())
+    }
+
+    /// The bytes that a token stands for; `None` for an id outside the vocabulary. Control tokens stand
+    /// for nothing, or with `special` for their text.
+    pub fn piece(&self, id: u32, special: bool) -> Option<&[u8]> {
+        let kind = self.vocabulary.kind(id)?;
+        if kind.is_control() && !special { Some(b"") } else { self.vocabulary.piece(id) }
+    }
+
+    /// The bytes of a text that begins with the first id: the space that the tokenizer puts before a
+    /// text is taken away again. Ids outside the vocabulary stand for nothing; control tokens as in
+    /// [`piece`](Self::piece).
+    pub fn decode_bytes(&self, ids: &[u32], special: bool) -> Vec<u8> {
+        let mut stream = self.stream(special).at_start();
+        ids.iter().flat_map(|&id| stream.bytes(id)).copied().collect()
+    }
+
+    /// As [`decode_bytes`](Self::decode_bytes), as text; bytes that are no UTF-8 become U+FFFD.
+    pub fn decode(&self, ids: &[u32], special: bool) -> String {
+        match String::from_utf8_lossy(&self.decode_bytes(ids, special)) {
+            Cow::Borrowed(text) => text.to_owned(),
+            Cow::Owned(text) => text,
+        }
+    }
+
+    /// Turns ids into text as they come. The ids go on from a text that is there already;
+    /// [`TokenStream::at_start`] says otherwise.
+    pub fn stream(&self, special: bool) -> TokenStream<'_> {
+        TokenStream::new(self, special)
+    }
+
+    /// Number of tokens; ids are below it.
+    pub fn vocab_len(&self) -> usize {
+        self.vocabulary.len()
+    }
+
+    /// The token that begins a text.
+    pub fn bos(&self) -> Option<u32> {
+        self.vocabulary.bos
+    }
+
+    /// The token that ends a text.
+    pub fn eos(&self) -> Option<u32> {
+        self.vocabulary.eos
+    }
+
+    /// The token that stands for text that cannot be written.
+    pub fn unknown(&self) -> Option<u32> {
+        self.vocabulary.unknown
+    }
+
+    /// The token that fills up batches.
+    pub fn padding(&self) -> Option<u32> {
+        self.vocabulary.padding
+    }
+
+    /// Whether BOS is put before a text where special tokens are added.
+    pub fn adds_bos(&self) -> bool {
+        self.add_bos
+    }
+
+    /// Whether EOS is put after a text where special tokens are added.
+    pub fn adds_eos(&self) -> bool {
+        self.add_eos
+    }
+
+    /// Whether a generation ends with this token: EOS, the ends of turns and messages that the metadata
+    /// names, and special tokens whose texts are known to end a turn.
+    pub fn is_end_of_generation(&self, id: u32) -> bool {
+        self.vocabulary.is_end(id)
+    }
+
+    /// The id of the token with this text, written as the file writes it.
+    pub fn id_of(&self, text: &str) -> Option<u32> {
+        self.model.token_to_id(text)
+    }
+
+    /// A token's text as the file writes it.
+    pub fn token_text(&self, id: u32) -> Option<&str> {
+        self.vocabulary.text(id)
+    }
+
+    /// What a token is for.
+    pub fn token_kind(&self, id: u32) -> Option<TokenKind> {
+        self.vocabulary.kind(id)
+    }
+
+    pub(super) fn adds_space_prefix(&self) -> bool {
+        matches!(self.words, Words::Spm { space_prefix: true })
+    }
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("family", &self.vocabulary.family)
+            .field("tokens", &self.vocab_len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The name of the pre-tokenizer.
+fn pre_name<'a>(
+    meta: &'a Metadata,
+    pre_override: Option<&'a str>,
+    warnings: &mut Vec<String>,
+) -> Result<&'a str, TextError> {
+    if let Some(name) = pre_override {
+        return Ok(name);
+    }
+    Ok(meta.str(PRE_TOKENIZER)?.unwrap_or_else(|| {
+        warnings.push(format!(
+            "{PRE_TOKENIZER} is missing; texts are cut by the pre-tokenizer \"default\", which may not be the model's"
+        ));
+        "default"
+    }))
+}
+
+/// The crate's BPE over the file's merges; `ids` must hold every token.
+fn bpe_model(meta: &Metadata, ids: IdsByText, ignore_merges: bool) -> Result<BPE, TextError> {
+    let texts = meta.required(MERGES, meta.texts(MERGES)?)?;
+    let mut seen = std::collections::HashSet::with_capacity(texts.len());
+    let mut merges = Vec::with_capacity(texts.len());
+    for (index, text) in texts.iter().enumerate() {
+        // The first of two equal merges counts.
+        if !seen.insert(text) {
+            continue;
+        }
+        let pair = std::str::from_utf8(text).ok().and_then(|text| text.split_once(' '));
+        match pair.filter(|(left, right)| !left.is_empty() && !right.is_empty()) {
+            Some((left, right)) => merges.push((left.to_owned(), right.to_owned())),
+            None => {
+                let text = String::from_utf8_lossy(text).into_owned();
+                return Err(TextError::BadMerge { index, text });
+            }
+        }
+    }
+    BPE::builder().vocab_and_merges(ids, merges).ignore_merges(ignore_merges).build().map_err(|error| {
+        match error.downcast::<bpe::Error>() {
+            Ok(error) => match *error {
+                bpe::Error::MergeTokenOutOfVocabulary(token) => TextError::UnknownMergeToken { token },
+                other => TextError::Tokenizer(other.to_string()),
+            },
+            Err(other) => TextError::Tokenizer(other.to_string()),
+        }
+    })
+}
+
+/// Phi-3's special tokens take the white space after them, all but those returned. The format has no key
+/// for it: as everywhere the model's name decides.
+fn strips_right(meta: &Metadata) -> Result<Option<&'static [&'static str]>, TextError> {
+    let name = meta.str("general.name")?.unwrap_or_default().to_lowercase();
+    let is_phi3 = name.contains("phi-3") || name.contains("phi3");
+    Ok(is_phi3.then_some(&["<unk>", "<s>", "<|endoftext|>"]))
+}
+
+/// The model's error: one of ours, as [`Spm`] makes them, or the crate's.
+fn unboxed(error: tokenizers::Error) -> TextError {
+    match error.downcast::<TextError>() {
+        Ok(error) => *error,
+        Err(error) => TextError::Tokenizer(error.to_string()),
+    }
+}
