@@ -1,0 +1,246 @@
+//! SESSION: a run of a model: its KV cache and buffers, prefill in batches, decode as an iterator.
+
+mod sampler;
+mod stop;
+
+use std::ops::ControlFlow;
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use thiserror::Error;
+
+use crate::kernels::{Isa, IsaError, Kernels};
+use crate::model::{ForwardError, KvCache, KvType, Logits, Model, NoObserver, Observer, Pass, RunState};
+use crate::store::OutOfMemory;
+
+pub use sampler::{Candidate, Sampler, SamplerConfig};
+pub use stop::StopMatcher;
+
+/// Why a run cannot start or go on.
+#[derive(Debug, Error)]
+pub enum SessionError {
+    #[error(transparent)]
+    Isa(#[from] IsaError),
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+    #[error("threads cannot be started: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+    #[error("{tokens} tokens after {past} do not fit the context of {context}")]
+    ContextFull { tokens: usize, past: usize, context: usize },
+    #[error(
+        "the logits at position {position} are not finite (first at token {id}): the model's weights or its arithmetic overflow"
+    )]
+    LogitsNotFinite { position: usize, id: usize },
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// What a session is made with.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// Positions of the KV cache.
+    pub context: usize,
+    /// Most tokens in one pass.
+    pub batch: usize,
+    pub kv: KvType,
+    /// Worker threads; at least 1.
+    pub threads: usize,
+    /// The kernel set; the best that the CPU has where not given.
+    pub isa: Option<Isa>,
+}
+
+/// Tokens in one pass, unless asked otherwise.
+pub const DEFAULT_BATCH: usize = 512;
+
+/// A model at work on one text.
+pub struct Session<'m> {
+    model: &'m Model,
+    kernels: &'static Kernels,
+    pool: ThreadPool,
+    state: RunState,
+    kv: KvCache,
+    context: usize,
+    batch: usize,
+    past: usize,
+}
+
+impl<'m> Session<'m> {
+    /// An empty session.
+    ///
+    /// # Errors
+    /// A kernel set that the CPU lacks, no memory, no threads.
+    pub fn new(model: &'m Model, options: &SessionOptions) -> Result<Session<'m>, SessionError> {
+        let kernels = match options.isa {
+            Some(isa) => Kernels::by_isa(isa)?,
+            None => Kernels::detect_best(),
+        };
+        let context = options.context.max(1);
+        let batch = options.batch.clamp(1, context);
+        Ok(Session {
+            model,
+            kernels,
+            pool: ThreadPoolBuilder::new().num_threads(options.threads.max(1)).build()?,
+            state: RunState::new(model.config(), batch)?,
+            kv: KvCache::new(model.config(), context, options.kv)?,
+            context,
+            batch,
+            past: 0,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'m Model {
+        self.model
+    }
+
+    /// The kernel set in use.
+    pub fn isa(&self) -> Isa {
+        self.kernels.isa()
+    }
+
+    /// Worker threads.
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    /// Positions of the KV cache.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Most tokens in one pass.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Positions filled.
+    pub fn past(&self) -> usize {
+        self.past
+    }
+
+    /// Forgets all positions from `past` on.
+    pub fn rewind(&mut self, past: usize) {
+        self.past = self.past.min(past);
+    }
+
+    /// Runs tokens through the model after those that it has seen, in batches, under an observer.
+    ///
+    /// `progress` is told how many tokens are done after every batch and may break off, which leaves the
+    /// session after the last whole batch. [`Logits::Last`] means the last of all the tokens.
+    ///
+    /// # Errors
+    /// Tokens that do not fit the context (none is run), or what the forward pass refuses.
+    pub fn feed_observed(
+        &mut self,
+        tokens: &[u32],
+        logits: Logits,
+        observer: &mut dyn Observer,
+        mut progress: impl FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<(), SessionError> {
+        if tokens.len() > self.context - self.past {
+            return Err(SessionError::ContextFull {
+                tokens: tokens.len(),
+                past: self.past,
+                context: self.context,
+            });
+        }
+        let mut done = 0;
+        for chunk in tokens.chunks(self.batch) {
+            let last = done + chunk.len() == tokens.len();
+            let wanted = if last || logits == Logits::All { logits } else { Logits::None };
+            let pass = Pass {
+                kernels: self.kernels,
+                state: &mut self.state,
+                kv: &mut self.kv,
+                tokens: chunk,
+                first_pos: self.past,
+                logits: wanted,
+                observer: &mut *observer,
+            };
+            let model = self.model;
+            self.pool.install(|| model.forward(pass))?;
+            self.past += chunk.len();
+            done += chunk.len();
+            if progress(done).is_break() && !last {
+                return Err(SessionError::Interrupted);
+            }
+        }
+        Ok(())
+    }
+
+    /// The same with nobody watching.
+    ///
+    /// # Errors
+    /// As [`Session::feed_observed`].
+    pub fn feed(&mut self, tokens: &[u32], logits: Logits) -> Result<(), SessionError> {
+        self.feed_observed(tokens, logits, &mut NoObserver, |_| ControlFlow::Continue(()))
+    }
+
+    /// The logits of the last pass: `[tokens asked for][vocabulary]`. Under [`Logits::All`] those of the last
+    /// batch alone.
+    pub fn logits(&self) -> &[f32] {
+        self.state.logits()
+    }
+
+    /// The most probable next token; the lower id of equals.
+    ///
+    /// # Errors
+    /// Where a logit is not finite.
+    pub fn argmax(&self) -> Result<u32, SessionError> {
+        let logits = self.finite_logits()?;
+        let best = (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
+        Ok(best as u32)
+    }
+
+    fn finite_logits(&self) -> Result<&[f32], SessionError> {
+        let all = self.state.logits();
+        let last = &all[all.len() - self.model.config().vocab..];
+        match last.iter().position(|l| !l.is_finite()) {
+            Some(id) => Err(SessionError::LogitsNotFinite { position: self.past.saturating_sub(1), id }),
+            None => Ok(last),
+        }
+    }
+
+    /// Tokens drawn one after another; the prompt has been fed with [`Logits::Last`]. Ends where the context is
+    /// full; end tokens and counts are the caller's.
+    pub fn generate<'s>(&'s mut self, sampler: &'s mut Sampler) -> Generation<'s, 'm> {
+        Generation { session: self, sampler, pending: None }
+    }
+}
+
+/// Decode as an iterator: each item is a token drawn; it is fed when the next is asked for.
+pub struct Generation<'s, 'm> {
+    session: &'s mut Session<'m>,
+    sampler: &'s mut Sampler,
+    pending: Option<u32>,
+}
+
+impl Generation<'_, '_> {
+    /// What the last token was drawn from, most probable first.
+    pub fn candidates(&self) -> &[Candidate] {
+        self.sampler.candidates()
+    }
+
+    fn step(&mut self) -> Result<Option<Candidate>, SessionError> {
+        if let Some(id) = self.pending.take() {
+            if self.session.past == self.session.context {
+                return Ok(None);
+            }
+            self.session.feed(&[id], Logits::Last)?;
+        }
+        let logits = self.session.finite_logits()?;
+        let Some(chosen) = self.sampler.sample(logits) else { return Ok(None) };
+        self.sampler.accept(chosen.id);
+        self.pending = Some(chosen.id);
+        Ok(Some(chosen))
+    }
+}
+
+impl Iterator for Generation<'_, '_> {
+    type Item = Result<Candidate, SessionError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step().transpose()
+    }
+}
