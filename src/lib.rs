@@ -10,8 +10,13 @@
 //! 5. [`text`] TEXT: tokenizers and chat templates
 //! 6. [`model`] MODEL: configuration, weights, forward pass, observer
 //! 7. [`session`] SESSION: KV cache, prefill and decode, sampling
-//! 8. [`verify`] VERIFY: error measures, comparisons
-//! 9. [`cli`] FACE: the command line
+//! 8. [`cli`] FACE: the command line
 
 pub mod cli;
 pub mod gguf;
+pub mod kernels;
+pub mod model;
+pub mod quant;
+pub mod session;
+pub mod store;
+pub mod text;

@@ -1,9 +1,15 @@
 //! FACE: the command line. One file a subcommand, each with its `Args` and a `run`; the only layer
 //! that knows the terminal.
 
+mod bench;
+mod engine_args;
 mod error;
+mod generate;
+mod inspect;
 mod model_arg;
 mod output;
+mod tokenize;
+mod tokenizer_arg;
 
 use std::process::ExitCode;
 
@@ -20,13 +26,23 @@ struct Cli {
 }
 
 #[derive(Subcommand, Debug)]
-enum Command {}
+enum Command {
+    Inspect(inspect::Args),
+    Tokenize(tokenize::Args),
+    Generate(generate::Args),
+    Bench(bench::Args),
+}
 
 /// Parses the arguments, runs the subcommand, reports what went wrong on stderr.
 ///
-/// Exit codes: 0 success, 1 a failure (a bad file, a check with errors, ..), 2 wrong usage.
+/// Exit codes: 0 success, 1 a failure (a bad file, a check with errors, ..), 2 wrong usage, 130 interrupted.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result: Result<ExitCode, CliError> = match cli.command {};
+    let result: Result<ExitCode, CliError> = match cli.command {
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Tokenize(args) => tokenize::run(&args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Bench(args) => bench::run(&args),
+    };
     result.unwrap_or_else(|error| error.report())
 }

@@ -1,13 +1,112 @@
-//! What subcommands share in printing: tables that fit the terminal, sizes and counts for people.
+//! What subcommands share in printing: tables that fit the terminal, sizes and counts for people,
+//! strings from files made safe to show.
 
-use comfy_table::{ContentArrangement, Table, presets};
+use std::borrow::Cow;
+use std::fmt::Write as _;
 
-/// Columns to fit a table into: the terminal's, or 100 where stdout is none.
-pub fn new_table(header: &[&str]) -> Table {
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+/// Spaces between two columns.
+const GAP: u16 = 2;
+
+/// Columns to fit output into: the terminal's where stdout is one, else the variable `COLUMNS`, else 100.
+pub fn width() -> usize {
+    let columns = || std::env::var("COLUMNS").ok()?.trim().parse().ok().filter(|&n: &usize| n > 0);
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.width().map(usize::from).or_else(columns).unwrap_or(100).max(40)
+}
+
+/// A table without borders, its cells in the width that they need: cut what may be long before.
+/// `numbers` are the columns to align to the right.
+pub fn new_table(header: &[&str], numbers: &[usize]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.to_vec());
+    for (i, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, GAP));
+        if numbers.contains(&i) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
     table
+}
+
+/// A string from a file as it may be shown: what would move the cursor, change colours or the
+/// direction of text, or hide itself is written as an escape.
+pub fn escape(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_unsafe) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        match c {
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if is_unsafe(c) => {
+                let _ = write!(out, "\\u{{{:x}}}", c as u32); // a String takes all that is written
+            }
+            c => out.push(c),
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// Like [`escape`] for text of several lines: line ends and tabs stay.
+pub fn escape_lines(text: &str) -> String {
+    text.split_inclusive(['\n', '\t'])
+        .map(|line| match line.strip_suffix(['\n', '\t']) {
+            Some(body) => format!("{}{}", escape(body), &line[body.len()..]),
+            None => escape(line).into_owned(),
+        })
+        .collect()
+}
+
+/// Controls (C0, DEL, C1), marks that turn the direction of text, other line ends, what has no width.
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// Cuts at the end, with `…` for what is left out, to at most `width` columns.
+pub fn cut_end(text: &str, width: usize) -> Cow<'_, str> {
+    if text.width() <= width {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(format!("{}…", prefix(text, width.saturating_sub(1))))
+}
+
+/// Cuts in the middle, with `…` for what is left out, to at most `width` columns.
+pub fn cut_middle(text: &str, width: usize) -> Cow<'_, str> {
+    if text.width() <= width {
+        return Cow::Borrowed(text);
+    }
+    let room = width.saturating_sub(1);
+    let head = prefix(text, room / 2);
+    let mut tail = text.len();
+    let mut left = room - head.width();
+    for (at, c) in text.char_indices().rev() {
+        match left.checked_sub(c.width().unwrap_or(0)) {
+            Some(rest) => (left, tail) = (rest, at),
+            None => break,
+        }
+    }
+    Cow::Owned(format!("{head}…{}", &text[tail..]))
+}
+
+/// As much of the text as fits.
+fn prefix(text: &str, width: usize) -> &str {
+    let mut left = width;
+    for (at, c) in text.char_indices() {
+        match left.checked_sub(c.width().unwrap_or(0)) {
+            Some(rest) => left = rest,
+            None => return &text[..at],
+        }
+    }
+    text
 }
 
 /// Bytes for people: `4.92 GB` (powers of ten, as disks and downloads are counted).
@@ -18,6 +117,19 @@ pub fn bytes(n: u64) -> String {
 /// Counts for people: `8.03 B` parameters.
 pub fn count(n: u64) -> String {
     scaled(n, &["", "K", "M", "B", "T", "Q", "Qi"]).trim_end().to_owned()
+}
+
+/// A number in full, its digits in groups of three: `8,030,261,248`.
+pub fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() * 4 / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
 }
 
 fn scaled(n: u64, units: &[&str]) -> String {
@@ -47,5 +159,36 @@ mod tests {
         assert_eq!(bytes(999_600), "1.00 MB");
         assert_eq!(count(7), "7");
         assert_eq!(count(8_030_000_000), "8.03 B");
+        assert_eq!(
+            ["7", "999", "1,000", "12,345,678"],
+            [7, 999, 1_000, 12_345_678].map(grouped).each_ref().map(|s| s.as_str())
+        );
+    }
+
+    #[test]
+    fn no_control_reaches_the_terminal() {
+        assert_eq!(escape("plain ▁é漢"), "plain ▁é漢");
+        assert_eq!(
+            escape("a\x1b[31mb\x07\u{9b}\u{202e}\r\n\t"),
+            "a\\u{1b}[31mb\\u{7}\\u{9b}\\u{202e}\\r\\n\\t"
+        );
+        assert_eq!(escape_lines("a\x1b\n\tb\r\nc"), "a\\u{1b}\n\tb\\r\nc");
+    }
+
+    #[test]
+    fn cuts_are_as_wide_as_asked() {
+        assert_eq!(cut_end("abcdef", 6), "abcdef");
+        assert_eq!(cut_end("abcdef", 4), "abc…");
+        assert_eq!(cut_middle("abcdefgh", 5), "ab…gh");
+        assert_eq!(cut_middle("abcdefgh", 6), "ab…fgh");
+        assert_eq!(cut_end("漢字漢字", 4), "漢…");
+        assert_eq!(cut_middle("漢字漢字", 5), "漢…字");
+    }
+
+    #[test]
+    fn tables_align_and_do_not_wrap() {
+        let mut table = new_table(&["name", "bytes"], &[1]);
+        table.add_row(["a", "1"]).add_row(["long name", "12345"]);
+        assert_eq!(table.trim_fmt(), "name       bytes\na              1\nlong name  12345");
     }
 }

@@ -1,0 +1,193 @@
+//! `wayinfer bench`: prefill and decode speed on ids that every program can make.
+
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Args as ClapArgs;
+use serde::Serialize;
+
+use super::engine_args::{self, EngineArgs};
+use super::model_arg::ModelArg;
+use super::{CliError, output};
+use crate::model::Logits;
+use crate::session::Session;
+use crate::store::peak_rss_bytes;
+
+/// Measure prefill and decode speed.
+///
+/// Prompt id i is (100 + 7919*i mod 20000) mod vocabulary; decode follows that prompt (or one of DEPTH tokens),
+/// feeds id 100 first and then the most probable token, with all logits at every step. One round warms up, medians
+/// of the others are reported.
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArg,
+
+    /// Prompt tokens of the prefill measurement (0: none)
+    #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
+    prompt_tokens: usize,
+
+    /// Tokens of the decode measurement (0: none)
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 64)]
+    decode_tokens: usize,
+
+    /// Tokens in the context before decode begins [default: the prompt's]
+    #[arg(short = 'd', long, value_name = "DEPTH")]
+    depth: Option<usize>,
+
+    /// Measured rounds
+    #[arg(short, long, value_name = "N", default_value = "5")]
+    rounds: NonZeroUsize,
+
+    /// One JSON object on one line
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+/// What was measured.
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    isa: String,
+    threads: usize,
+    prompt_tokens: usize,
+    decode_tokens: usize,
+    depth: usize,
+    rounds: usize,
+    load_s: f64,
+    prefill_tok_s: Option<f64>,
+    decode_tok_s: Option<f64>,
+    peak_rss_bytes: Option<u64>,
+}
+
+/// See [`Args`].
+pub fn run(args: &Args) -> Result<ExitCode, CliError> {
+    let depth = args.depth.unwrap_or(args.prompt_tokens);
+    let context = args
+        .prompt_tokens
+        .max(depth.checked_add(args.decode_tokens).ok_or_else(|| CliError::usage("depth is too large"))?);
+    let loaded = engine_args::load(args.model.path())?;
+    let mut session = Session::new(&loaded.model, &args.engine.session(context))?;
+    let load_s = loaded.started.elapsed().as_secs_f64();
+
+    let vocab = loaded.model.config().vocab;
+    let ids = |n: usize| (0..n).map(|i| prompt_id(i, vocab)).collect::<Vec<u32>>();
+    let (prompt, deep) = (ids(args.prompt_tokens), ids(depth));
+    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    for round in 0..=args.rounds.get() {
+        let rates = (
+            prefill_rate(&mut session, &prompt)?,
+            decode_rate(&mut session, &prompt, &deep, args.decode_tokens)?,
+        );
+        if round > 0 {
+            prefill.extend(rates.0);
+            decode.extend(rates.1);
+        }
+    }
+    let report = Report {
+        model: args.model.path().display().to_string(),
+        isa: session.isa().to_string(),
+        threads: session.threads(),
+        prompt_tokens: args.prompt_tokens,
+        decode_tokens: args.decode_tokens,
+        depth,
+        rounds: args.rounds.get(),
+        load_s,
+        prefill_tok_s: median(prefill),
+        decode_tok_s: median(decode),
+        peak_rss_bytes: peak_rss_bytes(),
+    };
+    print(&report, args.json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Id `i` of the prompt.
+fn prompt_id(i: usize, vocab: usize) -> u32 {
+    ((100 + 7919 * i % 20000) % vocab) as u32
+}
+
+/// Tokens a second through an empty session; leaves the prompt in it.
+fn prefill_rate(session: &mut Session<'_>, prompt: &[u32]) -> Result<Option<f64>, CliError> {
+    session.rewind(0);
+    if prompt.is_empty() {
+        return Ok(None);
+    }
+    let start = Instant::now();
+    session.feed(prompt, Logits::Last)?;
+    Ok(Some(prompt.len() as f64 / start.elapsed().as_secs_f64()))
+}
+
+/// Tokens a second after `deep`, of which the session may hold the prompt already.
+fn decode_rate(
+    session: &mut Session<'_>,
+    prompt: &[u32],
+    deep: &[u32],
+    tokens: usize,
+) -> Result<Option<f64>, CliError> {
+    if tokens == 0 {
+        return Ok(None);
+    }
+    let shared = prompt.len().min(deep.len());
+    session.rewind(shared);
+    session.feed(&deep[shared..], Logits::None)?;
+    let start = Instant::now();
+    let mut id = prompt_id(0, session.model().config().vocab);
+    for _ in 0..tokens {
+        session.feed(&[id], Logits::Last)?;
+        id = session.argmax()?;
+    }
+    Ok(Some(tokens as f64 / start.elapsed().as_secs_f64()))
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let mid = values.len() / 2;
+    match values.len() {
+        0 => None,
+        n if n % 2 == 1 => Some(values[mid]),
+        _ => Some((values[mid - 1] + values[mid]) / 2.0),
+    }
+}
+
+fn print(report: &Report, json: bool) -> Result<(), CliError> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string(report)?)?;
+        return Ok(());
+    }
+    let rate = |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |r| format!("{r:.2}"));
+    let mut table = output::new_table(&["work", "tokens", "tok/s"], &[1, 2]);
+    table.add_row(["prefill", &report.prompt_tokens.to_string(), &rate(report.prefill_tok_s)]);
+    table.add_row([
+        &format!("decode at {}", report.depth),
+        &report.decode_tokens.to_string(),
+        &rate(report.decode_tok_s),
+    ]);
+    writeln!(out, "{table}")?;
+    let rss = report.peak_rss_bytes.map_or_else(|| "unknown".to_owned(), output::bytes);
+    writeln!(
+        out,
+        "{} | {} | {} threads | load {:.2} s | peak RSS {rss} | medians of {}",
+        report.model, report.isa, report.threads, report.load_s, report.rounds
+    )?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_and_medians() {
+        assert_eq!([0, 1, 2, 3].map(|i| prompt_id(i, 1 << 20)), [100, 8019, 15938, 3857]);
+        assert_eq!(prompt_id(1, 512), 8019 % 512);
+        assert_eq!(median(vec![]), None);
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
+    }
+}

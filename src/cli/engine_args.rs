@@ -1,0 +1,81 @@
+//! What the subcommands that run a model share: loading, kernel set, threads, KV cache.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::time::Instant;
+
+use clap::Args;
+
+use super::CliError;
+use crate::gguf::Gguf;
+use crate::kernels::Isa;
+use crate::model::{KvType, Model, ModelError};
+use crate::session::{DEFAULT_BATCH, SessionOptions};
+
+/// Context where neither the user nor the model asks for less.
+const DEFAULT_CONTEXT: usize = 4096;
+
+#[derive(Args, Debug)]
+pub struct EngineArgs {
+    /// Worker threads [default: all cores]
+    #[arg(short, long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+
+    /// Kernel set: scalar, avx2, avx512 or amx [default: the best that this CPU has]
+    #[arg(long, value_name = "SET")]
+    pub isa: Option<Isa>,
+
+    /// Type of the KV cache
+    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    pub kv: KvType,
+}
+
+impl EngineArgs {
+    /// The options of a session with a context of this many tokens.
+    pub fn session(&self, context: usize) -> SessionOptions {
+        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        SessionOptions {
+            context,
+            batch: DEFAULT_BATCH,
+            kv: self.kv,
+            threads: self.threads.map_or_else(cores, NonZeroUsize::get),
+            isa: self.isa,
+        }
+    }
+}
+
+/// The context to run with: what was asked for, else the model's own up to 4096.
+pub fn context(asked: Option<NonZeroUsize>, trained: usize) -> usize {
+    asked.map_or(trained.min(DEFAULT_CONTEXT), NonZeroUsize::get)
+}
+
+/// A model that is ready to run.
+pub struct Loaded {
+    pub gguf: Gguf,
+    pub model: Model,
+    /// When loading began, for the statistics.
+    pub started: Instant,
+}
+
+/// Opens and loads a model.
+pub fn load(path: &Path) -> Result<Loaded, CliError> {
+    let started = Instant::now();
+    let gguf = Gguf::open(path)?;
+    let model = Model::load(&gguf).map_err(|error| {
+        let hint = match &error {
+            ModelError::UnknownArchitecture { .. } | ModelError::UnsupportedType { .. } => {
+                Some("`wayinfer inspect` shows what the file holds all the same")
+            }
+            ModelError::MissingTensor { .. } | ModelError::Metadata(_) => {
+                Some("`wayinfer inspect --check` lists everything that is wrong with the file")
+            }
+            _ => None,
+        };
+        let error = CliError::new(format!("{}: {error}", path.display()));
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    })?;
+    Ok(Loaded { gguf, model, started })
+}

@@ -1,0 +1,511 @@
+//! `wayinfer generate`: a prompt in, text out as it is made.
+
+use std::io::{IsTerminal, Read, Write};
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use clap::Args as ClapArgs;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::engine_args::{self, EngineArgs};
+use super::model_arg::ModelArg;
+use super::tokenizer_arg::TokenizerArg;
+use super::{CliError, output};
+use crate::model::{Logits, NoObserver};
+use crate::session::{Candidate, Sampler, SamplerConfig, Session, SessionError, StopMatcher};
+use crate::store::peak_rss_bytes;
+use crate::text::{ChatTemplate, EncodeOptions, Message, TokenStream, Tokenizer};
+
+/// Continue a prompt, or answer it with --chat.
+///
+/// The text goes to stdout as it is made; progress and statistics to stderr. The same model, prompt and seed give the
+/// same text on every CPU and with any number of threads.
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArg,
+
+    #[command(flatten)]
+    prompt: PromptArgs,
+
+    /// Wrap the prompt in the model's own chat template
+    #[arg(long, conflicts_with = "ids_file")]
+    chat: bool,
+
+    /// System message before the prompt
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    system: Option<String>,
+
+    #[command(flatten)]
+    tokenizer: TokenizerArg,
+
+    /// Tokens to make at most [default: until the model ends or the context is full]
+    #[arg(short = 'n', long, value_name = "N")]
+    max_tokens: Option<usize>,
+
+    /// Context in tokens [default: the model's, at most 4096]
+    #[arg(short = 'c', long, value_name = "N")]
+    ctx: Option<NonZeroUsize>,
+
+    #[command(flatten)]
+    sampling: SamplingArgs,
+
+    /// Go on where the model would end (end tokens are never chosen)
+    #[arg(long)]
+    ignore_eos: bool,
+
+    /// End before this text; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+
+    /// Show the prompt's tokens and what each token was chosen from, on stderr
+    #[arg(long)]
+    debug: bool,
+
+    /// One JSON object on one line, at the end
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+#[derive(ClapArgs, Debug)]
+#[group(multiple = false)]
+struct PromptArgs {
+    /// The prompt
+    #[arg(short, long, value_name = "TEXT")]
+    prompt: Option<String>,
+
+    /// A file that is the prompt, final newline included
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// A file of little-endian 32-bit token ids, fed as they are
+    #[arg(long, value_name = "FILE")]
+    ids_file: Option<PathBuf>,
+}
+
+#[derive(ClapArgs, Debug)]
+struct SamplingArgs {
+    /// Always take the most probable token
+    #[arg(long)]
+    greedy: bool,
+
+    /// Temperature; 0 is --greedy
+    #[arg(long, value_name = "T", default_value_t = 0.7, value_parser = at_least_0)]
+    temp: f32,
+
+    /// Choose among the K most probable tokens (0: all)
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    top_k: usize,
+
+    /// Choose among the fewest tokens that together reach this probability (1: all)
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = fraction)]
+    top_p: f32,
+
+    /// Choose among tokens at least this fraction as probable as the best (0: all)
+    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = fraction)]
+    min_p: f32,
+
+    /// Make tokens of the last 64 less probable (1: do not)
+    #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = above_0)]
+    repeat_penalty: f32,
+
+    /// Seed of the random numbers [default: random, printed]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+fn number(text: &str, range: &str, fits: impl Fn(f32) -> bool) -> Result<f32, String> {
+    text.parse()
+        .ok()
+        .filter(|&v: &f32| v.is_finite() && fits(v))
+        .ok_or_else(|| format!("a number {range} is needed"))
+}
+
+fn at_least_0(text: &str) -> Result<f32, String> {
+    number(text, "of at least 0", |v| v >= 0.0)
+}
+
+fn above_0(text: &str) -> Result<f32, String> {
+    number(text, "above 0", |v| v > 0.0)
+}
+
+fn fraction(text: &str) -> Result<f32, String> {
+    number(text, "from 0 to 1", |v| (0.0..=1.0).contains(&v))
+}
+
+impl SamplingArgs {
+    fn config(&self) -> SamplerConfig {
+        if self.greedy || self.temp == 0.0 {
+            return SamplerConfig {
+                repeat_penalty: self.repeat_penalty,
+                seed: self.seed.unwrap_or(0),
+                ..SamplerConfig::greedy()
+            };
+        }
+        SamplerConfig {
+            repeat_penalty: self.repeat_penalty,
+            repeat_last: 64,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            temperature: self.temp,
+            seed: self.seed.unwrap_or_else(random_seed),
+        }
+    }
+}
+
+/// A seed that differs from run to run: the standard library keys its hashers at random.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    // 32 bits are easier to type again.
+    RandomState::new().hash_one(std::process::id()) & u64::from(u32::MAX)
+}
+
+/// Why the text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum StopReason {
+    /// The model chose an end token.
+    EndOfText,
+    MaxTokens,
+    StopString,
+    ContextFull,
+    Interrupted,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    text: &'a str,
+    ids: &'a [u32],
+    prompt_ids: &'a [u32],
+    stop: StopReason,
+    seed: u64,
+    timings: Timings,
+    model: String,
+    isa: String,
+    threads: usize,
+    peak_rss_bytes: Option<u64>,
+}
+
+#[derive(Clone, Copy, Serialize)]
+struct Timings {
+    load_s: f64,
+    prefill_tokens: usize,
+    prefill_s: f64,
+    prefill_tok_s: Option<f64>,
+    decode_tokens: usize,
+    decode_s: f64,
+    decode_tok_s: Option<f64>,
+}
+
+fn rate(tokens: usize, seconds: f64) -> Option<f64> {
+    (tokens > 0 && seconds > 0.0).then(|| tokens as f64 / seconds)
+}
+
+/// See [`Args`]. Ends with the shell's code for an interrupt, 130, where there was one.
+pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
+    let interrupted = watch_interrupts()?;
+    let prompt = read_prompt(&args.prompt)?;
+    let loaded = engine_args::load(args.model.path())?;
+    let tokenizer = args.tokenizer.tokenizer(loaded.gguf.metadata())?;
+    let prompt_ids = encode(args, &loaded.gguf, &tokenizer, prompt)?;
+    let context = engine_args::context(args.ctx, loaded.model.config().context);
+    if prompt_ids.is_empty() {
+        return Err(CliError::new("the prompt is empty and the model has no token to begin with"));
+    }
+    if prompt_ids.len() > context {
+        let message = format!("the prompt has {} tokens, the context {context}", prompt_ids.len());
+        return Err(CliError::new(message).hint("-c/--ctx makes the context longer"));
+    }
+    if context > loaded.model.config().context {
+        let trained = loaded.model.config().context;
+        eprintln!("warning: a context of {context} tokens, where the model was trained for {trained}");
+    }
+    let mut session = Session::new(&loaded.model, &args.engine.session(context))?;
+    let load_s = loaded.started.elapsed().as_secs_f64();
+
+    let config = args.sampling.config();
+    let seed = config.seed;
+    let mut sampler = Sampler::new(config);
+    if args.ignore_eos {
+        let vocab = 0..loaded.model.config().vocab as u32;
+        sampler.ban(vocab.filter(|&id| tokenizer.is_end_of_generation(id)));
+    }
+    prompt_ids.iter().for_each(|&id| sampler.accept(id));
+    if args.debug {
+        show_prompt(&tokenizer, &prompt_ids, &session);
+    }
+
+    let started = Instant::now();
+    let prefilled = prefill(&mut session, &prompt_ids, &interrupted)?;
+    let prefill_s = started.elapsed().as_secs_f64();
+
+    let started = Instant::now();
+    let mut text = Printer::new(&tokenizer, args);
+    let (ids, stop) = match prefilled {
+        ControlFlow::Continue(()) => {
+            decode(&mut session, &mut sampler, &tokenizer, args, &mut text, &interrupted)?
+        }
+        ControlFlow::Break(()) => (Vec::new(), StopReason::Interrupted),
+    };
+    let decode_s = started.elapsed().as_secs_f64();
+    let text = text.finish()?;
+
+    // The first token comes from the prefill's logits.
+    let decoded = ids.len().saturating_sub(1);
+    let prefill_tokens = session.past().min(prompt_ids.len());
+    let timings = Timings {
+        load_s,
+        prefill_tokens,
+        prefill_s,
+        prefill_tok_s: rate(prefill_tokens, prefill_s),
+        decode_tokens: ids.len(),
+        decode_s,
+        decode_tok_s: rate(decoded, decode_s),
+    };
+    if args.json {
+        let report = Report {
+            text: &text,
+            ids: &ids,
+            prompt_ids: &prompt_ids,
+            stop,
+            seed,
+            timings,
+            model: args.model.path().display().to_string(),
+            isa: session.isa().to_string(),
+            threads: session.threads(),
+            peak_rss_bytes: peak_rss_bytes(),
+        };
+        writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?)?;
+    }
+    statistics(&timings, seed, &session);
+    Ok(if stop == StopReason::Interrupted { 130.into() } else { 0.into() })
+}
+
+/// The first Ctrl-C ends the text; the second, the process.
+fn watch_interrupts() -> Result<Arc<AtomicBool>, CliError> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })?;
+    Ok(interrupted)
+}
+
+/// What there is to continue.
+enum Prompt {
+    Text(String),
+    Ids(Vec<u32>),
+}
+
+fn read_prompt(args: &PromptArgs) -> Result<Prompt, CliError> {
+    let failed =
+        |path: &PathBuf, error: std::io::Error| CliError::new(format!("{}: {error}", path.display()));
+    if let Some(text) = &args.prompt {
+        return Ok(Prompt::Text(text.clone()));
+    }
+    if let Some(path) = &args.ids_file {
+        let bytes = std::fs::read(path).map_err(|e| failed(path, e))?;
+        let (ids, rest) = bytes.as_chunks::<4>();
+        if !rest.is_empty() {
+            let message =
+                format!("{}: {} bytes are no whole number of 32-bit ids", path.display(), bytes.len());
+            return Err(CliError::new(message));
+        }
+        return Ok(Prompt::Ids(ids.iter().map(|&id| u32::from_le_bytes(id)).collect()));
+    }
+    let (bytes, name) = match &args.file {
+        Some(path) => (std::fs::read(path).map_err(|e| failed(path, e))?, path.display().to_string()),
+        None if std::io::stdin().is_terminal() => {
+            return Err(CliError::usage("no prompt")
+                .hint("give -p/--prompt, -f/--file, --ids-file or standard input"));
+        }
+        None => {
+            let mut bytes = Vec::new();
+            std::io::stdin().read_to_end(&mut bytes)?;
+            (bytes, "standard input".to_owned())
+        }
+    };
+    String::from_utf8(bytes)
+        .map(Prompt::Text)
+        .map_err(|e| CliError::new(format!("{name}: not UTF-8 at byte {}", e.utf8_error().valid_up_to())))
+}
+
+fn encode(
+    args: &Args,
+    gguf: &crate::gguf::Gguf,
+    tokenizer: &Tokenizer,
+    prompt: Prompt,
+) -> Result<Vec<u32>, CliError> {
+    let text = match prompt {
+        Prompt::Ids(ids) => return Ok(ids),
+        Prompt::Text(text) => text,
+    };
+    if !args.chat {
+        return Ok(tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: true })?);
+    }
+    let template = ChatTemplate::from_metadata(gguf.metadata())?.ok_or_else(|| {
+        CliError::new(format!("{}: the model has no chat template", args.model.path().display()))
+            .hint("without --chat the prompt goes in as given")
+    })?;
+    let system = args.system.iter().map(|text| Message::new("system", text));
+    let messages: Vec<Message> = system.chain([Message::new("user", &text)]).collect();
+    let rendered = template.render(&messages, true, tokenizer)?;
+    Ok(tokenizer.encode_chat(&rendered)?)
+}
+
+fn show_prompt(tokenizer: &Tokenizer, ids: &[u32], session: &Session<'_>) {
+    eprintln!(
+        "debug: kernels {}, {} threads, context {}",
+        session.isa(),
+        session.threads(),
+        session.context()
+    );
+    for (i, &id) in ids.iter().enumerate() {
+        eprintln!("debug: prompt {i}: {id} {}", shown(tokenizer, id));
+    }
+}
+
+/// A token's text, quoted, with nothing that could move the cursor.
+fn shown(tokenizer: &Tokenizer, id: u32) -> String {
+    let bytes = tokenizer.piece(id, true).unwrap_or_default();
+    format!("{:?}", String::from_utf8_lossy(bytes))
+}
+
+/// Feeds the prompt under a progress bar; says whether it was broken off.
+fn prefill(
+    session: &mut Session<'_>,
+    ids: &[u32],
+    interrupted: &AtomicBool,
+) -> Result<ControlFlow<()>, CliError> {
+    let bar = ProgressBar::new(ids.len() as u64);
+    let style = ProgressStyle::with_template("prefill {bar:30} {pos}/{len} tokens, {per_sec}, {eta} left");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let fed = session.feed_observed(ids, Logits::Last, &mut NoObserver, |done| {
+        bar.set_position(done as u64);
+        if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    bar.finish_and_clear();
+    match fed {
+        Err(SessionError::Interrupted) => Ok(ControlFlow::Break(())),
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(ControlFlow::Continue(())),
+    }
+}
+
+/// Draws tokens until something ends the text.
+fn decode(
+    session: &mut Session<'_>,
+    sampler: &mut Sampler,
+    tokenizer: &Tokenizer,
+    args: &Args,
+    text: &mut Printer<'_>,
+    interrupted: &AtomicBool,
+) -> Result<(Vec<u32>, StopReason), CliError> {
+    let mut ids = Vec::new();
+    let most = args.max_tokens.unwrap_or(usize::MAX);
+    let mut tokens = session.generate(sampler);
+    while ids.len() < most {
+        if interrupted.load(Ordering::Relaxed) {
+            return Ok((ids, StopReason::Interrupted));
+        }
+        let Some(chosen) = tokens.next() else { return Ok((ids, StopReason::ContextFull)) };
+        let chosen = chosen?;
+        if args.debug {
+            show_choice(tokenizer, ids.len(), chosen, tokens.candidates());
+        }
+        ids.push(chosen.id);
+        if tokenizer.is_end_of_generation(chosen.id) {
+            return Ok((ids, StopReason::EndOfText));
+        }
+        if text.push(chosen.id)?.is_break() {
+            return Ok((ids, StopReason::StopString));
+        }
+    }
+    Ok((ids, StopReason::MaxTokens))
+}
+
+fn show_choice(tokenizer: &Tokenizer, i: usize, chosen: Candidate, from: &[Candidate]) {
+    let others: Vec<_> = from
+        .iter()
+        .take(5)
+        .map(|c| format!("{} {} {:.3}", c.id, shown(tokenizer, c.id), c.probability))
+        .collect();
+    eprintln!("debug: token {i}: {} {} of [{}]", chosen.id, shown(tokenizer, chosen.id), others.join(", "));
+}
+
+/// Puts text out as it comes, up to a stop string.
+struct Printer<'a> {
+    stream: TokenStream<'a>,
+    stops: StopMatcher,
+    /// Whether text is shown at once.
+    live: bool,
+    text: String,
+}
+
+impl<'a> Printer<'a> {
+    fn new(tokenizer: &'a Tokenizer, args: &Args) -> Printer<'a> {
+        Printer {
+            stream: tokenizer.stream(false),
+            stops: StopMatcher::new(args.stop.iter().cloned()),
+            live: !args.json,
+            text: String::new(),
+        }
+    }
+
+    fn push(&mut self, id: u32) -> Result<ControlFlow<()>, CliError> {
+        let piece = self.stream.push(id);
+        let piece = self.stops.push(&piece);
+        self.put(&piece)?;
+        Ok(if self.stops.stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+
+    fn put(&mut self, piece: &str) -> Result<(), CliError> {
+        if self.live && !piece.is_empty() {
+            let mut out = std::io::stdout().lock();
+            out.write_all(piece.as_bytes())?;
+            out.flush()?;
+        }
+        self.text.push_str(piece);
+        Ok(())
+    }
+
+    /// The rest, a final newline on the terminal, and the whole text.
+    fn finish(mut self) -> Result<String, CliError> {
+        if !self.stops.stopped() {
+            let end = self.stream.finish();
+            let rest = self.stops.push(&end) + &self.stops.finish();
+            self.put(&rest)?;
+        }
+        if self.live && !self.text.ends_with('\n') {
+            writeln!(std::io::stdout())?;
+        }
+        Ok(self.text)
+    }
+}
+
+fn statistics(t: &Timings, seed: u64, session: &Session<'_>) {
+    let rate = |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |r| format!("{r:.2}"));
+    eprintln!(
+        "load {:.2} s | prefill {} tokens, {} tok/s | decode {} tokens, {} tok/s | peak RSS {} | {} x {} | seed {seed}",
+        t.load_s,
+        t.prefill_tokens,
+        rate(t.prefill_tok_s),
+        t.decode_tokens,
+        rate(t.decode_tok_s),
+        peak_rss_bytes().map_or_else(|| "unknown".to_owned(), output::bytes),
+        session.threads(),
+        session.isa(),
+    );
+}

@@ -1,0 +1,164 @@
+//! `wayinfer inspect`: what a GGUF file holds, and whether it is sound.
+
+mod check;
+mod json;
+mod summary;
+mod tables;
+mod totals;
+
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::process::ExitCode;
+
+use globset::GlobMatcher;
+
+use super::model_arg::ModelArg;
+use super::{CliError, output};
+use crate::gguf::{Array, Gguf, GgufErrorKind, TensorInfo, Value};
+use summary::Summary;
+
+/// Show what a GGUF file holds: summary, metadata, tensors, totals
+///
+/// Reads the headers alone and works on any GGUF file, whatever its architecture. Of a split model, any file
+/// will do.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArg,
+
+    /// Print the value of one metadata key whole (an array one element a line)
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["filter", "no_tensors", "check", "arrays"])]
+    kv: Option<String>,
+
+    /// Show and total only the tensors whose names match, such as 'blk.0.*' or '*_exps.weight'
+    #[arg(long, value_name = "GLOB")]
+    filter: Option<String>,
+
+    /// Leave the tensor table out
+    #[arg(long)]
+    no_tensors: bool,
+
+    /// Run every check there is and print all findings; exit code 1 where any is an error
+    #[arg(long, conflicts_with_all = ["filter", "no_tensors", "arrays"])]
+    check: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    /// With --json: write out the elements of metadata arrays, not only their type and length
+    #[arg(long, requires = "json")]
+    arrays: bool,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Result<ExitCode, CliError> {
+    let filter = args.filter.as_deref().map(matcher).transpose()?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    if args.check {
+        let code = check::run(args.model.path(), args.json, &mut out)?;
+        out.flush()?;
+        return Ok(code);
+    }
+    let gguf = Gguf::open(args.model.path()).map_err(with_hint)?;
+    match &args.kv {
+        Some(key) => print_value(&gguf, key, args.json, &mut out)?,
+        None => print_all(&gguf, args, filter.as_ref(), &mut out)?,
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn matcher(glob: &str) -> Result<GlobMatcher, CliError> {
+    let glob = globset::Glob::new(glob)
+        .map_err(|e| CliError::usage(format!("--filter: {e}")).hint("quote it: --filter 'blk.0.*'"))?;
+    Ok(glob.compile_matcher())
+}
+
+/// What the user can do about a file that cannot be opened.
+fn with_hint(error: crate::gguf::GgufError) -> CliError {
+    let hint = match &error.kind {
+        GgufErrorKind::Io(_) | GgufErrorKind::NotAFile(_) | GgufErrorKind::Empty => None,
+        GgufErrorKind::BadMagic { .. } => None,
+        GgufErrorKind::BigEndian { .. } => Some("convert the model again for little-endian machines"),
+        GgufErrorKind::UnsupportedVersion(_) => Some("convert the model again with a current llama.cpp"),
+        GgufErrorKind::Truncated { .. } | GgufErrorKind::DataBeyondFile { .. } => {
+            Some("the file may not have been downloaded whole; compare its size with the source's")
+        }
+        GgufErrorKind::SplitMissing { .. } => Some("all files of a split must lie in one directory"),
+        GgufErrorKind::SplitName { .. } => Some("give the file back the name that it was split under"),
+        _ => Some("`wayinfer inspect --check` lists all that is wrong with a file"),
+    };
+    let error = CliError::from(error);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+/// The tensors to show.
+fn selected<'a>(gguf: &'a Gguf, filter: Option<&GlobMatcher>) -> Vec<&'a TensorInfo> {
+    gguf.tensors.iter().filter(|t| filter.is_none_or(|f| f.is_match(&t.name))).collect()
+}
+
+fn print_all(
+    gguf: &Gguf,
+    args: &Args,
+    filter: Option<&GlobMatcher>,
+    out: &mut impl Write,
+) -> Result<(), CliError> {
+    let tensors = selected(gguf, filter);
+    let summary = Summary::of(gguf);
+    if args.json {
+        json::print(gguf, &summary, &tensors, args, out)?;
+        return Ok(());
+    }
+    let width = output::width();
+    tables::print_summary(gguf, &summary, width, out)?;
+    tables::print_metadata(gguf, width, out)?;
+    if !args.no_tensors {
+        tables::print_tensors(gguf, &tensors, width, out)?;
+    }
+    tables::print_totals(&tensors, out)?;
+    Ok(())
+}
+
+/// One value whole: bytes as they are (escaped on a terminal), an array one element a line.
+fn print_value(gguf: &Gguf, key: &str, json: bool, out: &mut impl Write) -> Result<(), CliError> {
+    let value = gguf.metadata().get(key).ok_or_else(|| missing_key(gguf, key))?;
+    if json {
+        json::print_value(key, value, out)?;
+        return Ok(());
+    }
+    match value {
+        Value::Text(text) if io::stdout().is_terminal() => {
+            writeln!(out, "{}", output::escape_lines(&text.to_lossy()))?;
+        }
+        Value::Text(text) => {
+            out.write_all(&text.0)?;
+            writeln!(out)?;
+        }
+        Value::Array(Array::Texts(texts)) => {
+            for text in texts.iter() {
+                writeln!(out, "{}", output::escape(&String::from_utf8_lossy(text)))?;
+            }
+        }
+        Value::Array(Array::Packed(values)) => {
+            for value in values.iter() {
+                writeln!(out, "{}", tables::scalar(&value))?;
+            }
+        }
+        scalar => writeln!(out, "{}", tables::scalar(scalar))?,
+    }
+    Ok(())
+}
+
+fn missing_key(gguf: &Gguf, key: &str) -> CliError {
+    let path = gguf.parts[0].path.display();
+    let error = CliError::new(format!("{path}: there is no metadata key \"{}\"", output::escape(key)));
+    let last = key.rsplit('.').next().unwrap_or(key);
+    let near = gguf.metadata().iter().map(|(k, _)| k).find(|k| k.contains(last) || key.contains(*k));
+    match near {
+        Some(near) => error.hint(format!("there is \"{}\"", output::escape(near))),
+        None => error.hint("`wayinfer inspect MODEL --no-tensors` lists the keys"),
+    }
+}

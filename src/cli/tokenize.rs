@@ -1,0 +1,185 @@
+//! `wayinfer tokenize`: text to token ids and back.
+
+use std::fs;
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::CliError;
+use super::model_arg::ModelArg;
+use super::tokenizer_arg::TokenizerArg;
+use crate::gguf::Gguf;
+use crate::text::{EncodeOptions, Tokenizer};
+
+/// Show how a model's tokenizer cuts a text into tokens, or turn token ids back into text
+///
+/// The text comes from one of --text, --file and --decode, or else from standard input. It is taken as it
+/// is, a newline at its end included. Without --special no token is added and none is recognised in it.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArg,
+
+    #[command(flatten)]
+    input: Input,
+
+    /// Print one array of ids (with --decode: the text as a string) on one line
+    #[arg(long)]
+    json: bool,
+
+    /// Add BOS and EOS as the model wants them, and recognise special tokens in the text; with --decode,
+    /// show them
+    #[arg(long)]
+    special: bool,
+
+    #[command(flatten)]
+    tokenizer: TokenizerArg,
+}
+
+#[derive(clap::Args, Debug)]
+#[group(multiple = false)]
+struct Input {
+    /// Text to tokenize
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    text: Option<String>,
+
+    /// File whose bytes to tokenize, all of them
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// Token ids to turn into text: "1 2 3", "1,2,3" or "[1,2,3]"
+    #[arg(long, value_name = "IDS")]
+    decode: Option<String>,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Result<ExitCode, CliError> {
+    // The arguments are looked at before the model is, which may take longer.
+    let ids = args.input.decode.as_deref().map(parse_ids).transpose()?;
+    if ids.is_none() {
+        args.input.check()?;
+    }
+    let gguf = Gguf::open(args.model.path())?;
+    let tokenizer = args.tokenizer.tokenizer(gguf.metadata())?;
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    match ids {
+        Some(ids) => print_text(&tokenizer, &ids, args, &mut out)?,
+        None => print_tokens(&tokenizer, &args.input.read()?, args, &mut out)?,
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Input {
+    /// Whether there is a text to come.
+    fn check(&self) -> Result<(), CliError> {
+        if self.text.is_none() && self.file.is_none() && io::stdin().is_terminal() {
+            return Err(CliError::usage("no text to tokenize")
+                .hint("give one of --text, --file and --decode, or pipe a text in"));
+        }
+        Ok(())
+    }
+
+    fn read(&self) -> Result<String, CliError> {
+        if let Some(text) = &self.text {
+            return Ok(text.clone());
+        }
+        let (name, bytes) = match &self.file {
+            Some(path) => (path.display().to_string(), fs::read(path)),
+            None => {
+                let mut bytes = Vec::new();
+                ("standard input".to_owned(), io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes))
+            }
+        };
+        let bytes = bytes.map_err(|error| CliError::new(format!("{name}: cannot be read: {error}")))?;
+        String::from_utf8(bytes).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            CliError::new(format!("{name}: not UTF-8 at byte {at}"))
+        })
+    }
+}
+
+/// Ids separated by white space or commas, in brackets or not.
+fn parse_ids(list: &str) -> Result<Vec<u32>, CliError> {
+    let list = list.trim();
+    let inner = list.strip_prefix('[').and_then(|l| l.strip_suffix(']')).unwrap_or(list);
+    inner
+        .split(|c: char| c == ',' || c.is_whitespace())
+        .filter(|id| !id.is_empty())
+        .map(|id| {
+            id.parse().map_err(|_| CliError::usage(format!("--decode: {id:?} is not the id of a token")))
+        })
+        .collect()
+}
+
+fn print_text(tokenizer: &Tokenizer, ids: &[u32], args: &Args, out: &mut impl Write) -> Result<(), CliError> {
+    let tokens = tokenizer.vocab_len();
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= tokens) {
+        return Err(CliError::new(format!(
+            "--decode: id {id} is not in the vocabulary of {tokens} tokens (the last is {})",
+            tokens - 1
+        )));
+    }
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(&tokenizer.decode(ids, args.special))?)?;
+    } else {
+        out.write_all(&tokenizer.decode_bytes(ids, args.special))?;
+    }
+    Ok(())
+}
+
+fn print_tokens(
+    tokenizer: &Tokenizer,
+    text: &str,
+    args: &Args,
+    out: &mut impl Write,
+) -> Result<(), CliError> {
+    let ids =
+        tokenizer.encode(text, EncodeOptions { add_special: args.special, parse_special: args.special })?;
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(&ids)?)?;
+        return Ok(());
+    }
+    for id in ids {
+        writeln!(out, "{id}\t{}", escaped(tokenizer.piece(id, true).unwrap_or_default()))?;
+    }
+    Ok(())
+}
+
+/// A piece on one line: control characters, backslashes and bytes that are no UTF-8 are escaped.
+fn escaped(piece: &[u8]) -> String {
+    let mut out = String::new();
+    for chunk in piece.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\\' | '\n' | '\r' | '\t' => out.extend(c.escape_default()),
+                c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => out.extend(c.escape_unicode()),
+                c => out.push(c),
+            }
+        }
+        out.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_read_in_every_form() {
+        for list in ["1 2 3", "1,2,3", "[1,2,3]", " [1, 2,\n3] ", "1,\t2 3,"] {
+            assert_eq!(parse_ids(list).unwrap(), [1, 2, 3], "{list}");
+        }
+        assert_eq!(parse_ids("[]").unwrap(), [0u32; 0]);
+        for list in ["1 -2", "x", "[1", "4294967296", "1;2"] {
+            assert!(parse_ids(list).is_err(), "{list}");
+        }
+    }
+
+    #[test]
+    fn pieces_stay_on_their_line() {
+        assert_eq!(escaped(b" a\n\t\\\x1b\xff\xe2\x82"), " a\\n\\t\\\\\\u{1b}\\xff\\xe2\\x82");
+        assert_eq!(escaped("é\u{2028}".as_bytes()), "é\\u{2028}");
+    }
+}

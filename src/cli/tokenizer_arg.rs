@@ -1,0 +1,34 @@
+//! The tokenizer's options that subcommands share.
+
+use clap::Args;
+
+use super::CliError;
+use crate::gguf::Metadata;
+use crate::text::{TextError, Tokenizer};
+
+/// `--pre NAME`.
+#[derive(Args, Debug)]
+pub struct TokenizerArg {
+    /// Pre-tokenizer to use instead of the one that the file names
+    #[arg(long, value_name = "NAME")]
+    pre: Option<String>,
+}
+
+impl TokenizerArg {
+    /// The tokenizer of a model; what is doubtful about it goes to stderr.
+    pub fn tokenizer(&self, meta: &Metadata) -> Result<Tokenizer, CliError> {
+        let tokenizer = Tokenizer::from_metadata(meta, self.pre.as_deref()).map_err(|error| {
+            let hint = match error {
+                TextError::UnknownPreTokenizer { .. } => Some("--pre NAME uses another one"),
+                TextError::NoPreTokenizer { .. } => Some("leave --pre out"),
+                _ => None,
+            };
+            let error = CliError::from(error);
+            if let Some(hint) = hint { error.hint(hint) } else { error }
+        })?;
+        for warning in tokenizer.warnings() {
+            eprintln!("warning: {warning}");
+        }
+        Ok(tokenizer)
+    }
+}

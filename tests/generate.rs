@@ -1,0 +1,155 @@
+//! `generate` and `bench` as a user runs them.
+
+mod common;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use common::{test_data, transcript, wayinfer};
+use insta::assert_snapshot;
+use serde_json::Value;
+
+const STORY: &str = "models/stories260K.gguf";
+const STORY_START: &str = ", there was a little girl named Lily. She loved to play outside in the park. One day, she \
+                           saw a big, red ball. She wanted to play with it, but it was too high.";
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+/// Runs in the folder of the fixtures.
+fn run(args: &[&str]) -> Output {
+    wayinfer(&fixtures(), 100, args)
+}
+
+fn json(output: &Output) -> Value {
+    assert!(output.status.success(), "{}", transcript(output));
+    let text = std::str::from_utf8(&output.stdout).expect("output is UTF-8");
+    assert_eq!(text.lines().count(), 1, "one line: {text}");
+    serde_json::from_str(text).expect("output is JSON")
+}
+
+fn generate(model: &str, args: &[&str]) -> Value {
+    json(&run(&[&["generate", "-m", model, "--json"], args].concat()))
+}
+
+#[test]
+fn a_real_model_tells_the_story_that_peers_tell() {
+    let Some(model) = test_data(STORY) else { return };
+    let model = model.to_str().expect("a path of UTF-8");
+    let plain = run(&["generate", "-m", model, "-p", "Once upon a time", "--greedy", "-n", "200"]);
+    assert!(plain.status.success());
+    let text = String::from_utf8(plain.stdout).expect("output is UTF-8");
+    assert!(text.starts_with(STORY_START), "{text}");
+    let stats = String::from_utf8(plain.stderr).expect("output is UTF-8");
+    assert!(stats.contains("tok/s") && stats.contains("peak RSS"), "{stats}");
+
+    for isa in ["scalar", "avx2"] {
+        for (threads, kv) in [("1", "f16"), ("3", "f32")] {
+            let args =
+                ["-p", "Once upon a time", "--greedy", "-n", "50", "--isa", isa, "-t", threads, "--kv", kv];
+            let output = run(&[&["generate", "-m", model, "--json"], &args[..]].concat());
+            if isa == "avx2" && String::from_utf8_lossy(&output.stderr).contains("this CPU lacks") {
+                println!("skipped: this CPU has no AVX2");
+                continue;
+            }
+            let report = json(&output);
+            assert!(report["text"].as_str().is_some_and(|t| t.starts_with(", there was a little girl")));
+            assert_eq!(report["ids"].as_array().map(Vec::len), Some(50));
+            assert_eq!(report["prompt_ids"][0], 1, "BOS");
+            assert_eq!(report["stop"], "max_tokens");
+        }
+    }
+}
+
+#[test]
+fn stop_strings_and_context_end_the_text() {
+    let Some(model) = test_data(STORY) else { return };
+    let model = model.to_str().expect("a path of UTF-8");
+    let story = ["-p", "Once upon a time", "--greedy"];
+    let report = generate(model, &[&story[..], &["--stop", "park.", "--stop", "never said"]].concat());
+    assert_eq!(report["stop"], "stop_string");
+    assert_eq!(report["text"], ", there was a little girl named Lily. She loved to play outside in the ");
+    let report = generate(model, &[&story[..], &["-c", "16"]].concat());
+    assert_eq!(report["stop"], "context_full");
+    // The last token drawn is not fed any more.
+    assert_eq!(report["ids"].as_array().map(Vec::len), Some(16 - 5 + 1));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_text() {
+    let args = ["-p", "hello", "-n", "20", "--temp", "1.5", "--ignore-eos"];
+    let with = |more: &[&str]| generate("moe-q4_k_m.gguf", &[&args[..], more].concat());
+    let (a, b) = (with(&["--seed", "7", "-t", "1"]), with(&["--seed", "7", "-t", "2", "--isa", "scalar"]));
+    assert_eq!(a["seed"], 7);
+    assert_eq!(a["ids"], b["ids"]);
+    assert_ne!(a["ids"], with(&["--seed", "8"])["ids"]);
+}
+
+#[test]
+fn ids_and_standard_input_are_prompts_too() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("ids.bin");
+    std::fs::write(&path, [5u32, 6, 7].map(u32::to_le_bytes).concat()).expect("a file");
+    let path = path.to_str().expect("a path of UTF-8");
+    let report = generate("dense-q8_0.gguf", &["--ids-file", path, "-n", "1", "--greedy"]);
+    assert_eq!(report["prompt_ids"], serde_json::json!([5, 6, 7]), "fed as they are");
+
+    let mut child = Command::new(env!("CARGO_BIN_EXE_wayinfer"))
+        .current_dir(fixtures())
+        .args(["generate", "-m", "dense-q8_0.gguf", "--json", "-n", "1", "--greedy"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    child.stdin.take().expect("a pipe").write_all(b"hello\n").expect("input");
+    let piped = json(&child.wait_with_output().expect("output"));
+    let given = generate("dense-q8_0.gguf", &["-p", "hello\n", "-n", "1", "--greedy"]);
+    assert_eq!(piped["prompt_ids"], given["prompt_ids"]);
+    assert_eq!(piped["ids"], given["ids"]);
+}
+
+#[test]
+fn mistakes_are_named() {
+    let dense = ["generate", "-m", "dense-q8_0.gguf"];
+    let with = |more: &[&str]| transcript(&run(&[&dense[..], more].concat()));
+    let long = "a b c d e f g h i j k l m n o p q r s t u v w x y z";
+    assert_snapshot!("prompt_too_long", with(&["-p", long, "-c", "8"]));
+    assert_snapshot!("no_chat_template", with(&["-p", "hi", "--chat"]));
+    assert_snapshot!("unknown_isa", with(&["-p", "hi", "--isa", "neon"]));
+    assert_snapshot!("isa_not_built", with(&["-p", "hi", "--isa", "amx"]));
+    assert_snapshot!("temperature", with(&["-p", "hi", "--temp=-1"]));
+    assert_snapshot!("two_prompts", with(&["-p", "hi", "-f", "x"]));
+    assert_snapshot!("no_such_file", transcript(&run(&["generate", "-m", "nothing.gguf", "-p", "hi"])));
+
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("ids.bin");
+    std::fs::write(&path, [0xff; 4]).expect("a file");
+    let path = path.to_str().expect("a path of UTF-8");
+    assert_snapshot!("id_outside", with(&["--ids-file", path]));
+    std::fs::write(path, [0; 5]).expect("a file");
+    assert_snapshot!("ids_cut", with(&["--ids-file", path]).replace(path, "IDS"));
+}
+
+#[test]
+fn bench_reports_what_it_measured() {
+    let args = ["bench", "-m", "moe-q4_k_m.gguf", "-p", "16", "-n", "4", "-t", "2", "-r", "2", "-d", "20"];
+    let report = json(&run(&[&args[..], &["--json"]].concat()));
+    for rate in ["load_s", "prefill_tok_s", "decode_tok_s", "peak_rss_bytes"] {
+        assert!(report[rate].as_f64().is_some_and(|v| v > 0.0), "{rate}: {report}");
+    }
+    assert_eq!(report["threads"], 2);
+    assert_eq!(report["depth"], 20);
+    assert_eq!(report["model"], "moe-q4_k_m.gguf");
+    let table = run(&args);
+    assert!(table.status.success() && String::from_utf8_lossy(&table.stdout).contains("decode at 20"));
+}
+
+#[test]
+fn help_says_what_there_is() {
+    for command in ["generate", "bench", "tokenize"] {
+        assert_snapshot!(format!("help_{command}"), transcript(&run(&[command, "--help"])));
+    }
+}

@@ -1,0 +1,225 @@
+//! Tokenizers against the ids that the vocabularies' own tokenizers give, and `wayinfer tokenize` as a
+//! program.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use common::gguf::{GgufBuilder, small_model};
+use common::{test_data, transcript, wayinfer};
+use insta::assert_snapshot;
+use tempfile::TempDir;
+use wayinfer::gguf::Gguf;
+use wayinfer::text::{EncodeOptions, Tokenizer};
+
+/// The vocabularies of the test data, and whether BOS is put before a text.
+const VOCABULARIES: [(&str, bool); 5] = [
+    ("ggml-vocab-gpt-2", false),
+    ("ggml-vocab-llama-bpe", true),
+    ("ggml-vocab-llama-spm", true),
+    ("ggml-vocab-phi-3", true),
+    ("ggml-vocab-qwen2", false),
+];
+
+const SEPARATOR: &str = "\n__ggml_vocab_test__\n";
+
+/// A vocabulary with its texts and their ids.
+struct Golden {
+    path: PathBuf,
+    cases: Vec<(String, Vec<u32>)>,
+}
+
+fn golden(name: &str) -> Option<Golden> {
+    let read = |ending: &str| {
+        let path = test_data(&format!("vocab/{name}.gguf{ending}"))?;
+        Some(fs::read_to_string(path).expect("test data can be read"))
+    };
+    let path = test_data(&format!("vocab/{name}.gguf"))?;
+    let (inputs, outputs) = (read(".inp")?, read(".out")?);
+    // A separator ends every text, the last one too.
+    let texts: Vec<&str> =
+        inputs.strip_suffix(SEPARATOR).expect("a last separator").split(SEPARATOR).collect();
+    let ids: Vec<Vec<u32>> = outputs
+        .lines()
+        .map(|line| line.split_whitespace().map(|id| id.parse().expect("an id")).collect())
+        .collect();
+    assert_eq!(texts.len(), ids.len(), "{name}: texts and lines of ids");
+    assert!(texts.len() >= 40, "{name}: only {} texts", texts.len());
+    Some(Golden { path, cases: texts.into_iter().map(str::to_owned).zip(ids).collect() })
+}
+
+fn folder() -> TempDir {
+    TempDir::new().expect("a temporary folder")
+}
+
+/// Runs `wayinfer tokenize -m MODEL ARGS` and gives its stdout; the run must succeed.
+fn tokenize(dir: &Path, model: &Path, args: &[&str]) -> String {
+    let model = model.to_str().expect("a path in UTF-8");
+    let output = wayinfer(dir, 100, &[&["tokenize", "-m", model], args].concat());
+    assert!(output.status.success(), "{}", transcript(&output));
+    String::from_utf8(output.stdout).expect("stdout is UTF-8")
+}
+
+fn parse(json: &str) -> Vec<u32> {
+    serde_json::from_str(json).expect("one array of ids")
+}
+
+#[test]
+fn every_text_of_every_vocabulary_has_its_ids_and_comes_back() {
+    for (name, bos) in VOCABULARIES {
+        let Some(golden) = golden(name) else { return };
+        let gguf = Gguf::open(&golden.path).expect("the vocabulary opens");
+        let tokenizer = Tokenizer::from_metadata(gguf.metadata(), None).expect("a tokenizer");
+        assert_eq!(tokenizer.adds_bos(), bos, "{name}");
+        for (text, wanted) in &golden.cases {
+            let ids = tokenizer.encode(text, EncodeOptions::default()).expect("ids");
+            assert_eq!(&ids, wanted, "{name}: {text:?}");
+            assert_eq!(&tokenizer.decode(&ids, false), text, "{name}: {ids:?}");
+            let with_special = EncodeOptions { add_special: true, parse_special: false };
+            let all = tokenizer.encode(text, with_special).expect("ids");
+            let first = tokenizer.bos().filter(|_| bos);
+            assert_eq!(all, first.into_iter().chain(ids).collect::<Vec<_>>(), "{name}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn the_program_gives_the_same_ids_as_json() {
+    let dir = folder();
+    let file = dir.path().join("text.txt");
+    for (name, bos) in VOCABULARIES {
+        let Some(golden) = golden(name) else { return };
+        // The longest text, and one that ends in a newline.
+        let longest = golden.cases.iter().max_by_key(|(text, _)| text.len());
+        let newline = golden.cases.iter().find(|(text, _)| text.ends_with('\n'));
+        for (text, wanted) in [longest, newline].map(|case| case.expect("such a text")) {
+            fs::write(&file, text).expect("a file");
+            let printed = tokenize(dir.path(), &golden.path, &["--file", "text.txt", "--json"]);
+            assert_eq!(printed.lines().count(), 1, "{name}");
+            assert_eq!(&parse(&printed), wanted, "{name}: {text:?}");
+            let back = tokenize(dir.path(), &golden.path, &["--decode", printed.trim()]);
+            assert_eq!(&back, text, "{name}");
+        }
+        let (text, wanted) = longest.expect("such a text");
+        let special = tokenize(dir.path(), &golden.path, &["--text", text, "--special", "--json"]);
+        assert_eq!(parse(&special)[usize::from(bos)..], wanted[..], "{name}");
+    }
+}
+
+#[test]
+fn a_text_comes_from_an_option_a_file_or_standard_input() {
+    let dir = folder();
+    let model = small_model().write(&dir.path().join("small.gguf"));
+    fs::write(dir.path().join("a.txt"), " a a").expect("a file");
+    assert_eq!(tokenize(dir.path(), &model, &["--text", "a", "--json"]), "[3]\n");
+    assert_eq!(tokenize(dir.path(), &model, &["--text", "a", "--json", "--special"]), "[1,3]\n");
+    assert_eq!(tokenize(dir.path(), &model, &["--text", "a"]), "3\t a\n");
+    assert_eq!(tokenize(dir.path(), &model, &["--text", "", "--json"]), "[]\n");
+
+    let mut child = Command::new(env!("CARGO_BIN_EXE_wayinfer"))
+        .args(["tokenize", "--json", "small.gguf"])
+        .current_dir(dir.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    child.stdin.take().expect("a pipe").write_all(b"a a").expect("a text");
+    let output = child.wait_with_output().expect("the program ends");
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"[3,3]\n"[..]));
+}
+
+#[test]
+fn ids_become_text() {
+    let dir = folder();
+    let model = small_model().write(&dir.path().join("small.gguf"));
+    assert_eq!(tokenize(dir.path(), &model, &["--decode", "[1, 3, 3, 2]"]), "a a");
+    assert_eq!(tokenize(dir.path(), &model, &["--decode", "1 3 3 2", "--special"]), "<s> a a</s>");
+    assert_eq!(tokenize(dir.path(), &model, &["--decode", "3,3", "--json"]), "\"a a\"\n");
+}
+
+/// What a run in the folder prints.
+fn run(dir: &TempDir, args: &[&str]) -> String {
+    transcript(&wayinfer(dir.path(), 100, &[&["tokenize"], args].concat()))
+}
+
+#[test]
+fn errors_say_what_is_wrong() {
+    let dir = folder();
+    small_model().write(&dir.path().join("small.gguf"));
+    fs::write(dir.path().join("latin1.txt"), b"caf\xe9 au lait").expect("a file");
+    assert_snapshot!(run(&dir, &["small.gguf", "--decode", "3 4"]), @r"
+    exit code: 1
+    ----- stdout -----
+    ----- stderr -----
+    error: --decode: id 4 is not in the vocabulary of 4 tokens (the last is 3)
+    ");
+    assert_snapshot!(run(&dir, &["small.gguf", "--decode", "3 x"]), @r#"
+    exit code: 2
+    ----- stdout -----
+    ----- stderr -----
+    error: --decode: "x" is not the id of a token
+    "#);
+    assert_snapshot!(run(&dir, &["small.gguf", "--file", "latin1.txt"]), @r"
+    exit code: 1
+    ----- stdout -----
+    ----- stderr -----
+    error: latin1.txt: not UTF-8 at byte 3
+    ");
+    assert_snapshot!(run(&dir, &["small.gguf", "--file", "none.txt"]), @r"
+    exit code: 1
+    ----- stdout -----
+    ----- stderr -----
+    error: none.txt: cannot be read: No such file or directory (os error 2)
+    ");
+    assert_snapshot!(run(&dir, &["small.gguf", "--text", "a", "--pre", "gpt-2"]), @r#"
+    exit code: 1
+    ----- stdout -----
+    ----- stderr -----
+    error: the vocabulary is of the kind "llama", which has no pre-tokenizer to override
+    hint: leave --pre out
+    "#);
+    assert_snapshot!(run(&dir, &["small.gguf", "--text", "b"]), @r"
+    exit code: 1
+    ----- stdout -----
+    ----- stderr -----
+    error: the vocabulary has no token for the byte 0xE2 of the text
+    ");
+}
+
+#[test]
+fn vocabularies_that_are_not_there_or_not_known_are_refused() {
+    let dir = folder();
+    GgufBuilder::new().kv("general.architecture", "llama").write(&dir.path().join("bare.gguf"));
+    let bpe = GgufBuilder::new()
+        .kv("tokenizer.ggml.model", "gpt2")
+        .kv("tokenizer.ggml.tokens", vec!["a", "b", "ab"])
+        .kv("tokenizer.ggml.merges", vec!["a b"])
+        .kv("tokenizer.ggml.pre", "nonesuch");
+    bpe.write(&dir.path().join("bpe.gguf"));
+    GgufBuilder::new().kv("tokenizer.ggml.model", "bert").write(&dir.path().join("bert.gguf"));
+    assert_snapshot!(run(&dir, &["bare.gguf", "--text", "a"]), @r"
+    exit code: 1
+    ----- stdout -----
+    ----- stderr -----
+    error: metadata key tokenizer.ggml.model is missing
+    ");
+    assert_snapshot!(run(&dir, &["bert.gguf", "--text", "a"]), @r#"
+    exit code: 1
+    ----- stdout -----
+    ----- stderr -----
+    error: tokenizer.ggml.model is "bert", which is not supported (supported: llama, gpt2)
+    "#);
+    insta::with_settings!({filters => vec![(r"\(known: default, [^)]*\)", "(known: default, ...)")]}, {
+        assert_snapshot!(run(&dir, &["bpe.gguf", "--text", "ab"]), @r#"
+        exit code: 1
+        ----- stdout -----
+        ----- stderr -----
+        error: pre-tokenizer "nonesuch" is not known (known: default, ...)
+        hint: --pre NAME uses another one
+        "#);
+    });
+    assert_eq!(tokenize(dir.path(), Path::new("bpe.gguf"), &["--text", "ab", "--pre", "gpt-2"]), "2\tab\n");
+}
