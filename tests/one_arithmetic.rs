@@ -1,0 +1,219 @@
+//! One arithmetic: every kernel set, number of threads and batch gives the bits of the scalar kernels fed token by
+//! token, at every node and in the logits.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use wayinfer::gguf::Gguf;
+use wayinfer::kernels::{Isa, Kernels};
+use wayinfer::model::{KvType, Logits, Model, Node, Observer};
+use wayinfer::session::{Session, SessionOptions};
+
+/// Models in `fixtures/`: every format, dense and with experts, odd sizes.
+const FIXTURES: &[&str] = &[
+    "dense-f32",
+    "dense-f16",
+    "dense-bf16",
+    "dense-q8_0",
+    "dense-q4_k_m",
+    "dense-q5_k_m",
+    "dense-q6_k",
+    "moe-q4_k_m",
+    "moe-per-expert-q4_k_m",
+    "moe-router-f16-q4_k_m",
+    "odd-q8_0",
+];
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(format!("{name}.gguf"))
+}
+
+fn load(path: &Path) -> Model {
+    let gguf = Gguf::open(path).unwrap_or_else(|e| panic!("{e}"));
+    Model::load(&gguf).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn session(model: &Model, isa: Isa, threads: usize, batch: usize, kv: KvType) -> Session<'_> {
+    let options = SessionOptions { context: 160, batch, kv, threads, isa: Some(isa) };
+    Session::new(model, &options).expect("a session")
+}
+
+/// 65 tokens: neither a multiple of what kernels take at once nor of a batch.
+fn prompt(model: &Model) -> Vec<u32> {
+    (0..65).map(|i| ((3 + 7919 * i) % model.config().vocab) as u32).collect()
+}
+
+/// Two floats of the same bits, or both NaN.
+fn same(a: f32, b: f32) -> bool {
+    a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
+}
+
+fn first_difference(a: &[f32], b: &[f32]) -> Option<usize> {
+    assert_eq!(a.len(), b.len(), "as many values");
+    (0..a.len()).find(|&i| !same(a[i], b[i]))
+}
+
+/// The logits of every token of the prompt and of three more.
+fn run(session: &mut Session<'_>, prompt: &[u32]) -> Vec<f32> {
+    let mut all = Vec::new();
+    for chunk in prompt.chunks(batch_of(session, prompt)) {
+        session.feed(chunk, Logits::All).expect("a pass");
+        all.extend_from_slice(session.logits());
+    }
+    for id in [1, 2, 3] {
+        session.feed(&[id], Logits::Last).expect("a step");
+        all.extend_from_slice(session.logits());
+    }
+    all
+}
+
+fn batch_of(session: &Session<'_>, prompt: &[u32]) -> usize {
+    session.batch().min(prompt.len())
+}
+
+#[test]
+fn kernel_sets_threads_and_batches_give_the_same_bits() {
+    for error in Kernels::unavailable() {
+        println!("skipped: {error}");
+    }
+    for name in FIXTURES {
+        let model = load(&fixture(name));
+        let prompt = prompt(&model);
+        for kv in [KvType::F16, KvType::F32] {
+            let truth = run(&mut session(&model, Isa::Scalar, 1, 1, kv), &prompt);
+            assert!(
+                truth.iter().all(|l| l.is_finite()) && truth.iter().any(|&l| l != truth[0]),
+                "{name}: logits"
+            );
+            for kernels in Kernels::available() {
+                for (threads, batch) in [(1, 65), (2, 65), (3, 65), (2, 1), (1, 7), (2, 33)] {
+                    let got = run(&mut session(&model, kernels.isa(), threads, batch, kv), &prompt);
+                    let what =
+                        format!("{name}, {}, {threads} threads, batches of {batch}, {kv:?}", kernels.isa());
+                    assert_eq!(first_difference(&truth, &got), None, "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// Keeps every node.
+#[derive(Default)]
+struct Recorder(Vec<(Node, Vec<f32>)>);
+
+impl Observer for Recorder {
+    fn active(&self) -> bool {
+        true
+    }
+
+    fn node(&mut self, node: Node, values: &mut [f32]) {
+        self.0.push((node, values.to_vec()));
+    }
+
+    fn indices(&mut self, node: Node, values: &mut [u32]) {
+        self.0.push((node, values.iter().map(|&v| v as f32).collect()));
+    }
+}
+
+fn record(model: &Model, isa: Isa, threads: usize) -> Vec<(Node, Vec<f32>)> {
+    let mut recorder = Recorder::default();
+    let mut session = session(model, isa, threads, 65, KvType::F16);
+    let go_on = |_| std::ops::ControlFlow::Continue(());
+    session.feed_observed(&prompt(model), Logits::All, &mut recorder, go_on).expect("a pass");
+    recorder.0
+}
+
+#[test]
+fn every_node_has_the_same_bits() {
+    for name in FIXTURES {
+        let model = load(&fixture(name));
+        let truth = record(&model, Isa::Scalar, 1);
+        let layers = model.config().layers;
+        assert!(truth.len() > 10 * layers, "{name}: {} nodes", truth.len());
+        for kernels in Kernels::available() {
+            let got = record(&model, kernels.isa(), 3);
+            assert_eq!(truth.len(), got.len(), "{name}: as many nodes");
+            for ((node, want), (other, got)) in truth.iter().zip(&got) {
+                assert_eq!(node, other);
+                assert_eq!(first_difference(want, got), None, "{name}, {}: {node:?}", kernels.isa());
+            }
+        }
+    }
+}
+
+/// An observer that changes one value changes the logits: it is the forward pass itself that it sees.
+#[test]
+fn an_observer_can_replace_values() {
+    struct Nudge;
+    impl Observer for Nudge {
+        fn active(&self) -> bool {
+            true
+        }
+
+        fn node(&mut self, node: Node, values: &mut [f32]) {
+            if node.name == "ffn_moe_down" && node.layer == Some(0) {
+                values[5] += 1.0;
+            }
+        }
+    }
+    let model = load(&fixture("moe-q4_k_m"));
+    let logits = |observer: &mut dyn Observer| {
+        let mut session = session(&model, Isa::Scalar, 1, 65, KvType::F16);
+        let go_on = |_| std::ops::ControlFlow::Continue(());
+        session.feed_observed(&[1, 2, 3], Logits::Last, observer, go_on).expect("a pass");
+        session.logits().to_vec()
+    };
+    let (plain, nudged) = (logits(&mut Recorder::default()), logits(&mut Nudge));
+    assert!(first_difference(&plain, &nudged).is_some());
+}
+
+/// Merged experts and one tensor an expert hold the same weights.
+#[test]
+fn both_layouts_of_experts_give_the_same_bits() {
+    let (merged, apart) = (load(&fixture("moe-q4_k_m")), load(&fixture("moe-per-expert-q4_k_m")));
+    let run = |model| run(&mut session(model, Isa::Scalar, 2, 65, KvType::F16), &prompt(&merged));
+    assert_eq!(first_difference(&run(&merged), &run(&apart)), None);
+}
+
+/// Rewinding and feeding again gives what a fresh session gives.
+#[test]
+fn a_rewound_session_is_as_new() {
+    let model = load(&fixture("dense-q4_k_m"));
+    let prompt = prompt(&model);
+    let mut session = session(&model, Isa::Scalar, 2, 65, KvType::F16);
+    let fresh = run(&mut session, &prompt);
+    session.rewind(10);
+    session.feed(&prompt[10..], Logits::All).expect("a pass");
+    let vocab = model.config().vocab;
+    assert_eq!(first_difference(&fresh[10 * vocab..65 * vocab], session.logits()), None);
+}
+
+/// The same on models of real shapes: `WAYINFER_BIG_MODELS` names them, separated by colons. 512 tokens at once and
+/// one by one, one thread and two; scalar on 65 of them.
+#[test]
+fn large_models_too() {
+    let Some(paths) = std::env::var_os("WAYINFER_BIG_MODELS") else {
+        println!("skipped: WAYINFER_BIG_MODELS is not set");
+        return;
+    };
+    for path in std::env::split_paths(&paths) {
+        let model = load(&path);
+        let prompt: Vec<u32> = (0..512).map(|i| ((100 + 7919 * i) % model.config().vocab) as u32).collect();
+        let last = |isa, threads, batch, tokens: usize| {
+            let options = SessionOptions { context: 512, batch, kv: KvType::F16, threads, isa: Some(isa) };
+            let mut session = Session::new(&model, &options).expect("a session");
+            session.feed(&prompt[..tokens], Logits::Last).expect("a pass");
+            session.logits().to_vec()
+        };
+        let best = Kernels::detect_best().isa();
+        let truth = last(best, 2, 512, 512);
+        for (threads, batch) in [(1, 512), (2, 1), (2, 100)] {
+            let what = format!("{}, {threads} threads, batches of {batch}", path.display());
+            assert_eq!(first_difference(&truth, &last(best, threads, batch, 512)), None, "{what}");
+        }
+        let scalar = last(Isa::Scalar, 2, 65, 65);
+        assert_eq!(first_difference(&scalar, &last(best, 2, 65, 65)), None, "{}: scalar", path.display());
+        println!("{}: the same bits", path.display());
+    }
+}
