@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(
             render(source).unwrap(),
             "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n Hi <b>\n<|im_end|>\n\
-             <|im_start|>assistant\nYes?<|im_end|>\n<|im_start|>assistant\n"
+             <|im_start|>assistant\nYes?<|im_end|>\n<|im_start|>assistant\n\n"
         );
     }
 
