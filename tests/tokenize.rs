@@ -3,12 +3,13 @@
 
 mod common;
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::gguf::{GgufBuilder, small_model};
+use common::gguf::{GgufBuilder, Rng, small_model};
 use common::{test_data, transcript, wayinfer};
 use insta::assert_snapshot;
 use tempfile::TempDir;
@@ -82,6 +83,74 @@ fn every_text_of_every_vocabulary_has_its_ids_and_comes_back() {
             let all = tokenizer.encode(text, with_special).expect("ids");
             let first = tokenizer.bos().filter(|_| bos);
             assert_eq!(all, first.into_iter().chain(ids).collect::<Vec<_>>(), "{name}: {text:?}");
+        }
+    }
+}
+
+/// SentencePiece BPE as its definition reads, over a vocabulary's own scores: again and again the best pair of
+/// all, the leftmost of equals.
+fn naive_spm(pieces: &HashMap<&str, (u32, f32)>, text: &str) -> Vec<u32> {
+    let mut parts: Vec<String> = text.chars().map(String::from).collect();
+    loop {
+        let mut best: Option<(usize, f32)> = None;
+        for left in 0..parts.len().saturating_sub(1) {
+            let joined = parts[left].clone() + &parts[left + 1];
+            if let Some(&(_, score)) = pieces.get(&joined[..])
+                && best.is_none_or(|(_, other)| score > other)
+            {
+                best = Some((left, score));
+            }
+        }
+        let Some((left, _)) = best else { break };
+        let right = parts.remove(left + 1);
+        parts[left].push_str(&right);
+    }
+    let bytes = |part: &str| part.bytes().map(|b| pieces[&format!("<0x{b:02X}>")[..]].0).collect::<Vec<_>>();
+    parts.iter().flat_map(|part| pieces.get(&part[..]).map_or_else(|| bytes(part), |p| vec![p.0])).collect()
+}
+
+#[test]
+fn random_texts_are_joined_as_the_definition_says() {
+    let Some(golden) = golden("ggml-vocab-llama-spm") else { return };
+    let gguf = Gguf::open(&golden.path).expect("the vocabulary opens");
+    let tokenizer = Tokenizer::from_metadata(gguf.metadata(), None).expect("a tokenizer");
+    let scores = gguf.metadata().get("tokenizer.ggml.scores").and_then(|v| v.as_packed()).expect("scores");
+    let pieces: HashMap<&str, (u32, f32)> = (0u32..)
+        .zip(scores.iter())
+        .map(|(id, score)| (tokenizer.token_text(id).expect("a token"), id, score.as_f64().expect("a float")))
+        .map(|(text, id, score)| (text, (id, score as f32)))
+        .collect();
+    assert_eq!(pieces.len(), 32_000);
+    // Parts of real texts in any order, so that pieces of all lengths and languages meet.
+    let source: Vec<char> = golden.cases.iter().flat_map(|(text, _)| text.chars()).collect();
+    let mut rng = Rng(5);
+    for _ in 0..1500 {
+        let mut text = String::new();
+        for _ in 0..rng.below(12) {
+            let start = rng.below(source.len() as u64) as usize;
+            text.extend(&source[start..source.len().min(start + 1 + rng.below(7) as usize)]);
+        }
+        let ids = tokenizer.encode(&text, EncodeOptions::default()).expect("ids");
+        let escaped = if text.is_empty() { String::new() } else { format!(" {text}").replace(' ', "▁") };
+        assert_eq!(ids, naive_spm(&pieces, &escaped), "{text:?}");
+        assert_eq!(tokenizer.decode(&ids, false), text);
+    }
+}
+
+#[test]
+fn a_megabyte_without_a_break_comes_back() {
+    const LEN: usize = 1 << 20;
+    // About a second each; work that grows with the square of the length would take hours.
+    let mut rng = Rng(9);
+    let noise: Vec<u8> = (0..LEN).map(|_| rng.below(256) as u8).collect();
+    let noise = String::from_utf8_lossy(&noise).into_owned();
+    for name in ["ggml-vocab-llama-spm", "ggml-vocab-llama-bpe"] {
+        let Some(golden) = golden(name) else { return };
+        let gguf = Gguf::open(&golden.path).expect("the vocabulary opens");
+        let tokenizer = Tokenizer::from_metadata(gguf.metadata(), None).expect("a tokenizer");
+        for (what, text) in [("spaces", " ".repeat(LEN)), ("a", "a".repeat(LEN)), ("noise", noise.clone())] {
+            let ids = tokenizer.encode(&text, EncodeOptions::default()).expect("ids");
+            assert!(tokenizer.decode(&ids, false) == text, "{name}: {what} comes back as something else");
         }
     }
 }

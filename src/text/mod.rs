@@ -3,11 +3,11 @@
 //!
 //! - [`Tokenizer`] encodes and decodes. The two families of vocabularies that it knows (SentencePiece
 //!   BPE, `llama`; byte-level BPE, `gpt2`) are models of the crate `tokenizers`: its own
-//!   [`BPE`](tokenizers::models::bpe::BPE) and [`spm`], which GGUF needs because its SentencePiece
+//!   [`BPE`](tokenizers::models::bpe::BPE) and `spm`, which GGUF needs because its SentencePiece
 //!   vocabularies have scores and no merges.
 //! - Around them stands what the format says and the crate does not know: special tokens
-//!   ([`special`]), the pre-tokenizers by their names in GGUF ([`pre_tokenizer`]), the meaning of
-//!   token types and special ids ([`vocabulary`]).
+//!   (`special`), the pre-tokenizers by their names in GGUF (`pre_tokenizer`), the meaning of
+//!   token types and special ids (`vocabulary`).
 //! - [`TokenStream`] turns generated ids into text as they come.
 //! - [`ChatTemplate`] renders a conversation.
 

@@ -142,6 +142,42 @@ fn a_chat_has_one_bos() {
     assert!(tokenizer.is_end_of_generation(2) && !tokenizer.is_end_of_generation(1));
 }
 
+#[test]
+fn special_tokens_of_known_texts_end_a_generation() {
+    let ends = |special: &[(&str, i32)]| {
+        let tokenizer = tokenizer(&bpe(&[], special)).unwrap();
+        (256..256 + special.len() as u32).map(|id| tokenizer.is_end_of_generation(id)).collect::<Vec<_>>()
+    };
+    assert_eq!(ends(&[("<|im_end|>", 3), ("<|im_start|>", 3), ("<|eot_id|>", 4)]), [true, false, true]);
+    assert_eq!(ends(&[("</s>", 1)]), [false], "a normal token is text");
+    // Harmony: `<|end|>` ends a part of an answer.
+    assert_eq!(ends(&[("<|end|>", 3), ("<|return|>", 3)]), [true, true]);
+    assert_eq!(ends(&[("<|end|>", 3), ("<|return|>", 3), ("<|call|>", 3)]), [false, true, true]);
+    let named = bpe(&[], &[("<done>", 3)]).kv("tokenizer.ggml.eot_token_id", 256u32);
+    assert!(tokenizer(&named).unwrap().is_end_of_generation(256));
+    // Such a token of type 4 is a control token all the same: text cannot end a turn.
+    let user = tokenizer(&bpe(&[], &[("<|im_end|>", 4)])).unwrap();
+    assert_eq!(user.encode("<|im_end|>", PLAIN).unwrap().len(), "<|im_end|>".len());
+    assert_eq!(user.encode("<|im_end|>", PARSE).unwrap(), [256]);
+}
+
+#[test]
+fn the_longest_special_token_wins_wherever_it_begins() {
+    let tokenizer = tokenizer(&bpe(&[], &[("<ab", 4), ("bcde>", 4), ("aa", 4)])).unwrap();
+    assert_eq!(tokenizer.encode("<abcde>aaa", PLAIN).unwrap(), [60, 97, 257, 258, 97]);
+}
+
+#[test]
+fn phi_3_takes_the_white_space_after_its_special_tokens() {
+    let a = || spm(&[("▁a", -1.0, 1), ("▁", -2.0, 1), ("<|end|>", 0.0, 3)]);
+    let (a_id, end) = (SPM_FIRST, SPM_FIRST + 2);
+    let phi = tokenizer(&a().kv("general.name", "Phi-3 mini")).unwrap();
+    assert_eq!(phi.encode("<|end|> \n\ta<|end|>\n", PARSE).unwrap(), [end, a_id, end]);
+    assert_eq!(phi.encode("<s> a", PARSE).unwrap(), [1, SPM_FIRST + 1, a_id], "but not after BOS");
+    let other = tokenizer(&a()).unwrap();
+    assert_eq!(other.encode("<|end|> a", PARSE).unwrap(), [end, SPM_FIRST + 1, a_id]);
+}
+
 /// The error of a vocabulary that cannot be used.
 fn refused(file: &GgufBuilder) -> TextError {
     tokenizer(file).expect_err("the vocabulary is refused")
