@@ -10,7 +10,8 @@
 //! 5. [`text`] TEXT: tokenizers and chat templates
 //! 6. [`model`] MODEL: configuration, weights, forward pass, observer
 //! 7. [`session`] SESSION: KV cache, prefill and decode, sampling
-//! 8. [`cli`] FACE: the command line
+//! 8. [`verify`] VERIFY: error measures, files of references, comparison of traces, dot checks
+//! 9. [`cli`] FACE: the command line
 
 pub mod cli;
 pub mod gguf;
@@ -20,3 +21,4 @@ pub mod quant;
 pub mod session;
 pub mod store;
 pub mod text;
+pub mod verify;

@@ -5,18 +5,18 @@
 //! [`Store::acquire`]s a guard that dereferences to the bytes. Whether they are mapped, pinned, cached
 //! or on their way from the disk is the store's business. Today they are mapped.
 
+mod file;
 mod os;
 mod zeroed;
 
-use std::fs::File;
 use std::ops::{Deref, Range};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use memmap2::{Advice, Mmap};
 use thiserror::Error;
 
 use crate::gguf::{Gguf, TensorInfo};
+pub use file::MappedFile;
 pub use os::peak_rss_bytes;
 pub use zeroed::{OutOfMemory, zeroed};
 
@@ -47,8 +47,7 @@ struct Extent {
 /// The bytes of all weights of a model.
 #[derive(Debug)]
 pub struct Store {
-    paths: Vec<PathBuf>,
-    maps: Vec<Mmap>,
+    files: Vec<MappedFile>,
     extents: Vec<Extent>,
 }
 
@@ -58,24 +57,19 @@ impl Store {
     /// # Errors
     /// A file that cannot be opened or mapped, or that has changed its size since its header was read.
     pub fn open(gguf: &Gguf) -> Result<Store, StoreError> {
-        let mut maps = Vec::with_capacity(gguf.parts.len());
+        let mut files = Vec::with_capacity(gguf.parts.len());
         for part in &gguf.parts {
-            let failed = |source| StoreError::Map { path: part.path.clone(), source };
-            let file = File::open(&part.path).map_err(failed)?;
-            // SAFETY: the mapping is read-only and private to this store; the bytes are only ever read as
-            // plain numbers, so a writer elsewhere can spoil results but not memory.
-            let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
-            if map.len() as u64 != part.file_bytes {
+            let file = MappedFile::open(&part.path)?;
+            if file.len() as u64 != part.file_bytes {
                 return Err(StoreError::SizeChanged {
                     path: part.path.clone(),
                     expected: part.file_bytes,
-                    found: map.len() as u64,
+                    found: file.len() as u64,
                 });
             }
-            maps.push(map);
+            files.push(file);
         }
-        let paths = gguf.parts.iter().map(|p| p.path.clone()).collect();
-        Ok(Store { paths, maps, extents: Vec::new() })
+        Ok(Store { files, extents: Vec::new() })
     }
 
     /// Registers bytes `range` (relative to the tensor's start) of a tensor as a weight.
@@ -84,13 +78,13 @@ impl Store {
     /// Where the range ends beyond the tensor's file.
     pub fn register(&mut self, tensor: &TensorInfo, range: Range<u64>) -> Result<WeightId, StoreError> {
         let out_of_file = || StoreError::OutOfFile {
-            path: self.paths[tensor.part].clone(),
+            path: self.files[tensor.part].path().to_owned(),
             tensor: tensor.name.clone(),
             offset: tensor.offset,
         };
         let at = |offset: u64| {
             let at = tensor.offset.checked_add(offset)?;
-            usize::try_from(at).ok().filter(|&at| at <= self.maps[tensor.part].len())
+            usize::try_from(at).ok().filter(|&at| at <= self.files[tensor.part].len())
         };
         let start = at(range.start).ok_or_else(out_of_file)?;
         let end = at(range.end).filter(|&end| end >= start).ok_or_else(out_of_file)?;
@@ -103,12 +97,7 @@ impl Store {
         for id in ids {
             let extent = &self.extents[id.0 as usize];
             if !extent.announced.swap(true, Ordering::Relaxed) {
-                // Advice only: where the system does not take it, the pages come by fault.
-                let _ = self.maps[extent.part].advise_range(
-                    Advice::WillNeed,
-                    extent.bytes.start,
-                    extent.bytes.len(),
-                );
+                self.files[extent.part].will_need(extent.bytes.start, extent.bytes.len());
             }
         }
     }
@@ -116,12 +105,12 @@ impl Store {
     /// The bytes of a weight, for as long as the guard lives.
     pub fn acquire(&self, id: WeightId) -> Guard<'_> {
         let extent = &self.extents[id.0 as usize];
-        Guard(&self.maps[extent.part][extent.bytes.clone()])
+        Guard(&self.files[extent.part][extent.bytes.clone()])
     }
 
     /// Bytes of all files.
     pub fn file_bytes(&self) -> u64 {
-        self.maps.iter().map(|m| m.len() as u64).sum()
+        self.files.iter().map(|m| m.len() as u64).sum()
     }
 }
 
