@@ -3,9 +3,54 @@
 //! - [`Difference`] measures values against a reference.
 //! - [`TensorFile`] reads, [`TensorWriter`] writes named tensors as safetensors: references captured from another
 //!   program, traces, dequantised tensors.
+//! - [`Golden`] is a reference file of a run, [`Recorder`] writes one, [`run`] makes a watched run.
+//! - [`Comparer`] is the observer that compares a run's nodes with a [`Reference`]; [`compare_runs`] takes a second run
+//!   for one; [`NodeGraph`] knows what a node is computed from.
+//! - [`bounds`] says how far nodes may be from ggml's.
 
+pub mod bounds;
+mod compare;
+mod golden;
+mod lockstep;
 mod measure;
+mod nodes;
+mod record;
+mod run;
 mod tensors;
 
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::session::SessionError;
+
+pub use compare::{
+    Choices, CompareOptions, Comparer, Flips, InputState, NodeFilter, NodeReport, Reference, Tolerance,
+    Values,
+};
+pub use golden::{Description, Golden};
+pub use lockstep::compare_runs;
 pub use measure::Difference;
+pub use nodes::{NodeCounter, NodeGraph, NodeId, NodeKind};
+pub use record::{NodeStatistics, Recorder, Statistician};
+pub use run::{PassObserver, run};
 pub use tensors::{Element, Tensor, TensorFile, TensorFileError, TensorWriter};
+
+/// Why values cannot be compared or kept.
+#[derive(Debug, Error)]
+pub enum VerifyError {
+    #[error(transparent)]
+    Tensors(#[from] TensorFileError),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error("{}: not a file of reference nodes: {problem}", path.display())]
+    NotAReference { path: PathBuf, problem: String },
+    #[error(
+        "node {node} has {found} values of {tokens} tokens, its reference {wanted} of {rows}: not the same model or prompt"
+    )]
+    Shape { node: String, found: usize, wanted: usize, tokens: usize, rows: usize },
+    #[error("the run to compare with ended early")]
+    OtherRunEnded,
+    #[error("a description cannot be written: {0}")]
+    Json(#[from] serde_json::Error),
+}

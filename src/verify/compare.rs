@@ -1,0 +1,401 @@
+//! Compares the nodes of a run with a reference as they come, and may put the reference in their place.
+
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+
+use globset::GlobMatcher;
+
+use crate::model::{Node, Observer};
+use crate::quant::{ActivationRow, ActivationType, Activations};
+
+use super::bounds;
+use super::nodes::{NodeCounter, NodeGraph, NodeId};
+use super::{Difference, VerifyError};
+
+/// Values of a node in the reference.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Values<T> {
+    /// The tokens of the pass that they are of; all where not given.
+    pub rows: Option<Vec<usize>>,
+    /// `[tokens or rows][values a token]`
+    pub values: Vec<T>,
+}
+
+/// Where reference values come from.
+pub trait Reference {
+    /// A node of floats of this pass; `None` where the reference does not have it.
+    ///
+    /// # Errors
+    /// Where it cannot be had.
+    fn floats(&mut self, pass: &str, id: &NodeId<'_>) -> Result<Option<Values<f32>>, VerifyError>;
+
+    /// A node of indices.
+    ///
+    /// # Errors
+    /// Where it cannot be had.
+    fn indices(&mut self, pass: &str, id: &NodeId<'_>) -> Result<Option<Values<u32>>, VerifyError>;
+
+    /// The token that follows the pass, where the reference says which.
+    ///
+    /// # Errors
+    /// Where it cannot be had.
+    fn token(&mut self, step: usize) -> Result<Option<u32>, VerifyError>;
+}
+
+/// How far a node may be from its reference.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Tolerance {
+    /// Not at all: every bit the same.
+    SameBits,
+    /// Up to this NMSE.
+    Nmse(f64),
+    /// Up to what [`bounds`] allows this node on equal inputs.
+    Bounds,
+}
+
+impl Tolerance {
+    fn of(self, id: &NodeId<'_>, rounds_floats: bool) -> f64 {
+        match self {
+            Tolerance::SameBits => 0.0,
+            Tolerance::Nmse(nmse) => nmse,
+            Tolerance::Bounds => bounds::isolated(id, rounds_floats),
+        }
+    }
+}
+
+/// Which nodes are reported.
+#[derive(Clone, Debug, Default)]
+pub struct NodeFilter {
+    pub layers: Option<RangeInclusive<usize>>,
+    /// Of names without layer and occurrence.
+    pub names: Option<GlobMatcher>,
+}
+
+impl NodeFilter {
+    /// Whether a node is wanted. Nodes outside of layers are, unless layers are named.
+    pub fn wants(&self, id: &NodeId<'_>) -> bool {
+        let layer = self.layers.as_ref().is_none_or(|layers| id.layer.is_some_and(|l| layers.contains(&l)));
+        layer && self.names.as_ref().is_none_or(|names| names.is_match(id.name))
+    }
+}
+
+/// How to compare.
+#[derive(Clone, Debug)]
+pub struct CompareOptions {
+    /// Puts the reference in the place of each node once it is compared: all nodes are computed from equal inputs.
+    pub isolate: bool,
+    pub tolerance: Tolerance,
+    pub filter: NodeFilter,
+    /// Counts roundings to 8 bits that come out otherwise.
+    pub flips: bool,
+}
+
+/// Chosen experts against those of the reference.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Choices {
+    /// Tokens compared.
+    pub tokens: usize,
+    /// Tokens that other experts were chosen for.
+    pub sets_differ: usize,
+    /// Tokens of the same experts in another order.
+    pub orders_differ: usize,
+}
+
+/// 8-bit roundings of a product's input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flips {
+    pub values: u64,
+    pub flipped: u64,
+}
+
+/// The nodes that a node was computed from, as they stood against their reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum InputState {
+    /// The same bits (or the reference's own values were put there).
+    Equal,
+    /// Different, within tolerance.
+    Within,
+    /// Different beyond tolerance.
+    Beyond,
+}
+
+/// A node compared.
+#[derive(Clone, Debug)]
+pub struct NodeReport {
+    /// `prefill`, `decode.0`, ..
+    pub pass: String,
+    pub id: NodeId<'static>,
+    /// As in [`Node`].
+    pub shape: [usize; 3],
+    /// Differences of floats, or of indices as floats.
+    pub difference: Difference,
+    /// Where the largest difference is: token of the pass, value of the token.
+    pub largest_at: Option<(usize, usize)>,
+    pub choices: Option<Choices>,
+    pub flips: Option<Flips>,
+    /// The worst of the inputs; `None` where none was compared.
+    pub inputs: Option<InputState>,
+    /// The NMSE allowed; 0 is the same bits.
+    pub tolerance: f64,
+    /// Whether the difference is more than that.
+    pub beyond: bool,
+}
+
+/// Watches a run and compares each node with its reference.
+pub struct Comparer<'a, R> {
+    graph: &'a NodeGraph,
+    reference: R,
+    options: CompareOptions,
+    pass: String,
+    counter: NodeCounter,
+    states: HashMap<NodeId<'static>, InputState>,
+    reports: Vec<NodeReport>,
+    /// Nodes that the reference does not have.
+    missing: Vec<String>,
+    error: Option<VerifyError>,
+    rounded: [Activations; 2],
+}
+
+impl<'a, R: Reference + Send> Comparer<'a, R> {
+    /// A comparer with nothing seen yet.
+    pub fn new(graph: &'a NodeGraph, reference: R, options: CompareOptions) -> Comparer<'a, R> {
+        Comparer {
+            graph,
+            reference,
+            options,
+            pass: String::new(),
+            counter: NodeCounter::default(),
+            states: HashMap::new(),
+            reports: Vec::new(),
+            missing: Vec::new(),
+            error: None,
+            rounded: [Activations::new(), Activations::new()],
+        }
+    }
+
+    /// The reports in the order of computation, and the nodes that the reference did not have.
+    pub fn finish(self) -> (Vec<NodeReport>, Vec<String>, R) {
+        (self.reports, self.missing, self.reference)
+    }
+
+    fn compare_floats(&mut self, node: Node, values: &mut [f32]) -> Result<(), VerifyError> {
+        let id = self.counter.next(node);
+        let Some(reference) = self.reference.floats(&self.pass, &id)? else {
+            self.missing.push(format!("{}/{id}", self.pass));
+            return Ok(());
+        };
+        let rows = Rows::new(&self.pass, &id, node, values.len(), &reference)?;
+        let mut difference = Difference::default();
+        for (row, reference) in rows.pairs(&reference.values) {
+            difference.add(reference, &values[row * rows.len..][..rows.len]);
+        }
+        let rounded_to = self.graph.rounded_to(&id);
+        let flips = match rounded_to {
+            Some(ty) if self.options.flips => self.flips(ty, node, &rows, &reference.values, values),
+            _ => None,
+        };
+        if self.options.isolate {
+            for (row, reference) in rows.pairs(&reference.values) {
+                values[row * rows.len..][..rows.len].copy_from_slice(reference);
+            }
+        }
+        self.report(node, id, &rows, difference, None, flips);
+        Ok(())
+    }
+
+    fn compare_indices(&mut self, node: Node, values: &mut [u32]) -> Result<(), VerifyError> {
+        let id = self.counter.next(node);
+        let Some(reference) = self.reference.indices(&self.pass, &id)? else {
+            self.missing.push(format!("{}/{id}", self.pass));
+            return Ok(());
+        };
+        let rows = Rows::new(&self.pass, &id, node, values.len(), &reference)?;
+        let mut difference = Difference::default();
+        let mut choices = Choices::default();
+        for (row, reference) in rows.pairs(&reference.values) {
+            let own = &mut values[row * rows.len..][..rows.len];
+            let floats = |ids: &[u32]| ids.iter().map(|&id| id as f32).collect::<Vec<_>>();
+            difference.add(&floats(reference), &floats(own));
+            choices.tokens += 1;
+            if own != reference {
+                let sorted = |ids: &[u32]| {
+                    let mut ids = ids.to_vec();
+                    ids.sort_unstable();
+                    ids
+                };
+                match sorted(own) == sorted(reference) {
+                    true => choices.orders_differ += 1,
+                    false => choices.sets_differ += 1,
+                }
+            }
+            if self.options.isolate {
+                own.copy_from_slice(reference);
+            }
+        }
+        self.report(node, id, &rows, difference, Some(choices), None);
+        Ok(())
+    }
+
+    fn report(
+        &mut self,
+        node: Node,
+        id: NodeId<'static>,
+        rows: &Rows,
+        difference: Difference,
+        choices: Option<Choices>,
+        flips: Option<Flips>,
+    ) {
+        let rounds_floats = matches!(
+            self.graph.weight_type(&id).and_then(crate::quant::format).map(|f| f.activation),
+            Some(ActivationType::F16 | ActivationType::BF16 | ActivationType::F32)
+        );
+        let tolerance = self.options.tolerance.of(&id, rounds_floats);
+        let beyond = match choices {
+            // On equal inputs the order of rank counts as well; else another order alone changes sums by a rounding.
+            Some(c) => {
+                c.sets_differ > 0 || (c.orders_differ > 0 && (self.options.isolate || tolerance == 0.0))
+            }
+            None if tolerance == 0.0 => !difference.is_none(),
+            // Not `>`: an NMSE that is no number is beyond everything.
+            None => !(difference.nmse() <= tolerance),
+        };
+        let state = match (difference.is_none() || self.options.isolate, beyond) {
+            (true, _) => InputState::Equal,
+            (false, false) => InputState::Within,
+            (false, true) => InputState::Beyond,
+        };
+        let inputs = self.graph.inputs(&id).filter_map(|input| self.states.get(&input).copied()).max();
+        self.states.insert(id, state);
+        if !self.options.filter.wants(&id) {
+            return;
+        }
+        let largest_at = difference.largest_at.map(|at| {
+            let at = at as usize;
+            (rows.token(at / rows.len), at % rows.len)
+        });
+        let (pass, shape) = (self.pass.clone(), node.shape);
+        self.reports.push(NodeReport {
+            pass,
+            id,
+            shape,
+            difference,
+            largest_at,
+            choices,
+            flips,
+            inputs,
+            tolerance,
+            beyond,
+        });
+    }
+
+    /// Roundings that differ; `None` where the type is no 8-bit one or a value is not finite.
+    fn flips(
+        &mut self,
+        ty: ActivationType,
+        node: Node,
+        rows: &Rows,
+        reference: &[f32],
+        values: &[f32],
+    ) -> Option<Flips> {
+        if !matches!(ty, ActivationType::Q8_0 | ActivationType::Q8_K) {
+            return None;
+        }
+        let cols = if node.shape[2] > 1 { node.shape[2] } else { node.shape[1] };
+        let [ours, theirs] = &mut self.rounded;
+        let mut flips = Flips::default();
+        for (row, reference) in rows.pairs(reference) {
+            ours.quantize(ty, &values[row * rows.len..][..rows.len], cols).ok()?;
+            theirs.quantize(ty, reference, cols).ok()?;
+            for r in 0..ours.rows() {
+                let (a, b) = (integers(ours.row(r)), integers(theirs.row(r)));
+                flips.values += a.len() as u64;
+                flips.flipped += a.iter().zip(b).filter(|(a, b)| a != b).count() as u64;
+            }
+        }
+        Some(flips)
+    }
+}
+
+fn integers(row: ActivationRow<'_>) -> &[i8] {
+    match row {
+        ActivationRow::Q8_0(row) => row.qs,
+        ActivationRow::Q8K(row) => row.qs,
+        ActivationRow::Floats(..) => &[],
+    }
+}
+
+impl<R: Reference + Send> Observer for Comparer<'_, R> {
+    fn active(&self) -> bool {
+        true
+    }
+
+    fn node(&mut self, node: Node, values: &mut [f32]) {
+        if self.error.is_none() {
+            self.error = self.compare_floats(node, values).err();
+        }
+    }
+
+    fn indices(&mut self, node: Node, values: &mut [u32]) {
+        if self.error.is_none() {
+            self.error = self.compare_indices(node, values).err();
+        }
+    }
+}
+
+impl<R: Reference + Send> super::run::PassObserver for Comparer<'_, R> {
+    fn begin(&mut self, pass: &str, _: usize) {
+        pass.clone_into(&mut self.pass);
+        self.counter.reset();
+        self.states.clear();
+    }
+
+    fn end(&mut self) -> Result<(), VerifyError> {
+        self.error.take().map_or(Ok(()), Err)
+    }
+
+    fn next_token(&mut self, step: usize, own: u32) -> Result<u32, VerifyError> {
+        Ok(self.reference.token(step)?.unwrap_or(own))
+    }
+}
+
+/// Which rows of a node its reference has.
+struct Rows {
+    rows: Option<Vec<usize>>,
+    /// Values of a row.
+    len: usize,
+}
+
+impl Rows {
+    fn new<T>(
+        pass: &str,
+        id: &NodeId<'_>,
+        node: Node,
+        values: usize,
+        reference: &Values<T>,
+    ) -> Result<Rows, VerifyError> {
+        let tokens = node.shape[0];
+        let len = values / tokens.max(1);
+        let rows = reference.rows.as_ref().map_or(tokens, Vec::len);
+        let outside = reference.rows.iter().flatten().any(|&row| row >= tokens);
+        if outside || reference.values.len() != rows * len || len == 0 {
+            return Err(VerifyError::Shape {
+                node: format!("{pass}/{id}"),
+                found: values,
+                wanted: reference.values.len(),
+                tokens,
+                rows,
+            });
+        }
+        Ok(Rows { rows: reference.rows.clone(), len })
+    }
+
+    /// The token of the `n`th row of the reference.
+    fn token(&self, n: usize) -> usize {
+        self.rows.as_ref().map_or(n, |rows| rows[n])
+    }
+
+    /// The rows of the reference with their tokens.
+    fn pairs<'r, T>(&'r self, reference: &'r [T]) -> impl Iterator<Item = (usize, &'r [T])> {
+        reference.chunks_exact(self.len).enumerate().map(|(n, row)| (self.token(n), row))
+    }
+}

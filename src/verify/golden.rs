@@ -1,0 +1,177 @@
+//! Reference files: nodes of a run, captured from ggml or saved by a trace.
+//!
+//! `{pass}/{node}` holds a node ([`NodeId`] says how it is written) of shape [tokens, values a token]; where only some
+//! tokens were kept, `rows` says which. Besides: `prompt` (ids), `greedy/ids` (the token fed in each decode step), maybe
+//! `greedy/logits` ([steps, vocabulary]; row i is what id i was chosen from) and `greedy/margins`.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::compare::{Reference, Values};
+use super::nodes::NodeId;
+use super::{Element, TensorFile, VerifyError};
+
+/// The header's description of a reference file, as JSON under `wayinfer`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Description {
+    pub format: u32,
+    /// Type of the KV cache.
+    pub kv: String,
+    /// Decode steps whose nodes are there.
+    pub decode_steps: usize,
+    /// Tokens in a pass; the whole prompt where not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<usize>,
+    /// The nodes in the order of computation, where known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub order: Vec<String>,
+}
+
+impl Description {
+    /// The header's key.
+    pub const KEY: &'static str = "wayinfer";
+    /// The version of the layout.
+    pub const FORMAT: u32 = 1;
+}
+
+/// A reference file.
+#[derive(Debug)]
+pub struct Golden {
+    file: TensorFile,
+    description: Description,
+    prompt: Vec<u32>,
+    /// Tokens of the prompt that nodes were kept of, where not all.
+    rows: Vec<usize>,
+    greedy: Vec<u32>,
+    seen: RefCell<HashSet<String>>,
+}
+
+impl Golden {
+    /// Opens a reference file.
+    ///
+    /// # Errors
+    /// Where it cannot be read or is no reference file.
+    pub fn open(path: &Path) -> Result<Golden, VerifyError> {
+        let file = TensorFile::open(path)?;
+        let refuse = |problem: String| VerifyError::NotAReference { path: path.to_owned(), problem };
+        let text = file
+            .text(Description::KEY)
+            .ok_or_else(|| refuse(format!("its header has no key {}", Description::KEY)))?;
+        let description: Description = serde_json::from_str(text).map_err(|e| refuse(e.to_string()))?;
+        if description.format != Description::FORMAT {
+            return Err(refuse(format!("format {} is not known", description.format)));
+        }
+        let ids = |name: &str| -> Result<Vec<u32>, VerifyError> {
+            let ids = file.tensor::<i32>(name)?.values;
+            ids.into_iter()
+                .map(|id| u32::try_from(id).map_err(|_| refuse(format!("{name} holds {id}"))))
+                .collect()
+        };
+        let prompt = ids("prompt")?;
+        if prompt.is_empty() {
+            return Err(refuse("its prompt is empty".to_owned()));
+        }
+        let rows: Vec<usize> = match file.contains("rows") {
+            true => ids("rows")?.into_iter().map(|row| row as usize).collect(),
+            false => (0..prompt.len()).collect(),
+        };
+        if rows.iter().any(|&row| row >= prompt.len()) || !rows.is_sorted_by(|a, b| a < b) {
+            return Err(refuse("rows are not rising tokens of the prompt".to_owned()));
+        }
+        let greedy = if file.contains("greedy/ids") { ids("greedy/ids")? } else { Vec::new() };
+        if greedy.len() < description.decode_steps {
+            return Err(refuse(format!("{} steps, {} ids", description.decode_steps, greedy.len())));
+        }
+        Ok(Golden { file, description, prompt, rows, greedy, seen: RefCell::default() })
+    }
+
+    /// What it was made with.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// The prompt's ids.
+    pub fn prompt(&self) -> &[u32] {
+        &self.prompt
+    }
+
+    /// The tokens that followed, the most probable each time.
+    pub fn greedy(&self) -> &[u32] {
+        &self.greedy
+    }
+
+    /// The tensors themselves.
+    pub fn tensors(&self) -> &TensorFile {
+        &self.file
+    }
+
+    /// The names of all nodes: `{pass}/{node}`, in the order of computation where it is known.
+    pub fn node_names(&self) -> Vec<String> {
+        if !self.description.order.is_empty() {
+            return self.description.order.iter().filter(|name| self.file.contains(name)).cloned().collect();
+        }
+        let is_node = |name: &String| {
+            name.split_once('/').is_some_and(|(pass, id)| pass != "greedy" && NodeId::parse(id).is_some())
+        };
+        let mut names: Vec<String> = self.file.names().into_iter().filter(is_node).collect();
+        names.sort_by_cached_key(|name| order(name));
+        names
+    }
+
+    /// Nodes that nobody has asked for through [`Reference`].
+    pub fn unseen(&self) -> Vec<String> {
+        let seen = self.seen.borrow();
+        self.node_names().into_iter().filter(|name| !seen.contains(name)).collect()
+    }
+
+    fn values<T: Element>(&self, pass: &str, id: &NodeId<'_>) -> Result<Option<Values<T>>, VerifyError> {
+        let name = format!("{pass}/{id}");
+        if !self.file.contains(&name) {
+            return Ok(None);
+        }
+        let tensor = self.file.tensor::<T>(&name)?;
+        self.seen.borrow_mut().insert(name);
+        let tokens = tensor.shape.first().copied().unwrap_or(0);
+        let cut = pass == "prefill" && tokens != self.prompt.len() && tokens == self.rows.len();
+        Ok(Some(Values { rows: cut.then(|| self.rows.clone()), values: tensor.values }))
+    }
+}
+
+/// Sorts nodes as they are computed, as far as names tell: by pass, by layer, nodes of a layer by
+/// [`NodeId::rank`].
+fn order(name: &str) -> (usize, usize, usize, usize) {
+    let (pass, id) = name.split_once('/').unwrap_or(("", name));
+    let number = |text: &str| text.parse::<usize>().unwrap_or(0);
+    let pass = match pass.split_once('.') {
+        Some(("prefill", from)) => (0, number(from)),
+        Some((_, step)) => (1, number(step)),
+        None => (0, 0),
+    };
+    let rank = |id: NodeId<'_>| match (id.layer, id.rank()) {
+        (Some(layer), rank) => (layer + 1, rank),
+        // What stands outside of layers comes first or last.
+        (None, 0) => (0, 0),
+        (None, rank) => (usize::MAX, rank),
+    };
+    let (layer, node) = NodeId::parse(id).map_or((0, 0), rank);
+    (pass.0, pass.1, layer, node)
+}
+
+impl Reference for &Golden {
+    fn floats(&mut self, pass: &str, id: &NodeId<'_>) -> Result<Option<Values<f32>>, VerifyError> {
+        self.values(pass, id)
+    }
+
+    fn indices(&mut self, pass: &str, id: &NodeId<'_>) -> Result<Option<Values<u32>>, VerifyError> {
+        let Some(Values { rows, values }) = self.values::<i32>(pass, id)? else { return Ok(None) };
+        // A negative index is none that we could have: it stays different.
+        Ok(Some(Values { rows, values: values.into_iter().map(|id| id as u32).collect() }))
+    }
+
+    fn token(&mut self, step: usize) -> Result<Option<u32>, VerifyError> {
+        Ok(self.greedy.get(step).copied())
+    }
+}

@@ -1,0 +1,173 @@
+//! Keeps the nodes of a run: in a file, or as statistics.
+
+use crate::model::{Node, Observer};
+
+use super::compare::NodeFilter;
+use super::golden::Description;
+use super::nodes::{NodeCounter, NodeId};
+use super::run::PassObserver;
+use super::{TensorWriter, VerifyError};
+
+/// Writes the nodes of a run to a reference file as they come.
+pub struct Recorder {
+    writer: TensorWriter,
+    filter: NodeFilter,
+    pass: String,
+    counter: NodeCounter,
+    fed: Vec<i32>,
+    error: Option<VerifyError>,
+}
+
+impl Recorder {
+    /// A recorder of the wanted nodes.
+    pub fn new(writer: TensorWriter, filter: NodeFilter) -> Recorder {
+        Recorder {
+            writer,
+            filter,
+            pass: String::new(),
+            counter: NodeCounter::default(),
+            fed: Vec::new(),
+            error: None,
+        }
+    }
+
+    /// Writes the file; returns the number of nodes.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn finish(mut self, prompt: &[u32], kv: &str, batch: usize) -> Result<usize, VerifyError> {
+        let order: Vec<String> = self.writer.names().map(str::to_owned).collect();
+        let nodes = order.len();
+        let prompt: Vec<i32> = prompt.iter().map(|&id| id as i32).collect();
+        self.writer.add("prompt", &[prompt.len()], &prompt)?;
+        self.writer.add("greedy/ids", &[self.fed.len()], &self.fed)?;
+        let description = Description {
+            format: Description::FORMAT,
+            kv: kv.to_owned(),
+            decode_steps: self.fed.len(),
+            batch: Some(batch),
+            order,
+        };
+        self.writer.text(Description::KEY, serde_json::to_string(&description)?);
+        self.writer.finish()?;
+        Ok(nodes)
+    }
+
+    fn keep<T: super::Element>(&mut self, node: Node, values: &[T]) {
+        let id = self.counter.next(node);
+        if self.error.is_none() && self.filter.wants(&id) {
+            let tokens = node.shape[0];
+            let shape = [tokens, values.len() / tokens.max(1)];
+            let added = self.writer.add(&format!("{}/{id}", self.pass), &shape, values);
+            self.error = added.err().map(VerifyError::from);
+        }
+    }
+}
+
+impl Observer for Recorder {
+    fn active(&self) -> bool {
+        true
+    }
+
+    fn node(&mut self, node: Node, values: &mut [f32]) {
+        self.keep(node, values);
+    }
+
+    fn indices(&mut self, node: Node, values: &mut [u32]) {
+        let ids: Vec<i32> = values.iter().map(|&id| id as i32).collect();
+        self.keep(node, &ids);
+    }
+}
+
+impl PassObserver for Recorder {
+    fn begin(&mut self, pass: &str, _: usize) {
+        pass.clone_into(&mut self.pass);
+        self.counter.reset();
+    }
+
+    fn end(&mut self) -> Result<(), VerifyError> {
+        self.error.take().map_or(Ok(()), Err)
+    }
+
+    fn next_token(&mut self, _: usize, own: u32) -> Result<u32, VerifyError> {
+        self.fed.push(own as i32);
+        Ok(own)
+    }
+}
+
+/// What the values of a node look like.
+#[derive(Clone, Debug)]
+pub struct NodeStatistics {
+    pub pass: String,
+    pub id: NodeId<'static>,
+    /// As in [`Node`].
+    pub shape: [usize; 3],
+    pub min: f32,
+    pub max: f32,
+    /// Root mean square of the finite values.
+    pub rms: f64,
+    /// Values that are infinite or not a number.
+    pub not_finite: usize,
+}
+
+/// Watches a run and keeps the statistics of its nodes.
+#[derive(Default)]
+pub struct Statistician {
+    filter: NodeFilter,
+    pass: String,
+    counter: NodeCounter,
+    nodes: Vec<NodeStatistics>,
+}
+
+impl Statistician {
+    /// A statistician of the wanted nodes.
+    pub fn new(filter: NodeFilter) -> Statistician {
+        Statistician { filter, ..Statistician::default() }
+    }
+
+    /// The statistics, in the order of computation.
+    pub fn finish(self) -> Vec<NodeStatistics> {
+        self.nodes
+    }
+
+    fn keep(&mut self, node: Node, values: impl Iterator<Item = f32>) {
+        let id = self.counter.next(node);
+        if !self.filter.wants(&id) {
+            return;
+        }
+        let (mut min, mut max, mut squares, mut finite, mut not_finite) =
+            (f32::INFINITY, f32::NEG_INFINITY, 0.0, 0usize, 0);
+        for value in values {
+            if !value.is_finite() {
+                not_finite += 1;
+                continue;
+            }
+            (min, max, finite) = (min.min(value), max.max(value), finite + 1);
+            squares += f64::from(value) * f64::from(value);
+        }
+        let rms = if finite == 0 { 0.0 } else { (squares / finite as f64).sqrt() };
+        let (pass, shape) = (self.pass.clone(), node.shape);
+        self.nodes.push(NodeStatistics { pass, id, shape, min, max, rms, not_finite });
+    }
+}
+
+impl Observer for Statistician {
+    fn active(&self) -> bool {
+        true
+    }
+
+    fn node(&mut self, node: Node, values: &mut [f32]) {
+        self.keep(node, values.iter().copied());
+    }
+
+    fn indices(&mut self, node: Node, values: &mut [u32]) {
+        self.keep(node, values.iter().map(|&id| id as f32));
+    }
+}
+
+impl PassObserver for Statistician {
+    fn begin(&mut self, pass: &str, _: usize) {
+        pass.clone_into(&mut self.pass);
+        self.counter.reset();
+    }
+}

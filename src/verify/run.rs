@@ -1,0 +1,66 @@
+//! Runs that are watched: a prompt, then some tokens one by one.
+
+use std::ops::ControlFlow;
+
+use crate::model::{Logits, Observer};
+use crate::session::Session;
+
+use super::VerifyError;
+
+/// An observer of several passes.
+pub trait PassObserver: Observer {
+    /// A pass over so many tokens begins: `prefill`, `prefill.64` (from that position on), `decode.0`, ..
+    fn begin(&mut self, pass: &str, tokens: usize);
+
+    /// The pass is done.
+    ///
+    /// # Errors
+    /// What went wrong while watching it.
+    fn end(&mut self) -> Result<(), VerifyError> {
+        Ok(())
+    }
+
+    /// The token to feed in this decode step, where the model would go on with `own`.
+    ///
+    /// # Errors
+    /// Where another one was to be had and cannot.
+    fn next_token(&mut self, step: usize, own: u32) -> Result<u32, VerifyError> {
+        let _ = step;
+        Ok(own)
+    }
+}
+
+/// Feeds the prompt in the session's batches, then `steps` tokens; the logits of all tokens are nodes.
+///
+/// # Errors
+/// What the session or the observer refuses.
+pub fn run(
+    session: &mut Session<'_>,
+    prompt: &[u32],
+    steps: usize,
+    observer: &mut dyn PassObserver,
+) -> Result<(), VerifyError> {
+    let batch = session.batch();
+    for (i, chunk) in prompt.chunks(batch).enumerate() {
+        let pass = if i == 0 { "prefill".to_owned() } else { format!("prefill.{}", i * batch) };
+        watch(session, chunk, &pass, observer)?;
+    }
+    for step in 0..steps {
+        let id = observer.next_token(step, session.argmax()?)?;
+        watch(session, &[id], &format!("decode.{step}"), observer)?;
+    }
+    Ok(())
+}
+
+fn watch(
+    session: &mut Session<'_>,
+    tokens: &[u32],
+    pass: &str,
+    observer: &mut dyn PassObserver,
+) -> Result<(), VerifyError> {
+    observer.begin(pass, tokens.len());
+    let fed = session.feed_observed(tokens, Logits::All, &mut *observer, |_| ControlFlow::Continue(()));
+    // What the observer could not read or write explains more than what followed from it.
+    observer.end()?;
+    Ok(fed?)
+}
