@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use globset::GlobMatcher;
 
-use crate::model::{Node, Observer};
+use crate::model::{KvType, Node, Observer};
 use crate::quant::{ActivationRow, ActivationType, Activations};
 
 use super::bounds;
@@ -54,11 +54,13 @@ pub enum Tolerance {
 }
 
 impl Tolerance {
-    fn of(self, id: &NodeId<'_>, rounds_floats: bool) -> f64 {
+    fn of(self, id: &NodeId<'_>, graph: &NodeGraph, kv: KvType) -> f64 {
         match self {
             Tolerance::SameBits => 0.0,
             Tolerance::Nmse(nmse) => nmse,
-            Tolerance::Bounds => bounds::isolated(id, rounds_floats),
+            Tolerance::Bounds => {
+                graph.kind(id).map_or(0.0, |kind| bounds::isolated(kind, graph.weight_type(id), kv))
+            }
         }
     }
 }
@@ -85,6 +87,8 @@ pub struct CompareOptions {
     /// Puts the reference in the place of each node once it is compared: all nodes are computed from equal inputs.
     pub isolate: bool,
     pub tolerance: Tolerance,
+    /// Of the run, for [`Tolerance::Bounds`].
+    pub kv: KvType,
     pub filter: NodeFilter,
     /// Counts roundings to 8 bits that come out otherwise.
     pub flips: bool,
@@ -119,6 +123,14 @@ pub enum InputState {
     Beyond,
 }
 
+/// How a node stands once it is compared.
+#[derive(Debug)]
+struct NodeState {
+    against: InputState,
+    /// The tokens whose values its reference has; all where not given.
+    rows: Option<Vec<usize>>,
+}
+
 /// A node compared.
 #[derive(Clone, Debug)]
 pub struct NodeReport {
@@ -148,7 +160,7 @@ pub struct Comparer<'a, R> {
     options: CompareOptions,
     pass: String,
     counter: NodeCounter,
-    states: HashMap<NodeId<'static>, InputState>,
+    states: HashMap<NodeId<'static>, NodeState>,
     reports: Vec<NodeReport>,
     /// Nodes that the reference does not have.
     missing: Vec<String>,
@@ -184,13 +196,12 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
             self.missing.push(format!("{}/{id}", self.pass));
             return Ok(());
         };
-        let rows = Rows::new(&self.pass, &id, node, values.len(), &reference)?;
+        let rows = self.rows(&id, node, values.len(), &reference)?;
         let mut difference = Difference::default();
-        for (row, reference) in rows.pairs(&reference.values) {
+        for (row, reference) in rows.judged(&reference.values) {
             difference.add(reference, &values[row * rows.len..][..rows.len]);
         }
-        let rounded_to = self.graph.rounded_to(&id);
-        let flips = match rounded_to {
+        let flips = match self.graph.rounded_to(&id) {
             Some(ty) if self.options.flips => self.flips(ty, node, &rows, &reference.values, values),
             _ => None,
         };
@@ -199,8 +210,27 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
                 values[row * rows.len..][..rows.len].copy_from_slice(reference);
             }
         }
-        self.report(node, id, &rows, difference, None, flips);
+        self.report(node, id, rows, difference, None, flips);
         Ok(())
+    }
+
+    /// The rows of a node that its reference has, and those of them that can be judged: where all nodes are to be
+    /// computed from equal inputs, the rows that the inputs' references have as well.
+    fn rows<T>(
+        &self,
+        id: &NodeId<'static>,
+        node: Node,
+        values: usize,
+        reference: &Values<T>,
+    ) -> Result<Rows, VerifyError> {
+        let mut rows = Rows::new(&self.pass, id, node, values, reference)?;
+        if self.options.isolate {
+            let known = self.graph.inputs(id).filter_map(|input| self.states.get(&input)?.rows.as_ref());
+            for known in known {
+                rows.judged.retain(|row| known.contains(row));
+            }
+        }
+        Ok(rows)
     }
 
     fn compare_indices(&mut self, node: Node, values: &mut [u32]) -> Result<(), VerifyError> {
@@ -209,11 +239,11 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
             self.missing.push(format!("{}/{id}", self.pass));
             return Ok(());
         };
-        let rows = Rows::new(&self.pass, &id, node, values.len(), &reference)?;
+        let rows = self.rows(&id, node, values.len(), &reference)?;
         let mut difference = Difference::default();
         let mut choices = Choices::default();
-        for (row, reference) in rows.pairs(&reference.values) {
-            let own = &mut values[row * rows.len..][..rows.len];
+        for (row, reference) in rows.judged(&reference.values) {
+            let own = &values[row * rows.len..][..rows.len];
             let floats = |ids: &[u32]| ids.iter().map(|&id| id as f32).collect::<Vec<_>>();
             difference.add(&floats(reference), &floats(own));
             choices.tokens += 1;
@@ -228,11 +258,13 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
                     false => choices.sets_differ += 1,
                 }
             }
-            if self.options.isolate {
-                own.copy_from_slice(reference);
+        }
+        if self.options.isolate {
+            for (row, reference) in rows.pairs(&reference.values) {
+                values[row * rows.len..][..rows.len].copy_from_slice(reference);
             }
         }
-        self.report(node, id, &rows, difference, Some(choices), None);
+        self.report(node, id, rows, difference, Some(choices), None);
         Ok(())
     }
 
@@ -240,16 +272,12 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
         &mut self,
         node: Node,
         id: NodeId<'static>,
-        rows: &Rows,
+        rows: Rows,
         difference: Difference,
         choices: Option<Choices>,
         flips: Option<Flips>,
     ) {
-        let rounds_floats = matches!(
-            self.graph.weight_type(&id).and_then(crate::quant::format).map(|f| f.activation),
-            Some(ActivationType::F16 | ActivationType::BF16 | ActivationType::F32)
-        );
-        let tolerance = self.options.tolerance.of(&id, rounds_floats);
+        let tolerance = self.options.tolerance.of(&id, self.graph, self.options.kv);
         let beyond = match choices {
             // On equal inputs the order of rank counts as well; else another order alone changes sums by a rounding.
             Some(c) => {
@@ -259,20 +287,20 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
             // Not `>`: an NMSE that is no number is beyond everything.
             None => !(difference.nmse() <= tolerance),
         };
-        let state = match (difference.is_none() || self.options.isolate, beyond) {
+        let against = match (difference.is_none() || self.options.isolate, beyond) {
             (true, _) => InputState::Equal,
             (false, false) => InputState::Within,
             (false, true) => InputState::Beyond,
         };
-        let inputs = self.graph.inputs(&id).filter_map(|input| self.states.get(&input).copied()).max();
-        self.states.insert(id, state);
+        let inputs = self.graph.inputs(&id).filter_map(|input| Some(self.states.get(&input)?.against)).max();
+        let largest_at = difference.largest_at.map(|at| {
+            let at = at as usize;
+            (rows.judged[at / rows.len], at % rows.len)
+        });
+        self.states.insert(id, NodeState { against, rows: rows.rows });
         if !self.options.filter.wants(&id) {
             return;
         }
-        let largest_at = difference.largest_at.map(|at| {
-            let at = at as usize;
-            (rows.token(at / rows.len), at % rows.len)
-        });
         let (pass, shape) = (self.pass.clone(), node.shape);
         self.reports.push(NodeReport {
             pass,
@@ -303,7 +331,7 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
         let cols = if node.shape[2] > 1 { node.shape[2] } else { node.shape[1] };
         let [ours, theirs] = &mut self.rounded;
         let mut flips = Flips::default();
-        for (row, reference) in rows.pairs(reference) {
+        for (row, reference) in rows.judged(reference) {
             ours.quantize(ty, &values[row * rows.len..][..rows.len], cols).ok()?;
             theirs.quantize(ty, reference, cols).ok()?;
             for r in 0..ours.rows() {
@@ -361,6 +389,8 @@ impl<R: Reference + Send> super::run::PassObserver for Comparer<'_, R> {
 /// Which rows of a node its reference has.
 struct Rows {
     rows: Option<Vec<usize>>,
+    /// The tokens to judge.
+    judged: Vec<usize>,
     /// Values of a row.
     len: usize,
 }
@@ -386,16 +416,18 @@ impl Rows {
                 rows,
             });
         }
-        Ok(Rows { rows: reference.rows.clone(), len })
-    }
-
-    /// The token of the `n`th row of the reference.
-    fn token(&self, n: usize) -> usize {
-        self.rows.as_ref().map_or(n, |rows| rows[n])
+        let judged = reference.rows.clone().unwrap_or_else(|| (0..tokens).collect());
+        Ok(Rows { rows: reference.rows.clone(), judged, len })
     }
 
     /// The rows of the reference with their tokens.
     fn pairs<'r, T>(&'r self, reference: &'r [T]) -> impl Iterator<Item = (usize, &'r [T])> {
-        reference.chunks_exact(self.len).enumerate().map(|(n, row)| (self.token(n), row))
+        let token = |n: usize| self.rows.as_ref().map_or(n, |rows| rows[n]);
+        reference.chunks_exact(self.len).enumerate().map(move |(n, row)| (token(n), row))
+    }
+
+    /// Those of them that are to be judged.
+    fn judged<'r, T>(&'r self, reference: &'r [T]) -> impl Iterator<Item = (usize, &'r [T])> {
+        self.pairs(reference).filter(|(row, _)| self.judged.contains(row))
     }
 }

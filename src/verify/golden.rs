@@ -4,7 +4,6 @@
 //! tokens were kept, `rows` says which. Besides: `prompt` (ids), `greedy/ids` (the token fed in each decode step), maybe
 //! `greedy/logits` ([steps, vocabulary]; row i is what id i was chosen from) and `greedy/margins`.
 
-use std::cell::RefCell;
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -46,7 +45,6 @@ pub struct Golden {
     /// Tokens of the prompt that nodes were kept of, where not all.
     rows: Vec<usize>,
     greedy: Vec<u32>,
-    seen: RefCell<HashSet<String>>,
 }
 
 impl Golden {
@@ -85,7 +83,7 @@ impl Golden {
         if greedy.len() < description.decode_steps {
             return Err(refuse(format!("{} steps, {} ids", description.decode_steps, greedy.len())));
         }
-        Ok(Golden { file, description, prompt, rows, greedy, seen: RefCell::default() })
+        Ok(Golden { file, description, prompt, rows, greedy })
     }
 
     /// What it was made with.
@@ -121,22 +119,36 @@ impl Golden {
         names
     }
 
-    /// Nodes that nobody has asked for through [`Reference`].
+    /// The file as the reference of one run.
+    pub fn reference(&self) -> GoldenReference<'_> {
+        GoldenReference { golden: self, seen: HashSet::new() }
+    }
+}
+
+/// A reference file as the reference of one run; it knows what the run has asked for.
+#[derive(Debug)]
+pub struct GoldenReference<'a> {
+    golden: &'a Golden,
+    seen: HashSet<String>,
+}
+
+impl GoldenReference<'_> {
+    /// Nodes of the file that the run did not have.
     pub fn unseen(&self) -> Vec<String> {
-        let seen = self.seen.borrow();
-        self.node_names().into_iter().filter(|name| !seen.contains(name)).collect()
+        self.golden.node_names().into_iter().filter(|name| !self.seen.contains(name)).collect()
     }
 
-    fn values<T: Element>(&self, pass: &str, id: &NodeId<'_>) -> Result<Option<Values<T>>, VerifyError> {
+    fn values<T: Element>(&mut self, pass: &str, id: &NodeId<'_>) -> Result<Option<Values<T>>, VerifyError> {
+        let Golden { file, prompt, rows, .. } = self.golden;
         let name = format!("{pass}/{id}");
-        if !self.file.contains(&name) {
+        if !file.contains(&name) {
             return Ok(None);
         }
-        let tensor = self.file.tensor::<T>(&name)?;
-        self.seen.borrow_mut().insert(name);
+        let tensor = file.tensor::<T>(&name)?;
+        self.seen.insert(name);
         let tokens = tensor.shape.first().copied().unwrap_or(0);
-        let cut = pass == "prefill" && tokens != self.prompt.len() && tokens == self.rows.len();
-        Ok(Some(Values { rows: cut.then(|| self.rows.clone()), values: tensor.values }))
+        let cut = pass == "prefill" && tokens != prompt.len() && tokens == rows.len();
+        Ok(Some(Values { rows: cut.then(|| rows.clone()), values: tensor.values }))
     }
 }
 
@@ -160,7 +172,7 @@ fn order(name: &str) -> (usize, usize, usize, usize) {
     (pass.0, pass.1, layer, node)
 }
 
-impl Reference for &Golden {
+impl Reference for GoldenReference<'_> {
     fn floats(&mut self, pass: &str, id: &NodeId<'_>) -> Result<Option<Values<f32>>, VerifyError> {
         self.values(pass, id)
     }
@@ -172,6 +184,6 @@ impl Reference for &Golden {
     }
 
     fn token(&mut self, step: usize) -> Result<Option<u32>, VerifyError> {
-        Ok(self.greedy.get(step).copied())
+        Ok(self.golden.greedy.get(step).copied())
     }
 }

@@ -28,7 +28,7 @@ pub use compare::{
     Choices, CompareOptions, Comparer, Flips, InputState, NodeFilter, NodeReport, Reference, Tolerance,
     Values,
 };
-pub use golden::{Description, Golden};
+pub use golden::{Description, Golden, GoldenReference};
 pub use lockstep::compare_runs;
 pub use measure::Difference;
 pub use nodes::{NodeCounter, NodeGraph, NodeId, NodeKind};

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test binary uses a part of it
 
 pub mod gguf;
+pub mod goldens;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

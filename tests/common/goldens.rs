@@ -1,0 +1,95 @@
+//! The fixtures and what ggml computed on them.
+#![allow(dead_code)] // each test file uses a part
+
+use std::path::{Path, PathBuf};
+
+use wayinfer::gguf::Gguf;
+use wayinfer::kernels::Isa;
+use wayinfer::model::{KvType, Model};
+use wayinfer::session::{Session, SessionOptions};
+use wayinfer::verify::{CompareOptions, Comparer, Golden, GoldenReference, NodeFilter, NodeGraph, Tolerance};
+
+/// A fixture with one of its reference files.
+pub struct Case {
+    /// `moe-q4_k_m/long`
+    pub name: String,
+    pub fixture: PathBuf,
+    pub golden: PathBuf,
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every reference file with every model that it is of, as the manifest has them.
+pub fn cases() -> Vec<Case> {
+    let text = std::fs::read_to_string(root().join("golden/manifest.json")).expect("the manifest");
+    let manifest: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let fixtures = manifest["fixtures"].as_object().expect("fixtures");
+    let mut cases = Vec::new();
+    for (name, fixture) in fixtures {
+        let owner = fixture["goldens_of"].as_str().unwrap_or(name);
+        for golden in fixtures[owner]["goldens"].as_array().expect("goldens") {
+            let file = golden["file"].as_str().expect("a file");
+            let stem = Path::new(file).file_stem().expect("a name").to_string_lossy();
+            cases.push(Case {
+                name: format!("{name}/{stem}"),
+                fixture: root().join(fixture["file"].as_str().expect("a file")),
+                golden: root().join(file),
+            });
+        }
+    }
+    assert!(cases.len() >= 20, "{} cases", cases.len());
+    cases
+}
+
+/// The case of this name.
+pub fn case(name: &str) -> Case {
+    cases().into_iter().find(|case| case.name == name).unwrap_or_else(|| panic!("no case {name}"))
+}
+
+/// A fixture, loaded, with a reference file.
+pub struct Loaded {
+    pub model: Model,
+    pub graph: NodeGraph,
+    pub golden: Golden,
+}
+
+impl Loaded {
+    /// Loads a model (the case's fixture, or one with a fault in it) with a case's reference.
+    pub fn new(fixture: &Path, golden: &Path) -> Loaded {
+        let gguf = Gguf::open(fixture).unwrap_or_else(|e| panic!("{e}"));
+        let model = Model::load(&gguf).unwrap_or_else(|e| panic!("{}: {e}", fixture.display()));
+        let graph = NodeGraph::new(&gguf, model.config().layers);
+        Loaded { model, graph, golden: Golden::open(golden).unwrap_or_else(|e| panic!("{e}")) }
+    }
+
+    pub fn of(case: &Case) -> Loaded {
+        Loaded::new(&case.fixture, &case.golden)
+    }
+
+    /// The cache that the reference was made with.
+    pub fn kv(&self) -> KvType {
+        self.golden.description().kv.parse().expect("a type")
+    }
+
+    /// A session that takes the whole prompt in one pass, as the reference did.
+    pub fn session(&self, isa: Option<Isa>, threads: usize) -> Session<'_> {
+        let prompt = self.golden.prompt().len();
+        let context = prompt + self.golden.greedy().len();
+        let options = SessionOptions { context, batch: prompt, kv: self.kv(), threads, isa };
+        Session::new(&self.model, &options).expect("a session")
+    }
+
+    pub fn comparer(&self, isolate: bool) -> Comparer<'_, GoldenReference<'_>> {
+        let tolerance = if isolate { Tolerance::Bounds } else { Tolerance::Nmse(f64::MAX) };
+        let options = CompareOptions {
+            isolate,
+            tolerance,
+            kv: self.kv(),
+            filter: NodeFilter::default(),
+            flips: !isolate,
+        };
+        Comparer::new(&self.graph, self.golden.reference(), options)
+    }
+}
