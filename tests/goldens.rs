@@ -97,7 +97,31 @@ struct Free {
 
 const FREE_FACTOR: f64 = 2.0;
 
-const FREE: &[Free] = &[];
+const FREE: &[Free] = &[
+    Free { case: "dense-bf16/short", drift: &[8.45e-15, 9.55e-15], logit: 1.03e-2, flipped: 0 },
+    Free { case: "dense-bf16/long", drift: &[1.79e-7, 3.60e-6], logit: 4.42e-2, flipped: 0 },
+    Free { case: "dense-f16/short", drift: &[2.04e-9, 6.72e-8], logit: 4.40e-3, flipped: 0 },
+    Free { case: "dense-f16/long", drift: &[2.33e-8, 1.10e-7], logit: 6.91e-3, flipped: 0 },
+    Free { case: "dense-f32/short", drift: &[8.61e-14, 1.79e-13], logit: 4.77e-6, flipped: 0 },
+    Free { case: "dense-f32/long", drift: &[1.04e-13, 1.63e-13], logit: 5.60e-6, flipped: 0 },
+    Free { case: "dense-q4_k_m/short", drift: &[1.25e-13, 1.25e-13], logit: 5.72e-6, flipped: 0 },
+    Free { case: "dense-q4_k_m/long", drift: &[1.22e-6, 1.91e-4], logit: 2.37e-1, flipped: 9856 },
+    Free { case: "dense-q5_k_m/short", drift: &[1.51e-13, 1.74e-13], logit: 1.72e-1, flipped: 0 },
+    Free { case: "dense-q5_k_m/long", drift: &[1.12e-13, 1.99e-4], logit: 2.89e-1, flipped: 3420 },
+    Free { case: "dense-q6_k/short", drift: &[3.64e-14, 1.19e-13], logit: 3.81e-6, flipped: 0 },
+    Free { case: "dense-q6_k/long", drift: &[1.84e-13, 1.27e-13], logit: 3.81e-6, flipped: 0 },
+    Free { case: "dense-q8_0/short", drift: &[1.82e-5, 1.08e-4], logit: 1.44e-1, flipped: 831 },
+    Free { case: "dense-q8_0/long", drift: &[8.60e-15, 1.23e-14], logit: 2.97e-3, flipped: 0 },
+    Free { case: "dense-q8_0/short-kv-f16", drift: &[1.00e-4, 2.42e-4], logit: 1.84e-1, flipped: 9840 },
+    Free { case: "moe-per-expert-q4_k_m/short", drift: &[1.18e-13, 1.35e-13], logit: 5.79e-2, flipped: 0 },
+    Free { case: "moe-per-expert-q4_k_m/long", drift: &[3.77e-13, 2.62e-13], logit: 4.77e-6, flipped: 0 },
+    Free { case: "moe-q4_k_m/short", drift: &[1.18e-13, 1.35e-13], logit: 5.79e-2, flipped: 0 },
+    Free { case: "moe-q4_k_m/long", drift: &[3.77e-13, 2.62e-13], logit: 4.77e-6, flipped: 0 },
+    Free { case: "moe-router-f16-q4_k_m/short", drift: &[5.83e-12, 4.27e-11], logit: 1.53e-5, flipped: 0 },
+    Free { case: "moe-router-f16-q4_k_m/long", drift: &[2.27e-12, 2.41e-10], logit: 8.49e-2, flipped: 0 },
+    Free { case: "odd-q8_0/short", drift: &[1.04e-14, 1.25e-14, 1.48e-14], logit: 9.54e-7, flipped: 0 },
+    Free { case: "odd-q8_0/long", drift: &[1.98e-8, 3.15e-5, 1.12e-4], logit: 1.15e-1, flipped: 6172 },
+];
 
 /// Nothing put in place: the drift away from ggml, layer by layer, and what it does to the choice of tokens. ggml's
 /// own tokens are fed.

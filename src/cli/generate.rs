@@ -77,7 +77,7 @@ pub struct Args {
 
 #[derive(ClapArgs, Debug)]
 #[group(multiple = false)]
-struct PromptArgs {
+pub(super) struct PromptArgs {
     /// The prompt
     #[arg(short, long, value_name = "TEXT")]
     prompt: Option<String>,
@@ -304,12 +304,12 @@ fn watch_interrupts() -> Result<Arc<AtomicBool>, CliError> {
 }
 
 /// What there is to continue.
-enum Prompt {
+pub(super) enum Prompt {
     Text(String),
     Ids(Vec<u32>),
 }
 
-fn read_prompt(args: &PromptArgs) -> Result<Prompt, CliError> {
+pub(super) fn read_prompt(args: &PromptArgs) -> Result<Prompt, CliError> {
     let failed =
         |path: &PathBuf, error: std::io::Error| CliError::new(format!("{}: {error}", path.display()));
     if let Some(text) = &args.prompt {

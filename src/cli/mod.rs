@@ -10,6 +10,7 @@ mod model_arg;
 mod output;
 mod tokenize;
 mod tokenizer_arg;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,7 @@ enum Command {
     Tokenize(tokenize::Args),
     Generate(generate::Args),
     Bench(bench::Args),
+    Trace(trace::Args),
 }
 
 /// Parses the arguments, runs the subcommand, reports what went wrong on stderr.
@@ -43,6 +45,7 @@ pub fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Trace(args) => trace::run(&args),
     };
     result.unwrap_or_else(|error| error.report())
 }

@@ -3,6 +3,7 @@
 //! T is the number of tokens of a pass, at most the batch; E the embedding length; H heads of D elements,
 //! G of them for keys and values; F the hidden length; N experts of which U are used; V the vocabulary.
 
+use std::fmt;
 use std::str::FromStr;
 
 use crate::kernels::ops::{AttentionScratch, KvView, KvViewMut, RopeTable};
@@ -18,6 +19,15 @@ pub enum KvType {
     #[default]
     F16,
     F32,
+}
+
+impl fmt::Display for KvType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            KvType::F16 => "f16",
+            KvType::F32 => "f32",
+        })
+    }
 }
 
 impl FromStr for KvType {

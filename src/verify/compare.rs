@@ -190,8 +190,16 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
         (self.reports, self.missing, self.reference)
     }
 
-    fn compare_floats(&mut self, node: Node, values: &mut [f32]) -> Result<(), VerifyError> {
-        let id = self.counter.next(node);
+    /// Compares a node of floats of this [`Node`]'s shape.
+    ///
+    /// # Errors
+    /// A reference that cannot be had or is of another shape.
+    pub(super) fn compare_floats(
+        &mut self,
+        id: NodeId<'static>,
+        node: Node,
+        values: &mut [f32],
+    ) -> Result<(), VerifyError> {
         let Some(reference) = self.reference.floats(&self.pass, &id)? else {
             self.missing.push(format!("{}/{id}", self.pass));
             return Ok(());
@@ -233,8 +241,16 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
         Ok(rows)
     }
 
-    fn compare_indices(&mut self, node: Node, values: &mut [u32]) -> Result<(), VerifyError> {
-        let id = self.counter.next(node);
+    /// Compares a node of indices.
+    ///
+    /// # Errors
+    /// As [`Comparer::compare_floats`].
+    pub(super) fn compare_indices(
+        &mut self,
+        id: NodeId<'static>,
+        node: Node,
+        values: &mut [u32],
+    ) -> Result<(), VerifyError> {
         let Some(reference) = self.reference.indices(&self.pass, &id)? else {
             self.missing.push(format!("{}/{id}", self.pass));
             return Ok(());
@@ -358,14 +374,16 @@ impl<R: Reference + Send> Observer for Comparer<'_, R> {
     }
 
     fn node(&mut self, node: Node, values: &mut [f32]) {
+        let id = self.counter.next(node);
         if self.error.is_none() {
-            self.error = self.compare_floats(node, values).err();
+            self.error = self.compare_floats(id, node, values).err();
         }
     }
 
     fn indices(&mut self, node: Node, values: &mut [u32]) {
+        let id = self.counter.next(node);
         if self.error.is_none() {
-            self.error = self.compare_indices(node, values).err();
+            self.error = self.compare_indices(id, node, values).err();
         }
     }
 }

@@ -121,7 +121,17 @@ impl Golden {
 
     /// The file as the reference of one run.
     pub fn reference(&self) -> GoldenReference<'_> {
-        GoldenReference { golden: self, seen: HashSet::new() }
+        GoldenReference { golden: self, seen: HashSet::new(), cut: true }
+    }
+
+    /// The file as the reference of another file with the same tokens kept: row by row.
+    pub(super) fn reference_by_row(&self) -> GoldenReference<'_> {
+        GoldenReference { cut: false, ..self.reference() }
+    }
+
+    /// The tokens of the prompt that nodes were kept of.
+    pub fn rows(&self) -> &[usize] {
+        &self.rows
     }
 }
 
@@ -130,6 +140,8 @@ impl Golden {
 pub struct GoldenReference<'a> {
     golden: &'a Golden,
     seen: HashSet<String>,
+    /// Whether nodes of some rows only are told apart by their tokens.
+    cut: bool,
 }
 
 impl GoldenReference<'_> {
@@ -147,7 +159,7 @@ impl GoldenReference<'_> {
         let tensor = file.tensor::<T>(&name)?;
         self.seen.insert(name);
         let tokens = tensor.shape.first().copied().unwrap_or(0);
-        let cut = pass == "prefill" && tokens != prompt.len() && tokens == rows.len();
+        let cut = self.cut && pass == "prefill" && tokens != prompt.len() && tokens == rows.len();
         Ok(Some(Values { rows: cut.then(|| rows.clone()), values: tensor.values }))
     }
 }

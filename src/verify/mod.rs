@@ -10,12 +10,14 @@
 
 pub mod bounds;
 mod compare;
+mod diff;
 mod golden;
 mod lockstep;
 mod measure;
 mod nodes;
 mod record;
 mod run;
+mod summary;
 mod tensors;
 
 use std::path::PathBuf;
@@ -28,12 +30,14 @@ pub use compare::{
     Choices, CompareOptions, Comparer, Flips, InputState, NodeFilter, NodeReport, Reference, Tolerance,
     Values,
 };
+pub use diff::{FileDiff, diff};
 pub use golden::{Description, Golden, GoldenReference};
 pub use lockstep::compare_runs;
 pub use measure::Difference;
 pub use nodes::{NodeCounter, NodeGraph, NodeId, NodeKind};
 pub use record::{NodeStatistics, Recorder, Statistician};
 pub use run::{PassObserver, run};
+pub use summary::{Divergence, Place};
 pub use tensors::{Element, Tensor, TensorFile, TensorFileError, TensorWriter};
 
 /// Why values cannot be compared or kept.
@@ -49,6 +53,8 @@ pub enum VerifyError {
         "node {node} has {found} values of {tokens} tokens, its reference {wanted} of {rows}: not the same model or prompt"
     )]
     Shape { node: String, found: usize, wanted: usize, tokens: usize, rows: usize },
+    #[error("{}: has only some tokens of its prompt: give it as the first file, which is the reference", path.display())]
+    Rows { path: PathBuf },
     #[error("the run to compare with ended early")]
     OtherRunEnded,
     #[error("a description cannot be written: {0}")]

@@ -29,6 +29,12 @@ impl<'a> NodeId<'a> {
         })
     }
 
+    /// The same node by the name that the forward pass gives it; `None` where no architecture names such a node.
+    pub fn known(&self) -> Option<NodeId<'static>> {
+        let known = NODES.iter().map(|entry| entry.node.0).find(|&name| name == self.name)?;
+        Some(NodeId { name: known, layer: self.layer, occurrence: self.occurrence })
+    }
+
     /// Where it stands among the nodes of a layer, or of those outside of layers: in the order of computation. Unknown
     /// nodes come last.
     pub fn rank(&self) -> usize {
@@ -123,7 +129,7 @@ macro_rules! nodes {
             inputs: &[$(nodes!(@input $input $input_occurrence)),*],
         }),*]
     };
-    (@input residual 0) => { RESIDUAL };
+    (@input residual $occurrence:literal) => { RESIDUAL };
     (@input $input:ident $occurrence:literal) => { (stringify!($input), $occurrence) };
 }
 
@@ -174,6 +180,11 @@ impl NodeGraph {
     pub fn new(gguf: &Gguf, layers: usize) -> NodeGraph {
         let weights = gguf.tensors.iter().map(|t| (t.name.clone(), t.ty)).collect();
         NodeGraph { layers, weights }
+    }
+
+    /// The graph of a model of so many layers whose weights are not known.
+    pub fn without_weights(layers: usize) -> NodeGraph {
+        NodeGraph { layers, weights: HashMap::new() }
     }
 
     /// What a node is computed by; `None` where the name is not known.

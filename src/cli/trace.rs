@@ -1,0 +1,322 @@
+//! `wayinfer trace`: the nodes of a run, kept, or compared with a reference.
+
+mod print;
+
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args as ClapArgs, Subcommand};
+use globset::{Glob, GlobMatcher};
+
+use super::CliError;
+use super::engine_args::{self, EngineArgs, Loaded};
+use super::generate::{Prompt, PromptArgs, read_prompt};
+use super::tokenizer_arg::TokenizerArg;
+use crate::kernels::Isa;
+use crate::model::KvType;
+use crate::session::{Session, SessionOptions};
+use crate::text::EncodeOptions;
+use crate::verify::{
+    self, CompareOptions, Comparer, Golden, NodeFilter, NodeGraph, Recorder, Statistician, TensorWriter,
+    Tolerance,
+};
+use print::{Comparison, Shown};
+
+/// Tokens of a pass, where no reference says otherwise: the logits of all of them are nodes.
+const DEFAULT_BATCH: usize = 64;
+
+/// The NMSE that a free run may drift away from a reference, unless asked otherwise.
+const FREE_TOLERANCE: f64 = 1e-2;
+
+/// Show, save or compare the values of every node of a forward pass.
+///
+/// Without a reference: what each node's values look like, or --save to keep them. With --golden FILE (captured from
+/// ggml, or saved before) or --against SET (another kernel set, side by side): how far each node is from it, and where
+/// the two first part. Ends with 1 where a node is beyond the tolerance.
+#[derive(ClapArgs, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    /// GGUF file; any one of a split model
+    #[arg(short, long, value_name = "MODEL")]
+    model: Option<PathBuf>,
+
+    #[command(flatten)]
+    prompt: PromptArgs,
+
+    #[command(flatten)]
+    tokenizer: TokenizerArg,
+
+    /// Tokens to go on with after the prompt, the most probable each time [default: 0; as many as the reference has]
+    #[arg(short = 'n', long, value_name = "N")]
+    steps: Option<usize>,
+
+    /// Tokens in a pass [default: 64, or what the reference was made with]
+    #[arg(short, long, value_name = "N")]
+    batch: Option<NonZeroUsize>,
+
+    /// Write the nodes to this file (safetensors)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["golden", "against"])]
+    save: Option<PathBuf>,
+
+    /// Overwrite the file of --save
+    #[arg(long, requires = "save")]
+    force: bool,
+
+    /// Compare with the nodes of this file; prompt, tokens and KV type are the file's
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "file", "ids_file", "against"])]
+    golden: Option<PathBuf>,
+
+    /// Compare with a run on this kernel set; --isa names the one to check
+    #[arg(long, value_name = "SET")]
+    against: Option<Isa>,
+
+    /// Compute every node from the reference's values: each is judged alone
+    #[arg(long)]
+    isolate: bool,
+
+    #[command(flatten)]
+    compare: CompareArgs,
+
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Compare two files of nodes; the first is the reference
+    Diff {
+        #[arg(value_name = "REFERENCE")]
+        first: PathBuf,
+        #[arg(value_name = "FILE")]
+        second: PathBuf,
+        #[command(flatten)]
+        compare: CompareArgs,
+    },
+}
+
+/// What is compared and shown.
+#[derive(ClapArgs, Debug)]
+struct CompareArgs {
+    /// Only these layers: 3, or 0-3
+    #[arg(long, value_name = "LAYERS", value_parser = layers)]
+    layers: Option<RangeInclusive<usize>>,
+
+    /// Only nodes of these names, as in 'ffn_*'
+    #[arg(long, value_name = "GLOB", value_parser = glob)]
+    nodes: Option<GlobMatcher>,
+
+    /// Show only the N nodes that are furthest from the reference
+    #[arg(long, value_name = "N")]
+    worst: Option<usize>,
+
+    /// The NMSE allowed; 0 asks for the same bits [default: 0; with --golden 0.01; with --isolate the stated bound of each node]
+    #[arg(long, value_name = "NMSE", value_parser = tolerance)]
+    tolerance: Option<f64>,
+
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+fn layers(text: &str) -> Result<RangeInclusive<usize>, String> {
+    let number =
+        |text: &str| text.parse::<usize>().map_err(|_| "a layer or two with a dash are needed".to_owned());
+    let (from, to) = text.split_once('-').unwrap_or((text, text));
+    let range = number(from)?..=number(to)?;
+    if range.is_empty() { Err("the first layer comes after the last".to_owned()) } else { Ok(range) }
+}
+
+fn glob(text: &str) -> Result<GlobMatcher, String> {
+    Glob::new(text).map(|glob| glob.compile_matcher()).map_err(|e| e.to_string())
+}
+
+fn tolerance(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|&v: &f64| v >= 0.0).ok_or_else(|| "a number of at least 0 is needed".to_owned())
+}
+
+impl CompareArgs {
+    fn filter(&self) -> NodeFilter {
+        NodeFilter { layers: self.layers.clone(), names: self.nodes.clone() }
+    }
+
+    fn tolerance(&self) -> Option<Tolerance> {
+        self.tolerance.map(|nmse| if nmse == 0.0 { Tolerance::SameBits } else { Tolerance::Nmse(nmse) })
+    }
+}
+
+/// See [`Args`].
+pub fn run(args: &Args) -> Result<ExitCode, CliError> {
+    if let Some(Command::Diff { first, second, compare }) = &args.command {
+        return diff(first, second, compare);
+    }
+    let Some(model) = &args.model else {
+        return Err(CliError::usage("no model").hint("give -m/--model, or `trace diff` and two files"));
+    };
+    if args.isolate && args.golden.is_none() && args.against.is_none() {
+        return Err(CliError::usage("--isolate without a reference").hint("give --golden or --against"));
+    }
+    // What would be in the way at the end is told before the work.
+    let writer = args.save.as_deref().map(|path| create(path, args.force)).transpose()?;
+    match &args.golden {
+        Some(golden) => against_file(args, model, golden),
+        None => {
+            let loaded = engine_args::load(model)?;
+            let prompt = prompt(args, &loaded)?;
+            match (args.against, writer) {
+                (Some(reference), _) => against_set(args, &loaded, &prompt, reference),
+                (None, Some(writer)) => save(args, &loaded, &prompt, writer),
+                (None, None) => statistics(args, &loaded, &prompt),
+            }
+        }
+    }
+}
+
+fn create(path: &Path, force: bool) -> Result<TensorWriter, CliError> {
+    TensorWriter::create(path, force).map_err(|error| {
+        let exists = matches!(error, verify::TensorFileError::Exists { .. });
+        let error = CliError::from(error);
+        if exists { error.hint("--force overwrites it") } else { error }
+    })
+}
+
+fn prompt(args: &Args, loaded: &Loaded) -> Result<Vec<u32>, CliError> {
+    let ids = match read_prompt(&args.prompt)? {
+        Prompt::Ids(ids) => ids,
+        Prompt::Text(text) => {
+            let tokenizer = args.tokenizer.tokenizer(loaded.gguf.metadata())?;
+            tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: true })?
+        }
+    };
+    match ids.is_empty() {
+        true => Err(CliError::new("the prompt is empty and the model has no token to begin with")),
+        false => Ok(ids),
+    }
+}
+
+/// The options of a session for so many tokens; the engine's, but for the batch.
+fn options(args: &Args, tokens: usize, batch: usize) -> SessionOptions {
+    SessionOptions { batch: args.batch.map_or(batch, NonZeroUsize::get), ..args.engine.session(tokens) }
+}
+
+fn against_file(args: &Args, model: &Path, golden: &Path) -> Result<ExitCode, CliError> {
+    let golden = Golden::open(golden)?;
+    let loaded = engine_args::load(model)?;
+    let path = golden.tensors().path().display();
+    let description = golden.description();
+    let kv: KvType = description
+        .kv
+        .parse()
+        .map_err(|e| CliError::new(format!("{path}: KV cache of type {}: {e}", description.kv)))?;
+    let steps = args.steps.unwrap_or(description.decode_steps);
+    if steps > golden.greedy().len() {
+        let message = format!("{path}: has {} tokens to go on with, not {steps}", golden.greedy().len());
+        return Err(CliError::new(message));
+    }
+    let prompt = golden.prompt();
+    let batch = description.batch.unwrap_or(prompt.len());
+    let options = SessionOptions { kv, ..options(args, prompt.len() + steps, batch) };
+    let default = if args.isolate { Tolerance::Bounds } else { Tolerance::Nmse(FREE_TOLERANCE) };
+    let compare = compare_options(args, default, kv);
+    let graph = NodeGraph::new(&loaded.gguf, loaded.model.config().layers);
+    let mut session = Session::new(&loaded.model, &options)?;
+    let mut comparer = Comparer::new(&graph, golden.reference(), compare);
+    verify::run(&mut session, prompt, steps, &mut comparer)?;
+    let (reports, only_ours, reference) = comparer.finish();
+    let isa = session.isa();
+    let comparison = Comparison {
+        reference: path.to_string(),
+        subject: format!("{} on {isa}", model.display()),
+        isolated: args.isolate,
+        graph: &graph,
+        reports: &reports,
+        only_reference: reference.unseen(),
+        only_subject: only_ours,
+    };
+    print::comparison(&comparison, &shown(&args.compare))
+}
+
+fn compare_options(args: &Args, default: Tolerance, kv: KvType) -> CompareOptions {
+    CompareOptions {
+        isolate: args.isolate,
+        tolerance: args.compare.tolerance().unwrap_or(default),
+        kv,
+        filter: args.compare.filter(),
+        flips: true,
+    }
+}
+
+fn shown(compare: &CompareArgs) -> Shown {
+    Shown { worst: compare.worst, json: compare.json }
+}
+
+fn against_set(args: &Args, loaded: &Loaded, prompt: &[u32], set: Isa) -> Result<ExitCode, CliError> {
+    let steps = args.steps.unwrap_or(0);
+    let options = options(args, prompt.len() + steps, DEFAULT_BATCH);
+    let mut session = Session::new(&loaded.model, &options)?;
+    let mut reference = Session::new(&loaded.model, &SessionOptions { isa: Some(set), ..options.clone() })?;
+    let graph = NodeGraph::new(&loaded.gguf, loaded.model.config().layers);
+    let compare = compare_options(args, Tolerance::SameBits, options.kv);
+    let reports = verify::compare_runs(&mut reference, &mut session, &graph, prompt, steps, compare)?;
+    let comparison = Comparison {
+        reference: set.to_string(),
+        subject: session.isa().to_string(),
+        isolated: args.isolate,
+        graph: &graph,
+        reports: &reports,
+        only_reference: Vec::new(),
+        only_subject: Vec::new(),
+    };
+    print::comparison(&comparison, &shown(&args.compare))
+}
+
+fn save(args: &Args, loaded: &Loaded, prompt: &[u32], writer: TensorWriter) -> Result<ExitCode, CliError> {
+    let steps = args.steps.unwrap_or(0);
+    let options = options(args, prompt.len() + steps, DEFAULT_BATCH);
+    let mut session = Session::new(&loaded.model, &options)?;
+    let mut recorder = Recorder::new(writer, args.compare.filter());
+    verify::run(&mut session, prompt, steps, &mut recorder)?;
+    let kv = options.kv.to_string();
+    let nodes = recorder.finish(prompt, &kv, session.batch())?;
+    let path = args.save.as_deref().unwrap_or(Path::new("")).display();
+    eprintln!("{nodes} nodes of {} passes in {path}", prompt.len().div_ceil(session.batch()) + steps);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn statistics(args: &Args, loaded: &Loaded, prompt: &[u32]) -> Result<ExitCode, CliError> {
+    let steps = args.steps.unwrap_or(0);
+    let options = options(args, prompt.len() + steps, DEFAULT_BATCH);
+    let mut session = Session::new(&loaded.model, &options)?;
+    let mut statistician = Statistician::new(args.compare.filter());
+    verify::run(&mut session, prompt, steps, &mut statistician)?;
+    print::statistics(&statistician.finish(), args.compare.json)
+}
+
+fn diff(first: &Path, second: &Path, compare: &CompareArgs) -> Result<ExitCode, CliError> {
+    let (first, second) = (Golden::open(first)?, Golden::open(second)?);
+    let options = CompareOptions {
+        isolate: false,
+        tolerance: compare.tolerance().unwrap_or(Tolerance::SameBits),
+        kv: KvType::F32,
+        filter: compare.filter(),
+        flips: false,
+    };
+    if first.prompt() != second.prompt() {
+        eprintln!("warning: the prompts differ");
+    }
+    let diff = verify::diff(&first, &second, options)?;
+    let comparison = Comparison {
+        reference: first.tensors().path().display().to_string(),
+        subject: second.tensors().path().display().to_string(),
+        isolated: false,
+        graph: &diff.graph,
+        reports: &diff.reports,
+        only_reference: diff.only_first,
+        only_subject: diff.only_second,
+    };
+    print::comparison(&comparison, &shown(compare))
+}

@@ -1,0 +1,57 @@
+//! Where a run first parts from its reference, in words.
+
+use std::fmt;
+
+use super::compare::{InputState, NodeReport};
+use super::nodes::{NodeGraph, NodeId};
+
+/// The first node that is beyond its tolerance.
+#[derive(Clone, Debug)]
+pub struct Divergence<'a> {
+    pub report: &'a NodeReport,
+    /// What computes the node.
+    pub suspect: String,
+}
+
+impl<'a> Divergence<'a> {
+    /// The first of the reports, which are in the order of computation.
+    pub fn first(reports: &'a [NodeReport], graph: &NodeGraph) -> Option<Divergence<'a>> {
+        let report = reports.iter().find(|r| r.beyond)?;
+        Some(Divergence { report, suspect: graph.suspect(&report.id) })
+    }
+}
+
+/// `first differs at blk 3 ffn_moe_down (decode.2), inputs equal: suspect the Q6_K kernel`
+impl fmt::Display for Divergence<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let NodeReport { pass, id, inputs, .. } = self.report;
+        write!(f, "first differs at {} ({pass}), ", Place(id))?;
+        match inputs {
+            Some(InputState::Equal) => write!(f, "inputs equal: suspect {}", self.suspect),
+            Some(InputState::Within) => write!(
+                f,
+                "inputs within tolerance but not equal: suspect {}, or what went before",
+                self.suspect
+            ),
+            Some(InputState::Beyond) => write!(f, "inputs differ already: look at what went before"),
+            None => write!(f, "inputs not compared: suspect {}, or what went before", self.suspect),
+        }
+    }
+}
+
+/// A node as people say it: `blk 3 Qcur`, `blk 3 Qcur (2nd)`, `result_norm`.
+pub struct Place<'a>(pub &'a NodeId<'a>);
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(layer) = self.0.layer {
+            write!(f, "blk {layer} ")?;
+        }
+        write!(f, "{}", self.0.name)?;
+        match self.0.occurrence {
+            0 => Ok(()),
+            1 => write!(f, " (2nd)"),
+            n => write!(f, " ({}th)", n + 1),
+        }
+    }
+}
