@@ -23,6 +23,7 @@ const FIXTURES: &[&str] = &[
     "moe-per-expert-q4_k_m",
     "moe-router-f16-q4_k_m",
     "odd-q8_0",
+    "demo-q4_k_m",
 ];
 
 fn fixture(name: &str) -> PathBuf {
@@ -116,11 +117,15 @@ impl Observer for Recorder {
     }
 }
 
+/// Every node of the prompt in one pass and of three more tokens.
 fn record(model: &Model, isa: Isa, threads: usize) -> Vec<(Node, Vec<f32>)> {
     let mut recorder = Recorder::default();
     let mut session = session(model, isa, threads, 65, KvType::F16);
     let go_on = |_| std::ops::ControlFlow::Continue(());
     session.feed_observed(&prompt(model), Logits::All, &mut recorder, go_on).expect("a pass");
+    for id in [1, 2, 3] {
+        session.feed_observed(&[id], Logits::Last, &mut recorder, go_on).expect("a step");
+    }
     recorder.0
 }
 
@@ -130,13 +135,16 @@ fn every_node_has_the_same_bits() {
         let model = load(&fixture(name));
         let truth = record(&model, Isa::Scalar, 1);
         let layers = model.config().layers;
-        assert!(truth.len() > 10 * layers, "{name}: {} nodes", truth.len());
+        assert!(truth.len() > 40 * layers, "{name}: {} nodes", truth.len());
         for kernels in Kernels::available() {
-            let got = record(&model, kernels.isa(), 3);
-            assert_eq!(truth.len(), got.len(), "{name}: as many nodes");
-            for ((node, want), (other, got)) in truth.iter().zip(&got) {
-                assert_eq!(node, other);
-                assert_eq!(first_difference(want, got), None, "{name}, {}: {node:?}", kernels.isa());
+            for threads in [1, 2, 3] {
+                let got = record(&model, kernels.isa(), threads);
+                assert_eq!(truth.len(), got.len(), "{name}: as many nodes");
+                for ((node, want), (other, got)) in truth.iter().zip(&got) {
+                    assert_eq!(node, other);
+                    let what = format!("{name}, {}, {threads} threads: {node:?}", kernels.isa());
+                    assert_eq!(first_difference(want, got), None, "{what}");
+                }
             }
         }
     }

@@ -1,0 +1,191 @@
+//! `wayinfer trace` as users run it.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use common::wayinfer;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Runs in the repository's folder, where fixtures and goldens are.
+fn trace(args: &[&str]) -> Output {
+    let args: Vec<&str> = ["trace"].iter().chain(args).copied().collect();
+    wayinfer(Path::new(env!("CARGO_MANIFEST_DIR")), 80, &args)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+fn stdout(output: &Output) -> String {
+    text(&output.stdout)
+}
+
+/// Asserts the exit code; returns the last line of stdout.
+fn summary(output: &Output, code: i32) -> String {
+    assert_eq!(output.status.code(), Some(code), "{}{}", stdout(output), text(&output.stderr));
+    stdout(output).lines().last().unwrap_or_default().to_owned()
+}
+
+fn refused(args: &[&str], code: i32, words: &str) {
+    let output = trace(args);
+    assert_eq!(output.status.code(), Some(code), "{args:?}");
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains(words), "{args:?}: {stderr}");
+    assert_eq!(stdout(&output), "", "{args:?}");
+}
+
+const MODEL: &str = "fixtures/moe-q4_k_m.gguf";
+const GOLDEN: &str = "golden/moe-q4_k_m/short.safetensors";
+
+/// The prompt of [`GOLDEN`] as a file of ids.
+fn ids_file(dir: &TempDir) -> PathBuf {
+    let path = dir.path().join("ids");
+    let ids: [u32; 7] = [237, 102, 176, 17, 98, 200, 127];
+    std::fs::write(&path, ids.map(u32::to_le_bytes).concat()).expect("a file");
+    path
+}
+
+/// A trace of [`MODEL`] on [`GOLDEN`]'s prompt.
+fn saved(dir: &TempDir, name: &str, more: &[&str]) -> String {
+    let (ids, path) = (ids_file(dir), dir.path().join(name));
+    let path = path.to_str().expect("UTF-8").to_owned();
+    let ids = ids.to_str().expect("UTF-8");
+    let args = ["-m", MODEL, "--ids-file", ids, "-n", "8", "--kv", "f32", "--save", &path];
+    let output = trace(&args.iter().chain(more).copied().collect::<Vec<_>>());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(stdout(&output), "");
+    path
+}
+
+#[test]
+fn a_run_against_ggml_on_equal_inputs_is_within_the_bounds() {
+    let output = trace(&["-m", MODEL, "--golden", GOLDEN, "--isolate"]);
+    let line = summary(&output, 0);
+    assert!(line.contains("459 nodes of 9 passes, all within tolerance; the worst is"), "{line}");
+    let table = stdout(&output);
+    assert!(table.contains("prefill, 7 tokens\n") && table.contains("decode.7, 1 token\n"));
+    assert!(table.contains("ffn_moe_argsort (18 nodes)"), "what is not compared is named");
+    assert!(table.lines().take_while(|l| !l.starts_with("only")).all(|l| l.chars().count() <= 80));
+}
+
+#[test]
+fn a_free_run_is_judged_by_the_tolerance_asked_for() {
+    let run = |tolerance| trace(&["-m", MODEL, "--golden", GOLDEN, "--tolerance", tolerance]);
+    assert!(summary(&run("1e-9"), 0).contains("0 of 34560 roundings to 8 bits came out otherwise"));
+    let line = summary(&run("0"), 1);
+    assert!(line.contains("beyond tolerance; first differs at blk 0 "), "{line}");
+    assert!(line.contains("inputs equal: suspect "), "{line}");
+}
+
+#[test]
+fn kernel_sets_side_by_side_give_the_same_bits() {
+    let line = summary(
+        &trace(&["-m", MODEL, "-p", "abc", "-n", "3", "--isa", "scalar", "--against", "scalar", "-t", "3"]),
+        0,
+    );
+    assert!(line.ends_with("4 passes: 0 differences, every bit the same"), "{line}");
+    for set in wayinfer::kernels::Kernels::available() {
+        let args = ["-m", MODEL, "-p", "abc", "-n", "3", "--isa", "scalar", "--against", set.isa().name()];
+        assert!(summary(&trace(&args), 0).ends_with("0 differences, every bit the same"));
+    }
+}
+
+#[test]
+fn saved_traces_are_references_too() {
+    let dir = TempDir::new().expect("a folder");
+    let (a, b) = (saved(&dir, "a", &["-t", "1"]), saved(&dir, "b", &["--isa", "scalar", "--batch", "64"]));
+    assert!(summary(&trace(&["diff", &a, &b]), 0).ends_with("every bit the same"));
+    assert!(summary(&trace(&["-m", MODEL, "--golden", &a]), 0).ends_with("every bit the same"));
+    // Against ggml's: close, but not the same bits.
+    let line = summary(&trace(&["diff", GOLDEN, &a, "--tolerance", "1e-9"]), 0);
+    assert!(line.contains("459 nodes of 9 passes, all within tolerance"), "{line}");
+    let line = summary(&trace(&["diff", GOLDEN, &a]), 1);
+    assert!(line.contains("first differs at blk 0 "), "{line}");
+    // Another batch: other passes.
+    let c = saved(&dir, "c", &["--batch", "4"]);
+    let line = summary(&trace(&["-m", MODEL, "--golden", &c]), 0);
+    assert!(line.contains("10 passes: 0 differences"), "{line}");
+}
+
+#[test]
+fn a_reference_with_some_tokens_only_compares_those() {
+    let long = "golden/moe-q4_k_m/long.safetensors";
+    assert!(summary(&trace(&["diff", long, long]), 0).ends_with("every bit the same"));
+    let line = summary(&trace(&["-m", MODEL, "--golden", long, "--isolate"]), 0);
+    assert!(line.contains("all within tolerance"), "{line}");
+}
+
+#[test]
+fn files_are_not_overwritten_unasked() {
+    let dir = TempDir::new().expect("a folder");
+    let path = saved(&dir, "t", &[]);
+    let before = std::fs::read(&path).expect("a trace");
+    refused(&["-m", MODEL, "-p", "abc", "--save", &path], 1, "already there");
+    assert!(std::fs::read(&path).expect("a trace") == before);
+    saved(&dir, "t", &["--force", "--nodes", "l_out"]);
+    assert!(std::fs::read(&path).expect("a trace").len() < before.len());
+}
+
+#[test]
+fn filters_choose_layers_and_nodes() {
+    let dir = TempDir::new().expect("a folder");
+    let path = saved(&dir, "t", &["--layers", "1", "--nodes", "ffn_moe_*"]);
+    let line = summary(&trace(&["diff", GOLDEN, &path, "--tolerance", "1e-9"]), 0);
+    assert!(line.contains("117 nodes of 9 passes"), "{line}"); // 13 a layer
+    let args = ["-m", MODEL, "--golden", GOLDEN, "--isolate", "--nodes", "Qcur", "--layers", "0-1", "--json"];
+    let output = trace(&args);
+    let report: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    assert_eq!((report["compared"].as_u64(), report["beyond"].as_u64()), (Some(36), Some(0)));
+    let nodes = report["nodes"].as_array().expect("nodes");
+    assert!(nodes.iter().all(|n| n["name"] == "Qcur" && n["inputs"] != "beyond tolerance"));
+    let output = trace(&["-m", MODEL, "--golden", GOLDEN, "--worst", "2"]);
+    assert_eq!(stdout(&output).lines().count(), 6, "{}", stdout(&output));
+}
+
+#[test]
+fn without_a_reference_the_values_are_described() {
+    let output = trace(&["-m", MODEL, "-p", "abc", "--layers", "0", "--nodes", "*norm"]);
+    let table = stdout(&output);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(table.starts_with("prefill, ") && table.contains("blk 0 ffn_norm"), "{table}");
+    let json = trace(&["-m", MODEL, "-p", "abc", "--json"]);
+    let report: Value = serde_json::from_str(&stdout(&json)).expect("JSON");
+    assert_eq!(report["nodes"].as_array().map(Vec::len), Some(51));
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused() {
+    refused(&[], 2, "no model");
+    refused(&["-m", MODEL, "-p", "abc", "--isolate"], 2, "--isolate without a reference");
+    refused(&["-m", MODEL, "-p", "abc", "--layers", "3-1"], 2, "the first layer comes after the last");
+    refused(&["-m", MODEL, "-p", "abc", "--nodes", "[", "--json"], 2, "--nodes");
+    refused(&["-m", MODEL, "-p", "abc", "--against", "sse9"], 2, "unknown instruction set");
+    refused(&["-m", MODEL, "--golden", GOLDEN, "-n", "33"], 1, "has 32 tokens to go on with, not 33");
+    refused(&["-m", MODEL, "--golden", GOLDEN, "--layers", "7"], 1, "no node in common");
+}
+
+#[test]
+fn bad_references_are_named() {
+    let dir = TempDir::new().expect("a folder");
+    let bad = dir.path().join("bad.safetensors");
+    let path = bad.to_str().expect("UTF-8");
+    let whole = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(GOLDEN)).expect("a golden");
+    for (bytes, words) in [
+        (&b""[..], "not a safetensors file"),
+        (&b"GGUF and more"[..], "not a safetensors file"),
+        (&whole[..whole.len() - 1], "not a safetensors file"),
+        (&whole[..9], "not a safetensors file"),
+    ] {
+        std::fs::write(&bad, bytes).expect("a file");
+        refused(&["-m", MODEL, "--golden", path], 1, words);
+        refused(&["diff", GOLDEN, path], 1, "bad.safetensors");
+    }
+    let formats = "golden/formats/Q4_K.safetensors";
+    refused(&["-m", MODEL, "--golden", formats], 1, "not a file of reference nodes");
+    // A reference of another model.
+    refused(&["-m", "fixtures/odd-q8_0.gguf", "--golden", GOLDEN], 1, "not the same model or prompt");
+    refused(&["diff", GOLDEN, "golden/odd-q8_0/short.safetensors"], 1, "not the same model or prompt");
+}
