@@ -5,6 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::goldens::{Case, Loaded, cases};
+use common::{say, say_kernel_sets};
 use wayinfer::kernels::Kernels;
 use wayinfer::model::Logits;
 use wayinfer::session::Session;
@@ -47,9 +48,7 @@ fn described(case: &Case, set: &Kernels, r: &NodeReport) -> String {
 
 #[test]
 fn every_node_is_within_its_bound_on_equal_inputs() {
-    for lacking in Kernels::unavailable() {
-        println!("not run: {lacking}");
-    }
+    say_kernel_sets("goldens");
     let mut worst: BTreeMap<String, f64> = BTreeMap::new();
     for case in cases() {
         let loaded = Loaded::of(&case);
@@ -67,21 +66,19 @@ fn every_node_is_within_its_bound_on_equal_inputs() {
                 *worst = worst.max(report.difference.nmse());
             }
         }
-        println!("{}: within bounds ({})", case.name, sets());
     }
     for row in bounds::ISOLATED {
         let measured = worst.get(&format!("{:?} {:?}", row.kind, row.of)).copied();
-        println!("{:?} {:?}: {measured:?}, bound {:.0e}", row.kind, row.of, row.nmse);
         let measured = measured.expect("every row of the table is met");
+        say(&format!(
+            "goldens: {:?} {:?}: worst NMSE {measured:.2e}, bound {:.0e}",
+            row.kind, row.of, row.nmse
+        ));
         // The figures do not depend on the machine: a row that has gone stale is a mistake.
         assert!((measured - row.measured).abs() <= 0.01 * row.measured, "{row:?} came out at {measured:.3e}");
         let ceiling = if row.kind == NodeKind::Product { 1e-10 } else { 1e-8 };
         assert!(row.nmse <= 10.0 * row.measured && row.nmse <= ceiling, "{row:?} is too wide");
     }
-}
-
-fn sets() -> String {
-    Kernels::available().map(|set| set.isa().name()).collect::<Vec<_>>().join(", ")
 }
 
 /// What a free run was measured at; bounds are [`FREE_FACTOR`] times that.
@@ -182,11 +179,11 @@ fn free_runs_drift_no_further_than_measured() {
             }
         }
     }
-    println!(
-        "greedy steps: {steps}, the same token in {equal}; ggml's margin exceeds ten times the largest difference of a \
-         logit in {clear}, {:.0} %",
+    say(&format!(
+        "goldens: {steps} greedy steps, the same token in {equal}; ggml's margin exceeds ten times the largest \
+         difference of a logit in {clear}, {:.0} %",
         100.0 * clear as f64 / steps as f64
-    );
+    ));
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(clear * 2 > steps, "the margins say something about {clear} of {steps} steps only");
 }

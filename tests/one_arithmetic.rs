@@ -75,9 +75,7 @@ fn batch_of(session: &Session<'_>, prompt: &[u32]) -> usize {
 
 #[test]
 fn kernel_sets_threads_and_batches_give_the_same_bits() {
-    for error in Kernels::unavailable() {
-        println!("skipped: {error}");
-    }
+    common::say_kernel_sets("one arithmetic");
     for name in FIXTURES {
         let model = load(&fixture(name));
         let prompt = prompt(&model);

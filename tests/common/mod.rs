@@ -19,6 +19,20 @@ pub fn test_data(wanted: &str) -> Option<PathBuf> {
     Some(path)
 }
 
+/// A line of a test's outcome that is worth seeing when the test passes: past the harness, which keeps `println!` back.
+pub fn say(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Says which kernel sets run here, and which this CPU or build lacks.
+pub fn say_kernel_sets(test: &str) {
+    use wayinfer::kernels::Kernels;
+    let sets: Vec<_> = Kernels::available().map(|set| set.isa().name()).collect();
+    let lacking: Vec<_> = Kernels::unavailable().map(|why| why.to_string()).collect();
+    say(&format!("{test}: kernel sets {}; not run: {}", sets.join(", "), lacking.join("; ")));
+}
+
 /// The program, run in `dir` with nothing of the tester's terminal in its environment.
 pub fn wayinfer(dir: &Path, columns: usize, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_wayinfer"))
