@@ -13,8 +13,11 @@ use wayinfer::verify::TensorFile;
 const QUESTIONS: usize = 500;
 /// The share of the held-out questions that must be answered right. Measured: 0.962, as with ggml.
 const RIGHT: f64 = 0.95;
-/// Where ggml's first logit lies further above its second one, at every token of an answer, ours must be the same.
-const MARGIN: f32 = 1.0;
+/// Where ggml's first logit lies further above its second one, at every token of an answer, ours must be the same. Measured:
+/// no answer differs at all; logits by 0.0473 at most (the goldens' 96 rows), the smallest margins of answers by 0.240.
+const MARGIN: f32 = 0.47;
+/// The share of ggml's answers with such a margin. Measured: 0.974.
+const JUDGED: f64 = 0.97;
 /// Tokens of an answer at most; ggml was given as many.
 const ANSWER: usize = 64;
 
@@ -153,6 +156,11 @@ fn held_out_questions_are_answered_right_and_as_ggml_does() {
          largest difference of a logit {largest}, of an answer's smallest margin {drift}"
     );
     assert!(right as f64 >= RIGHT * QUESTIONS as f64, "{right} of {QUESTIONS} are right");
+    assert!(
+        judged as f64 >= JUDGED * QUESTIONS as f64,
+        "{judged} answers of ggml's have margins over {MARGIN}"
+    );
+    assert!(largest.max(drift) <= MARGIN, "a logit differs by {largest}, a margin by {drift}");
     assert!(MARGIN <= 10.0 * largest, "the bound is more than ten times the measured {largest}");
 }
 
