@@ -150,7 +150,7 @@ fn damage_is_found() {
     fs::create_dir_all(root.join("scripts/ggml")).expect("a folder");
     fs::copy(repository().join("scripts/ggml/Cargo.toml"), root.join("scripts/ggml/Cargo.toml"))
         .expect("a copy");
-    assert_eq!(problems(root), [String::new(); 0], "the copy itself");
+    assert!(problems(root).is_empty(), "the copy itself");
 
     let changed = |file: &str, change: &dyn Fn(&mut Vec<u8>)| {
         let path = root.join(file);
