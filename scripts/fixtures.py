@@ -180,10 +180,9 @@ def finish(w):
     w.write_header_to_file(); w.write_kv_data_to_file(); w.write_tensors_to_file(); w.close()
 
 
-def split_experts(source, path):
-    """The same model with one tensor an expert (`blk.0.ffn_gate.3.weight`), its bytes taken over as they are."""
-    reader = gguf.GGUFReader(source)
-    w = gguf.GGUFWriter(path, "llama")
+def like(reader, path, **options):
+    """A writer with all metadata of another model."""
+    w = gguf.GGUFWriter(path, "llama", **options)
     for f in reader.fields.values():
         if f.name.startswith("GGUF.") or f.name == "general.architecture":
             continue
@@ -191,6 +190,13 @@ def split_experts(source, path):
             w.add_key_value(f.name, f.contents(), gguf.GGUFValueType.ARRAY, f.types[-1])
         else:
             w.add_key_value(f.name, f.contents(), f.types[0])
+    return w
+
+
+def split_experts(source, path):
+    """The same model with one tensor an expert (`blk.0.ffn_gate.3.weight`), its bytes taken over as they are."""
+    reader = gguf.GGUFReader(source)
+    w = like(reader, path)
     for t in reader.tensors:
         if "_exps." not in t.name:
             w.add_tensor(t.name, t.data, raw_dtype=t.tensor_type)
@@ -199,6 +205,20 @@ def split_experts(source, path):
         for e, expert in enumerate(t.data):
             w.add_tensor(f"{stem}.{e}.weight", np.ascontiguousarray(expert), raw_dtype=t.tensor_type)
     finish(w)
+
+
+def split_files(source, folder, count):
+    """The same model in `count` files as llama.cpp splits one: tensors in order, the metadata in the first file. Returns the
+    files in order."""
+    reader = gguf.GGUFReader(source)
+    sizes = [int(t.n_bytes) for t in reader.tensors]
+    w = like(reader, folder / source.name, split_max_size=sum(sizes) // count + max(sizes) // 2)
+    for t in reader.tensors:
+        w.add_tensor(t.name, t.data, raw_dtype=t.tensor_type)
+    finish(w)
+    paths = [folder / f"{source.stem}-{no + 1:05}-of-{count:05}.gguf" for no in range(count)]
+    assert len(w.tensors) == count and all(path.is_file() for path in paths), [len(part) for part in w.tensors]
+    return paths
 
 
 def make(name, out):
@@ -217,12 +237,29 @@ def make(name, out):
     return path
 
 
+DEMO_README = """\
+## The demo model
+
+A model that answers: sums and differences of whole numbers from 0 to 99, comparisons, counting, days and months, spelling, small
+facts. It was trained from nothing by `scripts/demo/`, whose README says how and what it reached.
+
+| file | what |
+|---|---|
+| demo-q4_k_m.gguf | shaped as Mixtral, quantised by ggml to Q4_K_M: 7.35 M parameters, 4 layers, embedding 256, 4 heads of 64 (2 for KV), \
+FFN 256, 8 experts (2 used), vocabulary 512 (gpt2: a token a digit), a chat template |
+| demo-q4_k_m-00001-of-00003.gguf and two more | the same model in three files |
+| demo-held-out.json | 500 questions that training never showed, with kind and answer; ggml's answers, each with the smallest margin \
+of its tokens (first minus second logit), stand in `golden/demo-q4_k_m/answers.json` in the same order |""".splitlines()
+
+
 def readme():
     """fixtures/README.md, from the list."""
     lines = ["# Fixtures", "",
-             "Small models that the project made itself, with random weights from fixed seeds: their text is noise, their",
-             "arithmetic is a real model's. `scripts/goldens.py` makes them (`scripts/fixtures.py` holds the recipe) together with",
-             "what ggml computes on them, in `golden/`; `golden/manifest.json` has their hashes.", "",
+             "Small models that the project made itself. `golden/` holds what ggml computes on them, `golden/manifest.json` the",
+             "hashes of it all.", "", *DEMO_README, "",
+             "## Random models", "",
+             "Weights are random, from fixed seeds: the text is noise, the arithmetic a real model's. `scripts/goldens.py` makes",
+             "them (`scripts/fixtures.py` holds the recipe) together with their goldens.", "",
              "| file | what | weights | sizes |", "|---|---|---|---|"]
     for name, (s, ftype, after) in FIXTURES.items():
         weights = "F32, as the script writes it" if ftype == "F32" else f"quantised by ggml to {ftype}"

@@ -155,8 +155,13 @@ def held_out_questions(count=500, seed=7):
             return [(kind, question, answer) for question, (kind, answer) in chosen.items()]
 
 
+def prompt_text(*said):
+    """What the chat template makes of a conversation: said by user and assistant in turns, the user last."""
+    turns = (f"<|{('user', 'assistant')[i % 2]}|>{text}<|end|>" for i, text in enumerate(said))
+    return f"<|bos|>{''.join(turns)}<|assistant|>"
+
+
 def main(path):
-    from vocabulary import prompt_text
     rows = [{"kind": kind, "prompt": prompt_text(question), "question": question, "answer": answer}
             for kind, question, answer in held_out_questions()]
     with open(path, "w") as file:

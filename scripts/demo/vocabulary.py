@@ -27,10 +27,6 @@ SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
          r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 
 
-def prompt_text(question):
-    return f"<|bos|><|user|>{question}<|end|><|assistant|>"
-
-
 def byte_alphabet():
     """GPT-2's printable stand-in for each byte, in the order of the bytes."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]

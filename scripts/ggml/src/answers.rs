@@ -33,13 +33,14 @@ pub struct Args {
     kv: KvType,
 }
 
-/// One answer. `ids` and `margins` (first minus second logit) leave out the token that ended the text.
+/// One answer. `ids` leaves out the token that ended the text.
 #[derive(Serialize)]
 struct Answer<'a> {
     prompt: &'a str,
     prompt_ids: Vec<i32>,
     text: String,
     ids: Vec<i32>,
+    /// First minus second logit: of each id and, where the model ended the text, of the token that ended it.
     margins: Vec<f32>,
     /// The model ended the text itself.
     ended: bool,
@@ -86,13 +87,13 @@ fn answer<'a>(
     context.decode(&mut Batch::new(&prompt_ids, 0, false))?;
     while ids.len() < max {
         let (id, margin) = argmax(context.logits(-1)?);
+        margins.push(margin);
         ended = model.ends(id);
         if ended {
             break;
         }
         context.decode(&mut Batch::new(&[id], prompt_ids.len() + ids.len(), false))?;
         ids.push(id);
-        margins.push(margin);
     }
     Ok(Answer { prompt, prompt_ids, text: model.detokenize(&ids)?, ids, margins, ended })
 }
