@@ -1,6 +1,6 @@
 //! `wayinfer generate`: a prompt in, text out as it is made.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -9,15 +9,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use clap::Args as ClapArgs;
+use clap::builder::NonEmptyStringValueParser;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::engine_args::{self, EngineArgs};
+use super::input::Input;
 use super::model_arg::ModelArg;
 use super::tokenizer_arg::TokenizerArg;
-use super::{CliError, output};
-use crate::model::{Logits, NoObserver};
-use crate::session::{Candidate, Sampler, SamplerConfig, Session, SessionError, StopMatcher};
+use super::{CliError, InFile, output};
+use crate::model::{Logits, Model, NoObserver};
+use crate::session::{Candidate, Sampler, SamplerConfig, Session, SessionError, SessionOptions, StopMatcher};
 use crate::store::peak_rss_bytes;
 use crate::text::{ChatTemplate, EncodeOptions, Message, TokenStream, Tokenizer};
 
@@ -38,18 +40,18 @@ pub struct Args {
     chat: bool,
 
     /// System message before the prompt
-    #[arg(long, value_name = "TEXT", requires = "chat")]
+    #[arg(long, value_name = "TEXT", requires = "chat", allow_hyphen_values = true)]
     system: Option<String>,
 
     #[command(flatten)]
     tokenizer: TokenizerArg,
 
     /// Tokens to make at most [default: until the model ends or the context is full]
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true)]
     max_tokens: Option<usize>,
 
     /// Context in tokens [default: the model's, at most 4096]
-    #[arg(short = 'c', long, value_name = "N")]
+    #[arg(short = 'c', long, value_name = "N", allow_negative_numbers = true)]
     ctx: Option<NonZeroUsize>,
 
     #[command(flatten)]
@@ -60,7 +62,7 @@ pub struct Args {
     ignore_eos: bool,
 
     /// End before this text; may be given several times
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
     stop: Vec<String>,
 
     /// Show the prompt's tokens and what each token was chosen from, on stderr
@@ -79,7 +81,7 @@ pub struct Args {
 #[group(multiple = false)]
 struct PromptArgs {
     /// The prompt
-    #[arg(short, long, value_name = "TEXT")]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
 
     /// A file that is the prompt, final newline included
@@ -98,27 +100,27 @@ struct SamplingArgs {
     greedy: bool,
 
     /// Temperature; 0 is --greedy
-    #[arg(long, value_name = "T", default_value_t = 0.7, value_parser = at_least_0)]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, default_value_t = 0.7, value_parser = at_least_0)]
     temp: f32,
 
     /// Choose among the K most probable tokens (0: all)
-    #[arg(long, value_name = "K", default_value_t = 40)]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, default_value_t = 40)]
     top_k: usize,
 
     /// Choose among the fewest tokens that together reach this probability (1: all)
-    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = fraction)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, default_value_t = 0.95, value_parser = fraction)]
     top_p: f32,
 
     /// Choose among tokens at least this fraction as probable as the best (0: all)
-    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = fraction)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, default_value_t = 0.05, value_parser = fraction)]
     min_p: f32,
 
     /// Make tokens of the last 64 less probable (1: do not)
-    #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = above_0)]
+    #[arg(long, value_name = "F", allow_negative_numbers = true, default_value_t = 1.0, value_parser = above_0)]
     repeat_penalty: f32,
 
     /// Seed of the random numbers [default: random, printed]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<u64>,
 }
 
@@ -213,14 +215,15 @@ fn rate(tokens: usize, seconds: f64) -> Option<f64> {
 
 /// See [`Args`]. Ends with the shell's code for an interrupt, 130, where there was one.
 pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
-    let interrupted = watch_interrupts()?;
     let prompt = read_prompt(&args.prompt)?;
     let loaded = engine_args::load(args.model.path())?;
-    let tokenizer = args.tokenizer.tokenizer(loaded.gguf.metadata())?;
+    let path = args.model.path();
+    let tokenizer = args.tokenizer.tokenizer(&loaded.gguf, path)?;
     let prompt_ids = encode(args, &loaded.gguf, &tokenizer, prompt)?;
     let context = engine_args::context(args.ctx, loaded.model.config().context);
     if prompt_ids.is_empty() {
-        return Err(CliError::new("the prompt is empty and the model has no token to begin with"));
+        let error = CliError::new("the prompt is empty and the model has no token to begin with");
+        return Err(error.in_file(path));
     }
     if prompt_ids.len() > context {
         let message = format!("the prompt has {} tokens, the context {context}", prompt_ids.len());
@@ -230,8 +233,10 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
         let trained = loaded.model.config().context;
         eprintln!("warning: a context of {context} tokens, where the model was trained for {trained}");
     }
-    let mut session = Session::new(&loaded.model, &args.engine.session(context))?;
+    let mut session = open_session(&loaded.model, &args.engine.session(context))?;
     let load_s = loaded.started.elapsed().as_secs_f64();
+    // Until here an interrupt has nothing to end cleanly.
+    let interrupted = watch_interrupts()?;
 
     let config = args.sampling.config();
     let seed = config.seed;
@@ -246,7 +251,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     }
 
     let started = Instant::now();
-    let prefilled = prefill(&mut session, &prompt_ids, &interrupted)?;
+    let prefilled = prefill(&mut session, &prompt_ids, &interrupted).in_file(path)?;
     let prefill_s = started.elapsed().as_secs_f64();
 
     let started = Instant::now();
@@ -280,7 +285,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
             stop,
             seed,
             timings,
-            model: args.model.path().display().to_string(),
+            model: path.display().to_string(),
             isa: session.isa().to_string(),
             threads: session.threads(),
             peak_rss_bytes: peak_rss_bytes(),
@@ -289,6 +294,13 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     }
     statistics(&timings, seed, &session);
     Ok(if stop == StopReason::Interrupted { 130.into() } else { 0.into() })
+}
+
+fn open_session<'m>(model: &'m Model, options: &SessionOptions) -> Result<Session<'m>, CliError> {
+    Session::new(model, options).map_err(|error| match error {
+        SessionError::OutOfMemory(_) => CliError::from(error).hint("a smaller -c/--ctx needs less"),
+        _ => error.into(),
+    })
 }
 
 /// The first Ctrl-C ends the text; the second, the process.
@@ -310,36 +322,17 @@ enum Prompt {
 }
 
 fn read_prompt(args: &PromptArgs) -> Result<Prompt, CliError> {
-    let failed =
-        |path: &PathBuf, error: std::io::Error| CliError::new(format!("{}: {error}", path.display()));
     if let Some(text) = &args.prompt {
         return Ok(Prompt::Text(text.clone()));
     }
     if let Some(path) = &args.ids_file {
-        let bytes = std::fs::read(path).map_err(|e| failed(path, e))?;
-        let (ids, rest) = bytes.as_chunks::<4>();
-        if !rest.is_empty() {
-            let message =
-                format!("{}: {} bytes are no whole number of 32-bit ids", path.display(), bytes.len());
-            return Err(CliError::new(message));
-        }
-        return Ok(Prompt::Ids(ids.iter().map(|&id| u32::from_le_bytes(id)).collect()));
+        return Ok(Prompt::Ids(Input::File(path).ids()?));
     }
-    let (bytes, name) = match &args.file {
-        Some(path) => (std::fs::read(path).map_err(|e| failed(path, e))?, path.display().to_string()),
-        None if std::io::stdin().is_terminal() => {
-            return Err(CliError::usage("no prompt")
-                .hint("give -p/--prompt, -f/--file, --ids-file or standard input"));
-        }
-        None => {
-            let mut bytes = Vec::new();
-            std::io::stdin().read_to_end(&mut bytes)?;
-            (bytes, "standard input".to_owned())
-        }
-    };
-    String::from_utf8(bytes)
-        .map(Prompt::Text)
-        .map_err(|e| CliError::new(format!("{name}: not UTF-8 at byte {}", e.utf8_error().valid_up_to())))
+    if args.file.is_none() && std::io::stdin().is_terminal() {
+        let hint = "give -p/--prompt, -f/--file, --ids-file or standard input";
+        return Err(CliError::usage("no prompt").hint(hint));
+    }
+    Ok(Prompt::Text(Input::of(args.file.as_ref()).text()?))
 }
 
 fn encode(
@@ -348,21 +341,24 @@ fn encode(
     tokenizer: &Tokenizer,
     prompt: Prompt,
 ) -> Result<Vec<u32>, CliError> {
+    let path = args.model.path();
     let text = match prompt {
         Prompt::Ids(ids) => return Ok(ids),
         Prompt::Text(text) => text,
     };
     if !args.chat {
-        return Ok(tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: true })?);
+        let options = EncodeOptions { add_special: true, parse_special: true };
+        return tokenizer.encode(&text, options).in_file(path);
     }
-    let template = ChatTemplate::from_metadata(gguf.metadata())?.ok_or_else(|| {
-        CliError::new(format!("{}: the model has no chat template", args.model.path().display()))
+    let template = ChatTemplate::from_metadata(gguf.metadata()).in_file(path)?.ok_or_else(|| {
+        CliError::new("the model has no chat template")
+            .in_file(path)
             .hint("without --chat the prompt goes in as given")
     })?;
     let system = args.system.iter().map(|text| Message::new("system", text));
     let messages: Vec<Message> = system.chain([Message::new("user", &text)]).collect();
-    let rendered = template.render(&messages, true, tokenizer)?;
-    Ok(tokenizer.encode_chat(&rendered)?)
+    let rendered = template.render(&messages, true, tokenizer).in_file(path)?;
+    tokenizer.encode_chat(&rendered).in_file(path)
 }
 
 fn show_prompt(tokenizer: &Tokenizer, ids: &[u32], session: &Session<'_>) {
@@ -421,7 +417,7 @@ fn decode(
             return Ok((ids, StopReason::Interrupted));
         }
         let Some(chosen) = tokens.next() else { return Ok((ids, StopReason::ContextFull)) };
-        let chosen = chosen?;
+        let chosen = chosen.in_file(args.model.path())?;
         if args.debug {
             show_choice(tokenizer, ids.len(), chosen, tokens.candidates());
         }

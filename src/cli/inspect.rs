@@ -153,12 +153,11 @@ fn print_value(gguf: &Gguf, key: &str, json: bool, out: &mut impl Write) -> Resu
 }
 
 fn missing_key(gguf: &Gguf, key: &str) -> CliError {
-    let path = gguf.parts[0].path.display();
-    let error = CliError::new(format!("{path}: there is no metadata key \"{}\"", output::escape(key)));
+    let error = CliError::new(format!("there is no metadata key \"{key}\"")).in_file(&gguf.parts[0].path);
     let last = key.rsplit('.').next().unwrap_or(key);
     let near = gguf.metadata().iter().map(|(k, _)| k).find(|k| k.contains(last) || key.contains(*k));
     match near {
-        Some(near) => error.hint(format!("there is \"{}\"", output::escape(near))),
+        Some(near) => error.hint(format!("there is \"{near}\"")),
         None => error.hint("`wayinfer inspect MODEL --no-tensors` lists the keys"),
     }
 }
