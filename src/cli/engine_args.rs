@@ -1,12 +1,12 @@
 //! What the subcommands that run a model share: loading, kernel set, threads, KV cache.
 
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::time::Instant;
 
 use clap::Args;
 
 use super::CliError;
+use super::model_arg::ModelArg;
 use crate::gguf::Gguf;
 use crate::kernels::Isa;
 use crate::model::{KvType, Model, ModelError};
@@ -64,9 +64,9 @@ pub struct Loaded {
 }
 
 /// Opens and loads a model.
-pub fn load(path: &Path) -> Result<Loaded, CliError> {
+pub fn load(arg: &ModelArg) -> Result<Loaded, CliError> {
     let started = Instant::now();
-    let gguf = Gguf::open(path)?;
+    let gguf = arg.open()?;
     let model = Model::load(&gguf).map_err(|error| {
         let hint = match &error {
             ModelError::UnknownArchitecture { .. } | ModelError::UnsupportedType { .. } => {
@@ -80,7 +80,7 @@ pub fn load(path: &Path) -> Result<Loaded, CliError> {
         // The store reads the files and names them itself.
         let named = matches!(error, ModelError::Store(_));
         let error = CliError::from(error);
-        let error = if named { error } else { error.in_file(path) };
+        let error = if named { error } else { error.in_file(arg.path()) };
         match hint {
             Some(hint) => error.hint(hint),
             None => error,

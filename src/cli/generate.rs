@@ -16,18 +16,24 @@ use serde::Serialize;
 use super::engine_args::{self, EngineArgs};
 use super::input::Input;
 use super::model_arg::ModelArg;
+use super::sampling_args::SamplingArgs;
 use super::tokenizer_arg::TokenizerArg;
 use super::{CliError, InFile, output};
 use crate::model::{Logits, Model, NoObserver};
-use crate::session::{Candidate, Sampler, SamplerConfig, Session, SessionError, SessionOptions, StopMatcher};
+use crate::session::{Candidate, Sampler, Session, SessionError, SessionOptions, StopMatcher};
 use crate::store::peak_rss_bytes;
 use crate::text::{ChatTemplate, EncodeOptions, Message, TokenStream, Tokenizer};
 
 /// Continue a prompt, or answer it with --chat.
 ///
+/// Without a model it is the demo that answers: a small model of sums, comparisons, counting, days and months that is
+/// part of the program. It answers as with --chat (unless --ids-file is given), and as with --greedy unless an option of
+/// sampling is given.
+///
 /// The text goes to stdout as it is made; progress and statistics to stderr. The same model, prompt and seed give the
 /// same text on every CPU and with any number of threads.
 #[derive(ClapArgs, Debug)]
+#[command(mut_group("model_arg", |group| group.required(false)))]
 pub struct Args {
     #[command(flatten)]
     model: ModelArg,
@@ -39,8 +45,8 @@ pub struct Args {
     #[arg(long, conflicts_with = "ids_file")]
     chat: bool,
 
-    /// System message before the prompt
-    #[arg(long, value_name = "TEXT", requires = "chat", allow_hyphen_values = true)]
+    /// System message before the prompt, with --chat
+    #[arg(long, value_name = "TEXT", conflicts_with = "ids_file", allow_hyphen_values = true)]
     system: Option<String>,
 
     #[command(flatten)]
@@ -93,82 +99,11 @@ struct PromptArgs {
     ids_file: Option<PathBuf>,
 }
 
-#[derive(ClapArgs, Debug)]
-struct SamplingArgs {
-    /// Always take the most probable token
-    #[arg(long)]
-    greedy: bool,
-
-    /// Temperature; 0 is --greedy
-    #[arg(long, value_name = "T", allow_negative_numbers = true, default_value_t = 0.7, value_parser = at_least_0)]
-    temp: f32,
-
-    /// Choose among the K most probable tokens (0: all)
-    #[arg(long, value_name = "K", allow_negative_numbers = true, default_value_t = 40)]
-    top_k: usize,
-
-    /// Choose among the fewest tokens that together reach this probability (1: all)
-    #[arg(long, value_name = "P", allow_negative_numbers = true, default_value_t = 0.95, value_parser = fraction)]
-    top_p: f32,
-
-    /// Choose among tokens at least this fraction as probable as the best (0: all)
-    #[arg(long, value_name = "P", allow_negative_numbers = true, default_value_t = 0.05, value_parser = fraction)]
-    min_p: f32,
-
-    /// Make tokens of the last 64 less probable (1: do not)
-    #[arg(long, value_name = "F", allow_negative_numbers = true, default_value_t = 1.0, value_parser = above_0)]
-    repeat_penalty: f32,
-
-    /// Seed of the random numbers [default: random, printed]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    seed: Option<u64>,
-}
-
-fn number(text: &str, range: &str, fits: impl Fn(f32) -> bool) -> Result<f32, String> {
-    text.parse()
-        .ok()
-        .filter(|&v: &f32| v.is_finite() && fits(v))
-        .ok_or_else(|| format!("a number {range} is needed"))
-}
-
-fn at_least_0(text: &str) -> Result<f32, String> {
-    number(text, "of at least 0", |v| v >= 0.0)
-}
-
-fn above_0(text: &str) -> Result<f32, String> {
-    number(text, "above 0", |v| v > 0.0)
-}
-
-fn fraction(text: &str) -> Result<f32, String> {
-    number(text, "from 0 to 1", |v| (0.0..=1.0).contains(&v))
-}
-
-impl SamplingArgs {
-    fn config(&self) -> SamplerConfig {
-        if self.greedy || self.temp == 0.0 {
-            return SamplerConfig {
-                repeat_penalty: self.repeat_penalty,
-                seed: self.seed.unwrap_or(0),
-                ..SamplerConfig::greedy()
-            };
-        }
-        SamplerConfig {
-            repeat_penalty: self.repeat_penalty,
-            repeat_last: 64,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            temperature: self.temp,
-            seed: self.seed.unwrap_or_else(random_seed),
-        }
+impl Args {
+    /// Whether the prompt goes into the chat template; the demo was trained on nothing else.
+    fn chats(&self) -> bool {
+        self.chat || (self.model.is_demo() && self.prompt.ids_file.is_none())
     }
-}
-
-/// A seed that differs from run to run: the standard library keys its hashers at random.
-fn random_seed() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    // 32 bits are easier to type again.
-    RandomState::new().hash_one(std::process::id()) & u64::from(u32::MAX)
 }
 
 /// Why the text ended.
@@ -215,8 +150,14 @@ fn rate(tokens: usize, seconds: f64) -> Option<f64> {
 
 /// See [`Args`]. Ends with the shell's code for an interrupt, 130, where there was one.
 pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
+    if args.system.is_some() && !args.chats() {
+        return Err(CliError::usage("--system is a part of a chat").hint("--chat makes the prompt one"));
+    }
     let prompt = read_prompt(&args.prompt)?;
-    let loaded = engine_args::load(args.model.path())?;
+    let loaded = engine_args::load(&args.model)?;
+    if args.model.is_demo() {
+        eprintln!("the demo answers, a small model that is part of wayinfer; -m MODEL runs another");
+    }
     let path = args.model.path();
     let tokenizer = args.tokenizer.tokenizer(&loaded.gguf, path)?;
     let prompt_ids = encode(args, &loaded.gguf, &tokenizer, prompt)?;
@@ -238,7 +179,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     // Until here an interrupt has nothing to end cleanly.
     let interrupted = watch_interrupts()?;
 
-    let config = args.sampling.config();
+    let config = args.sampling.config(args.model.is_demo());
     let seed = config.seed;
     let mut sampler = Sampler::new(config);
     if args.ignore_eos {
@@ -346,7 +287,7 @@ fn encode(
         Prompt::Ids(ids) => return Ok(ids),
         Prompt::Text(text) => text,
     };
-    if !args.chat {
+    if !args.chats() {
         let options = EncodeOptions { add_special: true, parse_special: true };
         return tokenizer.encode(&text, options).in_file(path);
     }
@@ -355,9 +296,17 @@ fn encode(
             .in_file(path)
             .hint("without --chat the prompt goes in as given")
     })?;
-    let system = args.system.iter().map(|text| Message::new("system", text));
-    let messages: Vec<Message> = system.chain([Message::new("user", &text)]).collect();
-    let rendered = template.render(&messages, true, tokenizer).in_file(path)?;
+    let mut messages = vec![Message::new("user", &text)];
+    let mut rendered = template.render(&messages, true, tokenizer).in_file(path)?;
+    if let Some(system) = &args.system {
+        messages.insert(0, Message::new("system", system));
+        let without = std::mem::take(&mut rendered);
+        rendered = template.render(&messages, true, tokenizer).in_file(path)?;
+        if rendered == without {
+            let error = CliError::new("the chat template leaves system messages out");
+            return Err(error.in_file(path).hint("leave --system out"));
+        }
+    }
     tokenizer.encode_chat(&rendered).in_file(path)
 }
 

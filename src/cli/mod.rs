@@ -9,6 +9,7 @@ mod input;
 mod inspect;
 mod model_arg;
 mod output;
+mod sampling_args;
 mod tokenize;
 mod tokenizer_arg;
 

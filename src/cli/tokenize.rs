@@ -8,7 +8,6 @@ use super::input::Input;
 use super::model_arg::ModelArg;
 use super::tokenizer_arg::TokenizerArg;
 use super::{CliError, InFile};
-use crate::gguf::Gguf;
 use crate::text::{EncodeOptions, Tokenizer};
 
 /// Show how a model's tokenizer cuts a text into tokens, or turn token ids back into text
@@ -59,7 +58,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     if ids.is_none() {
         args.input.check()?;
     }
-    let gguf = Gguf::open(args.model.path())?;
+    let gguf = args.model.open()?;
     let tokenizer = args.tokenizer.tokenizer(&gguf, args.model.path())?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     match ids {

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -10,7 +9,7 @@ use serde::Serialize;
 use super::json;
 use crate::cli::CliError;
 use crate::cli::output::escape;
-use crate::gguf::{Finding, Gguf, Severity, TensorInfo};
+use crate::gguf::{Finding, Gguf, Severity, Source, TensorInfo};
 use crate::{model, quant};
 
 #[derive(Serialize)]
@@ -30,8 +29,8 @@ struct Row {
 }
 
 /// Prints what is wrong with a model; exit code 1 where any of it is an error.
-pub fn run(path: &Path, json: bool, out: &mut impl Write) -> Result<ExitCode, CliError> {
-    let mut report = Gguf::check(path);
+pub fn run(source: Source<'_>, json: bool, out: &mut impl Write) -> Result<ExitCode, CliError> {
+    let mut report = Gguf::check(source);
     if let Some(gguf) = &report.gguf {
         report.findings.extend(unknown_architecture(gguf).into_iter().chain(types_without_format(gguf)));
     }
@@ -47,7 +46,7 @@ pub fn run(path: &Path, json: bool, out: &mut impl Write) -> Result<ExitCode, Cl
         if report.dropped > 0 {
             writeln!(out, "and {} more", report.dropped)?;
         }
-        let path = path.display().to_string();
+        let path = source.path().display().to_string();
         match (errors, warnings) {
             (0, 0) => writeln!(out, "{}: no errors, no warnings", escape(&path))?,
             _ => writeln!(
