@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     let context = args
         .prompt_tokens
         .max(depth.checked_add(args.decode_tokens).ok_or_else(|| CliError::usage("depth is too large"))?);
-    let loaded = engine_args::load(&args.model)?;
+    let loaded = engine_args::load(args.model.source())?;
     let mut session = Session::new(&loaded.model, &args.engine.session(context))?;
     let load_s = loaded.started.elapsed().as_secs_f64();
 

@@ -5,9 +5,8 @@ use std::time::Instant;
 
 use clap::Args;
 
-use super::CliError;
-use super::model_arg::ModelArg;
-use crate::gguf::Gguf;
+use super::{CliError, model_arg};
+use crate::gguf::{Gguf, Source};
 use crate::kernels::Isa;
 use crate::model::{KvType, Model, ModelError};
 use crate::session::{DEFAULT_BATCH, SessionOptions};
@@ -64,9 +63,9 @@ pub struct Loaded {
 }
 
 /// Opens and loads a model.
-pub fn load(arg: &ModelArg) -> Result<Loaded, CliError> {
+pub fn load(source: Source<'_>) -> Result<Loaded, CliError> {
     let started = Instant::now();
-    let gguf = arg.open()?;
+    let gguf = model_arg::open(source)?;
     let model = Model::load(&gguf).map_err(|error| {
         let hint = match &error {
             ModelError::UnknownArchitecture { .. } | ModelError::UnsupportedType { .. } => {
@@ -80,7 +79,7 @@ pub fn load(arg: &ModelArg) -> Result<Loaded, CliError> {
         // The store reads the files and names them itself.
         let named = matches!(error, ModelError::Store(_));
         let error = CliError::from(error);
-        let error = if named { error } else { error.in_file(arg.path()) };
+        let error = if named { error } else { error.in_file(source.path()) };
         match hint {
             Some(hint) => error.hint(hint),
             None => error,

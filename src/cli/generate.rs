@@ -85,7 +85,7 @@ pub struct Args {
 
 #[derive(ClapArgs, Debug)]
 #[group(multiple = false)]
-struct PromptArgs {
+pub(super) struct PromptArgs {
     /// The prompt
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
@@ -154,12 +154,12 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
         return Err(CliError::usage("--system is a part of a chat").hint("--chat makes the prompt one"));
     }
     let prompt = read_prompt(&args.prompt)?;
-    let loaded = engine_args::load(&args.model)?;
+    let loaded = engine_args::load(args.model.source())?;
     if args.model.is_demo() {
         eprintln!("the demo answers, a small model that is part of wayinfer; -m MODEL runs another");
     }
     let path = args.model.path();
-    let tokenizer = args.tokenizer.tokenizer(&loaded.gguf, path)?;
+    let tokenizer = args.tokenizer.tokenizer(&loaded.gguf)?;
     let prompt_ids = encode(args, &loaded.gguf, &tokenizer, prompt)?;
     let context = engine_args::context(args.ctx, loaded.model.config().context);
     if prompt_ids.is_empty() {
@@ -257,12 +257,12 @@ fn watch_interrupts() -> Result<Arc<AtomicBool>, CliError> {
 }
 
 /// What there is to continue.
-enum Prompt {
+pub(super) enum Prompt {
     Text(String),
     Ids(Vec<u32>),
 }
 
-fn read_prompt(args: &PromptArgs) -> Result<Prompt, CliError> {
+pub(super) fn read_prompt(args: &PromptArgs) -> Result<Prompt, CliError> {
     if let Some(text) = &args.prompt {
         return Ok(Prompt::Text(text.clone()));
     }

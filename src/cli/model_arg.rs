@@ -25,13 +25,20 @@ pub struct ModelArg {
     flag: Option<PathBuf>,
 }
 
+/// What a model argument means: a file, or by its name the demo.
+pub fn source(path: &Path) -> Source<'_> {
+    if path == DEMO.path() && !path.is_file() { DEMO } else { Source::File(path) }
+}
+
+/// Reads a model's headers.
+pub fn open(source: Source<'_>) -> Result<Gguf, CliError> {
+    Gguf::open(source).map_err(with_hint)
+}
+
 impl ModelArg {
     /// What to read the model from; the demo where none is given.
     pub fn source(&self) -> Source<'_> {
-        match self.positional.as_deref().or(self.flag.as_deref()) {
-            Some(path) if path != DEMO.path() || path.is_file() => Source::File(path),
-            _ => DEMO,
-        }
+        self.positional.as_deref().or(self.flag.as_deref()).map_or(DEMO, source)
     }
 
     /// The path given, or the demo's name.
@@ -46,7 +53,7 @@ impl ModelArg {
 
     /// Reads the model's headers.
     pub fn open(&self) -> Result<Gguf, CliError> {
-        Gguf::open(self.source()).map_err(with_hint)
+        open(self.source())
     }
 }
 

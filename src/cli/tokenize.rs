@@ -59,7 +59,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         args.input.check()?;
     }
     let gguf = args.model.open()?;
-    let tokenizer = args.tokenizer.tokenizer(&gguf, args.model.path())?;
+    let tokenizer = args.tokenizer.tokenizer(&gguf)?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     match ids {
         Some(ids) => print_text(&tokenizer, &ids, args, &mut out)?,

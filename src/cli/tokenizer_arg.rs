@@ -1,7 +1,5 @@
 //! The tokenizer's options that subcommands share.
 
-use std::path::Path;
-
 use clap::Args;
 
 use super::{CliError, output};
@@ -17,8 +15,9 @@ pub struct TokenizerArg {
 }
 
 impl TokenizerArg {
-    /// The tokenizer of the model at `path`; what is doubtful about it goes to stderr.
-    pub fn tokenizer(&self, gguf: &Gguf, path: &Path) -> Result<Tokenizer, CliError> {
+    /// The tokenizer of a model; what is doubtful about it goes to stderr.
+    pub fn tokenizer(&self, gguf: &Gguf) -> Result<Tokenizer, CliError> {
+        let path = &gguf.parts[0].path;
         let tokenizer = Tokenizer::from_metadata(gguf.metadata(), self.pre.as_deref()).map_err(|error| {
             let hint = match error {
                 TextError::UnknownPreTokenizer { .. } => Some("--pre NAME uses another one"),
