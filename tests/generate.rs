@@ -133,6 +133,79 @@ fn mistakes_are_named() {
     assert_snapshot!("ids_cut", with(&["--ids-file", path]).replace(path, "IDS"));
 }
 
+/// Uses that make no sense, or hardly any: exit code and what stderr has to say.
+#[test]
+fn awkward_uses_end_in_an_error_that_says_what_is_wrong() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let model = dir.path().join("model.bin");
+    std::fs::copy(fixtures().join("moe-q4_k_m.gguf"), &model).expect("a copy");
+    std::fs::write(dir.path().join("empty"), []).expect("a file");
+    std::fs::write(dir.path().join("latin1"), b"caf\xe9").expect("a file");
+    std::fs::create_dir(dir.path().join("folder.gguf")).expect("a folder");
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&["generate", "-p", "a", "-m", "folder.gguf"], 1, "folder.gguf: is a directory, not a file"),
+        (&["bench", "folder.gguf"], 1, "folder.gguf: is a directory, not a file"),
+        (&["tokenize", "--text", "a", "empty"], 1, "empty: is empty"),
+        (&["generate", "-p", "a", "-m", "model.bin/x"], 1, "model.bin/x: cannot be read"),
+        (&["generate", "-f", "folder.gguf", "-m", "model.bin"], 1, "folder.gguf: cannot be read"),
+        (&["generate", "-f", "latin1", "-m", "model.bin"], 1, "latin1: not UTF-8 at byte 3"),
+        (&["generate", "--ids-file", "empty", "-m", "model.bin"], 1, "empty: is empty, where token ids"),
+        (&["generate", "--ids-file", "none", "-m", "model.bin"], 1, "none: cannot be read"),
+        (&["generate", "-p", "a", "-m", "model.bin", "-n", "-1"], 2, "invalid value '-1' for '--max-tokens"),
+        (&["generate", "-p", "a", "-m", "model.bin", "-c", "0"], 2, "invalid value '0' for '--ctx"),
+        (&["generate", "-p", "a", "-m", "model.bin", "-c", "1000000000000"], 1, "cannot be had for the KV"),
+        (
+            &["generate", "-p", "a", "-m", "model.bin", "-t", "1000000"],
+            2,
+            "invalid value '1000000' for '--thr",
+        ),
+        (&["generate", "-p", "a", "-m", "model.bin", "--seed", "-3"], 2, "invalid value '-3' for '--seed"),
+        (&["generate", "-p", "a", "-m", "model.bin", "--top-p", "2"], 2, "a number from 0 to 1 is needed"),
+        (&["generate", "-p", "a", "-m", "model.bin", "--temp", "nan"], 2, "of at least 0 is needed"),
+        (&["generate", "-p", "a", "-m", "model.bin", "--stop", ""], 2, "a value is required for '--stop"),
+        (&["bench", "model.bin", "-p", "1000000000000"], 1, "cannot be had for the KV cache"),
+        (&["bench", "model.bin", "-d", "18446744073709551615"], 2, "depth is too large"),
+        (&["bench", "model.bin", "-r", "0"], 2, "invalid value '0' for '--rounds"),
+        (&["tokenize", "model.bin", "--decode", "-1"], 2, "\"-1\" is not the id of a token"),
+        (&["tokenize", "model.bin", "--file", "folder.gguf"], 1, "folder.gguf: cannot be read"),
+    ];
+    for (args, code, text) in cases {
+        let output = wayinfer(dir.path(), 100, args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(*code), "{args:?}: {stderr}");
+        assert!(stderr.contains(text) && stderr.contains("error: "), "{args:?}: {stderr}");
+        assert!(output.stdout.is_empty(), "{args:?}");
+    }
+    let odd: [&[&str]; 4] = [&["-p", "-5"], &["-p", ""], &["-f", "empty"], &["-p", "a", "--stop", "-x"]];
+    for (tokens, args) in odd.iter().flat_map(|args| [("0", args), ("1", args)]) {
+        let run = [&["generate", "-m", "model.bin", "-n", tokens][..], args].concat();
+        let output = wayinfer(dir.path(), 100, &run);
+        assert!(output.status.success(), "{run:?}: {}", transcript(&output));
+    }
+}
+
+/// A model is mapped, and so has to be a regular file; to open a pipe would wait for its other end.
+#[cfg(unix)]
+#[test]
+fn what_is_no_regular_file_is_refused_without_waiting() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let made = Command::new("mkfifo").arg(dir.path().join("pipe.gguf")).status().expect("mkfifo starts");
+    assert!(made.success());
+    let commands: [&[&str]; 5] = [
+        &["inspect"],
+        &["inspect", "--check"],
+        &["tokenize", "--text", "a"],
+        &["generate", "-p", "a"],
+        &["bench"],
+    ];
+    for (path, args) in ["pipe.gguf", "/dev/null"].iter().flat_map(|path| commands.map(|args| (path, args))) {
+        let output = wayinfer(dir.path(), 100, &[args, &["-m", path]].concat());
+        let said = transcript(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(&format!("error: {path}: is a device, pipe or socket, not a file")), "{said}");
+    }
+}
+
 #[test]
 fn bench_reports_what_it_measured() {
     let args = ["bench", "-m", "moe-q4_k_m.gguf", "-p", "16", "-n", "4", "-t", "2", "-r", "2", "-d", "20"];

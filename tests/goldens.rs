@@ -95,6 +95,30 @@ struct Free {
 const FREE_FACTOR: f64 = 2.0;
 
 const FREE: &[Free] = &[
+    Free {
+        case: "demo-q4_k_m/short",
+        drift: &[7.39e-14, 1.14e-13, 1.04e-13, 1.34e-13],
+        logit: 5.72e-6,
+        flipped: 0,
+    },
+    Free {
+        case: "demo-q4_k_m/spell",
+        drift: &[1.36e-13, 9.22e-14, 7.35e-14, 2.25e-5],
+        logit: 4.73e-2,
+        flipped: 54,
+    },
+    Free {
+        case: "demo-q4_k_m-split/short",
+        drift: &[7.39e-14, 1.14e-13, 1.04e-13, 1.34e-13],
+        logit: 5.72e-6,
+        flipped: 0,
+    },
+    Free {
+        case: "demo-q4_k_m-split/spell",
+        drift: &[1.36e-13, 9.22e-14, 7.35e-14, 2.25e-5],
+        logit: 4.73e-2,
+        flipped: 54,
+    },
     Free { case: "dense-bf16/short", drift: &[8.45e-15, 9.55e-15], logit: 1.03e-2, flipped: 0 },
     Free { case: "dense-bf16/long", drift: &[1.79e-7, 3.60e-6], logit: 4.42e-2, flipped: 0 },
     Free { case: "dense-f16/short", drift: &[2.04e-9, 6.72e-8], logit: 4.40e-3, flipped: 0 },

@@ -557,3 +557,32 @@ fn the_program_refuses_without_a_panic() {
         }
     }
 }
+
+#[test]
+fn nothing_in_an_error_controls_the_terminal() {
+    let dir = TempDir::new().unwrap();
+    let name = "\x1b[31mred\u{202e}.gguf";
+    let shown = "error: \\u{1b}[31mred\\u{202e}.gguf";
+    let evil = "\x1b]0;owned\x07\x1b[2J";
+    let architecture = empty().kv("general.architecture", evil);
+    let tokenizer = small_model().with(|b| {
+        b.pairs.iter_mut().find(|p| p.key == b"tokenizer.ggml.model").unwrap().value = evil.into();
+    });
+    let tensor = small_model().tensor(evil, ty::F32, &[1], Data::Zero);
+    let cases: [(&str, &[u8], &[&str]); 6] = [
+        ("not a GGUF file", b"nothing", &["inspect"]),
+        ("not a GGUF file", b"nothing", &["generate", "-p", "a"]),
+        ("there is no metadata key", &architecture.build(), &["inspect", "--kv", evil]),
+        ("architecture \\u{1b}]0;owned", &architecture.build(), &["generate", "-p", "a"]),
+        ("tokenizer.ggml.model is \"\\u{1b}]0;owned", &tokenizer.build(), &["tokenize", "--text", "a"]),
+        ("feed_forward_length is missing", &tensor.build(), &["bench"]),
+    ];
+    for (text, bytes, args) in cases {
+        fs::write(dir.path().join(name), bytes).unwrap();
+        let output = common::wayinfer(dir.path(), 100, &[args, &["-m", name]].concat());
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}");
+        assert!(stderr.starts_with(shown) && stderr.contains(text), "{args:?}: {stderr:?}");
+        assert!(!stderr.contains(|c: char| c.is_control() && c != '\n'), "{args:?}: {stderr:?}");
+    }
+}

@@ -247,14 +247,14 @@ fn errors_say_what_is_wrong() {
     exit code: 1
     ----- stdout -----
     ----- stderr -----
-    error: the vocabulary is of the kind "llama", which has no pre-tokenizer to override
+    error: small.gguf: the vocabulary is of the kind "llama", which has no pre-tokenizer to override
     hint: leave --pre out
     "#);
     assert_snapshot!(run(&dir, &["small.gguf", "--text", "b"]), @r"
     exit code: 1
     ----- stdout -----
     ----- stderr -----
-    error: the vocabulary has no token for the byte 0xE2 of the text
+    error: small.gguf: the vocabulary has no token for the byte 0xE2 of the text
     ");
 }
 
@@ -273,20 +273,20 @@ fn vocabularies_that_are_not_there_or_not_known_are_refused() {
     exit code: 1
     ----- stdout -----
     ----- stderr -----
-    error: metadata key tokenizer.ggml.model is missing
+    error: bare.gguf: metadata key tokenizer.ggml.model is missing
     ");
     assert_snapshot!(run(&dir, &["bert.gguf", "--text", "a"]), @r#"
     exit code: 1
     ----- stdout -----
     ----- stderr -----
-    error: tokenizer.ggml.model is "bert", which is not supported (supported: llama, gpt2)
+    error: bert.gguf: tokenizer.ggml.model is "bert", which is not supported (supported: llama, gpt2)
     "#);
     insta::with_settings!({filters => vec![(r"\(known: default, [^)]*\)", "(known: default, ...)")]}, {
         assert_snapshot!(run(&dir, &["bpe.gguf", "--text", "ab"]), @r#"
         exit code: 1
         ----- stdout -----
         ----- stderr -----
-        error: pre-tokenizer "nonesuch" is not known (known: default, ...)
+        error: bpe.gguf: pre-tokenizer "nonesuch" is not known (known: default, ...)
         hint: --pre NAME uses another one
         "#);
     });

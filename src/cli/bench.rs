@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use super::engine_args::{self, EngineArgs};
 use super::model_arg::ModelArg;
-use super::{CliError, output};
+use super::{CliError, InFile, output};
 use crate::model::Logits;
-use crate::session::Session;
+use crate::session::{Session, SessionError};
 use crate::store::peak_rss_bytes;
 
 /// Measure prefill and decode speed.
@@ -25,19 +25,19 @@ pub struct Args {
     model: ModelArg,
 
     /// Prompt tokens of the prefill measurement (0: none)
-    #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
+    #[arg(short = 'p', long, value_name = "N", allow_negative_numbers = true, default_value_t = 512)]
     prompt_tokens: usize,
 
     /// Tokens of the decode measurement (0: none)
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 64)]
+    #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true, default_value_t = 64)]
     decode_tokens: usize,
 
     /// Tokens in the context before decode begins [default: the prompt's]
-    #[arg(short = 'd', long, value_name = "DEPTH")]
+    #[arg(short = 'd', long, value_name = "DEPTH", allow_negative_numbers = true)]
     depth: Option<usize>,
 
     /// Measured rounds
-    #[arg(short, long, value_name = "N", default_value = "5")]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, default_value = "5")]
     rounds: NonZeroUsize,
 
     /// One JSON object on one line
@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     let context = args
         .prompt_tokens
         .max(depth.checked_add(args.decode_tokens).ok_or_else(|| CliError::usage("depth is too large"))?);
-    let loaded = engine_args::load(args.model.path())?;
+    let loaded = engine_args::load(args.model.source())?;
     let mut session = Session::new(&loaded.model, &args.engine.session(context))?;
     let load_s = loaded.started.elapsed().as_secs_f64();
 
@@ -79,9 +79,10 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     let (prompt, deep) = (ids(args.prompt_tokens), ids(depth));
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
     for round in 0..=args.rounds.get() {
+        let path = args.model.path();
         let rates = (
-            prefill_rate(&mut session, &prompt)?,
-            decode_rate(&mut session, &prompt, &deep, args.decode_tokens)?,
+            prefill_rate(&mut session, &prompt).in_file(path)?,
+            decode_rate(&mut session, &prompt, &deep, args.decode_tokens).in_file(path)?,
         );
         if round > 0 {
             prefill.extend(rates.0);
@@ -111,7 +112,7 @@ fn prompt_id(i: usize, vocab: usize) -> u32 {
 }
 
 /// Tokens a second through an empty session; leaves the prompt in it.
-fn prefill_rate(session: &mut Session<'_>, prompt: &[u32]) -> Result<Option<f64>, CliError> {
+fn prefill_rate(session: &mut Session<'_>, prompt: &[u32]) -> Result<Option<f64>, SessionError> {
     session.rewind(0);
     if prompt.is_empty() {
         return Ok(None);
@@ -127,7 +128,7 @@ fn decode_rate(
     prompt: &[u32],
     deep: &[u32],
     tokens: usize,
-) -> Result<Option<f64>, CliError> {
+) -> Result<Option<f64>, SessionError> {
     if tokens == 0 {
         return Ok(None);
     }
@@ -173,7 +174,11 @@ fn print(report: &Report, json: bool) -> Result<(), CliError> {
     writeln!(
         out,
         "{} | {} | {} threads | load {:.2} s | peak RSS {rss} | medians of {}",
-        report.model, report.isa, report.threads, report.load_s, report.rounds
+        output::escape(&report.model),
+        report.isa,
+        report.threads,
+        report.load_s,
+        report.rounds
     )?;
     Ok(())
 }

@@ -1,13 +1,12 @@
 //! What the subcommands that run a model share: loading, kernel set, threads, KV cache.
 
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::time::Instant;
 
 use clap::Args;
 
-use super::CliError;
-use crate::gguf::Gguf;
+use super::{CliError, model_arg};
+use crate::gguf::{Gguf, Source};
 use crate::kernels::Isa;
 use crate::model::{KvType, Model, ModelError};
 use crate::session::{DEFAULT_BATCH, SessionOptions};
@@ -17,9 +16,15 @@ const DEFAULT_CONTEXT: usize = 4096;
 
 #[derive(Args, Debug)]
 pub struct EngineArgs {
-    /// Worker threads [default: all cores]
-    #[arg(short, long, value_name = "N")]
-    pub threads: Option<NonZeroUsize>,
+    /// Worker threads, at most 1024 [default: all cores]
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u16).range(1..=1024)
+    )]
+    pub threads: Option<u16>,
 
     /// Kernel set: scalar, avx2, avx512 or amx [default: the best that this CPU has]
     #[arg(long, value_name = "SET")]
@@ -38,7 +43,7 @@ impl EngineArgs {
             context,
             batch: DEFAULT_BATCH,
             kv: self.kv,
-            threads: self.threads.map_or_else(cores, NonZeroUsize::get),
+            threads: self.threads.map_or_else(cores, usize::from),
             isa: self.isa,
         }
     }
@@ -58,9 +63,9 @@ pub struct Loaded {
 }
 
 /// Opens and loads a model.
-pub fn load(path: &Path) -> Result<Loaded, CliError> {
+pub fn load(source: Source<'_>) -> Result<Loaded, CliError> {
     let started = Instant::now();
-    let gguf = Gguf::open(path)?;
+    let gguf = model_arg::open(source)?;
     let model = Model::load(&gguf).map_err(|error| {
         let hint = match &error {
             ModelError::UnknownArchitecture { .. } | ModelError::UnsupportedType { .. } => {
@@ -71,7 +76,10 @@ pub fn load(path: &Path) -> Result<Loaded, CliError> {
             }
             _ => None,
         };
-        let error = CliError::new(format!("{}: {error}", path.display()));
+        // The store reads the files and names them itself.
+        let named = matches!(error, ModelError::Store(_));
+        let error = CliError::from(error);
+        let error = if named { error } else { error.in_file(source.path()) };
         match hint {
             Some(hint) => error.hint(hint),
             None => error,

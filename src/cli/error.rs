@@ -2,13 +2,18 @@
 
 use std::error::Error;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+use super::output::escape;
 
 /// A failure of a subcommand. Made from any error by `?`; a layer's error says what is wrong in full,
 /// the hint says what to do about it.
 #[derive(Debug)]
 pub struct CliError {
     error: Box<dyn Error + Send + Sync>,
+    /// The file that it is about, where the error does not say.
+    file: Option<PathBuf>,
     hint: Option<String>,
     code: u8,
 }
@@ -16,7 +21,7 @@ pub struct CliError {
 impl CliError {
     /// A failure with a message of its own (exit code 1).
     pub fn new(message: impl Into<String>) -> CliError {
-        CliError { error: message.into().into(), hint: None, code: 1 }
+        CliError { error: message.into().into(), file: None, hint: None, code: 1 }
     }
 
     /// Arguments that cannot be meant together or a value that cannot be (exit code 2).
@@ -30,23 +35,43 @@ impl CliError {
         self
     }
 
-    /// Prints the failure to stderr; a reader of our stdout that has gone away is none.
+    /// Names the file that it is about.
+    pub fn in_file(mut self, path: &Path) -> CliError {
+        self.file = Some(path.to_owned());
+        self
+    }
+
+    /// Prints the failure to stderr, with nothing in it that would control the terminal: what is wrong may
+    /// be in the name of a file or a tensor. A reader of our stdout that has gone away is no failure.
     pub fn report(&self) -> ExitCode {
         if let Some(io) = self.error.downcast_ref::<io::Error>()
             && io.kind() == io::ErrorKind::BrokenPipe
         {
             return ExitCode::SUCCESS;
         }
-        eprintln!("error: {}", self.error);
+        let file = self.file.as_ref().map_or_else(String::new, |path| format!("{}: ", path.display()));
+        eprintln!("error: {}", escape(&format!("{file}{}", self.error)));
         if let Some(hint) = &self.hint {
-            eprintln!("hint: {hint}");
+            eprintln!("hint: {}", escape(hint));
         }
         ExitCode::from(self.code)
     }
 }
 
+/// Results of layers that know metadata, tensors and tokens, but not the file that they come from.
+pub trait InFile<T> {
+    /// Names the file in the failure.
+    fn in_file(self, path: &Path) -> Result<T, CliError>;
+}
+
+impl<T, E: Into<CliError>> InFile<T> for Result<T, E> {
+    fn in_file(self, path: &Path) -> Result<T, CliError> {
+        self.map_err(|error| error.into().in_file(path))
+    }
+}
+
 impl<E: Error + Send + Sync + 'static> From<E> for CliError {
     fn from(error: E) -> CliError {
-        CliError { error: Box::new(error), hint: None, code: 1 }
+        CliError { error: Box::new(error), file: None, hint: None, code: 1 }
     }
 }

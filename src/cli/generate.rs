@@ -1,6 +1,6 @@
 //! `wayinfer generate`: a prompt in, text out as it is made.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -9,23 +9,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use clap::Args as ClapArgs;
+use clap::builder::NonEmptyStringValueParser;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::engine_args::{self, EngineArgs};
+use super::input::Input;
 use super::model_arg::ModelArg;
+use super::sampling_args::SamplingArgs;
 use super::tokenizer_arg::TokenizerArg;
-use super::{CliError, output};
-use crate::model::{Logits, NoObserver};
-use crate::session::{Candidate, Sampler, SamplerConfig, Session, SessionError, StopMatcher};
+use super::{CliError, InFile, output};
+use crate::model::{Logits, Model, NoObserver};
+use crate::session::{Candidate, Sampler, Session, SessionError, SessionOptions, StopMatcher};
 use crate::store::peak_rss_bytes;
 use crate::text::{ChatTemplate, EncodeOptions, Message, TokenStream, Tokenizer};
 
 /// Continue a prompt, or answer it with --chat.
 ///
+/// Without a model it is the demo that answers: a small model of sums, comparisons, counting, days and months that is
+/// part of the program. It answers as with --chat (unless --ids-file is given), and as with --greedy unless an option of
+/// sampling is given.
+///
 /// The text goes to stdout as it is made; progress and statistics to stderr. The same model, prompt and seed give the
 /// same text on every CPU and with any number of threads.
 #[derive(ClapArgs, Debug)]
+#[command(mut_group("model_arg", |group| group.required(false)))]
 pub struct Args {
     #[command(flatten)]
     model: ModelArg,
@@ -37,19 +45,19 @@ pub struct Args {
     #[arg(long, conflicts_with = "ids_file")]
     chat: bool,
 
-    /// System message before the prompt
-    #[arg(long, value_name = "TEXT", requires = "chat")]
+    /// System message before the prompt, with --chat
+    #[arg(long, value_name = "TEXT", conflicts_with = "ids_file", allow_hyphen_values = true)]
     system: Option<String>,
 
     #[command(flatten)]
     tokenizer: TokenizerArg,
 
     /// Tokens to make at most [default: until the model ends or the context is full]
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true)]
     max_tokens: Option<usize>,
 
     /// Context in tokens [default: the model's, at most 4096]
-    #[arg(short = 'c', long, value_name = "N")]
+    #[arg(short = 'c', long, value_name = "N", allow_negative_numbers = true)]
     ctx: Option<NonZeroUsize>,
 
     #[command(flatten)]
@@ -60,7 +68,7 @@ pub struct Args {
     ignore_eos: bool,
 
     /// End before this text; may be given several times
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
     stop: Vec<String>,
 
     /// Show the prompt's tokens and what each token was chosen from, on stderr
@@ -79,7 +87,7 @@ pub struct Args {
 #[group(multiple = false)]
 pub(super) struct PromptArgs {
     /// The prompt
-    #[arg(short, long, value_name = "TEXT")]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
 
     /// A file that is the prompt, final newline included
@@ -91,82 +99,11 @@ pub(super) struct PromptArgs {
     ids_file: Option<PathBuf>,
 }
 
-#[derive(ClapArgs, Debug)]
-struct SamplingArgs {
-    /// Always take the most probable token
-    #[arg(long)]
-    greedy: bool,
-
-    /// Temperature; 0 is --greedy
-    #[arg(long, value_name = "T", default_value_t = 0.7, value_parser = at_least_0)]
-    temp: f32,
-
-    /// Choose among the K most probable tokens (0: all)
-    #[arg(long, value_name = "K", default_value_t = 40)]
-    top_k: usize,
-
-    /// Choose among the fewest tokens that together reach this probability (1: all)
-    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = fraction)]
-    top_p: f32,
-
-    /// Choose among tokens at least this fraction as probable as the best (0: all)
-    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = fraction)]
-    min_p: f32,
-
-    /// Make tokens of the last 64 less probable (1: do not)
-    #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = above_0)]
-    repeat_penalty: f32,
-
-    /// Seed of the random numbers [default: random, printed]
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-}
-
-fn number(text: &str, range: &str, fits: impl Fn(f32) -> bool) -> Result<f32, String> {
-    text.parse()
-        .ok()
-        .filter(|&v: &f32| v.is_finite() && fits(v))
-        .ok_or_else(|| format!("a number {range} is needed"))
-}
-
-fn at_least_0(text: &str) -> Result<f32, String> {
-    number(text, "of at least 0", |v| v >= 0.0)
-}
-
-fn above_0(text: &str) -> Result<f32, String> {
-    number(text, "above 0", |v| v > 0.0)
-}
-
-fn fraction(text: &str) -> Result<f32, String> {
-    number(text, "from 0 to 1", |v| (0.0..=1.0).contains(&v))
-}
-
-impl SamplingArgs {
-    fn config(&self) -> SamplerConfig {
-        if self.greedy || self.temp == 0.0 {
-            return SamplerConfig {
-                repeat_penalty: self.repeat_penalty,
-                seed: self.seed.unwrap_or(0),
-                ..SamplerConfig::greedy()
-            };
-        }
-        SamplerConfig {
-            repeat_penalty: self.repeat_penalty,
-            repeat_last: 64,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            temperature: self.temp,
-            seed: self.seed.unwrap_or_else(random_seed),
-        }
+impl Args {
+    /// Whether the prompt goes into the chat template; the demo was trained on nothing else.
+    fn chats(&self) -> bool {
+        self.chat || (self.model.is_demo() && self.prompt.ids_file.is_none())
     }
-}
-
-/// A seed that differs from run to run: the standard library keys its hashers at random.
-fn random_seed() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    // 32 bits are easier to type again.
-    RandomState::new().hash_one(std::process::id()) & u64::from(u32::MAX)
 }
 
 /// Why the text ended.
@@ -213,14 +150,21 @@ fn rate(tokens: usize, seconds: f64) -> Option<f64> {
 
 /// See [`Args`]. Ends with the shell's code for an interrupt, 130, where there was one.
 pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
-    let interrupted = watch_interrupts()?;
+    if args.system.is_some() && !args.chats() {
+        return Err(CliError::usage("--system is a part of a chat").hint("--chat makes the prompt one"));
+    }
     let prompt = read_prompt(&args.prompt)?;
-    let loaded = engine_args::load(args.model.path())?;
-    let tokenizer = args.tokenizer.tokenizer(loaded.gguf.metadata())?;
+    let loaded = engine_args::load(args.model.source())?;
+    if args.model.is_demo() {
+        eprintln!("the demo answers, a small model that is part of wayinfer; -m MODEL runs another");
+    }
+    let path = args.model.path();
+    let tokenizer = args.tokenizer.tokenizer(&loaded.gguf)?;
     let prompt_ids = encode(args, &loaded.gguf, &tokenizer, prompt)?;
     let context = engine_args::context(args.ctx, loaded.model.config().context);
     if prompt_ids.is_empty() {
-        return Err(CliError::new("the prompt is empty and the model has no token to begin with"));
+        let error = CliError::new("the prompt is empty and the model has no token to begin with");
+        return Err(error.in_file(path));
     }
     if prompt_ids.len() > context {
         let message = format!("the prompt has {} tokens, the context {context}", prompt_ids.len());
@@ -230,10 +174,12 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
         let trained = loaded.model.config().context;
         eprintln!("warning: a context of {context} tokens, where the model was trained for {trained}");
     }
-    let mut session = Session::new(&loaded.model, &args.engine.session(context))?;
+    let mut session = open_session(&loaded.model, &args.engine.session(context))?;
     let load_s = loaded.started.elapsed().as_secs_f64();
+    // Until here an interrupt has nothing to end cleanly.
+    let interrupted = watch_interrupts()?;
 
-    let config = args.sampling.config();
+    let config = args.sampling.config(args.model.is_demo());
     let seed = config.seed;
     let mut sampler = Sampler::new(config);
     if args.ignore_eos {
@@ -246,7 +192,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     }
 
     let started = Instant::now();
-    let prefilled = prefill(&mut session, &prompt_ids, &interrupted)?;
+    let prefilled = prefill(&mut session, &prompt_ids, &interrupted).in_file(path)?;
     let prefill_s = started.elapsed().as_secs_f64();
 
     let started = Instant::now();
@@ -280,7 +226,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
             stop,
             seed,
             timings,
-            model: args.model.path().display().to_string(),
+            model: path.display().to_string(),
             isa: session.isa().to_string(),
             threads: session.threads(),
             peak_rss_bytes: peak_rss_bytes(),
@@ -289,6 +235,13 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     }
     statistics(&timings, seed, &session);
     Ok(if stop == StopReason::Interrupted { 130.into() } else { 0.into() })
+}
+
+fn open_session<'m>(model: &'m Model, options: &SessionOptions) -> Result<Session<'m>, CliError> {
+    Session::new(model, options).map_err(|error| match error {
+        SessionError::OutOfMemory(_) => CliError::from(error).hint("a smaller -c/--ctx needs less"),
+        _ => error.into(),
+    })
 }
 
 /// The first Ctrl-C ends the text; the second, the process.
@@ -310,36 +263,17 @@ pub(super) enum Prompt {
 }
 
 pub(super) fn read_prompt(args: &PromptArgs) -> Result<Prompt, CliError> {
-    let failed =
-        |path: &PathBuf, error: std::io::Error| CliError::new(format!("{}: {error}", path.display()));
     if let Some(text) = &args.prompt {
         return Ok(Prompt::Text(text.clone()));
     }
     if let Some(path) = &args.ids_file {
-        let bytes = std::fs::read(path).map_err(|e| failed(path, e))?;
-        let (ids, rest) = bytes.as_chunks::<4>();
-        if !rest.is_empty() {
-            let message =
-                format!("{}: {} bytes are no whole number of 32-bit ids", path.display(), bytes.len());
-            return Err(CliError::new(message));
-        }
-        return Ok(Prompt::Ids(ids.iter().map(|&id| u32::from_le_bytes(id)).collect()));
+        return Ok(Prompt::Ids(Input::File(path).ids()?));
     }
-    let (bytes, name) = match &args.file {
-        Some(path) => (std::fs::read(path).map_err(|e| failed(path, e))?, path.display().to_string()),
-        None if std::io::stdin().is_terminal() => {
-            return Err(CliError::usage("no prompt")
-                .hint("give -p/--prompt, -f/--file, --ids-file or standard input"));
-        }
-        None => {
-            let mut bytes = Vec::new();
-            std::io::stdin().read_to_end(&mut bytes)?;
-            (bytes, "standard input".to_owned())
-        }
-    };
-    String::from_utf8(bytes)
-        .map(Prompt::Text)
-        .map_err(|e| CliError::new(format!("{name}: not UTF-8 at byte {}", e.utf8_error().valid_up_to())))
+    if args.file.is_none() && std::io::stdin().is_terminal() {
+        let hint = "give -p/--prompt, -f/--file, --ids-file or standard input";
+        return Err(CliError::usage("no prompt").hint(hint));
+    }
+    Ok(Prompt::Text(Input::of(args.file.as_ref()).text()?))
 }
 
 fn encode(
@@ -348,21 +282,32 @@ fn encode(
     tokenizer: &Tokenizer,
     prompt: Prompt,
 ) -> Result<Vec<u32>, CliError> {
+    let path = args.model.path();
     let text = match prompt {
         Prompt::Ids(ids) => return Ok(ids),
         Prompt::Text(text) => text,
     };
-    if !args.chat {
-        return Ok(tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: true })?);
+    if !args.chats() {
+        let options = EncodeOptions { add_special: true, parse_special: true };
+        return tokenizer.encode(&text, options).in_file(path);
     }
-    let template = ChatTemplate::from_metadata(gguf.metadata())?.ok_or_else(|| {
-        CliError::new(format!("{}: the model has no chat template", args.model.path().display()))
+    let template = ChatTemplate::from_metadata(gguf.metadata()).in_file(path)?.ok_or_else(|| {
+        CliError::new("the model has no chat template")
+            .in_file(path)
             .hint("without --chat the prompt goes in as given")
     })?;
-    let system = args.system.iter().map(|text| Message::new("system", text));
-    let messages: Vec<Message> = system.chain([Message::new("user", &text)]).collect();
-    let rendered = template.render(&messages, true, tokenizer)?;
-    Ok(tokenizer.encode_chat(&rendered)?)
+    let mut messages = vec![Message::new("user", &text)];
+    let mut rendered = template.render(&messages, true, tokenizer).in_file(path)?;
+    if let Some(system) = &args.system {
+        messages.insert(0, Message::new("system", system));
+        let without = std::mem::take(&mut rendered);
+        rendered = template.render(&messages, true, tokenizer).in_file(path)?;
+        if rendered == without {
+            let error = CliError::new("the chat template leaves system messages out");
+            return Err(error.in_file(path).hint("leave --system out"));
+        }
+    }
+    tokenizer.encode_chat(&rendered).in_file(path)
 }
 
 fn show_prompt(tokenizer: &Tokenizer, ids: &[u32], session: &Session<'_>) {
@@ -421,7 +366,7 @@ fn decode(
             return Ok((ids, StopReason::Interrupted));
         }
         let Some(chosen) = tokens.next() else { return Ok((ids, StopReason::ContextFull)) };
-        let chosen = chosen?;
+        let chosen = chosen.in_file(args.model.path())?;
         if args.debug {
             show_choice(tokenizer, ids.len(), chosen, tokens.candidates());
         }

@@ -13,7 +13,7 @@ use globset::GlobMatcher;
 
 use super::model_arg::ModelArg;
 use super::{CliError, output};
-use crate::gguf::{Array, Gguf, GgufErrorKind, TensorInfo, Value};
+use crate::gguf::{Array, Gguf, TensorInfo, Value};
 use summary::Summary;
 
 /// Show what a GGUF file holds: summary, metadata, tensors, totals
@@ -55,11 +55,11 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     let filter = args.filter.as_deref().map(matcher).transpose()?;
     let mut out = BufWriter::new(io::stdout().lock());
     if args.check {
-        let code = check::run(args.model.path(), args.json, &mut out)?;
+        let code = check::run(args.model.source(), args.json, &mut out)?;
         out.flush()?;
         return Ok(code);
     }
-    let gguf = Gguf::open(args.model.path()).map_err(with_hint)?;
+    let gguf = args.model.open()?;
     match &args.kv {
         Some(key) => print_value(&gguf, key, args.json, &mut out)?,
         None => print_all(&gguf, args, filter.as_ref(), &mut out)?,
@@ -72,27 +72,6 @@ fn matcher(glob: &str) -> Result<GlobMatcher, CliError> {
     let glob = globset::Glob::new(glob)
         .map_err(|e| CliError::usage(format!("--filter: {e}")).hint("quote it: --filter 'blk.0.*'"))?;
     Ok(glob.compile_matcher())
-}
-
-/// What the user can do about a file that cannot be opened.
-fn with_hint(error: crate::gguf::GgufError) -> CliError {
-    let hint = match &error.kind {
-        GgufErrorKind::Io(_) | GgufErrorKind::NotAFile(_) | GgufErrorKind::Empty => None,
-        GgufErrorKind::BadMagic { .. } => None,
-        GgufErrorKind::BigEndian { .. } => Some("convert the model again for little-endian machines"),
-        GgufErrorKind::UnsupportedVersion(_) => Some("convert the model again with a current llama.cpp"),
-        GgufErrorKind::Truncated { .. } | GgufErrorKind::DataBeyondFile { .. } => {
-            Some("the file may not have been downloaded whole; compare its size with the source's")
-        }
-        GgufErrorKind::SplitMissing { .. } => Some("all files of a split must lie in one directory"),
-        GgufErrorKind::SplitName { .. } => Some("give the file back the name that it was split under"),
-        _ => Some("`wayinfer inspect --check` lists all that is wrong with a file"),
-    };
-    let error = CliError::from(error);
-    match hint {
-        Some(hint) => error.hint(hint),
-        None => error,
-    }
 }
 
 /// The tensors to show.
@@ -153,12 +132,11 @@ fn print_value(gguf: &Gguf, key: &str, json: bool, out: &mut impl Write) -> Resu
 }
 
 fn missing_key(gguf: &Gguf, key: &str) -> CliError {
-    let path = gguf.parts[0].path.display();
-    let error = CliError::new(format!("{path}: there is no metadata key \"{}\"", output::escape(key)));
+    let error = CliError::new(format!("there is no metadata key \"{key}\"")).in_file(&gguf.parts[0].path);
     let last = key.rsplit('.').next().unwrap_or(key);
     let near = gguf.metadata().iter().map(|(k, _)| k).find(|k| k.contains(last) || key.contains(*k));
     match near {
-        Some(near) => error.hint(format!("there is \"{}\"", output::escape(near))),
+        Some(near) => error.hint(format!("there is \"{near}\"")),
         None => error.hint("`wayinfer inspect MODEL --no-tensors` lists the keys"),
     }
 }

@@ -5,9 +5,11 @@ mod bench;
 mod engine_args;
 mod error;
 mod generate;
+mod input;
 mod inspect;
 mod model_arg;
 mod output;
+mod sampling_args;
 mod tokenize;
 mod tokenizer_arg;
 mod trace;
@@ -16,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-pub use error::CliError;
+pub use error::{CliError, InFile};
 
 /// Inspect, verify and run GGUF language models on a CPU, models larger than RAM included.
 #[derive(Parser, Debug)]

@@ -1,14 +1,13 @@
 //! `wayinfer tokenize`: text to token ids and back.
 
-use std::fs;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::CliError;
+use super::input::Input;
 use super::model_arg::ModelArg;
 use super::tokenizer_arg::TokenizerArg;
-use crate::gguf::Gguf;
+use super::{CliError, InFile};
 use crate::text::{EncodeOptions, Tokenizer};
 
 /// Show how a model's tokenizer cuts a text into tokens, or turn token ids back into text
@@ -21,7 +20,7 @@ pub struct Args {
     model: ModelArg,
 
     #[command(flatten)]
-    input: Input,
+    input: InputArgs,
 
     /// Print one array of ids (with --decode: the text as a string) on one line
     #[arg(long)]
@@ -38,7 +37,7 @@ pub struct Args {
 
 #[derive(clap::Args, Debug)]
 #[group(multiple = false)]
-struct Input {
+struct InputArgs {
     /// Text to tokenize
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     text: Option<String>,
@@ -48,7 +47,7 @@ struct Input {
     file: Option<PathBuf>,
 
     /// Token ids to turn into text: "1 2 3", "1,2,3" or "[1,2,3]"
-    #[arg(long, value_name = "IDS")]
+    #[arg(long, value_name = "IDS", allow_hyphen_values = true)]
     decode: Option<String>,
 }
 
@@ -59,8 +58,8 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     if ids.is_none() {
         args.input.check()?;
     }
-    let gguf = Gguf::open(args.model.path())?;
-    let tokenizer = args.tokenizer.tokenizer(gguf.metadata())?;
+    let gguf = args.model.open()?;
+    let tokenizer = args.tokenizer.tokenizer(&gguf)?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     match ids {
         Some(ids) => print_text(&tokenizer, &ids, args, &mut out)?,
@@ -70,7 +69,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-impl Input {
+impl InputArgs {
     /// Whether there is a text to come.
     fn check(&self) -> Result<(), CliError> {
         if self.text.is_none() && self.file.is_none() && io::stdin().is_terminal() {
@@ -81,21 +80,10 @@ impl Input {
     }
 
     fn read(&self) -> Result<String, CliError> {
-        if let Some(text) = &self.text {
-            return Ok(text.clone());
+        match &self.text {
+            Some(text) => Ok(text.clone()),
+            None => Input::of(self.file.as_ref()).text(),
         }
-        let (name, bytes) = match &self.file {
-            Some(path) => (path.display().to_string(), fs::read(path)),
-            None => {
-                let mut bytes = Vec::new();
-                ("standard input".to_owned(), io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes))
-            }
-        };
-        let bytes = bytes.map_err(|error| CliError::new(format!("{name}: cannot be read: {error}")))?;
-        String::from_utf8(bytes).map_err(|error| {
-            let at = error.utf8_error().valid_up_to();
-            CliError::new(format!("{name}: not UTF-8 at byte {at}"))
-        })
     }
 }
 
@@ -134,8 +122,8 @@ fn print_tokens(
     args: &Args,
     out: &mut impl Write,
 ) -> Result<(), CliError> {
-    let ids =
-        tokenizer.encode(text, EncodeOptions { add_special: args.special, parse_special: args.special })?;
+    let options = EncodeOptions { add_special: args.special, parse_special: args.special };
+    let ids = tokenizer.encode(text, options).in_file(args.model.path())?;
     if args.json {
         writeln!(out, "{}", serde_json::to_string(&ids)?)?;
         return Ok(());

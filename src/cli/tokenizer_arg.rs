@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use super::CliError;
-use crate::gguf::Metadata;
+use super::{CliError, output};
+use crate::gguf::Gguf;
 use crate::text::{TextError, Tokenizer};
 
 /// `--pre NAME`.
@@ -16,18 +16,19 @@ pub struct TokenizerArg {
 
 impl TokenizerArg {
     /// The tokenizer of a model; what is doubtful about it goes to stderr.
-    pub fn tokenizer(&self, meta: &Metadata) -> Result<Tokenizer, CliError> {
-        let tokenizer = Tokenizer::from_metadata(meta, self.pre.as_deref()).map_err(|error| {
+    pub fn tokenizer(&self, gguf: &Gguf) -> Result<Tokenizer, CliError> {
+        let path = &gguf.parts[0].path;
+        let tokenizer = Tokenizer::from_metadata(gguf.metadata(), self.pre.as_deref()).map_err(|error| {
             let hint = match error {
                 TextError::UnknownPreTokenizer { .. } => Some("--pre NAME uses another one"),
                 TextError::NoPreTokenizer { .. } => Some("leave --pre out"),
                 _ => None,
             };
-            let error = CliError::from(error);
+            let error = CliError::from(error).in_file(path);
             if let Some(hint) = hint { error.hint(hint) } else { error }
         })?;
         for warning in tokenizer.warnings() {
-            eprintln!("warning: {warning}");
+            eprintln!("warning: {}", output::escape(&format!("{}: {warning}", path.display())));
         }
         Ok(tokenizer)
     }

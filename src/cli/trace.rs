@@ -13,6 +13,7 @@ use globset::{Glob, GlobMatcher};
 use super::CliError;
 use super::engine_args::{self, EngineArgs, Loaded};
 use super::generate::{Prompt, PromptArgs, read_prompt};
+use super::model_arg;
 use super::tokenizer_arg::TokenizerArg;
 use crate::kernels::Isa;
 use crate::model::KvType;
@@ -41,7 +42,7 @@ pub struct Args {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// GGUF file; any one of a split model
+    /// GGUF file, any one of a split model, or `demo`
     #[arg(short, long, value_name = "MODEL")]
     model: Option<PathBuf>,
 
@@ -165,7 +166,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     match &args.golden {
         Some(golden) => against_file(args, model, golden),
         None => {
-            let loaded = engine_args::load(model)?;
+            let loaded = engine_args::load(model_arg::source(model))?;
             let prompt = prompt(args, &loaded)?;
             match (args.against, writer) {
                 (Some(reference), _) => against_set(args, &loaded, &prompt, reference),
@@ -188,7 +189,7 @@ fn prompt(args: &Args, loaded: &Loaded) -> Result<Vec<u32>, CliError> {
     let ids = match read_prompt(&args.prompt)? {
         Prompt::Ids(ids) => ids,
         Prompt::Text(text) => {
-            let tokenizer = args.tokenizer.tokenizer(loaded.gguf.metadata())?;
+            let tokenizer = args.tokenizer.tokenizer(&loaded.gguf)?;
             tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: true })?
         }
     };
@@ -205,7 +206,7 @@ fn options(args: &Args, tokens: usize, batch: usize) -> SessionOptions {
 
 fn against_file(args: &Args, model: &Path, golden: &Path) -> Result<ExitCode, CliError> {
     let golden = Golden::open(golden)?;
-    let loaded = engine_args::load(model)?;
+    let loaded = engine_args::load(model_arg::source(model))?;
     let path = golden.tensors().path().display();
     let description = golden.description();
     let kv: KvType = description

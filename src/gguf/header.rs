@@ -1,12 +1,11 @@
 //! One file's header: version, counts, metadata. Tensors are [`super::tensors`]' business.
 
-use std::path::Path;
-
 use super::Part;
 use super::check::Findings;
 use super::error::{GgufError, GgufErrorKind, label};
 use super::metadata::Metadata;
 use super::reader::Reader;
+use super::source::Source;
 use super::tensors::{RawTensor, read_tensors};
 use super::value::{Array, PackedArray, Text, TextArray, Value, ValueType};
 
@@ -51,8 +50,8 @@ impl ParsedFile {
 }
 
 /// Reads one file's header.
-pub(super) fn read_file(path: &Path, findings: &mut Findings) -> Result<ParsedFile, GgufError> {
-    let mut reader = Reader::open(path)?;
+pub(super) fn read_file(source: Source<'_>, findings: &mut Findings) -> Result<ParsedFile, GgufError> {
+    let mut reader = Reader::open(source)?;
     let version = read_version(&mut reader)?;
     let tensor_count = reader.count(super::tensors::MAX_TENSORS, super::tensors::LEAST_BYTES, "tensors")?;
     let key_count = reader.count(MAX_KEYS, LEAST_PAIR_BYTES, "metadata keys")?;
@@ -74,7 +73,11 @@ pub(super) fn read_file(path: &Path, findings: &mut Findings) -> Result<ParsedFi
     let alignment = read_alignment(&reader, &metadata, &key_offsets, findings)?;
     let (data_offset, tensors) = read_tensors(&mut reader, tensor_count, alignment, findings)?;
     let part = Part {
-        path: path.to_owned(),
+        path: source.path().to_owned(),
+        memory: match source {
+            Source::File(_) => None,
+            Source::Memory { bytes, .. } => Some(bytes),
+        },
         version,
         file_bytes: reader.file_bytes(),
         data_offset,

@@ -9,19 +9,21 @@ mod header;
 mod lint;
 mod metadata;
 mod reader;
+mod source;
 mod split;
 mod tensor_type;
 mod tensors;
 mod value;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use check::Findings;
 pub use check::{CheckReport, Finding, Severity};
 pub use error::{GgufError, GgufErrorKind};
 use header::ParsedFile;
 pub use metadata::{Metadata, MetadataError};
+pub use source::{Source, StaticBytes};
 pub use tensor_type::TensorType;
 pub use value::{Array, PackedArray, Text, TextArray, Value, ValueType};
 
@@ -53,7 +55,10 @@ impl TensorInfo {
 /// One file of a model.
 #[derive(Clone, Debug)]
 pub struct Part {
+    /// Where it is; of a file in memory its name.
     pub path: PathBuf,
+    /// All its bytes, where they are in memory and not at the path.
+    pub memory: Option<StaticBytes>,
     /// 2 or 3.
     pub version: u32,
     /// Bytes of the whole file.
@@ -77,21 +82,21 @@ pub struct Gguf {
 }
 
 impl Gguf {
-    /// Reads the headers of a model; `path` may be any file of a split.
+    /// Reads the headers of a model: of a path (any file of a split), or of bytes in memory.
     ///
     /// # Errors
     /// The first thing found wrong, with its file and offset.
-    pub fn open(path: &Path) -> Result<Gguf, GgufError> {
+    pub fn open<'a>(source: impl Into<Source<'a>>) -> Result<Gguf, GgufError> {
         let mut findings = Findings::stop_at_first();
-        let files = split::read_model(path, &mut findings)?;
+        let files = split::read_model(source.into(), &mut findings)?;
         Ok(Gguf::merge(files))
     }
 
     /// Reads the headers of a model and collects all that is wrong with it, as far as what is wrong
     /// lets reading go on; warns of oddities that do not keep a model from being opened.
-    pub fn check(path: &Path) -> CheckReport {
+    pub fn check<'a>(source: impl Into<Source<'a>>) -> CheckReport {
         let mut findings = Findings::collect();
-        let files = split::read_model(path, &mut findings).unwrap_or_else(|e| {
+        let files = split::read_model(source.into(), &mut findings).unwrap_or_else(|e| {
             findings.add(Severity::Error, &e.path, e.offset, e.kind.to_string());
             Vec::new()
         });

@@ -2,25 +2,42 @@
 
 use std::fmt::Display;
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use super::error::{GgufError, GgufErrorKind};
+use super::source::Source;
 
 /// Most bytes of header that are read; the largest known (vocabulary, merges, 2,000 tensors) take 20 MB.
 pub(super) const MAX_HEADER_BYTES: u64 = 1 << 30;
 
 /// Reads little-endian values; each read is checked against the bytes that remain first.
 pub(super) struct Reader {
-    file: BufReader<File>,
+    file: Box<dyn Read>,
     path: PathBuf,
     file_bytes: u64,
     offset: u64,
 }
 
 impl Reader {
-    /// Opens a regular file that is not empty.
-    pub fn open(path: &Path) -> Result<Reader, GgufError> {
+    /// Opens a regular file, or bytes in memory, that is not empty.
+    pub fn open(source: Source<'_>) -> Result<Reader, GgufError> {
+        let (file, file_bytes): (Box<dyn Read>, u64) = match source {
+            Source::File(path) => {
+                let (file, bytes) = Reader::open_file(path)?;
+                (Box::new(BufReader::with_capacity(128 << 10, file)), bytes)
+            }
+            Source::Memory { bytes, .. } => (Box::new(Cursor::new(bytes.0)), bytes.len() as u64),
+        };
+        let path = source.path().to_owned();
+        if file_bytes == 0 {
+            return Err(GgufError { path, offset: None, kind: GgufErrorKind::Empty });
+        }
+        Ok(Reader { file, path, file_bytes, offset: 0 })
+    }
+
+    /// A regular file and its size.
+    fn open_file(path: &Path) -> Result<(File, u64), GgufError> {
         let fail = |kind| GgufError { path: path.to_owned(), offset: None, kind };
         // The kind is looked at before opening: to open a named pipe would wait for its other end.
         let found = fs::metadata(path).map_err(|e| fail(e.into()))?;
@@ -30,16 +47,8 @@ impl Reader {
         if !found.is_file() {
             return Err(fail(GgufErrorKind::NotAFile("a device, pipe or socket")));
         }
-        if found.len() == 0 {
-            return Err(fail(GgufErrorKind::Empty));
-        }
         let file = File::open(path).map_err(|e| fail(e.into()))?;
-        Ok(Reader {
-            file: BufReader::with_capacity(128 << 10, file),
-            path: path.to_owned(),
-            file_bytes: found.len(),
-            offset: 0,
-        })
+        Ok((file, found.len()))
     }
 
     /// Bytes of the whole file.

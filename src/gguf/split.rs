@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::check::{Findings, Severity};
 use super::error::{GgufError, GgufErrorKind, label};
 use super::header::{ParsedFile, read_file};
+use super::source::Source;
 use super::value::Value;
 
 /// What a file's name says: `NAME-00002-of-00003.gguf` is part 1 (from 0) of 3.
@@ -38,9 +39,14 @@ impl SplitName {
 
 /// Reads the file, and where it is one of several all others, in their order. Where errors are
 /// collected: the files that could be read.
-pub(super) fn read_model(path: &Path, findings: &mut Findings) -> Result<Vec<ParsedFile>, GgufError> {
-    let name = SplitName::parse(path).filter(|name| name.count > 1);
-    let entry = match read_file(path, findings) {
+pub(super) fn read_model(source: Source<'_>, findings: &mut Findings) -> Result<Vec<ParsedFile>, GgufError> {
+    let path = source.path();
+    // What is in memory has no siblings.
+    let name = match source {
+        Source::File(path) => SplitName::parse(path).filter(|name| name.count > 1),
+        Source::Memory { .. } => None,
+    };
+    let entry = match read_file(source, findings) {
         Ok(entry) => Some(entry),
         // A broken part does not keep the others from being looked at.
         Err(e) if name.is_some() && findings.collects() => {
@@ -104,7 +110,7 @@ fn read_part(
     count: u64,
     findings: &mut Findings,
 ) -> Result<Option<ParsedFile>, GgufError> {
-    match read_file(path, findings) {
+    match read_file(Source::File(path), findings) {
         Ok(file) => return Ok(Some(file)),
         Err(GgufError { kind: GgufErrorKind::Io(e), .. }) if e.kind() == ErrorKind::NotFound => {
             let kind = GgufErrorKind::SplitMissing { part: no + 1, count };

@@ -96,6 +96,11 @@ type Loader = fn(&Gguf, Store) -> Result<Model, ModelError>;
 /// The architectures, by the name in `general.architecture`.
 const ARCHITECTURES: &[(&str, Loader)] = &[("llama", llama::load)];
 
+/// The names in `general.architecture` of the architectures that can be run.
+pub fn architectures() -> impl Iterator<Item = &'static str> {
+    ARCHITECTURES.iter().map(|&(name, _)| name)
+}
+
 /// A loaded model: immutable, shared by all sessions.
 #[derive(Debug)]
 pub struct Model {
@@ -113,7 +118,7 @@ impl Model {
     pub fn load(gguf: &Gguf) -> Result<Model, ModelError> {
         let name = architecture_name(gguf.metadata())?;
         let Some((_, load)) = ARCHITECTURES.iter().find(|(n, _)| *n == name) else {
-            let supported = ARCHITECTURES.iter().map(|(n, _)| *n).collect::<Vec<_>>().join(", ");
+            let supported = architectures().collect::<Vec<_>>().join(", ");
             return Err(ModelError::UnknownArchitecture { name: name.to_owned(), supported });
         };
         load(gguf, Store::open(gguf)?)

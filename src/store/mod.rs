@@ -10,12 +10,12 @@ mod os;
 mod zeroed;
 
 use std::ops::{Deref, Range};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use thiserror::Error;
 
-use crate::gguf::{Gguf, TensorInfo};
+use crate::gguf::{Gguf, Part, StaticBytes, TensorInfo};
 pub use file::MappedFile;
 pub use os::peak_rss_bytes;
 pub use zeroed::{OutOfMemory, zeroed};
@@ -44,22 +44,66 @@ struct Extent {
     announced: AtomicBool,
 }
 
+/// The bytes of a file.
+#[derive(Debug)]
+enum FileBytes {
+    Mapped(MappedFile),
+    /// In memory whether they are read or not: part of the program.
+    Memory {
+        name: PathBuf,
+        bytes: StaticBytes,
+    },
+}
+
+impl FileBytes {
+    fn open(part: &Part) -> Result<FileBytes, StoreError> {
+        Ok(match part.memory {
+            Some(bytes) => FileBytes::Memory { name: part.path.clone(), bytes },
+            None => FileBytes::Mapped(MappedFile::open(&part.path)?),
+        })
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            FileBytes::Mapped(file) => file.path(),
+            FileBytes::Memory { name, .. } => name,
+        }
+    }
+
+    fn will_need(&self, start: usize, len: usize) {
+        if let FileBytes::Mapped(file) = self {
+            file.will_need(start, len);
+        }
+    }
+}
+
+impl Deref for FileBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            FileBytes::Mapped(file) => file,
+            FileBytes::Memory { bytes, .. } => bytes,
+        }
+    }
+}
+
 /// The bytes of all weights of a model.
 #[derive(Debug)]
 pub struct Store {
-    files: Vec<MappedFile>,
+    files: Vec<FileBytes>,
     extents: Vec<Extent>,
 }
 
 impl Store {
-    /// Maps the files of a model.
+    /// Maps the files of a model; what is in memory already is used where it is.
     ///
     /// # Errors
     /// A file that cannot be opened or mapped, or that has changed its size since its header was read.
     pub fn open(gguf: &Gguf) -> Result<Store, StoreError> {
         let mut files = Vec::with_capacity(gguf.parts.len());
         for part in &gguf.parts {
-            let file = MappedFile::open(&part.path)?;
+            let file = FileBytes::open(part)?;
             if file.len() as u64 != part.file_bytes {
                 return Err(StoreError::SizeChanged {
                     path: part.path.clone(),

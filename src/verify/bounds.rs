@@ -38,7 +38,7 @@ pub static ISOLATED: &[Bound] = &[
     bound(NodeKind::RmsNorm, Of::All, 2.45e-14, 2e-13),
     bound(NodeKind::Rope, Of::All, 1.30e-15, 1e-14),
     bound(NodeKind::SwiGlu, Of::All, 9.49e-15, 9e-14),
-    bound(NodeKind::Softmax, Of::All, 4.95e-14, 4e-13),
+    bound(NodeKind::Softmax, Of::All, 5.25e-14, 5e-13),
     bound(NodeKind::Attention, Of::Kv(KvType::F32), 5.93e-14, 5e-13),
     bound(NodeKind::Attention, Of::Kv(KvType::F16), 1.09e-7, 1e-6),
     bound(NodeKind::Product, Of::Weight(TensorType::F32), 2.07e-14, 2e-13),

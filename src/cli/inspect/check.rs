@@ -1,7 +1,7 @@
-//! `--check`: all findings at once.
+//! `--check`: all findings at once, those of the file's reader and what this program cannot run.
 
+use std::collections::HashMap;
 use std::io::Write;
-use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -9,7 +9,8 @@ use serde::Serialize;
 use super::json;
 use crate::cli::CliError;
 use crate::cli::output::escape;
-use crate::gguf::{Finding, Gguf, Severity};
+use crate::gguf::{Finding, Gguf, Severity, Source, TensorInfo};
+use crate::{model, quant};
 
 #[derive(Serialize)]
 struct Report {
@@ -28,8 +29,11 @@ struct Row {
 }
 
 /// Prints what is wrong with a model; exit code 1 where any of it is an error.
-pub fn run(path: &Path, json: bool, out: &mut impl Write) -> Result<ExitCode, CliError> {
-    let report = Gguf::check(path);
+pub fn run(source: Source<'_>, json: bool, out: &mut impl Write) -> Result<ExitCode, CliError> {
+    let mut report = Gguf::check(source);
+    if let Some(gguf) = &report.gguf {
+        report.findings.extend(unknown_architecture(gguf).into_iter().chain(types_without_format(gguf)));
+    }
     let ok = !report.has_errors();
     let (errors, warnings) = (report.count(Severity::Error), report.count(Severity::Warning));
     if json {
@@ -42,7 +46,7 @@ pub fn run(path: &Path, json: bool, out: &mut impl Write) -> Result<ExitCode, Cl
         if report.dropped > 0 {
             writeln!(out, "and {} more", report.dropped)?;
         }
-        let path = path.display().to_string();
+        let path = source.path().display().to_string();
         match (errors, warnings) {
             (0, 0) => writeln!(out, "{}: no errors, no warnings", escape(&path))?,
             _ => writeln!(
@@ -55,6 +59,43 @@ pub fn run(path: &Path, json: bool, out: &mut impl Write) -> Result<ExitCode, Cl
         }
     }
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A warning that the model cannot be run, whatever its tensors.
+fn unknown_architecture(gguf: &Gguf) -> Option<Finding> {
+    let name = gguf.metadata().str("general.architecture").ok().flatten()?;
+    if model::architectures().any(|known| known == name) {
+        return None;
+    }
+    let known = model::architectures().collect::<Vec<_>>().join(", ");
+    let text = format!("the architecture {name:?} cannot be run (those that can: {known})");
+    Some(Finding { severity: Severity::Warning, path: gguf.parts[0].path.clone(), offset: None, text })
+}
+
+/// A warning for every tensor type that cannot be computed with, in the order of their first tensors.
+fn types_without_format(gguf: &Gguf) -> Vec<Finding> {
+    let mut first: Vec<&TensorInfo> = Vec::new();
+    let mut counts = HashMap::new();
+    for tensor in gguf.tensors.iter().filter(|t| quant::format(t.ty).is_none()) {
+        let count = counts.entry(tensor.ty).or_insert(0);
+        *count += 1;
+        if *count == 1 {
+            first.push(tensor);
+        }
+    }
+    let finding = |tensor: &TensorInfo| Finding {
+        severity: Severity::Warning,
+        path: gguf.parts[tensor.part].path.clone(),
+        offset: Some(tensor.offset),
+        text: match counts[&tensor.ty] {
+            1 => format!("tensor {:?} is of type {}, which cannot be run", tensor.name, tensor.ty),
+            n => format!(
+                "{n} tensors are of type {}, which cannot be run, the first is {:?}",
+                tensor.ty, tensor.name
+            ),
+        },
+    };
+    first.into_iter().map(finding).collect()
 }
 
 fn several(n: usize, what: &str) -> String {
