@@ -2,12 +2,15 @@
 //! that knows the terminal.
 
 mod bench;
+mod dequant;
 mod engine_args;
 mod error;
 mod generate;
 mod inspect;
 mod model_arg;
+mod number;
 mod output;
+mod tensor_arg;
 mod tokenize;
 mod tokenizer_arg;
 
@@ -31,6 +34,7 @@ enum Command {
     Tokenize(tokenize::Args),
     Generate(generate::Args),
     Bench(bench::Args),
+    Dequant(dequant::Args),
 }
 
 /// Parses the arguments, runs the subcommand, reports what went wrong on stderr.
@@ -43,6 +47,7 @@ pub fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Dequant(args) => dequant::run(&args),
     };
     result.unwrap_or_else(|error| error.report())
 }
