@@ -3,6 +3,7 @@
 
 mod bench;
 mod dequant;
+mod dot_check;
 mod engine_args;
 mod error;
 mod generate;
@@ -35,6 +36,7 @@ enum Command {
     Generate(generate::Args),
     Bench(bench::Args),
     Dequant(dequant::Args),
+    DotCheck(dot_check::Args),
 }
 
 /// Parses the arguments, runs the subcommand, reports what went wrong on stderr.
@@ -48,6 +50,7 @@ pub fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Dequant(args) => dequant::run(&args),
+        Command::DotCheck(args) => dot_check::run(&args),
     };
     result.unwrap_or_else(|error| error.report())
 }

@@ -12,6 +12,7 @@ mod against_ggml;
 mod against_scalar;
 mod bounds;
 mod goldens;
+mod speed;
 
 pub use against_ggml::{
     Closeness, GgmlReport, Mismatch, Tally, check_against_ggml, check_kernels_against_ggml,
@@ -21,6 +22,7 @@ pub use against_scalar::{
 };
 pub use bounds::{DOT_BOUNDS, DotBound, dot_bound};
 pub use goldens::{DotSet, FormatGoldens, GoldenError};
+pub use speed::{Speed, SpeedTest};
 
 use crate::gguf::TensorType;
 use crate::quant::{ActivationRow, ActivationType, Activations, Format, NonFinite};
