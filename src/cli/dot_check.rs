@@ -160,28 +160,17 @@ fn check_tensor(
         let message = format!("{}: rows of {} elements, over {MOST_COLS}", model.display(), rows.cols());
         return Err(CliError::new(message));
     }
-    let scalar = Kernels::by_isa(Isa::Scalar)?;
     let mut results = vec![SetReport::default(); sets.len()];
     let [_, per_expert, experts] = rows.scope().map(|n| n as usize); // what is mapped fits
     let bytes = rows.bytes();
-    for expert in 0..experts {
-        let last = expert * per_expert + most_rows.map_or(per_expert, |n| n.get().min(per_expert));
-        let mut at = expert * per_expert;
-        while at < last {
-            let end = last.min(at + ROWS_AT_ONCE);
-            let matrix = rows.matrix(&bytes, at..end);
-            if let Some(weights) = matrix {
-                let case = match experts {
-                    1 => format!("{name}, rows {at}..{end}"),
-                    _ => format!(
-                        "{name}, expert {expert}, rows {}..{}",
-                        at % per_expert,
-                        at % per_expert + end - at
-                    ),
-                };
-                pool.install(|| compare_with_scalar(sets, scalar, weights, &case, &mut results));
-            }
-            at = end;
+    let row_bytes = bytes.len() / (per_expert * experts);
+    for (expert, bytes) in bytes.chunks(per_expert * row_bytes).enumerate() {
+        let bytes = &bytes[..most_rows.map_or(per_expert, |n| n.get().min(per_expert)) * row_bytes];
+        for (i, bytes) in bytes.chunks(ROWS_AT_ONCE * row_bytes).enumerate() {
+            let weights = rows.matrix(bytes);
+            let place = if experts == 1 { String::new() } else { format!(" expert {expert},") };
+            let case = format!("{name},{place} rows from {}", i * ROWS_AT_ONCE);
+            pool.install(|| compare_with_scalar(sets, weights, bytes, &case, &mut results));
         }
     }
     let format = rows.format();

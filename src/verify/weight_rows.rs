@@ -155,12 +155,14 @@ impl WeightRows {
         self.store.acquire(self.id)
     }
 
-    /// A matrix of some of the selected rows, of which `bytes` are [`WeightRows::bytes`]; `None` beyond the last.
-    pub fn matrix<'a>(&self, bytes: &'a [u8], rows: Range<usize>) -> Option<WeightMatrix<'a>> {
-        let cols = usize::try_from(self.cols()).ok()?;
-        let row_bytes = self.format.row_bytes(cols);
-        let bytes = bytes.get(rows.start.checked_mul(row_bytes)?..rows.end.checked_mul(row_bytes)?)?;
-        WeightMatrix::new(self.format.ty, bytes, rows.len(), cols)
+    /// A matrix of rows that are these bytes, a part of [`WeightRows::bytes`].
+    ///
+    /// # Panics
+    /// Where they are no whole number of rows.
+    pub fn matrix<'a>(&self, bytes: &'a [u8]) -> WeightMatrix<'a> {
+        let cols = self.cols() as usize; // what is mapped fits
+        let rows = bytes.len() / self.format.row_bytes(cols);
+        WeightMatrix::new(self.format.ty, bytes, rows, cols).expect("opened with a format")
     }
 
     /// The values, some at a time and in order. How many they are each time has nothing to do with rows.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
 use super::{FormatGoldens, same};
@@ -278,24 +279,29 @@ fn on(pool: Option<&ThreadPool>, run: impl FnOnce() + Send) {
 /// Tokens that real weights are multiplied with: alone, and as many as make kernels take several at once.
 const REAL_TOKENS: [usize; 2] = [1, 9];
 
-/// Holds kernel sets against the scalar set on rows of real weights, in the current thread pool; adds to `reports`. The
+/// Holds kernel sets against the scalar dots on rows of real weights, in the current thread pool; adds to `reports`. The
 /// activations are random, always the same; `case` names the weights.
 pub fn compare_with_scalar(
     sets: &[&'static Kernels],
-    scalar: &'static Kernels,
     weights: WeightMatrix<'_>,
+    bytes: &[u8],
     case: &str,
     reports: &mut [SetReport],
 ) {
-    let mut random = Random(1);
+    let (format, rows, cols) = (weights.format(), weights.rows(), weights.cols());
+    let most = REAL_TOKENS[REAL_TOKENS.len() - 1];
+    let values = Random(1).activations(most * cols);
+    let x = rounded(format, &values, most, cols);
+    let row_bytes = format.row_bytes(cols);
+    let wanted: Vec<f32> = (0..most * rows)
+        .into_par_iter()
+        .map(|at| (format.dot)(&bytes[at % rows * row_bytes..][..row_bytes], x.row(at / rows)))
+        .collect();
     for tokens in REAL_TOKENS {
-        let values = random.activations(tokens * weights.cols());
-        let x = rounded(weights.format(), &values, tokens, weights.cols());
-        let mut wanted = vec![0f32; tokens * weights.rows()];
-        crate::kernels::matmul(scalar, weights, &x, &mut wanted);
+        let x = rounded(format, &values, tokens, cols);
         let product = Product { case, weights, x: &x, threads: rayon::current_num_threads() };
         for (kernels, report) in sets.iter().zip(&mut *reports) {
-            report.run(kernels, crate::kernels::matmul, &product, &wanted, weights.rows());
+            report.run(kernels, crate::kernels::matmul, &product, &wanted, rows);
         }
     }
 }
