@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::number::Number;
 use super::{CliError, output, tensor_arg};
 use crate::gguf::Gguf;
-use crate::verify::{NpyWriter, Place, RowRange, Selection, TensorWriter, WeightRows};
+use crate::verify::{NpyWriter, Place, RowRange, Selection, TensorFileError, TensorWriter, WeightRows};
 
 /// Show, write or compare a tensor's values
 ///
@@ -223,8 +223,8 @@ fn write_file(
         return Err(CliError::new(format!("{}: it is the model itself", file.display())));
     }
     let shape = selected.rows.shape();
-    let exists = |error: crate::verify::TensorFileError| {
-        let there = matches!(error, crate::verify::TensorFileError::Exists { .. });
+    let exists = |error: TensorFileError| {
+        let there = matches!(error, TensorFileError::Exists { .. });
         let error = CliError::from(error);
         if there { error.hint("--force overwrites it") } else { error }
     };

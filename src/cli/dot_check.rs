@@ -141,7 +141,7 @@ fn check_formats(args: &Args, sets: &[&'static Kernels]) -> Result<Report, CliEr
 }
 
 /// Most columns of a real tensor: activations for them are kept in memory.
-const MOST_COLS: u64 = 1 << 24;
+const MOST_COLS: u64 = 1 << 20;
 /// Rows of real weights at a time.
 const ROWS_AT_ONCE: usize = 4096;
 

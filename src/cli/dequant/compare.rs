@@ -9,8 +9,8 @@ use super::{Args, At, Header, Selected, place, print_json, shape};
 use crate::cli::number::Number;
 use crate::cli::output::{self, escape, grouped};
 use crate::cli::{CliError, tensor_arg};
-use crate::gguf::Gguf;
-use crate::verify::{Difference, Selection, WeightRows};
+use crate::gguf::{Gguf, TensorInfo};
+use crate::verify::{Difference, RowsError, Selection, WeightRows};
 
 /// Measures the selection against the same of `other`, the reference.
 pub fn run(
@@ -29,12 +29,8 @@ pub fn run(
     // One expert may be a tensor of its own there.
     let own = selection.expert.filter(|_| tensor.dims.iter().skip(2).any(|&n| n > 1));
     let rows = WeightRows::open(&gguf, tensor, &Selection { expert: own, rows: selection.rows });
-    let reference = Selected {
-        gguf: &gguf,
-        path: other,
-        name: &tensor.name,
-        rows: scope_checked(selected, tensor, own, rows)?,
-    };
+    let rows = scope_checked(selected, tensor, own, rows)?;
+    let reference = Selected { gguf: &gguf, path: other, name: &tensor.name, rows };
     let mut difference = Difference::default();
     // Both come in parts of the same sizes.
     for (wanted, found) in reference.rows.chunks().zip(selected.rows.chunks()) {
@@ -50,9 +46,9 @@ pub fn run(
 /// that are not there because of it.
 fn scope_checked(
     selected: &Selected<'_>,
-    tensor: &crate::gguf::TensorInfo,
+    tensor: &TensorInfo,
     expert: Option<u64>,
-    rows: Result<WeightRows, crate::verify::RowsError>,
+    rows: Result<WeightRows, RowsError>,
 ) -> Result<WeightRows, CliError> {
     let size = |i: usize| tensor.dims.get(i).copied().unwrap_or(1);
     let experts = if expert.is_some() { 1 } else { size(2) * size(3) };
@@ -128,11 +124,14 @@ fn print(
     let share = d.differing as f64 * 100.0 / d.count.max(1) as f64;
     table.add_row(["differing", &format!("{} ({share:.2} %)", grouped(d.differing))]);
     table.add_row(["SQNR", &if d.is_none() { "infinite".into() } else { format!("{:.2} dB", d.sqnr_db()) }]);
-    table.add_row(["NMSE", &format!("{:.4e}", d.nmse())]);
+    table.add_row(["NMSE", &output::significant(d.nmse(), 5)]);
     table.add_row(["cosine", &format!("{:.9}", d.cosine())]);
-    table.add_row(["RMS error", &format!("{:.4e}", d.rms())]);
+    table.add_row(["RMS error", &output::significant(d.rms(), 5)]);
     if let Some((at, (wanted, found))) = d.largest_at.zip(d.largest_pair) {
-        table.add_row(["largest error", &format!("{:.4e} at {}", d.largest, place(selected.rows.place(at)))]);
+        table.add_row([
+            "largest error",
+            &format!("{} at {}", output::significant(d.largest, 5), place(selected.rows.place(at))),
+        ]);
         table.add_row(["", &format!("{found:?}, reference {wanted:?}")]);
     }
     for line in table.trim_fmt().lines() {

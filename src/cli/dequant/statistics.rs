@@ -99,7 +99,7 @@ fn print(
         Some((v, at)) => format!("{v:?} at {}", place(selected.rows.place(at))),
         None => "none".to_owned(),
     };
-    let moment = |value: Option<f64>| value.map_or_else(|| "none".to_owned(), |v| format!("{v:.6e}"));
+    let moment = |value: Option<f64>| value.map_or_else(|| "none".to_owned(), |v| output::significant(v, 7));
     let count = |n: u64| match n {
         0 => "0".to_owned(),
         n => format!("{} ({:.2} %)", grouped(n), n as f64 * 100.0 / s.count as f64),
@@ -129,7 +129,7 @@ fn print_histogram(histogram: &Histogram, out: &mut impl Write) -> Result<(), Cl
     for (i, &count) in histogram.counts.iter().enumerate() {
         // Rounded up: what is there is seen.
         let bar = (count as u128 * room as u128).div_ceil(u128::from(most)) as usize;
-        let edge = |i| format!("{:.4e}", histogram.edge(i));
+        let edge = |i| output::significant(histogram.edge(i), 5);
         table.add_row([edge(i), edge(i + 1), grouped(count), "#".repeat(bar)]);
     }
     writeln!(out)?;

@@ -102,6 +102,9 @@ impl<'a> Reader<'a> {
         if let Some(n) = description.lengths.iter().find(|&&n| !Reader::is_whole(format, n)) {
             return Err(bad(format!("{n} values are no whole blocks")));
         }
+        if description.decode_cases.is_empty() || description.activation_cases.is_empty() {
+            return Err(bad("it has no cases".into()));
+        }
         Ok(Reader { file, format, description })
     }
 
