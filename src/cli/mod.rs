@@ -2,14 +2,18 @@
 //! that knows the terminal.
 
 mod bench;
+mod dequant;
+mod dot_check;
 mod engine_args;
 mod error;
 mod generate;
 mod input;
 mod inspect;
 mod model_arg;
+mod number;
 mod output;
 mod sampling_args;
+mod tensor_arg;
 mod tokenize;
 mod tokenizer_arg;
 mod trace;
@@ -35,6 +39,8 @@ enum Command {
     Generate(generate::Args),
     Bench(bench::Args),
     Trace(trace::Args),
+    Dequant(dequant::Args),
+    DotCheck(dot_check::Args),
 }
 
 /// Parses the arguments, runs the subcommand, reports what went wrong on stderr.
@@ -48,6 +54,8 @@ pub fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Trace(args) => trace::run(&args),
+        Command::Dequant(args) => dequant::run(&args),
+        Command::DotCheck(args) => dot_check::run(&args),
     };
     result.unwrap_or_else(|error| error.report())
 }

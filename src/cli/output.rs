@@ -132,6 +132,16 @@ pub fn grouped(n: u64) -> String {
     out
 }
 
+/// A number in this many significant digits, without an exponent where it needs none.
+pub fn significant(value: f64, digits: usize) -> String {
+    let digits = digits.max(1);
+    let scientific = format!("{value:.*e}", digits - 1);
+    match scientific.split_once('e').and_then(|(_, e)| e.parse::<i32>().ok()) {
+        Some(e @ -4..6) => format!("{value:.*}", (digits as i32 - 1 - e).max(0) as usize),
+        _ => scientific,
+    }
+}
+
 fn scaled(n: u64, units: &[&str]) -> String {
     let mut value = n as f64;
     let mut unit = 0;
@@ -163,6 +173,14 @@ mod tests {
             ["7", "999", "1,000", "12,345,678"],
             [7, 999, 1_000, 12_345_678].map(grouped).each_ref().map(|s| s.as_str())
         );
+    }
+
+    #[test]
+    fn significant_digits() {
+        let four = |v| significant(v, 4);
+        let plain = [0.0, 1.0, -2.03125, 0.000123, 99999.6].map(four);
+        assert_eq!(plain, ["0.000", "1.000", "-2.031", "0.0001230", "100000"]);
+        assert_eq!([1e-5, 3e38, f64::INFINITY, f64::NAN].map(four), ["1.000e-5", "3.000e38", "inf", "NaN"]);
     }
 
     #[test]

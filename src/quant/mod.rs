@@ -24,7 +24,6 @@ mod activations;
 mod floats;
 mod kquants;
 mod q8_0;
-#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

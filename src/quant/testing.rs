@@ -1,4 +1,4 @@
-//! Blocks and activations for tests, random and extreme.
+//! Blocks and activations for tests and for `dot-check`, random and extreme.
 
 use super::Format;
 use crate::gguf::TensorType;
@@ -24,6 +24,7 @@ impl Random {
         (self.bits() % n as u64) as usize
     }
 
+    /// Most of them small, -4 to 4.
     pub fn activations(&mut self, n: usize) -> Vec<f32> {
         (0..n).map(|_| self.float() * self.float().abs() * 4.0).collect()
     }
@@ -42,10 +43,42 @@ pub(crate) enum Kind {
     OddScales,
     /// The largest magnitudes that the integers can have: 0x80 bytes are -128 as i8.
     Extreme,
+    /// Random bits, scales of zero of either sign (of types without scales, values).
+    ZeroScales,
+    /// Random bits, subnormal scales (of types without scales, values).
+    SubnormalScales,
+    /// Random bits, the largest finite scales of either sign (of types without scales, values).
+    LargestScales,
 }
 
-pub(crate) const KINDS: [Kind; 6] =
-    [Kind::Ordinary, Kind::AnyBits, Kind::AllOnes, Kind::AllZeros, Kind::OddScales, Kind::Extreme];
+pub(crate) const KINDS: [Kind; 9] = [
+    Kind::Ordinary,
+    Kind::AnyBits,
+    Kind::AllOnes,
+    Kind::AllZeros,
+    Kind::OddScales,
+    Kind::Extreme,
+    Kind::ZeroScales,
+    Kind::SubnormalScales,
+    Kind::LargestScales,
+];
+
+impl Kind {
+    /// The words of a report.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Ordinary => "ordinary",
+            Kind::AnyBits => "any bits",
+            Kind::AllOnes => "all bits set",
+            Kind::AllZeros => "all bits zero",
+            Kind::OddScales => "odd scales",
+            Kind::Extreme => "largest integers",
+            Kind::ZeroScales => "zero scales",
+            Kind::SubnormalScales => "subnormal scales",
+            Kind::LargestScales => "largest scales",
+        }
+    }
+}
 
 /// Offsets of a block's f16 scales.
 fn scale_offsets(ty: TensorType) -> &'static [usize] {
@@ -57,9 +90,46 @@ fn scale_offsets(ty: TensorType) -> &'static [usize] {
     }
 }
 
+/// A scale of this kind; `None` where the kind leaves scales as they come.
+fn scale(kind: Kind, random: &mut Random) -> Option<u16> {
+    const ODD: [u16; 10] = [0, 0x8000, 1, 0x83ff, 0x0400, 0x7bff, 0xfbff, 0x7c00, 0xfc00, 0x7e01];
+    let sign = |random: &mut Random| (random.bits() & 0x8000) as u16;
+    Some(match kind {
+        Kind::Ordinary | Kind::Extreme => half::f16::from_f32(random.float() * 0.01).to_bits(),
+        Kind::OddScales => ODD[random.below(ODD.len())],
+        Kind::ZeroScales => sign(random),
+        Kind::SubnormalScales => sign(random) | (1 + random.below(0x3ff) as u16),
+        Kind::LargestScales => sign(random) | 0x7bff,
+        Kind::AnyBits | Kind::AllOnes | Kind::AllZeros => return None,
+    })
+}
+
+/// The bits of a value of a float type; `None` where any bits will do.
+fn float_bits(kind: Kind, ty: TensorType, random: &mut Random) -> Option<u32> {
+    let mantissa = match ty {
+        TensorType::F32 => 23,
+        TensorType::F16 => 10,
+        TensorType::BF16 => 7,
+        _ => return None,
+    };
+    let sign_at = ty.block_bytes() as u32 * 8 - 1;
+    let sign = |random: &mut Random| ((random.bits() & 1) as u32) << sign_at;
+    Some(match kind {
+        Kind::Ordinary => match (ty, random.float() * 0.1) {
+            (TensorType::F32, value) => value.to_bits(),
+            (TensorType::F16, value) => half::f16::from_f32(value).to_bits().into(),
+            (_, value) => half::bf16::from_f32(value).to_bits().into(),
+        },
+        Kind::ZeroScales => sign(random),
+        Kind::SubnormalScales => sign(random) | (1 + random.below((1 << mantissa) - 1) as u32),
+        // One below infinity, whose exponent is all ones and whose mantissa is zero.
+        Kind::LargestScales => sign(random) | (((1 << sign_at) - (1 << mantissa)) - 1),
+        _ => return None,
+    })
+}
+
 /// The bytes of a matrix of weights.
 pub(crate) fn weights(format: &Format, kind: Kind, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
-    const ODD: [u16; 10] = [0, 0x8000, 1, 0x83ff, 0x0400, 0x7bff, 0xfbff, 0x7c00, 0xfc00, 0x7e01];
     let mut bytes = vec![0u8; rows * format.row_bytes(cols)];
     for block in bytes.chunks_exact_mut(format.ty.block_bytes() as usize) {
         let fill = if random.bits() & 1 == 0 { 0x80 } else { 0xff };
@@ -71,20 +141,14 @@ pub(crate) fn weights(format: &Format, kind: Kind, rows: usize, cols: usize, ran
                 _ => random.bits() as u8,
             };
         }
-        if let Kind::Ordinary | Kind::OddScales | Kind::Extreme = kind {
-            for &at in scale_offsets(format.ty) {
-                let ordinary = half::f16::from_f32(random.float() * 0.01);
-                let scale = if kind == Kind::OddScales { ODD[random.below(10)] } else { ordinary.to_bits() };
+        for &at in scale_offsets(format.ty) {
+            if let Some(scale) = scale(kind, random) {
                 block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
             }
         }
-        if let (Kind::Ordinary, 2 | 4) = (kind, block.len()) {
-            let value = random.float() * 0.1;
-            match format.ty {
-                TensorType::F32 => block.copy_from_slice(&value.to_le_bytes()),
-                TensorType::F16 => block.copy_from_slice(&half::f16::from_f32(value).to_le_bytes()),
-                _ => block.copy_from_slice(&half::bf16::from_f32(value).to_le_bytes()),
-            }
+        if let Some(bits) = float_bits(kind, format.ty, random) {
+            let len = block.len();
+            block.copy_from_slice(&bits.to_le_bytes()[..len]);
         }
     }
     bytes

@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use crate::gguf::{Gguf, Part, StaticBytes, TensorInfo};
 pub use file::MappedFile;
-pub use os::peak_rss_bytes;
+pub use os::{available_memory_bytes, peak_rss_bytes};
 pub use zeroed::{OutOfMemory, zeroed};
 
 /// A weight that cannot be had.

@@ -18,3 +18,28 @@ pub fn peak_rss_bytes() -> Option<u64> {
 pub fn peak_rss_bytes() -> Option<u64> {
     None
 }
+
+/// Memory in bytes that can be had without swapping; `None` where the system does not say.
+pub fn available_memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    available_of(&text)
+}
+
+/// `MemAvailable` of Linux's `/proc/meminfo`, which counts in KiB.
+fn available_of(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn available_memory() {
+        let text = "MemTotal:       24000000 kB\nMemFree:  1 kB\nMemAvailable:   20000001 kB\n";
+        assert_eq!(available_of(text), Some(20_000_001 * 1024));
+        assert_eq!(available_of("MemTotal: 1 kB\n"), None);
+        assert_eq!(available_of("MemAvailable: many kB\n"), None);
+    }
+}

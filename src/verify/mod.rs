@@ -7,18 +7,24 @@
 //! - [`Comparer`] is the observer that compares a run's nodes with a [`Reference`]; [`compare_runs`] takes a second run
 //!   for one; [`NodeGraph`] knows what a node is computed from.
 //! - [`bounds`] says how far nodes may be from ggml's.
+//! - [`WeightRows`] decodes rows of any GGUF file's tensors, [`Statistics`] sums them up, [`NpyWriter`] writes them.
+//! - [`formats`] holds the formats against what ggml computed, and every kernel set against the scalar dots.
 
 pub mod bounds;
 mod compare;
 mod diff;
+pub mod formats;
 mod golden;
 mod lockstep;
 mod measure;
 mod nodes;
+mod npy;
 mod record;
 mod run;
+mod statistics;
 mod summary;
 mod tensors;
+mod weight_rows;
 
 use std::path::PathBuf;
 
@@ -35,10 +41,13 @@ pub use golden::{Description, Golden, GoldenReference};
 pub use lockstep::compare_runs;
 pub use measure::Difference;
 pub use nodes::{NodeCounter, NodeGraph, NodeId, NodeKind};
+pub use npy::NpyWriter;
 pub use record::{NodeStatistics, Recorder, Statistician};
 pub use run::{PassObserver, run};
-pub use summary::{Divergence, Place};
+pub use statistics::{Histogram, Statistics};
+pub use summary::{Divergence, NodeLabel};
 pub use tensors::{Element, Tensor, TensorFile, TensorFileError, TensorWriter};
+pub use weight_rows::{Place, RowRange, RowsError, Selection, WeightRows};
 
 /// Why values cannot be compared or kept.
 #[derive(Debug, Error)]

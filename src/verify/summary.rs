@@ -25,7 +25,7 @@ impl<'a> Divergence<'a> {
 impl fmt::Display for Divergence<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let NodeReport { pass, id, inputs, .. } = self.report;
-        write!(f, "first differs at {} ({pass}), ", Place(id))?;
+        write!(f, "first differs at {} ({pass}), ", NodeLabel(id))?;
         match inputs {
             Some(InputState::Equal) => write!(f, "inputs equal: suspect {}", self.suspect),
             Some(InputState::Within) => write!(
@@ -40,9 +40,9 @@ impl fmt::Display for Divergence<'_> {
 }
 
 /// A node as people say it: `blk 3 Qcur`, `blk 3 Qcur (2nd)`, `result_norm`.
-pub struct Place<'a>(pub &'a NodeId<'a>);
+pub struct NodeLabel<'a>(pub &'a NodeId<'a>);
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for NodeLabel<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(layer) = self.0.layer {
             write!(f, "blk {layer} ")?;

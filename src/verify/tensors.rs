@@ -178,14 +178,33 @@ impl TensorWriter {
         shape: &[usize],
         values: &[T],
     ) -> Result<(), TensorFileError> {
-        assert_eq!(shape.iter().product::<usize>(), values.len(), "values of {name}");
-        let bytes = values.as_bytes();
-        self.spool
-            .write_all(bytes)
-            .map_err(|source| TensorFileError::Write { path: self.path.clone(), source })?;
-        let range = self.written..self.written + bytes.len();
-        self.written = range.end;
-        self.tensors.push((name.to_owned(), T::DTYPE, shape.to_vec(), range));
+        self.add_chunks(name, shape, std::iter::once(values))
+    }
+
+    /// As [`TensorWriter::add`], of values that come in parts.
+    ///
+    /// # Errors
+    /// Where the bytes cannot be written.
+    ///
+    /// # Panics
+    /// Where there are not as many values as the shape says.
+    pub fn add_chunks<T: Element>(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        chunks: impl Iterator<Item = impl AsRef<[T]>>,
+    ) -> Result<(), TensorFileError> {
+        let (start, mut count) = (self.written, 0);
+        for chunk in chunks {
+            let bytes = chunk.as_ref().as_bytes();
+            self.spool
+                .write_all(bytes)
+                .map_err(|source| TensorFileError::Write { path: self.path.clone(), source })?;
+            self.written += bytes.len();
+            count += chunk.as_ref().len();
+        }
+        assert_eq!(shape.iter().product::<usize>(), count, "values of {name}");
+        self.tensors.push((name.to_owned(), T::DTYPE, shape.to_vec(), start..self.written));
         Ok(())
     }
 

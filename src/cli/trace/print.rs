@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::super::{CliError, output};
-use crate::verify::{Divergence, InputState, NodeGraph, NodeReport, NodeStatistics, Place};
+use crate::verify::{Divergence, InputState, NodeGraph, NodeLabel, NodeReport, NodeStatistics};
 
 /// A comparison to be printed.
 pub struct Comparison<'a> {
@@ -79,7 +79,7 @@ fn table(out: &mut impl Write, rows: &[&NodeReport], mixed: bool) -> Result<(), 
         let mut table = output::new_table(&header, &[2, 3, 4, 5, 6]);
         for r in group {
             let d = &r.difference;
-            let place = Place(&r.id).to_string();
+            let place = NodeLabel(&r.id).to_string();
             let place = if mixed { format!("{} {place}", r.pass) } else { place };
             let mark = if r.beyond { "!" } else { "" };
             table.add_row([
@@ -135,7 +135,7 @@ fn summary(c: &Comparison<'_>, divergence: Option<&Divergence<'_>>) -> String {
             let flips = flips(c.reports).map_or_else(String::new, |(flipped, values)| {
                 format!("; {flipped} of {values} roundings to 8 bits came out otherwise")
             });
-            let (nmse, place, pass) = (r.difference.nmse(), Place(&r.id), &r.pass);
+            let (nmse, place, pass) = (r.difference.nmse(), NodeLabel(&r.id), &r.pass);
             format!(
                 "{of}, all within tolerance; the worst is {place} ({pass}) with an NMSE of {nmse:.1e}{flips}"
             )
@@ -225,7 +225,7 @@ pub fn statistics(nodes: &[NodeStatistics], json: bool) -> Result<ExitCode, CliE
             output::new_table(&["node", "shape", "min", "max", "RMS", "not finite"], &[2, 3, 4, 5]);
         for n in group {
             table.add_row([
-                output::cut_middle(&Place(&n.id).to_string(), 32).into_owned(),
+                output::cut_middle(&NodeLabel(&n.id).to_string(), 32).into_owned(),
                 shape(n.shape),
                 format!("{:.4}", n.min),
                 format!("{:.4}", n.max),

@@ -1,0 +1,178 @@
+//! What ggml made of a format's blocks, from a file of `golden/formats` (its layout: `scripts/ggml/src/formats`).
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::activation_blocks;
+use crate::quant::Format;
+use crate::verify::{Element, Tensor, TensorFile, TensorFileError};
+
+/// A file of goldens that cannot be used.
+#[derive(Debug, Error)]
+pub enum GoldenError {
+    #[error(transparent)]
+    File(#[from] TensorFileError),
+    #[error("{}: no description of goldens: {why}", path.display())]
+    Description { path: PathBuf, why: String },
+    #[error("{}: it is of {found}, where {wanted} is needed", path.display())]
+    Other { path: PathBuf, found: String, wanted: String },
+    #[error("{}: tensor {name} has shape {found:?}, where {wanted:?} is needed", path.display())]
+    Shape { path: PathBuf, name: String, found: Vec<usize>, wanted: Vec<usize> },
+}
+
+/// ggml's results for one format.
+#[derive(Clone, Debug)]
+pub struct FormatGoldens {
+    /// Names of the cases of decoding.
+    pub decode_cases: Vec<String>,
+    /// Values of a case, of decoding as of quantising.
+    pub case_len: usize,
+    /// `[decode_cases][bytes of case_len weights]`
+    pub blocks: Vec<u8>,
+    /// `[decode_cases][case_len]`
+    pub values: Vec<f32>,
+    /// Names of the cases of quantising activations.
+    pub activation_cases: Vec<String>,
+    /// `[activation_cases][case_len]`
+    pub inputs: Vec<f32>,
+    /// `[activation_cases][bytes of case_len activations]`
+    pub quantised: Vec<u8>,
+    /// Dots of ordinary rows.
+    pub dots: Vec<DotSet>,
+    /// Dots into which float rounding cannot enter.
+    pub exact: Vec<DotSet>,
+}
+
+/// Dots of rows of one length.
+#[derive(Clone, Debug)]
+pub struct DotSet {
+    pub cols: usize,
+    /// `[rows][bytes of cols weights]`
+    pub weights: Vec<u8>,
+    /// `[rows][cols]`
+    pub inputs: Vec<f32>,
+    /// `[rows][bytes of cols activations]`
+    pub quantised: Vec<u8>,
+    /// `[rows]`: row by row, weights with quantised activations.
+    pub dots: Vec<f32>,
+}
+
+#[derive(Deserialize)]
+struct Description {
+    name: String,
+    activation_format: String,
+    decode_cases: Vec<String>,
+    activation_cases: Vec<String>,
+    lengths: Vec<usize>,
+}
+
+impl FormatGoldens {
+    /// Reads the goldens of a format from a folder of them; `None` where it has none for it.
+    ///
+    /// # Errors
+    /// A file that is not of this format or that does not hold what it should.
+    pub fn find(folder: &Path, format: &Format) -> Result<Option<FormatGoldens>, GoldenError> {
+        let path = folder.join(format!("{}.safetensors", format.ty));
+        if !path.exists() {
+            return Ok(None);
+        }
+        Reader::open(&path, format)?.read().map(Some)
+    }
+}
+
+struct Reader<'a> {
+    file: TensorFile,
+    format: &'a Format,
+    description: Description,
+}
+
+impl<'a> Reader<'a> {
+    fn open(path: &Path, format: &'a Format) -> Result<Reader<'a>, GoldenError> {
+        let file = TensorFile::open(path)?;
+        let bad = |why: String| GoldenError::Description { path: path.to_owned(), why };
+        let text = file.text("wayinfer").ok_or_else(|| bad("the header has no key wayinfer".into()))?;
+        let description: Description = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
+        let wanted = format!("{} with {}", format.ty, activation_blocks::ggml_name(format.activation));
+        let found = format!("{} with {}", description.name, description.activation_format);
+        if found != wanted {
+            return Err(GoldenError::Other { path: path.to_owned(), found, wanted });
+        }
+        if let Some(n) = description.lengths.iter().find(|&&n| !Reader::is_whole(format, n)) {
+            return Err(bad(format!("{n} values are no whole blocks")));
+        }
+        if description.decode_cases.is_empty() || description.activation_cases.is_empty() {
+            return Err(bad("it has no cases".into()));
+        }
+        Ok(Reader { file, format, description })
+    }
+
+    /// Whether `n` values are whole blocks, of weights and of activations, of a size that bears multiplying.
+    fn is_whole(format: &Format, n: usize) -> bool {
+        let blocks = |len: usize| n.is_multiple_of(len);
+        n > 0
+            && n < 1 << 24
+            && blocks(format.ty.block_len() as usize)
+            && blocks(format.activation.block_len())
+    }
+
+    fn read(self) -> Result<FormatGoldens, GoldenError> {
+        let (decode_cases, activation_cases) =
+            (self.description.decode_cases.clone(), self.description.activation_cases.clone());
+        let case_len = match self.file.shape("decode/values") {
+            Some(&[_, n]) if Reader::is_whole(self.format, n) => n,
+            _ => return Err(self.shape("decode/values", vec![decode_cases.len(), 256])),
+        };
+        let weights = self.format.row_bytes(case_len);
+        let quantised = activation_blocks::row_bytes(self.format.activation, case_len);
+        let (decode, activation) = (decode_cases.len(), activation_cases.len());
+        let sets = |folder: &str| -> Result<Vec<DotSet>, GoldenError> {
+            // A format may have no exact dots of a length.
+            let there = |n: &&usize| self.file.contains(&format!("{folder}/{n}/dots"));
+            self.description.lengths.iter().filter(there).map(|&n| self.dots(folder, n)).collect()
+        };
+        Ok(FormatGoldens {
+            blocks: self.values("decode/blocks", &[decode, weights])?,
+            values: self.values("decode/values", &[decode, case_len])?,
+            inputs: self.values("activations/inputs", &[activation, case_len])?,
+            quantised: self.values("activations/quantised", &[activation, quantised])?,
+            dots: sets("dots")?,
+            exact: sets("exact")?,
+            decode_cases,
+            activation_cases,
+            case_len,
+        })
+    }
+
+    fn dots(&self, folder: &str, cols: usize) -> Result<DotSet, GoldenError> {
+        let name = |what: &str| format!("{folder}/{cols}/{what}");
+        let dots: Tensor<f32> = self.file.tensor(&name("dots"))?;
+        let rows = dots.values.len();
+        if rows == 0 {
+            return Err(self.shape(&name("dots"), vec![1]));
+        }
+        let quantised = activation_blocks::row_bytes(self.format.activation, cols);
+        Ok(DotSet {
+            cols,
+            weights: self.values(&name("weights"), &[rows, self.format.row_bytes(cols)])?,
+            inputs: self.values(&name("inputs"), &[rows, cols])?,
+            quantised: self.values(&name("quantised"), &[rows, quantised])?,
+            dots: dots.values,
+        })
+    }
+
+    /// A tensor of this shape.
+    fn values<T: Element>(&self, name: &str, shape: &[usize]) -> Result<Vec<T>, GoldenError> {
+        let tensor = self.file.tensor(name)?;
+        if tensor.shape != shape {
+            return Err(self.shape(name, shape.to_vec()));
+        }
+        Ok(tensor.values)
+    }
+
+    fn shape(&self, name: &str, wanted: Vec<usize>) -> GoldenError {
+        let found = self.file.shape(name).unwrap_or_default().to_vec();
+        GoldenError::Shape { path: self.file.path().to_owned(), name: name.to_owned(), found, wanted }
+    }
+}

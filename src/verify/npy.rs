@@ -1,0 +1,128 @@
+//! NumPy's format `.npy`, version 1.0: a header that is a Python literal, then the values.
+
+use std::fs::File;
+use std::io::{BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use zerocopy::IntoBytes;
+
+use super::TensorFileError;
+
+/// Writes an array of f32 as it comes. A file that was not finished is taken away again.
+#[derive(Debug)]
+pub struct NpyWriter {
+    path: PathBuf,
+    out: BufWriter<File>,
+    /// Values still to come.
+    left: u64,
+    finished: bool,
+}
+
+impl NpyWriter {
+    /// Begins a file with an array of this shape, the slowest-moving size first.
+    ///
+    /// # Errors
+    /// Where there is one already and `overwrite` is false, or where it cannot be written.
+    pub fn create(path: &Path, shape: &[u64], overwrite: bool) -> Result<NpyWriter, TensorFileError> {
+        let file = if overwrite { File::create(path) } else { File::create_new(path) };
+        let file = file.map_err(|source| match source.kind() {
+            ErrorKind::AlreadyExists => TensorFileError::Exists { path: path.to_owned() },
+            _ => TensorFileError::Write { path: path.to_owned(), source },
+        })?;
+        let left = shape.iter().product();
+        let mut writer =
+            NpyWriter { path: path.to_owned(), out: BufWriter::new(file), left, finished: false };
+        writer.write(&header(shape))?;
+        Ok(writer)
+    }
+
+    /// Adds values.
+    ///
+    /// # Errors
+    /// Where they cannot be written.
+    ///
+    /// # Panics
+    /// Where they are more than the shape says.
+    pub fn add(&mut self, values: &[f32]) -> Result<(), TensorFileError> {
+        self.left = self.left.checked_sub(values.len() as u64).expect("no more values than the shape says");
+        // Little-endian, as the header says.
+        #[cfg(target_endian = "little")]
+        return self.write(values.as_bytes());
+        #[cfg(target_endian = "big")]
+        return values.iter().try_for_each(|v| self.write(&v.to_le_bytes()));
+    }
+
+    /// Ends the file.
+    ///
+    /// # Errors
+    /// Where the last of it cannot be written.
+    ///
+    /// # Panics
+    /// Where values are missing.
+    pub fn finish(mut self) -> Result<(), TensorFileError> {
+        assert_eq!(self.left, 0, "as many values as the shape says");
+        self.out.flush().map_err(|source| TensorFileError::Write { path: self.path.clone(), source })?;
+        self.finished = true;
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), TensorFileError> {
+        let failed = |source| TensorFileError::Write { path: self.path.clone(), source };
+        self.out.write_all(bytes).map_err(failed)
+    }
+}
+
+impl Drop for NpyWriter {
+    fn drop(&mut self) {
+        // Not what is no plain file, such as a device or a link to one.
+        if !self.finished && self.path.symlink_metadata().is_ok_and(|m| m.is_file()) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Magic, version, the header's length, the header: padded so that the values begin at a multiple of 64.
+fn header(shape: &[u64]) -> Vec<u8> {
+    // A tuple of one has a comma.
+    let sizes: String = shape.iter().map(|n| format!("{n}, ")).collect();
+    let sizes = if shape.len() == 1 { sizes.trim_end() } else { sizes.trim_end_matches(", ") };
+    let mut dict = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({sizes}), }}");
+    let before = 6 + 2 + 2;
+    let len = (before + dict.len() + 1).next_multiple_of(64) - before;
+    dict.push_str(&" ".repeat(len - 1 - dict.len()));
+    dict.push('\n');
+    [b"\x93NUMPY\x01\x00", &(len as u16).to_le_bytes()[..], dict.as_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_as_numpy_writes_them() {
+        let text = |shape: &[u64]| {
+            let header = header(shape);
+            assert!(header.len().is_multiple_of(64) && header.ends_with(b"\n"));
+            assert_eq!(usize::from(u16::from_le_bytes([header[8], header[9]])), header.len() - 10);
+            String::from_utf8_lossy(&header[10..]).trim_end().to_owned()
+        };
+        assert_eq!(text(&[3, 4]), "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }");
+        assert_eq!(text(&[7]), "{'descr': '<f4', 'fortran_order': False, 'shape': (7,), }");
+        text(&[u64::MAX; 4]);
+    }
+
+    #[test]
+    fn what_is_there_stays_and_what_is_not_finished_goes() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("a.npy");
+        let mut writer = NpyWriter::create(&path, &[2], false).expect("created");
+        writer.add(&[1.0, -0.0]).expect("written");
+        writer.finish().expect("finished");
+        let bytes = std::fs::read(&path).expect("read");
+        assert_eq!(bytes[bytes.len() - 8..], [0, 0, 0x80, 0x3f, 0, 0, 0, 0x80]);
+        assert!(matches!(NpyWriter::create(&path, &[2], false), Err(TensorFileError::Exists { .. })));
+        assert_eq!(std::fs::read(&path).expect("read"), bytes);
+        drop(NpyWriter::create(&path, &[2], true).expect("created"));
+        assert!(!path.exists());
+    }
+}

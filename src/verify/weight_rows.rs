@@ -1,0 +1,207 @@
+//! Rows of a tensor of any GGUF file, decoded to f32 a part at a time: the tensor may be larger than memory.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::gguf::{Gguf, TensorInfo, TensorType};
+use crate::kernels::WeightMatrix;
+use crate::quant::{self, FORMATS, Format};
+use crate::store::{Guard, Store, StoreError, WeightId};
+
+/// Rows that cannot be had.
+#[derive(Debug, Error)]
+pub enum RowsError {
+    #[error(
+        "{}: tensor {tensor:?} is of type {ty}, which cannot be computed with ({} can)",
+        path.display(),
+        FORMATS.iter().map(|f| f.ty.name()).collect::<Vec<_>>().join(", ")
+    )]
+    UnsupportedType { path: PathBuf, tensor: String, ty: TensorType },
+    #[error("{}: tensor {tensor:?} has no elements", path.display())]
+    Empty { path: PathBuf, tensor: String },
+    #[error("{}: tensor {tensor:?} has no experts, hence no expert {expert}: its shape is {dims:?}", path.display())]
+    NoExperts { path: PathBuf, tensor: String, expert: u64, dims: Vec<u64> },
+    #[error("{}: tensor {tensor:?} has no expert {expert}: it has {experts}, from 0", path.display())]
+    NoSuchExpert { path: PathBuf, tensor: String, expert: u64, experts: u64 },
+    #[error("{}: tensor {tensor:?} has no rows {}..{}: it has {rows}, from 0", path.display(), wanted.start, wanted.end)]
+    NoSuchRows { path: PathBuf, tensor: String, wanted: Range<u64>, rows: u64 },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Which part of a tensor.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// One expert of a tensor of `[columns, rows, experts]`.
+    pub expert: Option<u64>,
+    /// These rows of the expert, or of the whole tensor (rows of all experts, one expert after another).
+    pub rows: Option<RowRange>,
+}
+
+/// Rows from `start` to before `end`, or to the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowRange {
+    pub start: u64,
+    pub end: Option<u64>,
+}
+
+/// Where a value is in a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Of a tensor with experts.
+    pub expert: Option<u64>,
+    /// Row of the expert, or of the tensor.
+    pub row: u64,
+    pub column: u64,
+}
+
+/// A choice of rows of a tensor.
+#[derive(Debug)]
+pub struct WeightRows {
+    store: Store,
+    id: WeightId,
+    format: &'static Format,
+    /// Columns, rows of an expert, experts.
+    sizes: [u64; 3],
+    /// Among the rows of all experts.
+    rows: Range<u64>,
+    selection: Selection,
+    dims: usize,
+}
+
+/// Values decoded at once, a multiple of every block's length.
+const CHUNK: usize = 256 * 1024;
+
+impl WeightRows {
+    /// The selected rows of a tensor of `gguf`.
+    ///
+    /// # Errors
+    /// A type that cannot be computed with, rows or an expert that are not there, a file that cannot be read.
+    pub fn open(gguf: &Gguf, tensor: &TensorInfo, selection: &Selection) -> Result<WeightRows, RowsError> {
+        let (path, name) = (gguf.parts[tensor.part].path.clone(), tensor.name.clone());
+        let Some(format) = quant::format(tensor.ty) else {
+            return Err(RowsError::UnsupportedType { path, tensor: name, ty: tensor.ty });
+        };
+        if tensor.elements() == 0 {
+            return Err(RowsError::Empty { path, tensor: name });
+        }
+        // The product of all sizes was checked to fit when the file was read.
+        let size = |i: usize| tensor.dims.get(i).copied().unwrap_or(1);
+        let sizes = [size(0), size(1), size(2) * size(3)];
+        let rows = select(sizes, selection, &path, tensor)?;
+        let row_bytes = tensor.bytes / (sizes[1] * sizes[2]);
+        let mut store = Store::open(gguf)?;
+        let id = store.register(tensor, rows.start * row_bytes..rows.end * row_bytes)?;
+        Ok(WeightRows {
+            store,
+            id,
+            format,
+            sizes,
+            rows,
+            selection: selection.clone(),
+            dims: tensor.dims.len(),
+        })
+    }
+
+    pub fn format(&self) -> &'static Format {
+        self.format
+    }
+
+    /// Elements of a row.
+    pub fn cols(&self) -> u64 {
+        self.sizes[0]
+    }
+
+    /// Rows selected.
+    pub fn rows(&self) -> u64 {
+        self.rows.end - self.rows.start
+    }
+
+    /// Values selected.
+    pub fn elements(&self) -> u64 {
+        self.rows() * self.cols()
+    }
+
+    /// Columns, rows and experts that the selection is of: those of an expert, or of the whole tensor.
+    pub fn scope(&self) -> [u64; 3] {
+        match self.selection.expert {
+            Some(_) => [self.sizes[0], self.sizes[1], 1],
+            None => self.sizes,
+        }
+    }
+
+    /// The shape of the selection, the slowest-moving size first: a tensor's own, or `[rows, columns]`.
+    pub fn shape(&self) -> Vec<u64> {
+        let [cols, rows, experts] = self.scope();
+        match (self.selection.rows, experts) {
+            (Some(_), _) => vec![self.rows(), cols],
+            (None, 1) if self.dims == 1 => vec![cols],
+            (None, 1) => vec![rows, cols],
+            (None, _) => vec![experts, rows, cols],
+        }
+    }
+
+    /// Where value `index` of the selection is in the tensor.
+    pub fn place(&self, index: u64) -> Place {
+        let row = self.rows.start + index / self.cols();
+        let expert = (self.sizes[2] > 1).then_some(row / self.sizes[1]);
+        Place { expert, row: row % self.sizes[1], column: index % self.cols() }
+    }
+
+    /// The rows as they are in the file.
+    pub fn bytes(&self) -> Guard<'_> {
+        self.store.acquire(self.id)
+    }
+
+    /// A matrix of rows that are these bytes, a part of [`WeightRows::bytes`].
+    ///
+    /// # Panics
+    /// Where they are no whole number of rows.
+    pub fn matrix<'a>(&self, bytes: &'a [u8]) -> WeightMatrix<'a> {
+        let cols = self.cols() as usize; // what is mapped fits
+        let rows = bytes.len() / self.format.row_bytes(cols);
+        WeightMatrix::new(self.format.ty, bytes, rows, cols).expect("opened with a format")
+    }
+
+    /// The values, some at a time and in order. How many they are each time has nothing to do with rows.
+    pub fn chunks(&self) -> impl Iterator<Item = Vec<f32>> {
+        let (format, bytes) = (self.format, self.bytes());
+        let chunk_bytes = format.row_bytes(CHUNK);
+        let (block_len, block_bytes) = (format.ty.block_len() as usize, format.ty.block_bytes() as usize);
+        (0..bytes.len()).step_by(chunk_bytes).map(move |at| {
+            let bytes = &bytes[at..bytes.len().min(at + chunk_bytes)];
+            let mut values = vec![0f32; bytes.len() / block_bytes * block_len];
+            (format.decode)(bytes, &mut values);
+            values
+        })
+    }
+}
+
+/// The rows of a selection, among the rows of all experts.
+fn select(
+    [_, rows, experts]: [u64; 3],
+    selection: &Selection,
+    path: &Path,
+    tensor: &TensorInfo,
+) -> Result<Range<u64>, RowsError> {
+    let (path, name) = (path.to_owned(), tensor.name.clone());
+    let scope = match selection.expert {
+        None => 0..rows * experts,
+        Some(expert) if tensor.dims.len() < 3 => {
+            return Err(RowsError::NoExperts { path, tensor: name, expert, dims: tensor.dims.clone() });
+        }
+        Some(expert) if expert >= experts => {
+            return Err(RowsError::NoSuchExpert { path, tensor: name, expert, experts });
+        }
+        Some(expert) => expert * rows..(expert + 1) * rows,
+    };
+    let there = scope.end - scope.start;
+    let Some(RowRange { start, end }) = selection.rows else { return Ok(scope) };
+    let end = end.unwrap_or(there);
+    if start >= end || end > there {
+        return Err(RowsError::NoSuchRows { path, tensor: name, wanted: start..end, rows: there });
+    }
+    Ok(scope.start + start..scope.start + end)
+}

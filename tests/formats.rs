@@ -1,0 +1,384 @@
+//! The formats' gate: every format against what ggml computed, every kernel set against the scalar dots; and that the
+//! gate trips on the faults that kernels have.
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use half::{bf16, f16};
+use rayon::ThreadPool;
+use wayinfer::gguf::TensorType;
+use wayinfer::kernels::{Isa, Kernels, WeightMatrix, matmul};
+use wayinfer::quant::{ActivationRow, ActivationType, Activations, FORMATS, Format, Q8KRow, format};
+use wayinfer::verify::formats::*;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/formats")
+}
+
+fn goldens(format: &Format) -> FormatGoldens {
+    let goldens = FormatGoldens::find(&folder(), format).unwrap_or_else(|e| panic!("{e}"));
+    goldens.unwrap_or_else(|| panic!("golden/formats has no goldens for {}", format.ty))
+}
+
+fn real(ty: TensorType) -> &'static Format {
+    format(ty).expect("a format")
+}
+
+static POOLS: LazyLock<Vec<ThreadPool>> = LazyLock::new(|| thread_pools().expect("threads"));
+
+/// The kernel sets that this CPU can run; prints which it cannot.
+fn kernel_sets() -> Vec<&'static Kernels> {
+    let sets: Vec<_> = Kernels::available().collect();
+    println!("kernel sets: {}", sets.iter().map(|s| s.isa().name()).collect::<Vec<_>>().join(", "));
+    Kernels::unavailable().for_each(|why| println!("skipped: {why}"));
+    sets
+}
+
+#[test]
+fn every_format_computes_what_ggml_computed() {
+    for format in FORMATS {
+        let report = check_against_ggml(&FormatUnderTest::of(format), &goldens(format));
+        assert_eq!(report.first(), None);
+        let dots = &report.dots;
+        println!(
+            "{}: {} values, {} bytes of activations and {} exact dots the same, {} dots within {} ULP",
+            format.ty,
+            report.decoded.compared,
+            report.quantised.compared,
+            report.exact.compared,
+            dots.compared,
+            dots.worst_ulp
+        );
+        assert!(report.decoded.compared >= 10_000 && report.quantised.compared >= 6_000, "{}", format.ty);
+        assert!(report.refused.compared == 9 && report.exact.compared >= 16 && dots.compared >= 24);
+    }
+}
+
+/// Bounds are at most ten times what was measured, and what stands in the table is what is measured.
+#[test]
+fn bounds_are_tight() {
+    assert_eq!(DOT_BOUNDS.len(), FORMATS.len());
+    for format in FORMATS {
+        let bound = dot_bound(format.ty).unwrap_or_else(|| panic!("no bound for {}", format.ty));
+        let worst = check_against_ggml(&FormatUnderTest::of(format), &goldens(format)).dots.worst_ulp;
+        println!("{}: worst {worst:.5} ULP, table {}, bound {}", format.ty, bound.measured, bound.bound);
+        assert!(worst <= bound.measured && bound.measured <= worst * 1.01, "{}", format.ty);
+        assert!(bound.measured < bound.bound && bound.bound <= 10.0 * bound.measured, "{}", format.ty);
+    }
+}
+
+#[test]
+fn every_kernel_set_computes_what_the_scalar_dots_do() {
+    let sets = kernel_sets();
+    for format in FORMATS {
+        let goldens = goldens(format);
+        let reports = check_kernels(&sets, format, Some(&goldens), matmul, &POOLS);
+        for (kernels, report) in sets.iter().zip(&reports) {
+            assert_eq!(report.first.as_ref().map(ToString::to_string), None);
+            assert!(report.dots > 10_000, "{}", report.dots);
+            let (exact, close) =
+                check_kernels_against_ggml(kernels, format, &goldens, matmul).expect("finite");
+            assert_eq!(exact.first.or(close.first), None, "{}", kernels.isa());
+            println!(
+                "{} {}: {} dots the same as scalar, ggml's within {:.4} ULP",
+                format.ty,
+                kernels.name_for(format.ty).expect("a kernel"),
+                report.dots,
+                close.worst_ulp
+            );
+        }
+    }
+}
+
+/// The value of a float with this many bits of exponent and mantissa, from its definition.
+fn value_of(bits: u16, mantissa_bits: u32, bias: i32) -> f64 {
+    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
+    let (exponent, fraction) =
+        (i32::from((bits & 0x7fff) >> mantissa_bits), f64::from(bits & ((1 << mantissa_bits) - 1)));
+    let top = 0x7fff >> mantissa_bits;
+    let unit = 2f64.powi(-(mantissa_bits as i32));
+    sign * match exponent {
+        0 => fraction * unit * 2f64.powi(1 - bias),
+        e if e == top && fraction == 0.0 => f64::INFINITY,
+        e if e == top => f64::NAN,
+        e => (1.0 + fraction * unit) * 2f64.powi(e - bias),
+    }
+}
+
+/// All 65,536 bit patterns of F16 and BF16: decoded, and as the weights of every kernel set.
+#[test]
+fn every_half_float_is_decoded() {
+    let sets = kernel_sets();
+    type Widen = fn(u16) -> f32;
+    let types: [(TensorType, Widen, u32, i32); 2] = [
+        (TensorType::F16, |b| f16::from_bits(b).to_f32(), 10, 15),
+        (TensorType::BF16, |b| bf16::from_bits(b).to_f32(), 7, 127),
+    ];
+    for (ty, widen, mantissa_bits, bias) in types {
+        let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        let mut values = vec![0f32; 65536];
+        (real(ty).decode)(&bytes, &mut values);
+        for (bits, &value) in (0..=u16::MAX).zip(&values) {
+            let (crates, plain) = (widen(bits), value_of(bits, mantissa_bits, bias) as f32);
+            assert!(
+                value.to_bits() == crates.to_bits() || value.is_nan() && crates.is_nan(),
+                "{ty} {bits:#x}"
+            );
+            assert!(value.to_bits() == plain.to_bits() || value.is_nan() && plain.is_nan(), "{ty} {bits:#x}");
+        }
+        // A vector's width, and its tail.
+        for cols in [1, 16, 17] {
+            let rows: Vec<u8> = (0..=u16::MAX).flat_map(|b| b.to_le_bytes().repeat(cols)).collect();
+            let weights = WeightMatrix::new(ty, &rows, 65536, cols).expect("a format");
+            let mut x = Activations::new();
+            x.quantize(real(ty).activation, &vec![1.0; cols], cols).expect("finite");
+            for kernels in &sets {
+                let mut out = vec![1e-7; 65536];
+                matmul(kernels, weights, &x, &mut out);
+                for (bits, (&dot, &value)) in out.iter().zip(&values).enumerate() {
+                    let wanted = value * cols as f32; // few bits: exact, or infinite on both sides
+                    assert!(
+                        dot == wanted || dot.is_nan() && wanted.is_nan(),
+                        "{ty} {} {bits:#x}: {dot:e} {wanted:e}",
+                        kernels.isa()
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The gate trips on faults, and its report names the format and the first case.
+mod canaries {
+    use super::*;
+
+    fn report(under_test: &FormatUnderTest) -> GgmlReport {
+        check_against_ggml(under_test, &goldens(real(under_test.ty)))
+    }
+
+    fn named(mismatch: Option<&Mismatch>, ty: TensorType, check: &str, case: &str) {
+        let mismatch = mismatch.unwrap_or_else(|| panic!("{ty} {check}: not seen"));
+        let text = mismatch.to_string();
+        assert!(text.starts_with(&format!("{ty} {check}, ")) && text.contains(case), "{text}");
+        println!("seen: {text}");
+    }
+
+    /// Bytes of Q4_K or Q5_K blocks whose factor of the mins is zero.
+    fn without_mins(ty: TensorType, bytes: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        for block in bytes.chunks_exact_mut(ty.block_bytes() as usize) {
+            block[2..4].fill(0);
+        }
+        bytes
+    }
+
+    #[test]
+    fn mins_dropped() {
+        fn dot<const TY: u32>(weights: &[u8], x: ActivationRow<'_>) -> f32 {
+            let ty = TensorType::from_id(TY).expect("a type");
+            (real(ty).dot)(&without_mins(ty, weights), x)
+        }
+        fn decode<const TY: u32>(bytes: &[u8], out: &mut [f32]) {
+            let ty = TensorType::from_id(TY).expect("a type");
+            (real(ty).decode)(&without_mins(ty, bytes), out);
+        }
+        fn check<const TY: u32>() {
+            let ty = TensorType::from_id(TY).expect("a type");
+            let sound = FormatUnderTest::of(real(ty));
+            let dots = report(&FormatUnderTest { dot: dot::<TY>, ..sound });
+            named(dots.first(), ty, "exact dot", "row 0 of 256 values");
+            named(dots.dots.first.as_ref(), ty, "dot", "row 0 of 256 values");
+            assert!(dots.decoded.differing == 0 && dots.quantised.differing == 0);
+            let decoded = report(&FormatUnderTest { decode: decode::<TY>, ..sound });
+            named(decoded.first(), ty, "decode", "case \"");
+        }
+        check::<{ TensorType::Q4_K as u32 }>();
+        check::<{ TensorType::Q5_K as u32 }>();
+    }
+
+    /// The sums of the mins left out, as a kernel would that forgets them.
+    #[test]
+    fn sums_of_activations_dropped() {
+        fn dot<const TY: u32>(weights: &[u8], x: ActivationRow<'_>) -> f32 {
+            let x = x.q8_k();
+            let without = Q8KRow { bsums: &vec![0; x.bsums.len()], ..x };
+            (real(TensorType::from_id(TY).expect("a type")).dot)(weights, ActivationRow::Q8K(without))
+        }
+        let sound = FormatUnderTest::of(real(TensorType::Q4_K));
+        let dots = report(&FormatUnderTest { dot: dot::<{ TensorType::Q4_K as u32 }>, ..sound });
+        named(dots.first(), TensorType::Q4_K, "exact dot", "row 0 of 256 values");
+    }
+
+    /// Every sub-block takes its neighbour's scale (and, of Q4_K and Q5_K, keeps its min).
+    #[test]
+    fn a_scale_of_the_wrong_sub_block() {
+        fn wrong(ty: TensorType, bytes: &[u8]) -> Vec<u8> {
+            let mut bytes = bytes.to_vec();
+            for block in bytes.chunks_exact_mut(ty.block_bytes() as usize) {
+                match ty {
+                    // Low six bits of the first four bytes: scales 0 to 3.
+                    TensorType::Q4_K | TensorType::Q5_K => {
+                        let scales: Vec<u8> = (0..4).map(|i| block[4 + i] & 63).collect();
+                        for i in 0..4 {
+                            block[4 + i] = block[4 + i] & 0xc0 | scales[(i + 1) % 4];
+                        }
+                    }
+                    TensorType::Q6_K => block[192..208].rotate_left(1),
+                    _ => unreachable!("no sub-blocks"),
+                }
+            }
+            bytes
+        }
+        fn dot<const TY: u32>(weights: &[u8], x: ActivationRow<'_>) -> f32 {
+            let ty = TensorType::from_id(TY).expect("a type");
+            (real(ty).dot)(&wrong(ty, weights), x)
+        }
+        fn decode<const TY: u32>(bytes: &[u8], out: &mut [f32]) {
+            let ty = TensorType::from_id(TY).expect("a type");
+            (real(ty).decode)(&wrong(ty, bytes), out);
+        }
+        fn check<const TY: u32>() {
+            let ty = TensorType::from_id(TY).expect("a type");
+            let sound = FormatUnderTest::of(real(ty));
+            let dots = report(&FormatUnderTest { dot: dot::<TY>, ..sound });
+            named(dots.first(), ty, "exact dot", "row 0 of 256 values");
+            named(dots.dots.first.as_ref(), ty, "dot", "of 256 values");
+            let decoded = report(&FormatUnderTest { decode: decode::<TY>, ..sound });
+            named(decoded.first(), ty, "decode", "case \"");
+        }
+        check::<{ TensorType::Q4_K as u32 }>();
+        check::<{ TensorType::Q5_K as u32 }>();
+        check::<{ TensorType::Q6_K as u32 }>();
+    }
+
+    /// ggml's loops with the other rule for halves.
+    #[test]
+    fn the_wrong_rounding_of_halves() {
+        fn q8_k_away_from_zero(ty: ActivationType, x: &[f32]) -> Result<Vec<u8>, wayinfer::quant::NonFinite> {
+            assert_eq!(ty, ActivationType::Q8_K);
+            refuse(x)?;
+            let mut out = Vec::new();
+            for x in x.chunks(256) {
+                let mut first = 0f32;
+                for &x in x {
+                    first = if x.abs() > first.abs() { x } else { first };
+                }
+                let inverse = if first == 0.0 { 0.0 } else { -127.0 / first };
+                let qs: Vec<i8> = x.iter().map(|x| (inverse * x).round().min(127.0) as i8).collect();
+                out.extend(if first == 0.0 { 0.0 } else { 1.0 / inverse }.to_le_bytes());
+                out.extend(qs.iter().map(|q| *q as u8));
+                for group in qs.chunks(16) {
+                    out.extend(group.iter().map(|q| i16::from(*q)).sum::<i16>().to_le_bytes());
+                }
+            }
+            Ok(out)
+        }
+        fn q8_0_to_even(ty: ActivationType, x: &[f32]) -> Result<Vec<u8>, wayinfer::quant::NonFinite> {
+            assert_eq!(ty, ActivationType::Q8_0);
+            refuse(x)?;
+            let mut out = Vec::new();
+            for x in x.chunks(32) {
+                let d = x.iter().fold(0f32, |max, x| max.max(x.abs())) / 127.0;
+                let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+                out.extend(f16::from_f32(d).to_le_bytes());
+                out.extend(x.iter().map(|x| (x * inverse).round_ties_even() as i8 as u8));
+            }
+            Ok(out)
+        }
+        fn refuse(x: &[f32]) -> Result<(), wayinfer::quant::NonFinite> {
+            match x.iter().position(|x| !x.is_finite()) {
+                Some(index) => Err(wayinfer::quant::NonFinite { row: 0, index }),
+                None => Ok(()),
+            }
+        }
+        for ty in [TensorType::Q4_K, TensorType::Q5_K, TensorType::Q6_K] {
+            let sound = FormatUnderTest::of(real(ty));
+            let faulty = report(&FormatUnderTest { quantise: q8_k_away_from_zero, ..sound });
+            named(faulty.first(), ty, "activations", "case \"ties, peak 127\"");
+        }
+        let sound = FormatUnderTest::of(real(TensorType::Q8_0));
+        let faulty = report(&FormatUnderTest { quantise: q8_0_to_even, ..sound });
+        named(faulty.first(), TensorType::Q8_0, "activations", "case \"ties, peak 127\"");
+    }
+
+    #[test]
+    fn infinities_let_through() {
+        let careless: fn(ActivationType, &[f32]) -> _ = |ty, x| {
+            let x: Vec<f32> = x.iter().map(|x| if x.is_finite() { *x } else { 0.0 }).collect();
+            (FormatUnderTest::of(real(TensorType::Q8_0)).quantise)(ty, &x)
+        };
+        let sound = FormatUnderTest::of(real(TensorType::Q8_0));
+        let faulty = report(&FormatUnderTest { quantise: careless, ..sound });
+        named(faulty.first(), TensorType::Q8_0, "activations", "inf at 0");
+    }
+
+    /// Of several threads, the first leaves out the last rows of its share.
+    #[test]
+    fn one_threads_last_rows_skipped() {
+        fn faulty(kernels: &'static Kernels, weights: WeightMatrix<'_>, x: &Activations, out: &mut [f32]) {
+            let (rows, threads) = (weights.rows(), rayon::current_num_threads());
+            let before = out.to_vec();
+            matmul(kernels, weights, x, out);
+            if threads > 1 {
+                let end = rows / threads;
+                for (out, before) in out.chunks_mut(rows).zip(before.chunks(rows)) {
+                    out[end - 2..end].copy_from_slice(&before[end - 2..end]);
+                }
+            }
+        }
+        let scalar = Kernels::by_isa(Isa::Scalar).expect("every CPU has it");
+        for format in FORMATS {
+            let reports = check_kernels(&[scalar], format, None, faulty, &POOLS);
+            let first = reports[0].first.as_ref().expect("seen");
+            assert_eq!((first.ty, first.isa, first.threads, first.row), (format.ty, Isa::Scalar, 2, 148));
+            let text = first.to_string();
+            assert!(text.starts_with(&format!("{} scalar, ordinary, 301 rows of 768", format.ty)), "{text}");
+            println!("seen: {text}");
+            // Two rows of 1 and of 9 tokens, by 2 and by 3 threads.
+            assert_eq!(reports[0].differing, 2 * (1 + 9) * 2);
+        }
+    }
+
+    /// A kernel that is wrong at one edge only: with exactly four tokens, in the last row.
+    #[test]
+    fn one_edge_wrong() {
+        fn faulty(kernels: &'static Kernels, weights: WeightMatrix<'_>, x: &Activations, out: &mut [f32]) {
+            matmul(kernels, weights, x, out);
+            let rows = weights.rows();
+            if x.rows() == 4 && rows == 33 {
+                out[4 * rows - 1] = f32::from_bits(out[4 * rows - 1].to_bits() ^ 1);
+            }
+        }
+        let scalar = Kernels::by_isa(Isa::Scalar).expect("every CPU has it");
+        for format in FORMATS {
+            let reports = check_kernels(&[scalar], format, None, faulty, &POOLS);
+            let first = reports[0].first.as_ref().unwrap_or_else(|| panic!("{} not seen", format.ty));
+            assert_eq!(
+                (first.ty, first.rows, first.tokens, first.row, first.token),
+                (format.ty, 33, 4, 32, 3)
+            );
+        }
+    }
+}
+
+/// Goldens that are not what they should be are refused by name.
+#[test]
+fn foreign_goldens_are_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let format = real(TensorType::Q4_K);
+    assert!(FormatGoldens::find(dir.path(), format).expect("none there").is_none());
+    let path = dir.path().join("Q4_K.safetensors");
+    std::fs::copy(folder().join("Q5_K.safetensors"), &path).expect("copied");
+    let error = FormatGoldens::find(dir.path(), format).expect_err("another format").to_string();
+    assert!(error.contains("Q5_K with q8_K, where Q4_K with q8_K is needed"), "{error}");
+    std::fs::write(&path, b"nothing").expect("written");
+    assert!(matches!(FormatGoldens::find(dir.path(), format), Err(GoldenError::File(_))));
+    // The header as it is, a tensor of another shape: one length more than there are tensors.
+    let whole = std::fs::read(folder().join("Q4_K.safetensors")).expect("read");
+    let text = String::from_utf8_lossy(&whole[..9000]).into_owned();
+    let at = text.find("\"decode_cases").or_else(|| text.find("decode_cases")).expect("a description");
+    let mut broken = whole.clone();
+    broken[at + 2..at + 8].copy_from_slice(b"xxxxxx");
+    std::fs::write(&path, &broken).expect("written");
+    assert!(matches!(FormatGoldens::find(dir.path(), format), Err(GoldenError::Description { .. })));
+}
