@@ -40,7 +40,7 @@ pub static ISOLATED: &[Bound] = &[
     bound(NodeKind::SwiGlu, Of::All, 9.49e-15, 9e-14),
     bound(NodeKind::Softmax, Of::All, 5.25e-14, 5e-13),
     bound(NodeKind::Attention, Of::Kv(KvType::F32), 5.93e-14, 5e-13),
-    bound(NodeKind::Attention, Of::Kv(KvType::F16), 1.09e-7, 1e-6),
+    bound(NodeKind::Attention, Of::Kv(KvType::F16), 5.88e-15, 5e-14),
     bound(NodeKind::Product, Of::Weight(TensorType::F32), 2.07e-14, 2e-13),
     bound(NodeKind::Product, Of::Weight(TensorType::F16), 3.25e-14, 3e-13),
     bound(NodeKind::Product, Of::Weight(TensorType::BF16), 7.59e-15, 7e-14),

@@ -113,6 +113,14 @@ impl Lanes16 for F32x16 {
             _mm_storeu_si128(to.add(1), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.1));
         });
     }
+    #[inline(always)]
+    fn round_f16(self) -> Self {
+        // The conversion keeps denormals whatever MXCSR.FTZ says.
+        with_avx2!(Self(
+            _mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0)),
+            _mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.1))
+        ))
+    }
     lanewise! {
         add = _mm256_add_ps;
         sub = _mm256_sub_ps;

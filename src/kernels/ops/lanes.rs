@@ -33,8 +33,10 @@ pub(super) trait Lanes16: Copy {
     type D: Lanes8;
 
     fn store(self, to: &mut [f32; 16]);
-    /// Rounds each lane to f16, to nearest even.
+    /// Rounds each lane to f16, to nearest even; what is denormal there is kept.
     fn store_f16(self, to: &mut [u16; 16]);
+    /// Rounds each lane to f16 as [`Lanes16::store_f16`] does, and widens it again.
+    fn round_f16(self) -> Self;
     fn add(self, b: Self) -> Self;
     fn sub(self, b: Self) -> Self;
     fn mul(self, b: Self) -> Self;
@@ -128,6 +130,10 @@ impl Lanes16 for [f32; 16] {
     #[inline(always)]
     fn store_f16(self, to: &mut [u16; 16]) {
         *to = each!(16, i => f16::from_f32_const(self[i]).to_bits());
+    }
+    #[inline(always)]
+    fn round_f16(self) -> Self {
+        each!(16, i => f16::from_f32_const(self[i]).to_f32_const())
     }
     #[inline(always)]
     fn add(self, b: Self) -> Self {

@@ -5,14 +5,28 @@
 //! A token at position `pos` sees positions `max(0, pos + 1 - window) ..= pos`. These are taken in chunks at
 //! absolute positions 0, C, 2C, ... ([`CHUNK`]). In a chunk, over the positions seen:
 //!
-//! - `s_j = dot(q, k_j) * scale`, the dot as in [`Ops::dot_f32`], f16 keys widened;
+//! - `s_j = dot(q, k_j) * scale`, the dot as in [`Ops::dot_f32`];
 //! - `m = max s_j`, `p_j = exp(s_j - m)`, `s = sum p_j` over sixteen lanes by j mod 16 and their tree;
-//! - `o[d] = fma(p_j, v_j[d], o[d])` from 0 in rising j. What is masked is skipped, never multiplied by 0.
+//! - `o[d] = fma(p_j, v_j[d], o[d])` from 0 in rising j, and `w = 1`. What is masked is skipped, never multiplied by 0.
 //!
 //! Chunks are merged from left to right, the first taken as it is: `M' = max(M, m)`, `a = exp(M - M')`,
-//! `b = exp(m - M')`, `S = fma(S, a, s * b)`, `O[d] = fma(O[d], a, o[d] * b)`; the result is `O[d] * (1 / S)`.
+//! `b = exp(m - M')`, `O[d] = fma(O[d], W * a, o[d] * (w * b))`, `S = fma(S, a, s * b)`, `W = 1`; the result is
+//! `O[d] * (W / S)`.
 //!
-//! Nothing in this depends on the batch or on the threads. A row without a finite score comes out as NaN.
+//! # With an f16 cache
+//!
+//! ggml (without flash attention) rounds to f16 whatever it multiplies with f16: the queries before their dots with
+//! the keys, and the softmax's finished probabilities before their product with the values; it accumulates in f32.
+//! So here, to nearest even and keeping denormals:
+//!
+//! - q is rounded to f16, once a token and head; a query beyond f16's range becomes infinite;
+//! - each chunk is a softmax of its own: `p_j * (1 / s)` rounded to f16 takes the place of p_j in o, and `w = s`.
+//!
+//! Of one chunk this is ggml's formula, for `W / S` is then 1 and rounds nothing. ggml rounds the probabilities of
+//! all positions together, which of several chunks would take a second pass: their total has to be known first.
+//! Chunk by chunk the rounding is as fine, but not bit for bit the same.
+//!
+//! Nothing in all this depends on the batch or on the threads. A row without a finite score comes out as NaN.
 
 pub(super) mod tile;
 

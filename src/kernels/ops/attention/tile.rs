@@ -1,6 +1,6 @@
 //! One tile of query rows against chunks of one KV head, generic over the instruction set and the cache's type.
 //!
-//! A part is what a row has from a chunk, or from several merged: `[o: head_dim padded to 16][m][s][14 unused]`.
+//! A part is what a row has from a chunk, or from several merged: `[o: head_dim padded to 16][m][s][w][13 unused]`.
 
 use std::ops::Range;
 
@@ -71,12 +71,17 @@ pub(in crate::kernels::ops) struct Workspace {
 
 /// What a cache holds.
 pub(super) trait Element: Copy {
+    /// What is multiplied with it is rounded to f16 first.
+    const ROUNDS: bool;
+
     fn load<I: Isa>(isa: I, x: &[Self; 16]) -> I::F;
     /// As `load`, of at most 16 values and zeros.
     fn load_head<I: Isa>(isa: I, x: &[Self]) -> I::F;
 }
 
 impl Element for f32 {
+    const ROUNDS: bool = false;
+
     #[inline(always)]
     fn load<I: Isa>(isa: I, x: &[f32; 16]) -> I::F {
         isa.load(x)
@@ -88,6 +93,8 @@ impl Element for f32 {
 }
 
 impl Element for u16 {
+    const ROUNDS: bool = true;
+
     #[inline(always)]
     fn load<I: Isa>(isa: I, x: &[u16; 16]) -> I::F {
         isa.load_f16(x)
@@ -103,6 +110,8 @@ impl Element for u16 {
 /// Keys and values of a chunk from position `start` of it, in units of sixteen.
 struct Chunk<'a, E> {
     index: usize,
+    /// The cache's [`Element::ROUNDS`], whatever these copies are of.
+    rounds: bool,
     start: usize,
     /// Units of a row.
     units: usize,
@@ -112,6 +121,28 @@ struct Chunk<'a, E> {
     /// From one position to the next and from one unit to the next in `v`.
     v_position: usize,
     v_unit: usize,
+}
+
+/// What a part has beside its `o`: `m`, `s` and `w` of the definition.
+#[derive(Clone, Copy)]
+struct State {
+    max: f32,
+    sum: f32,
+    /// What `o` is yet to be multiplied by, to be the values' sum by `exp(score - max)`.
+    weight: f32,
+}
+
+impl State {
+    /// The state of a part.
+    fn of(part: &[f32]) -> Self {
+        let at = &part[part.len() - 16..];
+        Self { max: at[0], sum: at[1], weight: at[2] }
+    }
+
+    fn store(self, part: &mut [f32]) {
+        let at = part.len() - 16;
+        part[at..at + 3].copy_from_slice(&[self.max, self.sum, self.weight]);
+    }
 }
 
 /// Takes a tile's rows through its chunks; `parts` is `[row][part_len]`, and rows that see nothing of any chunk are left
@@ -144,26 +175,27 @@ fn attend_in<I: Isa, E: Element>(
     let direct = rows <= DIRECT_ROWS && head_dim.is_multiple_of(16);
     workspace.prepare(rows, units, len, !direct);
     let Workspace { q, k: packed_k, v: packed_v, p, parts: fresh } = workspace;
-    pack_queries(isa, tile, units, q);
+    pack_queries::<I, E>(isa, tile, units, q);
 
     for chunk in tile.chunks.clone() {
         let seen = tile.seen_by(0..rows, chunk);
         if seen.is_empty() {
             continue;
         }
-        let (index, start) = (chunk, seen.start);
+        let (index, rounds, start) = (chunk, E::ROUNDS, seen.start);
         let at = (chunk * CHUNK + seen.start) * head_dim..(chunk * CHUNK + seen.end) * head_dim;
         let (k, v) = (&k[at.clone()], &v[at]);
         if direct {
             let (k, v) = (k.as_chunks().0, v.as_chunks().0);
-            let chunk = Chunk { index, start, units, k, v, v_position: units, v_unit: 1 };
+            let chunk = Chunk { index, rounds, start, units, k, v, v_position: units, v_unit: 1 };
             attend_chunk(isa, tile, q, &chunk, p, fresh);
         } else {
             for (j, (k, v)) in k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim)).enumerate() {
                 pack(isa, k, &mut packed_k[j * units..], 1);
                 pack(isa, v, &mut packed_v[j..], CHUNK);
             }
-            let chunk = Chunk { index, start, units, k: packed_k, v: packed_v, v_position: 1, v_unit: CHUNK };
+            let chunk =
+                Chunk { index, rounds, start, units, k: packed_k, v: packed_v, v_position: 1, v_unit: CHUNK };
             attend_chunk(isa, tile, q, &chunk, p, fresh);
         }
 
@@ -175,8 +207,8 @@ fn attend_in<I: Isa, E: Element>(
             if chunk == tile.first_chunk(row) {
                 part.copy_from_slice(fresh);
             } else {
-                let (o, state) = part.split_at_mut(units * 16);
-                (state[0], state[1]) = merge(isa, o, (state[0], state[1]), fresh);
+                let state = State::of(part);
+                merge(isa, &mut part[..units * 16], state, fresh).store(part);
             }
         }
     }
@@ -200,16 +232,20 @@ fn grow<T: Clone>(buffer: &mut Vec<T>, len: usize, value: T) {
     }
 }
 
-/// The tile's queries, side by side and padded with zeros.
+/// The tile's queries, side by side and padded with zeros, rounded to f16 where the cache asks for it.
 #[inline(always)]
-fn pack_queries<I: Isa>(isa: I, tile: &Tile, units: usize, packed: &mut [[f32; 16]]) {
+fn pack_queries<I: Isa, E: Element>(isa: I, tile: &Tile, units: usize, packed: &mut [[f32; 16]]) {
     let AttentionShape { heads, head_dim, .. } = *tile.shape;
     let group = tile.shape.group();
     for row in 0..tile.rows() {
         let token = tile.tokens.start + row / group;
         let head = tile.kv_head * group + row % group;
         let q = &tile.q[(token * heads + head) * head_dim..][..head_dim];
-        pack(isa, q, &mut packed[row * units..], 1);
+        let packed = &mut packed[row * units..][..units];
+        pack(isa, q, packed, 1);
+        if E::ROUNDS {
+            packed.iter_mut().for_each(|unit| isa.load(unit).round_f16().store(unit));
+        }
     }
 }
 
@@ -245,7 +281,7 @@ fn attend_chunk<I: Isa, E: Element>(
         let part = &mut parts[row * len..][..len];
         part.fill(0.0);
         if !seen.is_empty() {
-            (part[len - 16], part[len - 15]) = probabilities(isa, &mut p[row], seen);
+            probabilities(isa, &mut p[row], seen, chunk.rounds).store(part);
         }
     }
     for unit in 0..chunk.units {
@@ -327,15 +363,24 @@ fn dot<I: Isa, E: Element>(isa: I, q: &[[f32; 16]], k: &[[E; 16]]) -> f32 {
     acc.sum()
 }
 
-/// Replaces the scores seen by `exp(score - max)`, and returns `(max, sum)`.
+/// Replaces the scores seen by `exp(score - max)`, or by that over the sum, rounded to f16.
 #[inline(always)]
-fn probabilities<I: Isa>(isa: I, p: &mut [f32; CHUNK], seen: Range<usize>) -> (f32, f32) {
+fn probabilities<I: Isa>(isa: I, p: &mut [f32; CHUNK], seen: Range<usize>, rounds: bool) -> State {
     // Chunks start at multiples of 16, so a position keeps its lane; what is masked in the first and last sixteen
     // adds exp(-inf) = 0 to its lane, which changes no bit.
     let blocks = seen.start / 16 * 16..seen.end.next_multiple_of(16);
     p[blocks.start..seen.start].fill(f32::NEG_INFINITY);
     p[seen.end..blocks.end].fill(f32::NEG_INFINITY);
-    exp_sum(isa, &mut p[blocks])
+    let p = &mut p[blocks];
+    let (max, sum) = exp_sum(isa, p);
+    if !rounds {
+        return State { max, sum, weight: 1.0 };
+    }
+    let by = isa.splat(1.0 / sum);
+    for p in p.as_chunks_mut::<16>().0 {
+        isa.load(p).mul(by).round_f16().store(p);
+    }
+    State { max, sum, weight: sum }
 }
 
 /// Adds the values of one unit, weighted, to the parts of up to four rows: together over what all of them see, each
@@ -411,15 +456,15 @@ fn unit_of(parts: &mut [f32], at: usize, unit: usize) -> &mut [f32; 16] {
     parts[at + unit * 16..].first_chunk_mut().expect("parts are whole units")
 }
 
-/// Merges a part into `o` and its `(max, sum)`, and returns the new ones. `o` is as long as a head or padded.
+/// Merges a part into `o` and its state, and returns the new state. `o` is as long as a head or padded.
 #[inline(always)]
-fn merge<I: Isa>(isa: I, o: &mut [f32], (max, sum): (f32, f32), part: &[f32]) -> (f32, f32) {
-    let (from, state) = part.split_at(part.len() - 16);
-    let top = if state[0] > max { state[0] } else { max };
+fn merge<I: Isa>(isa: I, o: &mut [f32], state: State, part: &[f32]) -> State {
+    let (from, other) = (&part[..part.len() - 16], State::of(part));
+    let max = if other.max > state.max { other.max } else { state.max };
     let mut factors = [0.0; 16];
-    exp16(isa, isa.load_head(&[max - top, state[0] - top])).store(&mut factors);
+    exp16(isa, isa.load_head(&[state.max - max, other.max - max])).store(&mut factors);
     let [a, b, ..] = factors;
-    let (va, vb) = (isa.splat(a), isa.splat(b));
+    let (va, vb) = (isa.splat(state.weight * a), isa.splat(other.weight * b));
     let (blocks, tail) = o.as_chunks_mut::<16>();
     let (from, _) = from.as_chunks::<16>();
     for (o, from) in blocks.iter_mut().zip(from) {
@@ -428,7 +473,7 @@ fn merge<I: Isa>(isa: I, o: &mut [f32], (max, sum): (f32, f32), part: &[f32]) ->
     if !tail.is_empty() {
         isa.load_head(tail).mul_add(va, isa.load(&from[blocks.len()]).mul(vb)).store_head(tail);
     }
-    (top, sum.mul_add(a, state[1] * b))
+    State { max, sum: state.sum.mul_add(a, other.sum * b), weight: 1.0 }
 }
 
 /// Where the parts of one row stand, in the order of its chunks.
@@ -445,9 +490,9 @@ pub(in crate::kernels::ops) fn combine<I: Isa>(isa: I, parts: Parts, out: &mut [
     let len = part_len(out.len());
     let part = |i: usize| &parts.all[parts.first + i * parts.step..][..len];
     out.copy_from_slice(&part(0)[..out.len()]);
-    let mut state = (part(0)[len - 16], part(0)[len - 15]);
+    let mut state = State::of(part(0));
     for i in 1..parts.count {
         state = merge(isa, out, state, part(i));
     }
-    scale(isa, out, 1.0 / state.1);
+    scale(isa, out, state.weight / state.sum);
 }

@@ -1,0 +1,106 @@
+//! Every instance against the portable one to the last bit, and against plain f64 references within a bound.
+
+mod attention;
+mod rows;
+
+use super::*;
+
+/// Every instance this CPU runs, the definition first; names those it does not run.
+fn instances() -> Vec<(&'static str, &'static Ops)> {
+    let mut all = vec![("scalar", &SCALAR)];
+    if !std::ptr::eq(scalar(), &SCALAR) {
+        all.push(("scalar with fma", scalar()));
+    } else {
+        println!("skipped on this CPU: scalar with fma");
+    }
+    match avx2() {
+        Some(ops) => all.push(("avx2", ops)),
+        None => println!("skipped on this CPU: avx2"),
+    }
+    all
+}
+
+/// The first index where two results differ in a bit; any NaN equals any NaN.
+fn difference(a: &[f32], b: &[f32]) -> Option<usize> {
+    assert_eq!(a.len(), b.len(), "lengths differ");
+    a.iter().zip(b).position(|(a, b)| a.to_bits() != b.to_bits() && !(a.is_nan() && b.is_nan()))
+}
+
+fn assert_same(a: &[f32], b: &[f32], what: &str) {
+    if let Some(i) = difference(a, b) {
+        panic!(
+            "{what}: [{i}] of {} is {:e} ({:08x}), wanted {:e} ({:08x})",
+            a.len(),
+            a[i],
+            a[i].to_bits(),
+            b[i],
+            b[i].to_bits()
+        );
+    }
+}
+
+/// The largest difference from a reference, as a share of the reference's largest magnitude.
+fn error(a: &[f32], reference: &[f64]) -> f64 {
+    assert_eq!(a.len(), reference.len(), "lengths differ");
+    let top = reference.iter().fold(0.0f64, |top, x| top.max(x.abs()));
+    let worst = a.iter().zip(reference).fold(0.0f64, |worst, (&a, b)| {
+        let difference = (f64::from(a) - b).abs();
+        if difference.is_nan() { f64::INFINITY } else { worst.max(difference) }
+    });
+    worst / top
+}
+
+/// Numbers for tests (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in -1 .. 1.
+    fn value(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn values(&mut self, n: usize, scale: f32) -> Vec<f32> {
+        (0..n).map(|_| self.value() * scale).collect()
+    }
+
+    /// Values of every kind: infinities, NaN, denormals, signed zeros, huge, tiny and ordinary ones.
+    fn extremes(&mut self, n: usize) -> Vec<f32> {
+        const KINDS: [f32; 12] = [
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            f32::NAN,
+            0.0,
+            -0.0,
+            1e-45,
+            -1e-40,
+            f32::MAX,
+            f32::MIN,
+            f32::MIN_POSITIVE,
+            88.7,
+            -103.9,
+        ];
+        (0..n)
+            .map(|_| match self.next() % 24 {
+                kind @ 0..12 => KINDS[kind as usize],
+                12..16 => self.value() * 1e-38,
+                16..20 => self.value() * 100.0,
+                _ => f32::from_bits(self.next() as u32),
+            })
+            .collect()
+    }
+}
+
+/// Runs `f` in pools of one, two and three threads.
+fn in_pools(f: impl Fn(usize) + Sync) {
+    for threads in 1..=3 {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
+        pool.install(|| f(threads));
+    }
+}
