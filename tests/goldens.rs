@@ -67,6 +67,7 @@ fn every_node_is_within_its_bound_on_equal_inputs() {
             }
         }
     }
+    let mut wrong = Vec::new();
     for row in bounds::ISOLATED {
         let measured = worst.get(&format!("{:?} {:?}", row.kind, row.of)).copied();
         let measured = measured.expect("every row of the table is met");
@@ -75,10 +76,15 @@ fn every_node_is_within_its_bound_on_equal_inputs() {
             row.kind, row.of, row.nmse
         ));
         // The figures do not depend on the machine: a row that has gone stale is a mistake.
-        assert!((measured - row.measured).abs() <= 0.01 * row.measured, "{row:?} came out at {measured:.3e}");
+        if (measured - row.measured).abs() > 0.01 * row.measured {
+            wrong.push(format!("{row:?} came out at {measured:.2e}"));
+        }
         let ceiling = if row.kind == NodeKind::Product { 1e-10 } else { 1e-8 };
-        assert!(row.nmse <= 10.0 * row.measured && row.nmse <= ceiling, "{row:?} is too wide");
+        if row.nmse > 10.0 * row.measured || row.nmse > ceiling {
+            wrong.push(format!("{row:?} is too wide"));
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 /// What a free run was measured at; bounds are [`FREE_FACTOR`] times that.
@@ -133,7 +139,7 @@ const FREE: &[Free] = &[
     Free { case: "dense-q6_k/long", drift: &[1.84e-13, 1.27e-13], logit: 3.81e-6, flipped: 0 },
     Free { case: "dense-q8_0/short", drift: &[1.82e-5, 1.08e-4], logit: 1.44e-1, flipped: 831 },
     Free { case: "dense-q8_0/long", drift: &[8.60e-15, 1.23e-14], logit: 2.97e-3, flipped: 0 },
-    Free { case: "dense-q8_0/short-kv-f16", drift: &[1.00e-4, 2.42e-4], logit: 1.84e-1, flipped: 9840 },
+    Free { case: "dense-q8_0/short-kv-f16", drift: &[9.14e-15, 1.05e-14], logit: 1.23e-1, flipped: 0 },
     Free { case: "moe-per-expert-q4_k_m/short", drift: &[1.18e-13, 1.35e-13], logit: 5.79e-2, flipped: 0 },
     Free { case: "moe-per-expert-q4_k_m/long", drift: &[3.77e-13, 2.62e-13], logit: 4.77e-6, flipped: 0 },
     Free { case: "moe-q4_k_m/short", drift: &[1.18e-13, 1.35e-13], logit: 5.79e-2, flipped: 0 },

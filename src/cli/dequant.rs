@@ -11,7 +11,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use super::number::Number;
-use super::{CliError, output, tensor_arg};
+use super::{CliError, model_arg, output, tensor_arg};
 use crate::gguf::Gguf;
 use crate::verify::{NpyWriter, Place, RowRange, Selection, TensorFileError, TensorWriter, WeightRows};
 
@@ -22,7 +22,7 @@ use crate::verify::{NpyWriter, Place, RowRange, Selection, TensorFileError, Tens
 /// than memory. In JSON, what is not finite is the string "NaN", "Infinity" or "-Infinity".
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// GGUF file; any one of a split model
+    /// GGUF file; any one of a split model; `demo` for the model that is compiled in
     #[arg(short, long)]
     model: PathBuf,
 
@@ -102,7 +102,7 @@ struct Selected<'a> {
 
 /// See [`Args`].
 pub fn run(args: &Args) -> Result<ExitCode, CliError> {
-    let gguf = Gguf::open(&args.model)?;
+    let gguf = model_arg::open(model_arg::source(&args.model))?;
     let selection = Selection { expert: args.expert, rows: args.rows };
     let tensor = tensor_arg::find(&gguf, &args.tensor)?;
     let rows = WeightRows::open(&gguf, tensor, &selection)?;

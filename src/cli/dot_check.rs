@@ -9,8 +9,8 @@ use std::process::ExitCode;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::{CliError, tensor_arg};
-use crate::gguf::{Gguf, TensorType};
+use super::{CliError, model_arg, tensor_arg};
+use crate::gguf::TensorType;
 use crate::kernels::{Isa, Kernels, matmul};
 use crate::quant::{self, FORMATS, Format};
 use crate::verify::formats::{
@@ -28,7 +28,7 @@ use report::{FormatRow, KernelRow, Report};
 /// magnitudes. Exit code 1 where anything differs.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// GGUF file whose weights to check with; any one of a split model
+    /// GGUF file whose weights to check with; any one of a split model, or `demo`
     #[arg(short, long, requires = "tensor")]
     model: Option<PathBuf>,
 
@@ -153,7 +153,7 @@ fn check_tensor(
     sets: &[&'static Kernels],
     pool: &ThreadPool,
 ) -> Result<Report, CliError> {
-    let gguf = Gguf::open(model)?;
+    let gguf = model_arg::open(model_arg::source(model))?;
     let tensor = tensor_arg::find(&gguf, name)?;
     let rows = WeightRows::open(&gguf, tensor, &Selection::default())?;
     if rows.cols() > MOST_COLS {
