@@ -38,7 +38,7 @@ enum Command {
     Tokenize(tokenize::Args),
     Generate(generate::Args),
     Bench(bench::Args),
-    Trace(trace::Args),
+    Trace(Box<trace::Args>),
     Dequant(dequant::Args),
     DotCheck(dot_check::Args),
 }

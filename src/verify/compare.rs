@@ -300,8 +300,7 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
                 c.sets_differ > 0 || (c.orders_differ > 0 && (self.options.isolate || tolerance == 0.0))
             }
             None if tolerance == 0.0 => !difference.is_none(),
-            // Not `>`: an NMSE that is no number is beyond everything.
-            None => !(difference.nmse() <= tolerance),
+            None => difference.nmse() > tolerance,
         };
         let against = match (difference.is_none() || self.options.isolate, beyond) {
             (true, _) => InputState::Equal,
