@@ -117,14 +117,14 @@ fn margin(logits: &[f32], id: u32) -> f32 {
 
 /// The largest difference between our logits and ggml's, at its own greedy tokens after each prompt.
 fn largest_logit_difference(demo: &Demo) -> f32 {
-    let prompts = json("golden/demo-prompts.json");
+    let manifest = json("golden/manifest.json");
     let mut largest = 0f32;
-    for (name, ids) in prompts.as_object().expect("names and ids") {
-        let golden = TensorFile::open(&root(&format!("golden/demo-q4_k_m/{name}.safetensors")))
-            .unwrap_or_else(|e| panic!("{e}"));
+    for golden in manifest["fixtures"]["demo-q4_k_m"]["goldens"].as_array().expect("goldens") {
+        let golden = TensorFile::open(&root(text(golden, "file"))).unwrap_or_else(|e| panic!("{e}"));
+        let prompt = golden.tensor::<i32>("prompt").unwrap_or_else(|e| panic!("{e}")).values;
+        let ids: Vec<u32> = prompt.into_iter().map(|id| id as u32).collect();
         let want = golden.tensor::<f32>("greedy/logits").unwrap_or_else(|e| panic!("{e}")).values;
         let greedy = golden.tensor::<i32>("greedy/ids").unwrap_or_else(|e| panic!("{e}")).values;
-        let ids: Vec<u32> = serde_json::from_value(ids.clone()).expect("ids");
         let mut session = demo.session();
         session.feed(&ids, Logits::Last).expect("a pass");
         for (want, id) in want.chunks_exact(demo.model.config().vocab).zip(greedy) {
