@@ -1,5 +1,7 @@
 //! `wayinfer bench`: prefill and decode speed on ids that every program can make.
 
+mod profile;
+
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -40,6 +42,10 @@ pub struct Args {
     #[arg(short, long, value_name = "N", allow_negative_numbers = true, default_value = "5")]
     rounds: NonZeroUsize,
 
+    /// Show where the time goes, by kind of work, measured in a round of its own
+    #[arg(long)]
+    profile: bool,
+
     /// One JSON object on one line
     #[arg(long)]
     json: bool,
@@ -62,6 +68,8 @@ struct Report {
     prefill_tok_s: Option<f64>,
     decode_tok_s: Option<f64>,
     peak_rss_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<profile::Profile>,
 }
 
 /// See [`Args`].
@@ -89,6 +97,13 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
             decode.extend(rates.1);
         }
     }
+    let profile = match args.profile {
+        true => Some(
+            profile::measure(&loaded, &mut session, &prompt, &deep, args.decode_tokens)
+                .in_file(args.model.path())?,
+        ),
+        false => None,
+    };
     let report = Report {
         model: args.model.path().display().to_string(),
         isa: session.isa().to_string(),
@@ -101,6 +116,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         prefill_tok_s: median(prefill),
         decode_tok_s: median(decode),
         peak_rss_bytes: peak_rss_bytes(),
+        profile,
     };
     print(&report, args.json)?;
     Ok(ExitCode::SUCCESS)
@@ -180,6 +196,9 @@ fn print(report: &Report, json: bool) -> Result<(), CliError> {
         report.load_s,
         report.rounds
     )?;
+    if let Some(profile) = &report.profile {
+        profile::print(&mut out, profile)?;
+    }
     Ok(())
 }
 

@@ -79,8 +79,9 @@ impl Moe {
         for (probs, chosen) in probs.chunks_exact(count).zip(moe.chosen.chunks_exact_mut(used)) {
             ops::top_k(probs, chosen);
         }
+        let node = Node { name: "ffn_moe_topk", layer: Some(il), shape: [t, used, 1] };
+        run.observer.computed(node);
         if run.observer.active() {
-            let node = Node { name: "ffn_moe_topk", layer: Some(il), shape: [t, used, 1] };
             run.observer.indices(node, &mut moe.chosen[..t * used]);
         }
         weigh(moe, run.observer, il, t, self.experts);
@@ -252,6 +253,8 @@ struct Shown<'a> {
 impl Shown<'_> {
     /// `shape` is `[T, U, n]`.
     fn node(&mut self, name: &'static str, shape: [usize; 3], values: &mut [f32]) {
+        let node = Node { name, layer: Some(self.il), shape };
+        self.observer.computed(node);
         if !self.observer.active() {
             return;
         }
@@ -260,7 +263,7 @@ impl Shown<'_> {
         for slot in self.slots {
             self.shown.extend_from_slice(&values[slot * n..][..n]);
         }
-        self.observer.node(Node { name, layer: Some(self.il), shape }, self.shown);
+        self.observer.node(node, self.shown);
         for (slot, shown) in self.slots.iter().zip(self.shown.chunks_exact(n)) {
             values[slot * n..][..n].copy_from_slice(shown);
         }

@@ -18,6 +18,11 @@ pub trait Observer: Send {
     /// Whether nodes are wanted at all; where not, copies made only to show a node are left out.
     fn active(&self) -> bool;
 
+    /// A node has been computed, whether or not its values are wanted.
+    fn computed(&mut self, node: Node) {
+        let _ = node;
+    }
+
     /// A node of floats.
     fn node(&mut self, node: Node, values: &mut [f32]);
 

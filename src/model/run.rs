@@ -51,8 +51,10 @@ impl<'a> Run<'a> {
         shape: [usize; 3],
         values: &mut [f32],
     ) {
+        let node = Node { name, layer, shape };
+        observer.computed(node);
         if observer.active() {
-            observer.node(Node { name, layer, shape }, values);
+            observer.node(node, values);
         }
     }
 

@@ -7,6 +7,7 @@
 //! - [`Comparer`] is the observer that compares a run's nodes with a [`Reference`]; [`compare_runs`] takes a second run
 //!   for one; [`NodeGraph`] knows what a node is computed from.
 //! - [`bounds`] says how far nodes may be from ggml's.
+//! - [`Profiler`] says where a run's time goes.
 //! - [`WeightRows`] decodes rows of any GGUF file's tensors, [`Statistics`] sums them up, [`NpyWriter`] writes them.
 //! - [`formats`] holds the formats against what ggml computed, and every kernel set against the scalar dots.
 
@@ -19,6 +20,7 @@ mod lockstep;
 mod measure;
 mod nodes;
 mod npy;
+mod profile;
 mod record;
 mod run;
 mod statistics;
@@ -42,6 +44,7 @@ pub use lockstep::compare_runs;
 pub use measure::Difference;
 pub use nodes::{NodeCounter, NodeGraph, NodeId, NodeKind};
 pub use npy::NpyWriter;
+pub use profile::Profiler;
 pub use record::{NodeStatistics, Recorder, Statistician};
 pub use run::{PassObserver, run};
 pub use statistics::{Histogram, Statistics};

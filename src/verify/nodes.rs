@@ -172,13 +172,14 @@ static NODES: &[Entry] = nodes! {
 #[derive(Clone, Debug, Default)]
 pub struct NodeGraph {
     layers: usize,
-    weights: HashMap<String, TensorType>,
+    /// Type and bytes by name.
+    weights: HashMap<String, (TensorType, u64)>,
 }
 
 impl NodeGraph {
     /// The graph of a model of so many layers, with its file's weights.
     pub fn new(gguf: &Gguf, layers: usize) -> NodeGraph {
-        let weights = gguf.tensors.iter().map(|t| (t.name.clone(), t.ty)).collect();
+        let weights = gguf.tensors.iter().map(|t| (t.name.clone(), (t.ty, t.bytes))).collect();
         NodeGraph { layers, weights }
     }
 
@@ -208,19 +209,24 @@ impl NodeGraph {
 
     /// The type of the weight that a node is a product with.
     pub fn weight_type(&self, id: &NodeId<'_>) -> Option<TensorType> {
+        self.weight(id).map(|(ty, _)| ty)
+    }
+
+    /// The type of that weight and its bytes, those of all experts where it is of experts.
+    pub fn weight(&self, id: &NodeId<'_>) -> Option<(TensorType, u64)> {
         let entry = entry(id).filter(|entry| !entry.weight.is_empty())?;
         let find = |name: &str| self.weights.get(name).copied();
-        match id.layer {
-            Some(layer) => {
-                let name = entry.weight;
-                // Experts one a tensor are named by the part and their number.
-                let part = name.strip_suffix("_exps").unwrap_or(name);
-                find(&format!("blk.{layer}.{name}.weight"))
-                    .or_else(|| find(&format!("blk.{layer}.{part}.0.weight")))
-            }
+        let Some(layer) = id.layer else {
             // Without an output matrix it is the embedding once more.
-            None => find(&format!("{}.weight", entry.weight)).or_else(|| find("token_embd.weight")),
-        }
+            return find(&format!("{}.weight", entry.weight)).or_else(|| find("token_embd.weight"));
+        };
+        let name = entry.weight;
+        // Experts one a tensor are named by the part and their number.
+        let part = name.strip_suffix("_exps").unwrap_or(name);
+        find(&format!("blk.{layer}.{name}.weight")).or_else(|| {
+            let experts = (0..).map_while(|expert| find(&format!("blk.{layer}.{part}.{expert}.weight")));
+            experts.reduce(|(ty, all), (_, bytes)| (ty, all + bytes))
+        })
     }
 
     /// What a node is rounded to for the products that take it as an input; `None` where none does, or where nothing
