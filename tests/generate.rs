@@ -221,6 +221,23 @@ fn bench_reports_what_it_measured() {
 }
 
 #[test]
+fn a_profile_says_where_the_time_goes() {
+    let args = ["bench", "-m", "moe-q4_k_m.gguf", "-p", "16", "-n", "4", "-r", "1", "--profile"];
+    let json = json(&run(&[&args[..], &["--json"]].concat()));
+    assert!(json["kernels"]["Q4_K"].as_str().is_some_and(|k| k.starts_with("vec_dot_q4_k_q8_k (")), "{json}");
+    for phase in ["prefill", "decode"] {
+        let rows = json["profile"][phase].as_array().expect("rows");
+        let share: f64 = rows.iter().map(|row| row["share"].as_f64().expect("a share")).sum();
+        assert!((share - 1.0).abs() < 1e-9 && rows.len() >= 11, "{phase}: {rows:?}");
+        let down = rows.iter().find(|row| row["kind"] == "FFN down").expect("a row");
+        assert_eq!(down["types"], serde_json::json!(["Q4_K", "Q6_K"]));
+        assert_eq!(down.get("weights_gb_s").is_some(), phase == "decode");
+    }
+    let table = String::from_utf8(run(&args).stdout).expect("UTF-8");
+    assert!(table.contains("attention output  Q5_K") && table.contains("q, k, v"), "{table}");
+}
+
+#[test]
 fn help_says_what_there_is() {
     for command in ["generate", "bench", "tokenize"] {
         assert_snapshot!(format!("help_{command}"), transcript(&run(&[command, "--help"])));

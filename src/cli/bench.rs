@@ -2,6 +2,7 @@
 
 mod profile;
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -12,6 +13,8 @@ use serde::Serialize;
 use super::engine_args::{self, EngineArgs};
 use super::model_arg::ModelArg;
 use super::{CliError, InFile, output};
+use crate::gguf::Gguf;
+use crate::kernels::{Isa, Kernels};
 use crate::model::Logits;
 use crate::session::{Session, SessionError};
 use crate::store::peak_rss_bytes;
@@ -68,6 +71,8 @@ struct Report {
     prefill_tok_s: Option<f64>,
     decode_tok_s: Option<f64>,
     peak_rss_bytes: Option<u64>,
+    /// The kernel that ran for each type of weights.
+    kernels: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     profile: Option<profile::Profile>,
 }
@@ -116,10 +121,18 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         prefill_tok_s: median(prefill),
         decode_tok_s: median(decode),
         peak_rss_bytes: peak_rss_bytes(),
+        kernels: kernels(&loaded.gguf, session.isa()),
         profile,
     };
     print(&report, args.json)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The kernels for the types of a model's matrices.
+fn kernels(gguf: &Gguf, isa: Isa) -> BTreeMap<String, String> {
+    let set = Kernels::by_isa(isa).ok();
+    let matrices = gguf.tensors.iter().filter(|tensor| tensor.dims.len() > 1).map(|tensor| tensor.ty);
+    matrices.filter_map(|ty| Some((ty.to_string(), set?.name_for(ty)?))).collect()
 }
 
 /// Id `i` of the prompt.
@@ -196,6 +209,8 @@ fn print(report: &Report, json: bool) -> Result<(), CliError> {
         report.load_s,
         report.rounds
     )?;
+    let kernels: Vec<_> = report.kernels.iter().map(|(ty, kernel)| format!("{ty}: {kernel}")).collect();
+    writeln!(out, "{}", kernels.join(", "))?;
     if let Some(profile) = &report.profile {
         profile::print(&mut out, profile)?;
     }
