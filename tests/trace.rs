@@ -145,6 +145,33 @@ fn filters_choose_layers_and_nodes() {
     assert_eq!(stdout(&output).lines().count(), 6, "{}", stdout(&output));
 }
 
+/// A reference in which one token has another expert and one the same in another order.
+#[test]
+fn chosen_experts_are_compared_as_sets() {
+    let mut bytes = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(GOLDEN)).expect("a golden");
+    let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    let tensors: Value = serde_json::from_slice(&bytes[8..8 + header]).expect("a header");
+    let at = &tensors["prefill/ffn_moe_topk-0#0"]["data_offsets"][0];
+    let at = 8 + header + at.as_u64().expect("an offset") as usize;
+    let chosen = [bytes[at], bytes[at + 4]];
+    bytes[at] = (0..8).find(|id| !chosen.contains(id)).expect("another expert");
+    bytes.swap(at + 8, at + 12);
+    let dir = TempDir::new().expect("a folder");
+    let path = dir.path().join("t.safetensors");
+    std::fs::write(&path, bytes).expect("a file");
+
+    let args = ["-m", MODEL, "--golden", path.to_str().expect("UTF-8"), "--nodes", "ffn_moe_topk"];
+    let output = trace(&args);
+    let line = summary(&output, 1);
+    assert!(line.contains("1 beyond tolerance; first differs at blk 0 ffn_moe_topk (prefill)"), "{line}");
+    let row = stdout(&output).lines().find(|l| l.contains("ffn_moe_topk!")).expect("a row").to_owned();
+    assert!(row.contains(" 1 sets "), "{row}");
+    let json: Value =
+        serde_json::from_slice(&trace(&[&args[..], &["--json"]].concat()).stdout).expect("JSON");
+    let wanted = serde_json::json!({ "tokens": 7, "sets_differ": 1, "orders_differ": 1 });
+    assert_eq!(json["nodes"][0]["choices"], wanted);
+}
+
 #[test]
 fn without_a_reference_the_values_are_described() {
     let output = trace(&["-m", MODEL, "-p", "abc", "--layers", "0", "--nodes", "*norm"]);

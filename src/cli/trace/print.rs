@@ -85,11 +85,19 @@ fn table(out: &mut impl Write, rows: &[&NodeReport], mixed: bool) -> Result<(), 
             table.add_row([
                 format!("{}{mark}", output::cut_middle(&place, 28)),
                 shape(r.shape),
-                if d.is_none() { "same".to_owned() } else { format!("{:.1e}", d.nmse()) },
-                cosine(d.cosine()),
-                if d.is_none() { "0".to_owned() } else { format!("{:.1e}", d.largest) },
+                error(r),
+                if r.choices.is_some() { "-".to_owned() } else { cosine(d.cosine()) },
+                match r.choices {
+                    Some(_) => "-".to_owned(),
+                    None if d.is_none() => "0".to_owned(),
+                    None => format!("{:.1e}", d.largest),
+                },
                 r.largest_at.map_or_else(|| "-".to_owned(), |(token, value)| format!("{token},{value}")),
-                if d.sqnr_db().is_finite() { format!("{:.0}", d.sqnr_db()) } else { "-".to_owned() },
+                if d.sqnr_db().is_finite() && r.choices.is_none() {
+                    format!("{:.0}", d.sqnr_db())
+                } else {
+                    "-".to_owned()
+                },
             ]);
         }
         writeln!(out, "{}\n", table.trim_fmt())?;
@@ -104,6 +112,16 @@ fn heading(pass: &str, [tokens, ..]: [usize; 3]) -> String {
 /// Sizes of a token's values, the tokens left out.
 fn shape([_, n, m]: [usize; 3]) -> String {
     if m > 1 { format!("{n}x{m}") } else { n.to_string() }
+}
+
+/// The NMSE; for chosen experts the tokens that got others, or the same in another order.
+fn error(r: &NodeReport) -> String {
+    match r.choices {
+        _ if r.difference.is_none() => "same".to_owned(),
+        Some(choices) if choices.sets_differ > 0 => format!("{} sets", choices.sets_differ),
+        Some(choices) => format!("{} orders", choices.orders_differ),
+        None => format!("{:.1e}", r.difference.nmse()),
+    }
 }
 
 /// Nines are what matters: 1 - 3e-8 rather than 0.99999997.
