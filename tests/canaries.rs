@@ -289,7 +289,7 @@ fn last_rows_of_a_thread_skipped() {
     trips(&Loaded::of(&case(MOE)), Skipped::default(), words);
 }
 
-/// One value off by one part in a million in one row of the batched path.
+/// The values of one row of the batched path off by one part in 100,000.
 #[test]
 fn a_fault_in_the_last_places_of_one_row() {
     struct Nudged;

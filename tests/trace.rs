@@ -145,14 +145,36 @@ fn filters_choose_layers_and_nodes() {
     assert_eq!(stdout(&output).lines().count(), 6, "{}", stdout(&output));
 }
 
-/// A reference in which one token has another expert and one the same in another order.
-#[test]
-fn chosen_experts_are_compared_as_sets() {
-    let mut bytes = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(GOLDEN)).expect("a golden");
+/// The bytes of [`GOLDEN`], and where the experts chosen for its prompt in layer 0 begin.
+fn golden_and_choices() -> (Vec<u8>, usize) {
+    let bytes = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(GOLDEN)).expect("a golden");
     let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
     let tensors: Value = serde_json::from_slice(&bytes[8..8 + header]).expect("a header");
     let at = &tensors["prefill/ffn_moe_topk-0#0"]["data_offsets"][0];
     let at = 8 + header + at.as_u64().expect("an offset") as usize;
+    (bytes, at)
+}
+
+#[test]
+fn experts_that_a_model_does_not_have_are_refused() {
+    let (golden, at) = golden_and_choices();
+    let dir = TempDir::new().expect("a folder");
+    let path = dir.path().join("t.safetensors");
+    for index in [8i32, 99, -1] {
+        let mut bytes = golden.clone();
+        bytes[at..at + 4].copy_from_slice(&index.to_le_bytes());
+        std::fs::write(&path, bytes).expect("a file");
+        let words = format!(
+            "t.safetensors: node prefill/ffn_moe_topk-0#0: the reference chooses {index} of 8 experts"
+        );
+        refused(&["-m", MODEL, "--golden", path.to_str().expect("UTF-8"), "--isolate"], 1, &words);
+    }
+}
+
+/// A reference in which one token has another expert and one the same in another order.
+#[test]
+fn chosen_experts_are_compared_as_sets() {
+    let (mut bytes, at) = golden_and_choices();
     let chosen = [bytes[at], bytes[at + 4]];
     bytes[at] = (0..8).find(|id| !chosen.contains(id)).expect("another expert");
     bytes.swap(at + 8, at + 12);
@@ -183,8 +205,47 @@ fn without_a_reference_the_values_are_described() {
     assert_eq!(report["nodes"].as_array().map(Vec::len), Some(51));
 }
 
+/// Two models of one shape, side by side: the comparison of runs can fail, and says where they part.
+#[test]
+fn runs_that_differ_are_told_apart() {
+    use wayinfer::gguf::Gguf;
+    use wayinfer::model::{KvType, Model};
+    use wayinfer::session::{Session, SessionOptions};
+    use wayinfer::verify::{CompareOptions, Divergence, NodeFilter, NodeGraph, Tolerance, compare_runs};
+
+    let open = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
+        let gguf = Gguf::open(&path).expect("a fixture");
+        (Model::load(&gguf).expect("a model"), NodeGraph::new(&gguf, 2))
+    };
+    let ((a, graph), (b, _)) = (open("moe-q4_k_m.gguf"), open("moe-router-f16-q4_k_m.gguf"));
+    let options = SessionOptions { context: 16, batch: 8, kv: KvType::F32, threads: 2, isa: None };
+    let session = |model| Session::new(model, &options).expect("a session");
+    let compare = CompareOptions {
+        isolate: false,
+        tolerance: Tolerance::SameBits,
+        kv: KvType::F32,
+        filter: NodeFilter::default(),
+        flips: false,
+    };
+    let reports =
+        compare_runs(&mut session(&a), &mut session(&b), &graph, &[1, 2, 3], 2, compare).expect("runs");
+    let first = Divergence::first(&reports, &graph).expect("a difference").to_string();
+    assert_eq!(
+        first,
+        "first differs at blk 0 ffn_moe_logits (prefill), inputs equal: suspect the F32 kernel"
+    );
+}
+
 #[test]
 fn what_cannot_be_meant_is_refused() {
+    let best = wayinfer::kernels::Kernels::detect_best().isa().name();
+    refused(&["-m", MODEL, "-p", "abc", "--against", best], 2, "the run to check is on");
+    refused(&["-m", MODEL, "-p", "abc", "-n", "18446744073709551615"], 2, "too many steps");
+    refused(&["-m", MODEL, "-p", "abc", "--nodes", "nothing"], 1, "no node is asked for");
+    refused(&["-m", MODEL, "-p", "abc", "--save", "t", "--json"], 2, "cannot be used with");
+    refused(&["-m", MODEL, "--golden", "fixtures"], 1, "fixtures: cannot be mapped: not a regular file");
+
     refused(&[], 2, "no model");
     refused(&["-m", MODEL, "-p", "abc", "--isolate"], 2, "--isolate without a reference");
     refused(&["-m", MODEL, "-p", "abc", "--layers", "3-1"], 2, "the first layer comes after the last");

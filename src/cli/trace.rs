@@ -10,18 +10,17 @@ use std::process::ExitCode;
 use clap::{Args as ClapArgs, Subcommand};
 use globset::{Glob, GlobMatcher};
 
-use super::CliError;
 use super::engine_args::{self, EngineArgs, Loaded};
 use super::generate::{Prompt, PromptArgs, read_prompt};
-use super::model_arg;
 use super::tokenizer_arg::TokenizerArg;
+use super::{CliError, InFile, model_arg};
 use crate::kernels::Isa;
 use crate::model::KvType;
 use crate::session::{Session, SessionOptions};
 use crate::text::EncodeOptions;
 use crate::verify::{
     self, CompareOptions, Comparer, Golden, NodeFilter, NodeGraph, Recorder, Statistician, TensorWriter,
-    Tolerance,
+    Tolerance, VerifyError,
 };
 use print::{Comparison, Shown};
 
@@ -61,7 +60,7 @@ pub struct Args {
     batch: Option<NonZeroUsize>,
 
     /// Write the nodes to this file (safetensors)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["golden", "against"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["golden", "against", "worst", "tolerance", "json"])]
     save: Option<PathBuf>,
 
     /// Overwrite the file of --save
@@ -115,7 +114,7 @@ struct CompareArgs {
     #[arg(long, value_name = "N")]
     worst: Option<usize>,
 
-    /// The NMSE allowed; 0 asks for the same bits [default: 0; with --golden 0.01; with --isolate the stated bound of each node]
+    /// The NMSE allowed; 0 asks for the same bits [default: 0; with --golden 0.01; with --golden and --isolate the stated bound of each node]
     #[arg(long, value_name = "NMSE", value_parser = tolerance)]
     tolerance: Option<f64>,
 
@@ -167,7 +166,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         Some(golden) => against_file(args, model, golden),
         None => {
             let loaded = engine_args::load(model_arg::source(model))?;
-            let prompt = prompt(args, &loaded)?;
+            let prompt = prompt(args, &loaded, model)?;
             match (args.against, writer) {
                 (Some(reference), _) => against_set(args, &loaded, &prompt, reference),
                 (None, Some(writer)) => save(args, &loaded, &prompt, writer),
@@ -185,23 +184,28 @@ fn create(path: &Path, force: bool) -> Result<TensorWriter, CliError> {
     })
 }
 
-fn prompt(args: &Args, loaded: &Loaded) -> Result<Vec<u32>, CliError> {
+fn prompt(args: &Args, loaded: &Loaded, model: &Path) -> Result<Vec<u32>, CliError> {
     let ids = match read_prompt(&args.prompt)? {
         Prompt::Ids(ids) => ids,
         Prompt::Text(text) => {
             let tokenizer = args.tokenizer.tokenizer(&loaded.gguf)?;
-            tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: true })?
+            let options = EncodeOptions { add_special: true, parse_special: true };
+            tokenizer.encode(&text, options).in_file(model)?
         }
     };
     match ids.is_empty() {
-        true => Err(CliError::new("the prompt is empty and the model has no token to begin with")),
+        true => {
+            Err(CliError::new("the prompt is empty and the model has no token to begin with").in_file(model))
+        }
         false => Ok(ids),
     }
 }
 
-/// The options of a session for so many tokens; the engine's, but for the batch.
-fn options(args: &Args, tokens: usize, batch: usize) -> SessionOptions {
-    SessionOptions { batch: args.batch.map_or(batch, NonZeroUsize::get), ..args.engine.session(tokens) }
+/// The options of a session for a prompt and some steps; the engine's, but for the batch.
+fn options(args: &Args, prompt: &[u32], steps: usize, batch: usize) -> Result<SessionOptions, CliError> {
+    let tokens = prompt.len().checked_add(steps).ok_or_else(|| CliError::usage("too many steps"))?;
+    let batch = args.batch.map_or(batch, NonZeroUsize::get);
+    Ok(SessionOptions { batch, ..args.engine.session(tokens) })
 }
 
 fn against_file(args: &Args, model: &Path, golden: &Path) -> Result<ExitCode, CliError> {
@@ -220,13 +224,20 @@ fn against_file(args: &Args, model: &Path, golden: &Path) -> Result<ExitCode, Cl
     }
     let prompt = golden.prompt();
     let batch = description.batch.unwrap_or(prompt.len());
-    let options = SessionOptions { kv, ..options(args, prompt.len() + steps, batch) };
+    let options = SessionOptions { kv, ..options(args, prompt, steps, batch)? };
     let default = if args.isolate { Tolerance::Bounds } else { Tolerance::Nmse(FREE_TOLERANCE) };
     let compare = compare_options(args, default, kv);
     let graph = NodeGraph::new(&loaded.gguf, loaded.model.config().layers);
     let mut session = Session::new(&loaded.model, &options)?;
     let mut comparer = Comparer::new(&graph, golden.reference(), compare);
-    verify::run(&mut session, prompt, steps, &mut comparer)?;
+    verify::run(&mut session, prompt, steps, &mut comparer).map_err(|error| match error {
+        // What is wrong with the reference, and what with the model.
+        VerifyError::Shape { .. } | VerifyError::Choice { .. } => {
+            CliError::from(error).in_file(golden.tensors().path())
+        }
+        VerifyError::Tensors(_) => error.into(),
+        _ => CliError::from(error).in_file(model),
+    })?;
     let (reports, only_ours, reference) = comparer.finish();
     let isa = session.isa();
     let comparison = Comparison {
@@ -257,12 +268,17 @@ fn shown(compare: &CompareArgs) -> Shown {
 
 fn against_set(args: &Args, loaded: &Loaded, prompt: &[u32], set: Isa) -> Result<ExitCode, CliError> {
     let steps = args.steps.unwrap_or(0);
-    let options = options(args, prompt.len() + steps, DEFAULT_BATCH);
+    let options = options(args, prompt, steps, DEFAULT_BATCH)?;
     let mut session = Session::new(&loaded.model, &options)?;
+    if session.isa() == set && args.engine.isa.is_none() {
+        let message = format!("the run to check is on {set} already");
+        return Err(CliError::usage(message).hint("--isa names another kernel set"));
+    }
     let mut reference = Session::new(&loaded.model, &SessionOptions { isa: Some(set), ..options.clone() })?;
     let graph = NodeGraph::new(&loaded.gguf, loaded.model.config().layers);
     let compare = compare_options(args, Tolerance::SameBits, options.kv);
-    let reports = verify::compare_runs(&mut reference, &mut session, &graph, prompt, steps, compare)?;
+    let reports = verify::compare_runs(&mut reference, &mut session, &graph, prompt, steps, compare)
+        .in_file(&loaded.gguf.parts[0].path)?;
     let comparison = Comparison {
         reference: set.to_string(),
         subject: session.isa().to_string(),
@@ -277,23 +293,22 @@ fn against_set(args: &Args, loaded: &Loaded, prompt: &[u32], set: Isa) -> Result
 
 fn save(args: &Args, loaded: &Loaded, prompt: &[u32], writer: TensorWriter) -> Result<ExitCode, CliError> {
     let steps = args.steps.unwrap_or(0);
-    let options = options(args, prompt.len() + steps, DEFAULT_BATCH);
+    let options = options(args, prompt, steps, DEFAULT_BATCH)?;
     let mut session = Session::new(&loaded.model, &options)?;
     let mut recorder = Recorder::new(writer, args.compare.filter());
-    verify::run(&mut session, prompt, steps, &mut recorder)?;
+    verify::run(&mut session, prompt, steps, &mut recorder).in_file(&loaded.gguf.parts[0].path)?;
     let kv = options.kv.to_string();
     let nodes = recorder.finish(prompt, &kv, session.batch())?;
-    let path = args.save.as_deref().unwrap_or(Path::new("")).display();
-    eprintln!("{nodes} nodes of {} passes in {path}", prompt.len().div_ceil(session.batch()) + steps);
+    eprintln!("{nodes} nodes of {} passes kept", prompt.len().div_ceil(session.batch()) + steps);
     Ok(ExitCode::SUCCESS)
 }
 
 fn statistics(args: &Args, loaded: &Loaded, prompt: &[u32]) -> Result<ExitCode, CliError> {
     let steps = args.steps.unwrap_or(0);
-    let options = options(args, prompt.len() + steps, DEFAULT_BATCH);
+    let options = options(args, prompt, steps, DEFAULT_BATCH)?;
     let mut session = Session::new(&loaded.model, &options)?;
     let mut statistician = Statistician::new(args.compare.filter());
-    verify::run(&mut session, prompt, steps, &mut statistician)?;
+    verify::run(&mut session, prompt, steps, &mut statistician).in_file(&loaded.gguf.parts[0].path)?;
     print::statistics(&statistician.finish(), args.compare.json)
 }
 

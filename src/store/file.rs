@@ -1,6 +1,7 @@
 //! A file whose bytes are mapped.
 
 use std::fs::File;
+use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,11 @@ impl MappedFile {
     /// Where it cannot be opened or mapped.
     pub fn open(path: &Path) -> Result<MappedFile, StoreError> {
         let failed = |source| StoreError::Map { path: path.to_owned(), source };
+        // To open a named pipe would wait for its other end.
+        if !std::fs::metadata(path).map_err(failed)?.is_file() {
+            let problem = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+            return Err(failed(problem));
+        }
         MappedFile::of(&File::open(path).map_err(failed)?, path)
     }
 
@@ -31,7 +37,7 @@ impl MappedFile {
     /// Where it cannot be mapped.
     pub fn of(file: &File, path: &Path) -> Result<MappedFile, StoreError> {
         let failed = |source| StoreError::Map { path: path.to_owned(), source };
-        // SAFETY: the mapping is read-only and private to us; the bytes are only ever read as plain numbers, so
+        // SAFETY: the mapping is read-only; the bytes are only ever read as plain numbers, so
         // a writer elsewhere can spoil results but not memory.
         let map = unsafe { Mmap::map(file) }.map_err(failed)?;
         Ok(MappedFile { path: path.to_owned(), map })

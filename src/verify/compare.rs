@@ -9,7 +9,7 @@ use crate::model::{KvType, Node, Observer};
 use crate::quant::{ActivationRow, ActivationType, Activations};
 
 use super::bounds;
-use super::nodes::{NodeCounter, NodeGraph, NodeId};
+use super::nodes::{NodeCounter, NodeGraph, NodeId, NodeKind};
 use super::{Difference, VerifyError};
 
 /// Values of a node in the reference.
@@ -166,6 +166,8 @@ pub struct Comparer<'a, R> {
     missing: Vec<String>,
     error: Option<VerifyError>,
     rounded: [Activations; 2],
+    /// Experts of the layer at hand, as many as the router has outputs.
+    experts: usize,
 }
 
 impl<'a, R: Reference + Send> Comparer<'a, R> {
@@ -182,6 +184,7 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
             missing: Vec::new(),
             error: None,
             rounded: [Activations::new(), Activations::new()],
+            experts: 0,
         }
     }
 
@@ -200,6 +203,9 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
         node: Node,
         values: &mut [f32],
     ) -> Result<(), VerifyError> {
+        if self.graph.kind(&id) == Some(NodeKind::Softmax) {
+            self.experts = node.shape[1];
+        }
         let Some(reference) = self.reference.floats(&self.pass, &id)? else {
             self.missing.push(format!("{}/{id}", self.pass));
             return Ok(());
@@ -214,9 +220,7 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
             _ => None,
         };
         if self.options.isolate {
-            for (row, reference) in rows.pairs(&reference.values) {
-                values[row * rows.len..][..rows.len].copy_from_slice(reference);
-            }
+            rows.put(&reference.values, values);
         }
         self.report(node, id, rows, difference, None, flips);
         Ok(())
@@ -235,7 +239,7 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
         if self.options.isolate {
             let known = self.graph.inputs(id).filter_map(|input| self.states.get(&input)?.rows.as_ref());
             for known in known {
-                rows.judged.retain(|row| known.contains(row));
+                rows.judged.retain(|row| known.binary_search(row).is_ok());
             }
         }
         Ok(rows)
@@ -276,9 +280,11 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
             }
         }
         if self.options.isolate {
-            for (row, reference) in rows.pairs(&reference.values) {
-                values[row * rows.len..][..rows.len].copy_from_slice(reference);
+            if let Some(&index) = reference.values.iter().find(|&&index| index as usize >= self.experts) {
+                let (node, experts) = (format!("{}/{id}", self.pass), self.experts);
+                return Err(VerifyError::Choice { node, index: index as i32, experts });
             }
+            rows.put(&reference.values, values);
         }
         self.report(node, id, rows, difference, Some(choices), None);
         Ok(())
@@ -314,6 +320,10 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
         });
         self.states.insert(id, NodeState { against, rows: rows.rows });
         if !self.options.filter.wants(&id) {
+            return;
+        }
+        if difference.count == 0 {
+            self.missing.push(format!("{}/{id}", self.pass));
             return;
         }
         let (pass, shape) = (self.pass.clone(), node.shape);
@@ -406,7 +416,7 @@ impl<R: Reference + Send> super::run::PassObserver for Comparer<'_, R> {
 /// Which rows of a node its reference has.
 struct Rows {
     rows: Option<Vec<usize>>,
-    /// The tokens to judge.
+    /// The tokens to judge, rising.
     judged: Vec<usize>,
     /// Values of a row.
     len: usize,
@@ -445,6 +455,13 @@ impl Rows {
 
     /// Those of them that are to be judged.
     fn judged<'r, T>(&'r self, reference: &'r [T]) -> impl Iterator<Item = (usize, &'r [T])> {
-        self.pairs(reference).filter(|(row, _)| self.judged.contains(row))
+        self.pairs(reference).filter(|(row, _)| self.judged.binary_search(row).is_ok())
+    }
+
+    /// Puts the reference in the place of the values that it has.
+    fn put<T: Copy>(&self, reference: &[T], values: &mut [T]) {
+        for (row, reference) in self.pairs(reference) {
+            values[row * self.len..][..self.len].copy_from_slice(reference);
+        }
     }
 }

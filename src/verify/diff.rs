@@ -62,16 +62,16 @@ fn replay(
     id: NodeId<'static>,
 ) -> Result<(), VerifyError> {
     let tensors = file.tensors();
-    let node = |shape: &[usize]| {
-        let sizes = [shape.first().copied().unwrap_or(0), shape.iter().skip(1).product(), 1];
-        Node { name: id.name, layer: id.layer, shape: sizes }
+    let node = |shape: &[usize], values: usize| {
+        let tokens = shape.first().copied().unwrap_or(0);
+        Node { name: id.name, layer: id.layer, shape: [tokens, values / tokens.max(1), 1] }
     };
     if tensors.is::<i32>(name) {
         let tensor = tensors.tensor::<i32>(name)?;
         let mut values: Vec<u32> = tensor.values.into_iter().map(|v| v as u32).collect();
-        comparer.compare_indices(id, node(&tensor.shape), &mut values)
+        comparer.compare_indices(id, node(&tensor.shape, values.len()), &mut values)
     } else {
         let mut tensor = tensors.tensor::<f32>(name)?;
-        comparer.compare_floats(id, node(&tensor.shape), &mut tensor.values)
+        comparer.compare_floats(id, node(&tensor.shape, tensor.values.len()), &mut tensor.values)
     }
 }

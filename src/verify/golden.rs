@@ -76,6 +76,9 @@ impl Golden {
             true => ids("rows")?.into_iter().map(|row| row as usize).collect(),
             false => (0..prompt.len()).collect(),
         };
+        if rows.is_empty() {
+            return Err(refuse("it keeps no token of its prompt".to_owned()));
+        }
         if rows.iter().any(|&row| row >= prompt.len()) || !rows.is_sorted_by(|a, b| a < b) {
             return Err(refuse("rows are not rising tokens of the prompt".to_owned()));
         }
@@ -108,15 +111,18 @@ impl Golden {
 
     /// The names of all nodes: `{pass}/{node}`, in the order of computation where it is known.
     pub fn node_names(&self) -> Vec<String> {
-        if !self.description.order.is_empty() {
-            return self.description.order.iter().filter(|name| self.file.contains(name)).cloned().collect();
-        }
+        let known = self.description.order.iter().filter(|name| self.file.contains(name));
+        let known: HashSet<&String> = known.collect();
         let is_node = |name: &String| {
             name.split_once('/').is_some_and(|(pass, id)| pass != "greedy" && NodeId::parse(id).is_some())
         };
-        let mut names: Vec<String> = self.file.names().into_iter().filter(is_node).collect();
-        names.sort_by_cached_key(|name| order(name));
-        names
+        let others = |name: &String| is_node(name) && !known.contains(name);
+        let mut others: Vec<String> = self.file.names().into_iter().filter(others).collect();
+        others.sort_by_cached_key(|name| order(name));
+        let mut seen = HashSet::new();
+        let in_order =
+            self.description.order.iter().filter(|name| known.contains(name) && seen.insert(*name));
+        in_order.cloned().chain(others).collect()
     }
 
     /// The file as the reference of one run.

@@ -65,6 +65,8 @@ pub enum VerifyError {
         "node {node} has {found} values of {tokens} tokens, its reference {wanted} of {rows}: not the same model or prompt"
     )]
     Shape { node: String, found: usize, wanted: usize, tokens: usize, rows: usize },
+    #[error("node {node}: the reference chooses {index} of {experts} experts")]
+    Choice { node: String, index: i32, experts: usize },
     #[error("{}: has only some tokens of its prompt: give it as the first file, which is the reference", path.display())]
     Rows { path: PathBuf },
     #[error("the run to compare with ended early")]

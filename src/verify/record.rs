@@ -6,7 +6,7 @@ use super::compare::NodeFilter;
 use super::golden::Description;
 use super::nodes::{NodeCounter, NodeId};
 use super::run::PassObserver;
-use super::{TensorWriter, VerifyError};
+use super::{Statistics, TensorWriter, VerifyError};
 
 /// Writes the nodes of a run to a reference file as they come.
 pub struct Recorder {
@@ -102,12 +102,7 @@ pub struct NodeStatistics {
     pub id: NodeId<'static>,
     /// As in [`Node`].
     pub shape: [usize; 3],
-    pub min: f32,
-    pub max: f32,
-    /// Root mean square of the finite values.
-    pub rms: f64,
-    /// Values that are infinite or not a number.
-    pub not_finite: usize,
+    pub values: Statistics,
 }
 
 /// Watches a run and keeps the statistics of its nodes.
@@ -130,24 +125,15 @@ impl Statistician {
         self.nodes
     }
 
-    fn keep(&mut self, node: Node, values: impl Iterator<Item = f32>) {
+    fn keep(&mut self, node: Node, values: &[f32]) {
         let id = self.counter.next(node);
         if !self.filter.wants(&id) {
             return;
         }
-        let (mut min, mut max, mut squares, mut finite, mut not_finite) =
-            (f32::INFINITY, f32::NEG_INFINITY, 0.0, 0usize, 0);
-        for value in values {
-            if !value.is_finite() {
-                not_finite += 1;
-                continue;
-            }
-            (min, max, finite) = (min.min(value), max.max(value), finite + 1);
-            squares += f64::from(value) * f64::from(value);
-        }
-        let rms = if finite == 0 { 0.0 } else { (squares / finite as f64).sqrt() };
+        let mut statistics = Statistics::default();
+        statistics.add(values);
         let (pass, shape) = (self.pass.clone(), node.shape);
-        self.nodes.push(NodeStatistics { pass, id, shape, min, max, rms, not_finite });
+        self.nodes.push(NodeStatistics { pass, id, shape, values: statistics });
     }
 }
 
@@ -157,11 +143,11 @@ impl Observer for Statistician {
     }
 
     fn node(&mut self, node: Node, values: &mut [f32]) {
-        self.keep(node, values.iter().copied());
+        self.keep(node, values);
     }
 
     fn indices(&mut self, node: Node, values: &mut [u32]) {
-        self.keep(node, values.iter().map(|&id| id as f32));
+        self.keep(node, &values.iter().map(|&id| id as f32).collect::<Vec<_>>());
     }
 }
 

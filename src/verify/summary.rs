@@ -11,13 +11,16 @@ pub struct Divergence<'a> {
     pub report: &'a NodeReport,
     /// What computes the node.
     pub suspect: String,
+    /// Whether it is computed from other nodes.
+    has_inputs: bool,
 }
 
 impl<'a> Divergence<'a> {
     /// The first of the reports, which are in the order of computation.
     pub fn first(reports: &'a [NodeReport], graph: &NodeGraph) -> Option<Divergence<'a>> {
         let report = reports.iter().find(|r| r.beyond)?;
-        Some(Divergence { report, suspect: graph.suspect(&report.id) })
+        let has_inputs = graph.inputs(&report.id).next().is_some();
+        Some(Divergence { report, suspect: graph.suspect(&report.id), has_inputs })
     }
 }
 
@@ -26,6 +29,9 @@ impl fmt::Display for Divergence<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let NodeReport { pass, id, inputs, .. } = self.report;
         write!(f, "first differs at {} ({pass}), ", NodeLabel(id))?;
+        if !self.has_inputs {
+            return write!(f, "suspect {}", self.suspect);
+        }
         match inputs {
             Some(InputState::Equal) => write!(f, "inputs equal: suspect {}", self.suspect),
             Some(InputState::Within) => write!(

@@ -26,6 +26,8 @@ pub enum TensorFileError {
     Type { path: PathBuf, name: String, found: String, wanted: String },
     #[error("{}: already there", path.display())]
     Exists { path: PathBuf },
+    #[error("{}: more tensors than a safetensors file can name", path.display())]
+    TooMany { path: PathBuf },
     #[error("{}: cannot be written: {source}", path.display())]
     Write { path: PathBuf, source: std::io::Error },
 }
@@ -137,8 +139,11 @@ impl TensorFile {
 #[derive(Debug)]
 pub struct TensorWriter {
     path: PathBuf,
+    overwrite: bool,
     spool: BufWriter<File>,
     written: usize,
+    /// What the header will need at most, bytes.
+    header: usize,
     tensors: Vec<(String, Dtype, Vec<usize>, std::ops::Range<usize>)>,
     texts: HashMap<String, String>,
 }
@@ -152,13 +157,14 @@ impl TensorWriter {
         if !overwrite && path.symlink_metadata().is_ok() {
             return Err(TensorFileError::Exists { path: path.to_owned() });
         }
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let spool = tempfile::tempfile_in(folder)
+        let spool = tempfile::tempfile_in(folder(path))
             .map_err(|source| TensorFileError::Write { path: path.to_owned(), source })?;
         Ok(TensorWriter {
             path: path.to_owned(),
+            overwrite,
             spool: BufWriter::new(spool),
             written: 0,
+            header: 0,
             tensors: Vec::new(),
             texts: HashMap::new(),
         })
@@ -194,6 +200,11 @@ impl TensorWriter {
         shape: &[usize],
         chunks: impl Iterator<Item = impl AsRef<[T]>>,
     ) -> Result<(), TensorFileError> {
+        // A name stands in the header once, and maybe once more in a text; besides, type, shape and place.
+        self.header += 2 * name.len() + 160;
+        if self.header > MAX_HEADER {
+            return Err(TensorFileError::TooMany { path: self.path.clone() });
+        }
         let (start, mut count) = (self.written, 0);
         for chunk in chunks {
             let bytes = chunk.as_ref().as_bytes();
@@ -218,10 +229,10 @@ impl TensorWriter {
         self.tensors.iter().map(|(name, ..)| &name[..])
     }
 
-    /// Writes the file.
+    /// Writes the file, whole or not at all.
     ///
     /// # Errors
-    /// Where it cannot be written.
+    /// Where it cannot be written, or where one has come into being that is not to be overwritten.
     pub fn finish(self) -> Result<(), TensorFileError> {
         let failed = |source| TensorFileError::Write { path: self.path.clone(), source };
         let spool = self.spool.into_inner().map_err(|e| failed(e.into_error()))?;
@@ -229,11 +240,25 @@ impl TensorWriter {
         let views = self.tensors.iter().map(|(name, dtype, shape, range)| {
             (&name[..], SpooledTensor { dtype: *dtype, shape, bytes: &spool[range.clone()] })
         });
-        safetensors::serialize_to_file(views, Some(self.texts), &self.path).map_err(|error| match error {
+        let whole = tempfile::NamedTempFile::new_in(folder(&self.path)).map_err(failed)?.into_temp_path();
+        safetensors::serialize_to_file(views, Some(self.texts), &whole).map_err(|error| match error {
             SafeTensorError::IoError(source) => failed(source),
             other => failed(std::io::Error::other(other.to_string())),
+        })?;
+        let placed =
+            if self.overwrite { whole.persist(&self.path) } else { whole.persist_noclobber(&self.path) };
+        placed.map_err(|e| match e.error.kind() {
+            std::io::ErrorKind::AlreadyExists => TensorFileError::Exists { path: self.path.clone() },
+            _ => failed(e.error),
         })
     }
+}
+
+/// Bytes of header that the format's readers accept, with some to spare.
+const MAX_HEADER: usize = 90_000_000;
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 struct SpooledTensor<'a> {
@@ -285,6 +310,23 @@ mod tests {
         assert!(matches!(file.tensor::<f32>("c"), Err(TensorFileError::Missing { .. })));
         assert!(matches!(TensorWriter::create(&path, false), Err(TensorFileError::Exists { .. })));
         assert!(TensorWriter::create(&path, true).is_ok());
+        // What came into being meanwhile stays.
+        let other = dir.path().join("u.safetensors");
+        let writer = TensorWriter::create(&other, false).unwrap();
+        std::fs::write(&other, "mine").unwrap();
+        assert!(matches!(writer.finish(), Err(TensorFileError::Exists { .. })));
+        assert_eq!(std::fs::read(&other).unwrap(), b"mine");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing else is left behind");
+    }
+
+    #[test]
+    fn more_names_than_a_header_holds_are_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.safetensors");
+        let mut writer = TensorWriter::create(&path, false).unwrap();
+        let name = "n".repeat(30_000_000);
+        writer.add::<f32>(&name, &[0], &[]).unwrap();
+        assert!(matches!(writer.add::<f32>(&name, &[0], &[]), Err(TensorFileError::TooMany { .. })));
     }
 
     #[test]

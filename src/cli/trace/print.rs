@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::super::number::Number;
 use super::super::{CliError, output};
 use crate::verify::{Divergence, InputState, NodeGraph, NodeLabel, NodeReport, NodeStatistics};
 
@@ -37,7 +38,7 @@ pub fn comparison(c: &Comparison<'_>, shown: &Shown) -> Result<ExitCode, CliErro
     }
     let mut rows: Vec<&NodeReport> = c.reports.iter().collect();
     if let Some(worst) = shown.worst {
-        rows.sort_by(|a, b| b.difference.nmse().total_cmp(&a.difference.nmse()));
+        rows.sort_by(|a, b| farness(b).total_cmp(&farness(a)));
         rows.truncate(worst);
     }
     let divergence = Divergence::first(c.reports, c.graph);
@@ -54,6 +55,11 @@ pub fn comparison(c: &Comparison<'_>, shown: &Shown) -> Result<ExitCode, CliErro
         writeln!(out, "{}", summary(c, divergence.as_ref()))?;
     }
     Ok(ExitCode::from(u8::from(divergence.is_some())))
+}
+
+/// What nodes are ranked by: the NMSE, or for chosen experts the share of tokens that got others.
+fn farness(r: &NodeReport) -> f64 {
+    r.choices.map_or_else(|| r.difference.nmse(), |c| c.sets_differ as f64 / c.tokens.max(1) as f64)
 }
 
 /// Names without pass and layer, each once.
@@ -146,7 +152,8 @@ fn summary(c: &Comparison<'_>, divergence: Option<&Divergence<'_>>) -> String {
         let beyond = c.reports.iter().filter(|r| r.beyond).count();
         return format!("{of}, {beyond} beyond tolerance; {divergence}");
     }
-    let worst = c.reports.iter().max_by(|a, b| a.difference.nmse().total_cmp(&b.difference.nmse()));
+    let floats = c.reports.iter().filter(|r| r.choices.is_none());
+    let worst = floats.max_by(|a, b| a.difference.nmse().total_cmp(&b.difference.nmse()));
     match worst.filter(|_| c.reports.iter().any(|r| !r.difference.is_none())) {
         None => format!("{of}: 0 differences, every bit the same"),
         Some(r) => {
@@ -167,7 +174,7 @@ fn flips(reports: &[NodeReport]) -> Option<(u64, u64)> {
     (values > 0).then_some((flipped, values))
 }
 
-/// Numbers that JSON does not have become null.
+/// Numbers that JSON does not have become strings.
 fn as_json(c: &Comparison<'_>, rows: &[&NodeReport], divergence: Option<&Divergence<'_>>) -> Value {
     let inputs = |state: Option<InputState>| match state {
         Some(InputState::Equal) => "equal",
@@ -179,10 +186,17 @@ fn as_json(c: &Comparison<'_>, rows: &[&NodeReport], divergence: Option<&Diverge
         let d = &r.difference;
         let mut value = json!({
             "pass": r.pass, "name": r.id.name, "layer": r.id.layer, "occurrence": r.id.occurrence,
-            "shape": r.shape, "values": d.count, "differing": d.differing, "nmse": d.nmse(), "cosine": d.cosine(),
-            "sqnr_db": d.sqnr_db(), "largest": d.largest, "largest_at": r.largest_at, "tolerance": r.tolerance,
+            "shape": r.shape, "values": d.count, "differing": d.differing, "tolerance": r.tolerance,
             "beyond": r.beyond, "inputs": inputs(r.inputs),
         });
+        if r.choices.is_none() {
+            for (key, measure) in
+                [("nmse", d.nmse()), ("cosine", d.cosine()), ("sqnr_db", d.sqnr_db()), ("largest", d.largest)]
+            {
+                value[key] = json!(Number::from(measure));
+            }
+            value["largest_at"] = json!(r.largest_at);
+        }
         if let Some(choices) = r.choices {
             value["choices"] = json!({ "tokens": choices.tokens, "sets_differ": choices.sets_differ,
                 "orders_differ": choices.orders_differ });
@@ -203,6 +217,10 @@ fn as_json(c: &Comparison<'_>, rows: &[&NodeReport], divergence: Option<&Diverge
     })
 }
 
+fn number(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"))
+}
+
 /// Prints what the values of nodes look like.
 pub fn statistics(nodes: &[NodeStatistics], json: bool) -> Result<ExitCode, CliError> {
     #[derive(Serialize)]
@@ -212,10 +230,14 @@ pub fn statistics(nodes: &[NodeStatistics], json: bool) -> Result<ExitCode, CliE
         layer: Option<usize>,
         occurrence: usize,
         shape: [usize; 3],
-        min: f32,
-        max: f32,
-        rms: f64,
-        not_finite: usize,
+        min: Option<f32>,
+        max: Option<f32>,
+        rms: Option<f64>,
+        nan: u64,
+        infinite: u64,
+    }
+    if nodes.is_empty() {
+        return Err(CliError::new("no node is asked for"));
     }
     let mut out = std::io::stdout().lock();
     if json {
@@ -227,10 +249,11 @@ pub fn statistics(nodes: &[NodeStatistics], json: bool) -> Result<ExitCode, CliE
                 layer: n.id.layer,
                 occurrence: n.id.occurrence,
                 shape: n.shape,
-                min: n.min,
-                max: n.max,
-                rms: n.rms,
-                not_finite: n.not_finite,
+                min: n.values.min.map(|(value, _)| value),
+                max: n.values.max.map(|(value, _)| value),
+                rms: n.values.rms(),
+                nan: n.values.nan,
+                infinite: n.values.infinite,
             })
             .collect();
         writeln!(out, "{}", serde_json::to_string(&json!({ "nodes": rows }))?)?;
@@ -245,10 +268,10 @@ pub fn statistics(nodes: &[NodeStatistics], json: bool) -> Result<ExitCode, CliE
             table.add_row([
                 output::cut_middle(&NodeLabel(&n.id).to_string(), 32).into_owned(),
                 shape(n.shape),
-                format!("{:.4}", n.min),
-                format!("{:.4}", n.max),
-                format!("{:.4}", n.rms),
-                n.not_finite.to_string(),
+                number(n.values.min.map(|(value, _)| f64::from(value))),
+                number(n.values.max.map(|(value, _)| f64::from(value))),
+                number(n.values.rms()),
+                (n.values.nan + n.values.infinite).to_string(),
             ]);
         }
         writeln!(out, "{}\n", table.trim_fmt())?;
