@@ -26,6 +26,16 @@ const FIXTURES: &[&str] = &[
     "demo-q4_k_m",
 ];
 
+/// Those of them that `WAYINFER_FIXTURES` names, separated by commas (where an emulated CPU would take long); all by
+/// default.
+fn fixtures() -> Vec<&'static str> {
+    let Ok(names) = std::env::var("WAYINFER_FIXTURES") else {
+        return FIXTURES.to_vec();
+    };
+    let known = |name| FIXTURES.iter().copied().find(|&known| known == name);
+    names.split(',').map(|name| known(name).unwrap_or_else(|| panic!("no fixture {name}"))).collect()
+}
+
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(format!("{name}.gguf"))
 }
@@ -76,7 +86,7 @@ fn batch_of(session: &Session<'_>, prompt: &[u32]) -> usize {
 #[test]
 fn kernel_sets_threads_and_batches_give_the_same_bits() {
     common::say_kernel_sets("one arithmetic");
-    for name in FIXTURES {
+    for name in fixtures() {
         let model = load(&fixture(name));
         let prompt = prompt(&model);
         for kv in [KvType::F16, KvType::F32] {
@@ -116,9 +126,9 @@ impl Observer for Recorder {
 }
 
 /// Every node of the prompt in one pass and of three more tokens.
-fn record(model: &Model, isa: Isa, threads: usize) -> Vec<(Node, Vec<f32>)> {
+fn record(model: &Model, isa: Isa, threads: usize, kv: KvType) -> Vec<(Node, Vec<f32>)> {
     let mut recorder = Recorder::default();
-    let mut session = session(model, isa, threads, 65, KvType::F16);
+    let mut session = session(model, isa, threads, 65, kv);
     let go_on = |_| std::ops::ControlFlow::Continue(());
     session.feed_observed(&prompt(model), Logits::All, &mut recorder, go_on).expect("a pass");
     for id in [1, 2, 3] {
@@ -129,14 +139,23 @@ fn record(model: &Model, isa: Isa, threads: usize) -> Vec<(Node, Vec<f32>)> {
 
 #[test]
 fn every_node_has_the_same_bits() {
-    for name in FIXTURES {
+    compare_nodes(KvType::F16);
+}
+
+#[test]
+fn every_node_has_the_same_bits_with_an_f32_cache() {
+    compare_nodes(KvType::F32);
+}
+
+fn compare_nodes(kv: KvType) {
+    for name in fixtures() {
         let model = load(&fixture(name));
-        let truth = record(&model, Isa::Scalar, 1);
+        let truth = record(&model, Isa::Scalar, 1, kv);
         let layers = model.config().layers;
         assert!(truth.len() > 40 * layers, "{name}: {} nodes", truth.len());
         for kernels in Kernels::available() {
             for threads in [1, 2, 3] {
-                let got = record(&model, kernels.isa(), threads);
+                let got = record(&model, kernels.isa(), threads, kv);
                 assert_eq!(truth.len(), got.len(), "{name}: as many nodes");
                 for ((node, want), (other, got)) in truth.iter().zip(&got) {
                     assert_eq!(node, other);

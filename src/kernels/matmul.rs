@@ -96,7 +96,7 @@ pub fn matmul_batch(kernels: &'static Kernels, jobs: &mut [MatmulJob<'_>]) {
 const MIN_PARALLEL_WORK: usize = 64 * 1024;
 const CHUNKS_A_THREAD: usize = 16;
 /// Chunks are a multiple of what the kernels take at once.
-const ROWS_AT_ONCE: usize = 8;
+const ROWS_AT_ONCE: usize = 16;
 
 /// A job whose operands go together, with its kernel.
 struct Checked<'a> {

@@ -10,8 +10,30 @@
 //!
 //! A new instruction set is a module that exports one `static KERNELS` and a line in [`TABLE`].
 
+/// `array!(N, |i| value)`: an array of `N` copyable values. For registers never `array::map` or `from_fn`: those
+/// are compiled without a kernel set's features, so that the closure is called for each element, through memory.
+#[cfg(target_arch = "x86_64")]
+macro_rules! array {
+    ($n:expr, |$i:ident| $value:expr) => {{
+        let first = {
+            let $i = 0;
+            $value
+        };
+        let mut all = [first; $n];
+        #[allow(clippy::needless_range_loop)]
+        for $i in 1..$n {
+            all[$i] = $value;
+        }
+        all
+    }};
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod blocks;
 mod matmul;
 pub mod ops;
 mod scalar;
@@ -152,6 +174,8 @@ impl OutTile<'_> {
 
 /// The kernel sets of this build, the best first.
 static TABLE: &[&Kernels] = &[
+    #[cfg(target_arch = "x86_64")]
+    &avx512::KERNELS,
     #[cfg(target_arch = "x86_64")]
     &avx2::KERNELS,
     &scalar::KERNELS,

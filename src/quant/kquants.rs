@@ -2,7 +2,7 @@
 //! activations to Q8_K.
 
 use half::f16;
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{ActivationRow, ActivationType, Q8KRow, Quant, assert_block_layout, largest_magnitude};
 use crate::gguf::TensorType;
@@ -11,7 +11,7 @@ use crate::gguf::TensorType;
 pub const QK_K: usize = 256;
 
 /// Eight sub-blocks of 32 weights `d * sc * q - dmin * m`, `q` of 4 bits (ggml's `block_q4_K`).
-#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct BlockQ4K {
     /// Scale of the scales: f16, little-endian.
@@ -25,7 +25,7 @@ pub struct BlockQ4K {
 }
 
 /// As [`BlockQ4K`] with a fifth bit (ggml's `block_q5_K`).
-#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct BlockQ5K {
     pub d: [u8; 2],
@@ -37,7 +37,7 @@ pub struct BlockQ5K {
 }
 
 /// Sixteen sub-blocks of 16 weights `d * sc * (q - 32)`, `q` of 6 bits (ggml's `block_q6_K`).
-#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct BlockQ6K {
     /// Low 4 bits: for each half of 128 weights 64 bytes, the first 64 weights in the low nibbles.

@@ -8,8 +8,8 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::blocks::BlockKernel;
-use super::{load_16_bytes, load_i8, load_i16, load_u8, prefetch, transpose8};
+use super::super::blocks::BlockKernel;
+use super::{load_16_bytes, load_i8, load_i16, load_u8, prefetch, to_array, transpose8};
 use crate::quant::{ActivationRow, BlockQ4K, BlockQ5K, BlockQ6K, Q8KRow, QK_K, scales_and_mins};
 
 pub(super) struct KQuant<B>(PhantomData<B>);
@@ -187,7 +187,10 @@ pub(super) struct Panel {
     dmin: __m256,
 }
 
-impl<B: SuperBlock> BlockKernel for KQuant<B> {
+impl<B: SuperBlock> BlockKernel<8> for KQuant<B> {
+    const PANEL_TOKENS: usize = 6;
+    const TOKENS: usize = 4;
+
     type Row<'a> = Q8KRow<'a>;
     type Panel = Panel;
     type Lanes = [__m256; 1];
@@ -297,6 +300,12 @@ impl<B: SuperBlock> BlockKernel for KQuant<B> {
                 _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(_mm256_sub_epi32(sum[t], min_sum[t])), lanes[t][0])
             };
         }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn finish([acc]: &[__m256; 1]) -> [f32; 8] {
+        to_array(*acc)
     }
 }
 

@@ -1,34 +1,17 @@
-//! The AVX2 kernel set (with FMA and F16C). `blocks` drives the quantised formats, whose files say how to
-//! unpack a block and how to multiply integers; `floats` has the unquantised ones.
+//! The AVX2 kernel set (with FMA and F16C). The driver in [`super::blocks`] takes the quantised formats, whose
+//! files say how to unpack a block and how to multiply integers; `floats` has the unquantised ones.
 //!
 //! Every function here that is marked with target features relies on the same thing: a
 //! `&'static Kernels` of this set exists, hence the CPU has them.
 
-/// `array!(N, |i| value)`: an array of `N` copyable values. For registers never `array::map` or `from_fn`: those
-/// are compiled without this set's features, so that the closure is called for each element, through memory.
-macro_rules! array {
-    ($n:expr, |$i:ident| $value:expr) => {{
-        let first = {
-            let $i = 0;
-            $value
-        };
-        let mut all = [first; $n];
-        #[allow(clippy::needless_range_loop)]
-        for $i in 1..$n {
-            all[$i] = $value;
-        }
-        all
-    }};
-}
-
-mod blocks;
 mod floats;
 mod kquants;
 mod q8_0;
 
 use std::arch::x86_64::*;
 
-use super::{Isa, Kernels, TileKernel, missing_features, ops};
+use super::blocks::{self, BlockKernel};
+use super::{Isa, Kernels, OutTile, Tile, TileKernel, missing_features, ops};
 use crate::gguf::TensorType;
 use crate::quant::{BlockQ4K, BlockQ5K, BlockQ6K};
 
@@ -43,23 +26,31 @@ static TILES: &[TileKernel] = &[
     TileKernel { ty: TensorType::F32, name: "vec_dot_f32_f32", run: floats::tile::<floats::F32> },
     TileKernel { ty: TensorType::F16, name: "vec_dot_f16_f16", run: floats::tile::<floats::F16> },
     TileKernel { ty: TensorType::BF16, name: "vec_dot_bf16_bf16", run: floats::tile::<floats::Bf16> },
-    TileKernel { ty: TensorType::Q8_0, name: "vec_dot_q8_0_q8_0", run: blocks::tile::<q8_0::Q8_0> },
+    TileKernel { ty: TensorType::Q8_0, name: "vec_dot_q8_0_q8_0", run: quantised::<q8_0::Q8_0> },
     TileKernel {
         ty: TensorType::Q4_K,
         name: "vec_dot_q4_k_q8_k",
-        run: blocks::tile::<kquants::KQuant<BlockQ4K>>,
+        run: quantised::<kquants::KQuant<BlockQ4K>>,
     },
     TileKernel {
         ty: TensorType::Q5_K,
         name: "vec_dot_q5_k_q8_k",
-        run: blocks::tile::<kquants::KQuant<BlockQ5K>>,
+        run: quantised::<kquants::KQuant<BlockQ5K>>,
     },
     TileKernel {
         ty: TensorType::Q6_K,
         name: "vec_dot_q6_k_q8_k",
-        run: blocks::tile::<kquants::KQuant<BlockQ6K>>,
+        run: quantised::<kquants::KQuant<BlockQ6K>>,
     },
 ];
+
+/// # Safety
+/// The CPU must have the features of this kernel set.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn quantised<K: BlockKernel<8>>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
+    // SAFETY: the caller vouches for the CPU.
+    unsafe { blocks::tile::<K, 8>(tile, out) }
+}
 
 /// How far ahead of the weights in use memory is asked for, bytes.
 const PREFETCH: usize = 3072;
@@ -111,7 +102,7 @@ fn load_16_bytes(bytes: &[u8; 16]) -> __m128i {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn to_array(v: __m256) -> [f32; 8] {
+pub(super) fn to_array(v: __m256) -> [f32; 8] {
     let mut out = [0f32; 8];
     // SAFETY: 32 bytes can be written, and no alignment is asked for.
     unsafe { _mm256_storeu_ps(out.as_mut_ptr(), v) };
@@ -121,7 +112,7 @@ fn to_array(v: __m256) -> [f32; 8] {
 /// [`crate::quant::tree8`] of the lanes.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn tree8(l: __m256) -> f32 {
+pub(super) fn tree8(l: __m256) -> f32 {
     let fours = _mm_add_ps(_mm256_castps256_ps128(l), _mm256_extractf128_ps::<1>(l));
     let twos = _mm_add_ps(fours, _mm_movehl_ps(fours, fours));
     _mm_cvtss_f32(_mm_add_ss(twos, _mm_movehdup_ps(twos)))

@@ -5,9 +5,9 @@
 
 use std::arch::x86_64::*;
 
-use super::blocks::BlockKernel;
+use super::super::blocks::BlockKernel;
 use super::kquants::{spread_quad, widen_f16};
-use super::{load_f32, load_i8, prefetch, transpose8, tree8};
+use super::{load_f32, load_i8, prefetch, to_array, transpose8, tree8};
 use crate::quant::{ActivationRow, BlockQ8_0, Q8_0Row, QK8_0};
 
 pub(super) struct Q8_0;
@@ -22,7 +22,10 @@ pub(super) struct Panel {
     d: [__m256; 8],
 }
 
-impl BlockKernel for Q8_0 {
+impl BlockKernel<8> for Q8_0 {
+    const PANEL_TOKENS: usize = 6;
+    const TOKENS: usize = 4;
+
     type Row<'a> = Q8_0Row<'a>;
     type Panel = Panel;
     type Lanes = [__m256; 8];
@@ -121,6 +124,15 @@ impl BlockKernel for Q8_0 {
                 lanes[t][b] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(sum[t]), lanes[t][b]);
             }
         }
+    }
+
+    /// The tree of [`crate::quant::tree8`], over lanes that hold eight rows each.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn finish([a, b, c, d, e, f, g, h]: &[__m256; 8]) -> [f32; 8] {
+        let even = _mm256_add_ps(_mm256_add_ps(*a, *e), _mm256_add_ps(*c, *g));
+        let odd = _mm256_add_ps(_mm256_add_ps(*b, *f), _mm256_add_ps(*d, *h));
+        to_array(_mm256_add_ps(even, odd))
     }
 }
 

@@ -9,6 +9,8 @@
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod elementwise;
 mod kv;
 mod lanes;
@@ -21,6 +23,8 @@ mod tests;
 use attention::tile::{Parts, Tile, Workspace};
 #[cfg(target_arch = "x86_64")]
 use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+use avx512::Avx512;
 use lanes::Scalar;
 
 pub use attention::{AttentionScratch, AttentionShape, CHUNK};
@@ -51,16 +55,6 @@ pub fn scalar() -> &'static Ops {
         return &SCALAR_FMA;
     }
     &SCALAR
-}
-
-/// The AVX2 operations, where the CPU has AVX2, FMA and F16C.
-pub fn avx2() -> Option<&'static Ops> {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
-    {
-        return Some(&AVX2);
-    }
-    None
 }
 
 /// Declares the table of row kernels and an instance of it for each instruction set: the portable source inlined
@@ -122,6 +116,8 @@ kernel_sets! {
     SCALAR_FMA portable_fma "scalar" [target_feature(enable = "fma")] Scalar;
     #[cfg(target_arch = "x86_64")]
     AVX2 avx2_fma "avx2" [target_feature(enable = "avx2,fma,f16c")] Avx2::new();
+    #[cfg(target_arch = "x86_64")]
+    AVX512 avx512_f "avx512" [target_feature(enable = "avx512f")] Avx512::new();
 }
 
 /// Calls a row kernel of an [`Ops`].

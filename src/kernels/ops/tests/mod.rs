@@ -13,11 +13,17 @@ fn instances() -> Vec<(&'static str, &'static Ops)> {
     } else {
         println!("skipped on this CPU: scalar with fma");
     }
-    match avx2() {
-        Some(ops) => all.push(("avx2", ops)),
-        None => println!("skipped on this CPU: avx2"),
-    }
+    use crate::kernels::{Isa, Kernels};
+    all.extend(
+        Kernels::available().filter(|set| set.isa() != Isa::Scalar).map(|set| (set.isa().name(), set.ops())),
+    );
+    Kernels::unavailable().for_each(|why| println!("skipped: {why}"));
     all
+}
+
+/// Those of them that are not the portable source.
+fn vector_instances() -> Vec<(&'static str, &'static Ops)> {
+    instances().into_iter().filter(|(_, ops)| ops.name() != "scalar").collect()
 }
 
 /// The first index where two results differ in a bit; any NaN equals any NaN.

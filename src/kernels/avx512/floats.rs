@@ -1,0 +1,149 @@
+//! F32, F16 and BF16: the sixteen lanes are one register.
+
+use std::arch::x86_64::*;
+
+use super::super::{OutTile, Tile};
+use super::{PREFETCH, load_16_f32, load_32_bytes, load_64_bytes, prefetch, tree16};
+use crate::quant::ActivationType;
+
+/// How sixteen weights become a register of f32.
+pub(super) trait Floats {
+    const ACTIVATION: ActivationType;
+    /// Sixteen weights, as in a file.
+    type Step: Copy;
+    fn steps(row: &[u8]) -> (&[Self::Step], &[u8]);
+    /// The weights that are left, filled up with zeros.
+    fn padded(tail: &[u8]) -> Self::Step;
+    /// # Safety
+    /// The CPU must have the features of this kernel set.
+    unsafe fn widen(step: &Self::Step) -> __m512;
+}
+
+pub(super) struct F32;
+pub(super) struct F16;
+pub(super) struct Bf16;
+
+macro_rules! floats {
+    ($name:ident, $ty:ident, $bytes:literal, |$step:ident| $widen:expr) => {
+        impl Floats for $name {
+            const ACTIVATION: ActivationType = ActivationType::$ty;
+            type Step = [u8; 16 * $bytes];
+
+            #[inline(always)]
+            fn steps(row: &[u8]) -> (&[Self::Step], &[u8]) {
+                row.as_chunks()
+            }
+
+            #[inline(always)]
+            fn padded(tail: &[u8]) -> Self::Step {
+                let mut step = [0; 16 * $bytes];
+                step[..tail.len()].copy_from_slice(tail);
+                step
+            }
+
+            #[inline]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+            unsafe fn widen($step: &Self::Step) -> __m512 {
+                $widen
+            }
+        }
+    };
+}
+
+floats!(F32, F32, 4, |step| _mm512_castsi512_ps(load_64_bytes(step)));
+floats!(F16, F16, 2, |step| _mm512_cvtph_ps(load_32_bytes(step)));
+floats!(Bf16, BF16, 2, |step| {
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(load_32_bytes(step))))
+});
+
+/// # Safety
+/// The CPU must have the features of this kernel set.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) unsafe fn tile<F: Floats>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
+    let tokens = tile.x.rows();
+    let mut r = 0;
+    while r < tile.rows {
+        // Rows one after another for one token, as memory streams best; else blocks of 4 x 6 dots, which take 24 of the
+        // 32 registers.
+        let four = tokens > 1 && r + 4 <= tile.rows;
+        let mut t = 0;
+        while t < tokens {
+            // SAFETY: the caller vouches for the CPU.
+            unsafe {
+                t += match (four, tokens - t) {
+                    (false, 1) => dots::<F, 1, 1>(tile, r, t, out),
+                    (false, 2..4) => dots::<F, 1, 2>(tile, r, t, out),
+                    (false, _) => dots::<F, 1, 4>(tile, r, t, out),
+                    (true, 1) => dots::<F, 4, 1>(tile, r, t, out),
+                    (true, 2..4) => dots::<F, 4, 2>(tile, r, t, out),
+                    (true, 4..6) => dots::<F, 4, 4>(tile, r, t, out),
+                    (true, _) => dots::<F, 4, 6>(tile, r, t, out),
+                }
+            }
+        }
+        r += if four { 4 } else { 1 };
+    }
+}
+
+/// The dots of `R` rows from `first` on with `T` tokens from `start` on; returns `T`.
+///
+/// # Safety
+/// The CPU must have the features of this kernel set.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn dots<F: Floats, const R: usize, const T: usize>(
+    tile: &Tile<'_>,
+    first: usize,
+    start: usize,
+    out: &mut OutTile<'_>,
+) -> usize {
+    let w = array!(R, |i| F::steps(tile.row(first + i)));
+    let x = array!(T, |i| tile.x.row(start + i).floats(F::ACTIVATION).as_chunks::<16>());
+    let mut acc = [[_mm512_setzero_ps(); T]; R];
+    let n = w[0].0.len();
+    let (w_steps, x_steps) = (array!(R, |r| &w[r].0[..n]), array!(T, |t| &x[t].0[..n]));
+    for k in 0..n {
+        if R == 1 {
+            prefetch(&w_steps[0][k], PREFETCH);
+        }
+        // SAFETY: the caller vouches for the CPU.
+        unsafe { step::<F, R, T>(array!(R, |r| &w_steps[r][k]), array!(T, |t| &x_steps[t][k]), &mut acc) };
+    }
+    if !w[0].1.is_empty() {
+        let w = array!(R, |r| F::padded(w[r].1));
+        let x = array!(T, |t| {
+            let mut step = [0f32; 16];
+            step[..x[t].1.len()].copy_from_slice(x[t].1);
+            step
+        });
+        // SAFETY: the caller vouches for the CPU.
+        unsafe { step::<F, R, T>(array!(R, |r| &w[r]), array!(T, |t| &x[t]), &mut acc) };
+    }
+    for (r, row) in acc.iter().enumerate() {
+        for (t, lanes) in row.iter().enumerate() {
+            out.set(start + t, first + r, tree16(*lanes));
+        }
+    }
+    T
+}
+
+/// One fused multiply-add in each of the sixteen lanes of every dot.
+///
+/// # Safety
+/// The CPU must have the features of this kernel set.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn step<F: Floats, const R: usize, const T: usize>(
+    w: [&F::Step; R],
+    x: [&[f32; 16]; T],
+    acc: &mut [[__m512; T]; R],
+) {
+    // SAFETY: the caller vouches for the CPU.
+    let w = array!(R, |r| unsafe { F::widen(w[r]) });
+    for t in 0..T {
+        let x = load_16_f32(x[t]);
+        for r in 0..R {
+            acc[r][t] = _mm512_fmadd_ps(w[r], x, acc[r][t]);
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Q4_K, Q5_K and Q6_K with Q8_K.
+//!
+//! Weights are taken as unsigned, as `vpdpbusd` wants them: Q6_K's offset of 32 is a "min" of `32 * scale`, an
+//! integer as well, which the sums of activations (`bsums`) turn into one multiply-add.
+//!
+//! A row's super-blocks are taken in fours: their heads are unpacked together and their integers summed up over the
+//! lanes together; then come the float steps, block by block as they are defined. `unpack` has how the formats
+//! differ.
+
+use std::arch::x86_64::*;
+use std::marker::PhantomData;
+
+use super::super::avx2;
+use super::super::blocks::BlockKernel;
+use super::unpack::{Heads, Panel, SuperBlock};
+use super::{
+    PREFETCH, PREFETCH_ROWS, load_4_f32, load_16_i16, load_32_i16, load_64_i8, prefetch, spread_quad,
+    sum_quarters, to_array,
+};
+use crate::quant::{ActivationRow, Q8KRow, QK_K};
+
+pub(super) struct KQuant<B>(PhantomData<B>);
+
+/// Four super-blocks of activations.
+#[derive(Clone, Copy)]
+struct Four<'a> {
+    qs: &'a [[i8; QK_K]; 4],
+    bsums: &'a [[i16; 16]; 4],
+    d: &'a [f32; 4],
+}
+
+impl<B: SuperBlock> BlockKernel<16> for KQuant<B> {
+    const PANEL_TOKENS: usize = 4;
+    const TOKENS: usize = 8;
+
+    type Row<'a> = Q8KRow<'a>;
+    type Panel = Panel;
+    type Lanes = __m512;
+
+    #[inline(always)]
+    fn row(x: ActivationRow<'_>) -> Q8KRow<'_> {
+        x.q8_k()
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8KRow<'_>; T]) -> [f32; T] {
+        let (fours, tail) = B::slice(weights).as_chunks::<4>();
+        let qs = array!(T, |t| x[t].qs.as_chunks::<QK_K>().0.as_chunks::<4>());
+        let bsums = array!(T, |t| x[t].bsums.as_chunks::<16>().0.as_chunks::<4>());
+        let d = array!(T, |t| x[t].d.as_chunks::<4>());
+        let mut acc = [0f32; T];
+        for (i, blocks) in fours.iter().enumerate() {
+            prefetch(blocks, PREFETCH);
+            let x = array!(T, |t| Four { qs: &qs[t].0[i], bsums: &bsums[t].0[i], d: &d[t].0[i] });
+            // SAFETY: the caller vouches for the CPU.
+            unsafe { four_dots::<B, T>(blocks, x, 4, &mut acc) };
+        }
+        if !tail.is_empty() {
+            let n = tail.len();
+            let mut blocks = [B::new_zeroed(); 4];
+            blocks[..n].copy_from_slice(tail);
+            for t in 0..T {
+                let (mut qs_t, mut bsums_t, mut d_t) = ([[0; QK_K]; 4], [[0; 16]; 4], [0.0; 4]);
+                qs_t[..n].copy_from_slice(qs[t].1);
+                bsums_t[..n].copy_from_slice(bsums[t].1);
+                d_t[..n].copy_from_slice(d[t].1);
+                let x = [Four { qs: &qs_t, bsums: &bsums_t, d: &d_t }];
+                if let Some(acc) = acc[t..].first_chunk_mut::<1>() {
+                    // SAFETY: the caller vouches for the CPU.
+                    unsafe { four_dots::<B, 1>(&blocks, x, n, acc) };
+                }
+            }
+        }
+        acc
+    }
+
+    #[inline(always)]
+    fn units(row_bytes: usize) -> usize {
+        row_bytes / size_of::<B>()
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn no_lanes() -> __m512 {
+        _mm512_setzero_ps()
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn unpack(rows: &[&[u8]; 16], unit: usize) -> Panel {
+        let blocks: [&B; 16] = array!(16, |r| &B::slice(rows[r])[unit]);
+        for block in blocks {
+            prefetch(block, PREFETCH_ROWS);
+        }
+        // SAFETY: the caller vouches for the CPU.
+        unsafe { B::panel(blocks) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn accumulate<const T: usize>(
+        panel: &Panel,
+        x: [Q8KRow<'_>; T],
+        unit: usize,
+        lanes: &mut [__m512; T],
+    ) {
+        let quads: [&[[i8; 4]]; T] = array!(T, |t| x[t].qs.as_chunks::<QK_K>().0[unit].as_chunks().0);
+        let pairs: [&[[i16; 2]]; T] = array!(T, |t| x[t].bsums.as_chunks::<16>().0[unit].as_chunks().0);
+        let mut sum = [_mm512_setzero_si512(); T];
+        for (c, chain) in panel.q.chunks_exact(B::CHAIN).enumerate() {
+            let mut products = [_mm512_setzero_si512(); T];
+            for (k, q) in chain.iter().enumerate() {
+                for t in 0..T {
+                    products[t] =
+                        _mm512_dpbusd_epi32(products[t], *q, spread_quad(quads[t][c * B::CHAIN + k]));
+                }
+            }
+            let scale = panel.scales[c * B::CHAIN / B::QUADS];
+            for t in 0..T {
+                sum[t] = if B::CHAIN_FITS_I16 {
+                    // The high words of scales are zero.
+                    _mm512_dpwssd_epi32(sum[t], products[t], scale)
+                } else {
+                    _mm512_add_epi32(sum[t], _mm512_mullo_epi32(products[t], scale))
+                };
+            }
+        }
+        let mut min_sum = [_mm512_setzero_si512(); T];
+        for (p, mins) in panel.mins.iter().enumerate() {
+            for t in 0..T {
+                min_sum[t] = _mm512_dpwssd_epi32(min_sum[t], *mins, spread_pair(pairs[t][p]));
+            }
+        }
+        for t in 0..T {
+            let d_a = _mm512_set1_ps(x[t].d[unit]);
+            let scale = _mm512_mul_ps(panel.d, d_a);
+            lanes[t] = if B::FLOAT_MINS {
+                let acc = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sum[t]), lanes[t]);
+                let min_scale = _mm512_mul_ps(panel.dmin, d_a);
+                _mm512_fnmadd_ps(min_scale, _mm512_cvtepi32_ps(min_sum[t]), acc)
+            } else {
+                _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(_mm512_sub_epi32(sum[t], min_sum[t])), lanes[t])
+            };
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn finish(lanes: &__m512) -> [f32; 16] {
+        to_array(*lanes)
+    }
+}
+
+/// Adds the dots of the first `n` of four super-blocks to the accumulators.
+///
+/// # Safety
+/// The CPU must have the features of this kernel set.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn four_dots<B: SuperBlock, const T: usize>(
+    blocks: &[B; 4],
+    x: [Four<'_>; T],
+    n: usize,
+    acc: &mut [f32; T],
+) {
+    // SAFETY: the caller vouches for the CPU.
+    let (heads, sums) = unsafe {
+        let heads = B::heads(blocks);
+        let sums = [
+            block_sums::<B, T, 0>(blocks, &heads, x),
+            block_sums::<B, T, 1>(blocks, &heads, x),
+            block_sums::<B, T, 2>(blocks, &heads, x),
+            block_sums::<B, T, 3>(blocks, &heads, x),
+        ];
+        (heads, sums)
+    };
+    for t in 0..T {
+        let sum = to_floats(add_quarters(sum_quarters(array!(4, |i| sums[i][t]))));
+        // [d * d_a, dmin * d_a] of each block.
+        let twice = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+        let d_a = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(load_4_f32(x[t].d)), twice);
+        let scale = avx2::to_array(_mm256_mul_ps(heads.d, d_a));
+        if B::FLOAT_MINS {
+            let min_sum = to_floats(first_of_quarters(min_sums(&heads, x[t].bsums)));
+            for i in 0..n {
+                acc[t] = scale[2 * i].mul_add(sum[i], acc[t]);
+                acc[t] = (-scale[2 * i + 1]).mul_add(min_sum[i], acc[t]);
+            }
+        } else {
+            for i in 0..n {
+                acc[t] = scale[2 * i].mul_add(sum[i], acc[t]);
+            }
+        }
+    }
+}
+
+/// Super-block `I`'s sums of scale times weight times activation, over sixteen lanes that are to be added.
+///
+/// # Safety
+/// The CPU must have the features of this kernel set.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn block_sums<B: SuperBlock, const T: usize, const I: usize>(
+    blocks: &[B; 4],
+    heads: &Heads,
+    x: [Four<'_>; T],
+) -> [__m512i; T] {
+    // SAFETY: the caller vouches for the CPU.
+    let (w, scales) = unsafe { (blocks[I].unpack(), B::scales::<I>(heads)) };
+    array!(T, |t| {
+        let (qs, _) = x[t].qs[I].as_chunks::<64>();
+        let [a, b, c, d] =
+            array!(4, |j| _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[j], load_64_i8(&qs[j])));
+        // As i16: at most 4 * 63 * 127 = 32004.
+        let sum = _mm512_madd_epi16(_mm512_packs_epi32(a, b), scales[0]);
+        let sum = _mm512_dpwssd_epi32(sum, _mm512_packs_epi32(c, d), scales[1]);
+        // SAFETY: the caller vouches for the CPU.
+        unsafe { blocks[I].offset(sum, load_16_i16(&x[t].bsums[I])) }
+    })
+}
+
+/// Mins times sums of activations: the sum over quarter `i` is super-block `i`'s.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn min_sums(heads: &Heads, bsums: &[[i16; 16]; 4]) -> __m512i {
+    let (pairs, _) = bsums.as_chunks::<2>();
+    let ones = _mm512_set1_epi16(1);
+    let [ab, cd] = array!(2, |i| _mm512_madd_epi16(load_32_i16(&pairs[i]), ones));
+    // Sums of 32 activations as i16 (at most 4064), the halves of super-blocks 0, 2, 0, 2, 1, 3, 1, 3.
+    let sums = _mm512_packs_epi32(ab, cd);
+    let sums = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), sums);
+    let mins = _mm512_madd_epi16(_mm512_unpacklo_epi8(heads.mins, _mm512_setzero_si512()), sums);
+    let twos = _mm512_add_epi32(mins, _mm512_shuffle_epi32::<0b01_00_11_10>(mins));
+    _mm512_add_epi32(twos, _mm512_shuffle_epi32::<0b10_11_00_01>(twos))
+}
+
+/// The quarters added to one another.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn add_quarters(v: __m512i) -> __m128i {
+    let halves = _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v));
+    _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves))
+}
+
+/// The lowest lane of each quarter.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) fn first_of_quarters(v: __m512i) -> __m128i {
+    let lanes = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    _mm512_castsi512_si128(_mm512_permutexvar_epi32(lanes, v))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn to_floats(v: __m128i) -> [f32; 4] {
+    let mut out = [0f32; 4];
+    // SAFETY: 16 bytes can be written, and no alignment is asked for.
+    unsafe { _mm_storeu_ps(out.as_mut_ptr(), _mm_cvtepi32_ps(v)) };
+    out
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn spread_pair(pair: [i16; 2]) -> __m512i {
+    let ([a, b], [c, d]) = (pair[0].to_ne_bytes(), pair[1].to_ne_bytes());
+    _mm512_set1_epi32(i32::from_ne_bytes([a, b, c, d]))
+}

@@ -1,0 +1,166 @@
+//! The AVX-512 kernel set (F, BW, VL and VNNI). The driver in [`super::blocks`] takes the quantised formats, whose
+//! files say how to unpack a block and how to multiply integers; `floats` has the unquantised ones.
+//!
+//! `vpdpbusd` adds four products of an unsigned and a signed byte to an i32, without saturation: exact.
+//!
+//! Every function here that is marked with target features relies on the same thing: a
+//! `&'static Kernels` of this set exists, hence the CPU has them.
+
+mod floats;
+mod kquants;
+mod q8_0;
+mod unpack;
+
+use std::arch::x86_64::*;
+
+use super::blocks::{self, BlockKernel};
+use super::{Isa, Kernels, OutTile, Tile, TileKernel, avx2, missing_features, ops};
+use crate::gguf::TensorType;
+use crate::quant::{BlockQ4K, BlockQ5K, BlockQ6K};
+
+pub(super) static KERNELS: Kernels = Kernels {
+    isa: Isa::Avx512,
+    missing: missing_features!("avx512f", "avx512bw", "avx512vl", "avx512vnni"),
+    tiles: TILES,
+    ops: || &ops::AVX512,
+};
+
+static TILES: &[TileKernel] = &[
+    TileKernel { ty: TensorType::F32, name: "vec_dot_f32_f32", run: floats::tile::<floats::F32> },
+    TileKernel { ty: TensorType::F16, name: "vec_dot_f16_f16", run: floats::tile::<floats::F16> },
+    TileKernel { ty: TensorType::BF16, name: "vec_dot_bf16_bf16", run: floats::tile::<floats::Bf16> },
+    TileKernel { ty: TensorType::Q8_0, name: "vec_dot_q8_0_q8_0", run: quantised::<q8_0::Q8_0> },
+    TileKernel {
+        ty: TensorType::Q4_K,
+        name: "vec_dot_q4_k_q8_k",
+        run: quantised::<kquants::KQuant<BlockQ4K>>,
+    },
+    TileKernel {
+        ty: TensorType::Q5_K,
+        name: "vec_dot_q5_k_q8_k",
+        run: quantised::<kquants::KQuant<BlockQ5K>>,
+    },
+    TileKernel {
+        ty: TensorType::Q6_K,
+        name: "vec_dot_q6_k_q8_k",
+        run: quantised::<kquants::KQuant<BlockQ6K>>,
+    },
+];
+
+/// # Safety
+/// The CPU must have the features of this kernel set.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn quantised<K: BlockKernel<16>>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
+    // SAFETY: the caller vouches for the CPU.
+    unsafe { blocks::tile::<K, 16>(tile, out) }
+}
+
+/// How far ahead of the weights in use memory is asked for, bytes: where rows follow one another, and where
+/// sixteen are read side by side and a unit of each takes far longer.
+const PREFETCH: usize = 3072;
+const PREFETCH_ROWS: usize = 512;
+
+/// Asks for the memory `ahead` bytes after `at`'s start, as much as `at` is long.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn prefetch<T>(at: &T, ahead: usize) {
+    let start = std::ptr::from_ref(at).cast::<i8>().wrapping_add(ahead);
+    for line in 0..size_of::<T>().div_ceil(64) {
+        _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line * 64));
+    }
+}
+
+/// Loads from references to arrays of the full width.
+macro_rules! loads {
+    ($($name:ident: $from:ty => $to:ty, $intrinsic:ident;)*) => {$(
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+        fn $name(from: &$from) -> $to {
+            const { assert!(size_of::<$from>() == size_of::<$to>()) };
+            // SAFETY: as many bytes can be read as are loaded, and no alignment is asked for.
+            unsafe { $intrinsic(from.as_ptr().cast()) }
+        }
+    )*};
+}
+
+loads! {
+    load_16_bytes: [u8; 16] => __m128i, _mm_loadu_si128;
+    load_32_bytes: [u8; 32] => __m256i, _mm256_loadu_si256;
+    load_32_i8: [i8; 32] => __m256i, _mm256_loadu_si256;
+    load_16_i16: [i16; 16] => __m256i, _mm256_loadu_si256;
+    load_64_bytes: [u8; 64] => __m512i, _mm512_loadu_si512;
+    load_64_i8: [i8; 64] => __m512i, _mm512_loadu_si512;
+    load_32_i16: [[i16; 16]; 2] => __m512i, _mm512_loadu_si512;
+    load_4_f32: [f32; 4] => __m128, _mm_loadu_ps;
+    load_8_f32: [f32; 8] => __m256, _mm256_loadu_ps;
+    load_16_f32: [f32; 16] => __m512, _mm512_loadu_ps;
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn to_array(v: __m512) -> [f32; 16] {
+    let mut out = [0f32; 16];
+    // SAFETY: 64 bytes can be written, and no alignment is asked for.
+    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) };
+    out
+}
+
+/// Lanes 0..8 from `low`, 8..16 from `high`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn join(low: __m256i, high: __m256i) -> __m512i {
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+}
+
+/// 16 bytes of each of sixteen rows as four registers of 32-bit lanes: lane `r` of register `k` has row `r`'s bytes
+/// `4 k .. 4 k + 4`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn columns(rows: [&[u8; 16]; 16]) -> [__m512i; 4] {
+    // Rows i, i + 4, i + 8, i + 12 in quarters of their own, as the unpacking below stays within quarters.
+    let [a, b, c, d] = array!(4, |i| {
+        let v = _mm512_castsi128_si512(load_16_bytes(rows[i]));
+        let v = _mm512_inserti32x4::<1>(v, load_16_bytes(rows[i + 4]));
+        let v = _mm512_inserti32x4::<2>(v, load_16_bytes(rows[i + 8]));
+        _mm512_inserti32x4::<3>(v, load_16_bytes(rows[i + 12]))
+    });
+    let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    [
+        _mm512_unpacklo_epi64(ab_low, cd_low),
+        _mm512_unpackhi_epi64(ab_low, cd_low),
+        _mm512_unpacklo_epi64(ab_high, cd_high),
+        _mm512_unpackhi_epi64(ab_high, cd_high),
+    ]
+}
+
+/// Sixteen f16 values as f32.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn widen_f16(values: [[u8; 2]; 16]) -> __m512 {
+    _mm512_cvtph_ps(load_32_bytes(values.as_flattened().first_chunk().unwrap_or(&[0; 32])))
+}
+
+/// Four bytes in every lane.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn spread_quad(quad: [i8; 4]) -> __m512i {
+    _mm512_set1_epi32(i32::from_ne_bytes(array!(4, |i| quad[i] as u8)))
+}
+
+/// The sums over four registers' quarters: in quarter `q` the sums of `a`'s, `b`'s, `c`'s and `d`'s lanes `4 q .. 4 q + 4`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn sum_quarters([a, b, c, d]: [__m512i; 4]) -> __m512i {
+    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
+}
+
+/// [`crate::quant::tree16`] of the lanes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn tree16(l: __m512) -> f32 {
+    let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(l)));
+    avx2::tree8(_mm256_add_ps(_mm512_castps512_ps256(l), high))
+}
