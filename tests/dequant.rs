@@ -169,6 +169,12 @@ fn differences_and_where_they_are() {
     assert_eq!(report["differing"], 0);
     let args = ["one", "--rows", "0", "--compare", "m.gguf", "--as", "nan"];
     assert!(run(&dir, &args).contains("is of shape 1 x 2 x 2"), "{}", run(&dir, &args));
+    // The demo needs no file, on either side.
+    let args = ["dequant", "-m", "demo", "output_norm.weight", "--compare", "demo", "--json"];
+    let output = wayinfer(dir.path(), 80, &args);
+    assert!(output.status.success(), "{}", transcript(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&report["differing"], &report["reference"]["model"]), (&0.into(), &"demo".into()));
     let fixtures = repository().join("fixtures");
     let args = [
         "dequant",
@@ -200,6 +206,11 @@ fn nothing_is_overwritten_unasked() {
     let args = ["dequant", "-m", "m.npy", "odd", "--force", "--out", "./m.npy"];
     let output = transcript(&wayinfer(dir.path(), 80, &args));
     assert!(output.contains("it is the model itself"), "{output}");
+    // By another name, too.
+    std::fs::hard_link(&dangerous, dir.path().join("link.npy")).expect("linked");
+    let args = ["dequant", "-m", "m.npy", "odd", "--force", "--out", "link.npy"];
+    let output = transcript(&wayinfer(dir.path(), 80, &args));
+    assert!(output.starts_with("exit code: 1\n") && output.contains("link.npy: it is the model"), "{output}");
     assert!(std::fs::read(&dangerous).expect("read").starts_with(b"GGUF"));
 }
 

@@ -86,6 +86,23 @@ fn differences_are_found() {
     }
 }
 
+/// Of the goldens that were asked for none may be missing.
+#[test]
+fn goldens_that_are_not_there_are_no_success() {
+    let dir = TempDir::new().expect("a folder");
+    let golden = dir.path().to_str().expect("a path of UTF-8");
+    let refused = |format: &str| {
+        let output = run(&["--isa", "scalar", "--golden", golden]);
+        let wanted = format!("--golden {golden}: there are no goldens for {format}");
+        assert!(output.starts_with("exit code: 1\n") && output.contains(&wanted), "{output}");
+    };
+    refused("F32");
+    let source = repository().join("golden/formats/F32.safetensors");
+    std::fs::copy(source, dir.path().join("F32.safetensors")).expect("copied");
+    refused("F16");
+    assert!(json(&["--isa", "scalar", "--golden", golden, "--format", "F32"]).1);
+}
+
 #[test]
 fn real_weights() {
     let fixture = |name: &str| format!("fixtures/{name}.gguf");
@@ -131,7 +148,10 @@ fn what_cannot_be_is_refused_by_name() {
         (&["--isa", "sse"], 2, "unknown instruction set 'sse'"),
         (&["--isa", "amx", "--format", "F32"], if has("amx") { 0 } else { 1 }, "amx"),
         (&["--golden", "no/such"], 1, "no/such: there is no such folder"),
-        (&["--golden", "golden", "--format", "F32", "--isa", "scalar"], 0, "no goldens"),
+        (&["--golden", "golden", "--format", "F32"], 1, "--golden golden: there are no goldens for F32"),
+        (&["-t", "1025"], 2, "1025 is not in 1..=1024"),
+        // No threads are started that have nothing to do.
+        (&["-t", "1024", "--format", "F32", "--isa", "scalar"], 0, "F32"),
         (&["--tensor", "x"], 2, "--model"),
         (&["-m", "fixtures/odd-q8_0.gguf"], 2, "--tensor"),
         (&["-m", "gone.gguf", "--tensor", "x"], 1, "gone.gguf"),

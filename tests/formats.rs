@@ -312,6 +312,38 @@ mod canaries {
         named(faulty.first(), TensorType::Q8_0, "activations", "inf at 0");
     }
 
+    /// Neither the error nor the bound's unit is a number.
+    #[test]
+    fn dots_that_are_not_finite() {
+        let sound = FormatUnderTest::of(real(TensorType::F32));
+        let scalar = Kernels::by_isa(Isa::Scalar).expect("every CPU has it");
+        let closeness = |dot| {
+            let goldens = of_one_column(&[dot]);
+            let (_, close) =
+                check_kernels_against_ggml(scalar, real(TensorType::F32), &goldens, matmul).expect("floats");
+            let dots = check_against_ggml(&sound, &goldens).dots;
+            assert_eq!(dots, close, "{dot:?}");
+            dots
+        };
+        for dot in [
+            (f32::INFINITY, 1.0, 1.0),
+            (f32::INFINITY, 1.0, f32::NEG_INFINITY),
+            (f32::INFINITY, 1.0, f32::NAN),
+            (f32::NAN, 1.0, 0.0),
+            (f32::MAX, 2.0, 1.0),
+            (1.0, 1.0, f32::NAN),
+            (1.0, 1.0, f32::INFINITY),
+        ] {
+            let dots = closeness(dot);
+            assert_eq!((dots.worst_ulp, dots.worst_relative > 1e30), (f64::INFINITY, true), "{dot:?}");
+            named(dots.first.as_ref(), TensorType::F32, "dot", "row 0 of 1 values");
+        }
+        for dot in [(f32::INFINITY, 1.0, f32::INFINITY), (f32::NAN, 1.0, f32::NAN), (0.0, 1.0, -0.0)] {
+            let dots = closeness(dot);
+            assert_eq!((dots.worst_ulp, dots.worst_relative, &dots.first), (0.0, 0.0, &None), "{dot:?}");
+        }
+    }
+
     /// Of several threads, the first leaves out the last rows of its share.
     #[test]
     fn one_threads_last_rows_skipped() {
@@ -361,6 +393,81 @@ mod canaries {
     }
 }
 
+/// Goldens of F32 with dots of one column: weight, activation, what ggml is said to have.
+fn of_one_column(dots: &[(f32, f32, f32)]) -> FormatGoldens {
+    let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    let weights: Vec<f32> = dots.iter().map(|dot| dot.0).collect();
+    let inputs: Vec<f32> = dots.iter().map(|dot| dot.1).collect();
+    let set = DotSet {
+        cols: 1,
+        weights: bytes(&weights),
+        quantised: bytes(&inputs),
+        inputs,
+        dots: dots.iter().map(|dot| dot.2).collect(),
+    };
+    FormatGoldens {
+        decode_cases: vec!["one".into()],
+        case_len: 1,
+        blocks: bytes(&[1.0]),
+        values: vec![1.0],
+        activation_cases: vec!["one".into()],
+        inputs: vec![1.0],
+        quantised: bytes(&[1.0]),
+        dots: vec![set],
+        exact: vec![],
+    }
+}
+
+/// Products of all rows with all rows would be 360 GB.
+#[test]
+fn many_short_rows_take_little_memory() {
+    let mut dots: Vec<_> = (0..300_000).map(|i| (i as f32, 2.0, 2.0 * i as f32)).collect();
+    let mut goldens = of_one_column(&dots);
+    goldens.exact = goldens.dots.clone();
+    dots[299_999].2 += 1.0;
+    let wrong = of_one_column(&dots);
+    let format = real(TensorType::F32);
+    assert_eq!(check_against_ggml(&FormatUnderTest::of(format), &goldens).first(), None);
+    for kernels in kernel_sets() {
+        let check = |goldens| check_kernels_against_ggml(kernels, format, goldens, matmul).expect("floats");
+        let (exact, close) = check(&goldens);
+        assert_eq!((exact.compared, exact.differing, close.compared), (300_000, 0, 300_000));
+        assert_eq!((close.worst_ulp, close.first), (0.0, None));
+        let first = check(&wrong).1.first.expect("seen");
+        assert_eq!(first.case, "row 299999 of 1 values");
+    }
+    // What cannot be rounded is named by its row of all.
+    let format = real(TensorType::Q8_0);
+    let mut inputs = vec![1.0; 100 * 32];
+    inputs[70 * 32 + 3] = f32::NAN;
+    let set = DotSet {
+        cols: 32,
+        weights: vec![0; 100 * format.row_bytes(32)],
+        inputs,
+        quantised: vec![],
+        dots: vec![0.0; 100],
+    };
+    let goldens = FormatGoldens { dots: vec![set], ..of_one_column(&[]) };
+    let scalar = Kernels::by_isa(Isa::Scalar).expect("every CPU has it");
+    let error = check_kernels_against_ggml(scalar, format, &goldens, matmul).expect_err("not a number");
+    assert_eq!((error.row, error.index), (70, 3));
+}
+
+/// The places of infinities are in the row, however short.
+#[test]
+fn short_cases_are_checked() {
+    for len in [1, 2, 3] {
+        let mut goldens = of_one_column(&[(1.0, 1.0, 1.0)]);
+        goldens.case_len = len;
+        goldens.values = vec![1.0; len];
+        goldens.inputs = vec![1.0; len];
+        goldens.blocks = goldens.blocks.repeat(len);
+        goldens.quantised = goldens.quantised.repeat(len);
+        let report = check_against_ggml(&FormatUnderTest::of(real(TensorType::F32)), &goldens);
+        assert_eq!((report.first(), report.refused.compared), (None, 9), "{len}");
+    }
+}
+
 /// Goldens that are not what they should be are refused by name.
 #[test]
 fn foreign_goldens_are_refused() {
@@ -373,12 +480,35 @@ fn foreign_goldens_are_refused() {
     assert!(error.contains("Q5_K with q8_K, where Q4_K with q8_K is needed"), "{error}");
     std::fs::write(&path, b"nothing").expect("written");
     assert!(matches!(FormatGoldens::find(dir.path(), format), Err(GoldenError::File(_))));
-    // The header as it is, a tensor of another shape: one length more than there are tensors.
+    // The header with other words of the same length.
     let whole = std::fs::read(folder().join("Q4_K.safetensors")).expect("read");
-    let text = String::from_utf8_lossy(&whole[..9000]).into_owned();
-    let at = text.find("\"decode_cases").or_else(|| text.find("decode_cases")).expect("a description");
-    let mut broken = whole.clone();
-    broken[at + 2..at + 8].copy_from_slice(b"xxxxxx");
-    std::fs::write(&path, &broken).expect("written");
-    assert!(matches!(FormatGoldens::find(dir.path(), format), Err(GoldenError::Description { .. })));
+    let length = u64::from_le_bytes(whole[..8].try_into().expect("a length")) as usize;
+    let header = std::str::from_utf8(&whole[8..8 + length]).expect("a header of text");
+    let with = |from: &str, to: &str| {
+        assert_eq!(from.len(), to.len());
+        let broken = header.replacen(from, to, 1);
+        assert_ne!(broken, header, "{from}");
+        std::fs::write(&path, [&whole[..8], broken.as_bytes(), &whole[8 + length..]].concat())
+            .expect("written");
+        FormatGoldens::find(dir.path(), format).expect_err("it is broken")
+    };
+    // What stands from a word on, up to the first closing bracket.
+    let list = |from: &str| {
+        let start = header.find(from).expect("a list");
+        &header[start..=start + header[start..].find(']').expect("an end")]
+    };
+    let error = with("decode_cases", "dxxxxx_cases");
+    assert!(matches!(error, GoldenError::Description { .. }), "{error}");
+    // A tensor's sizes the other way round.
+    let found = list("\"decode/blocks\"");
+    let sizes = &found[found.find('[').expect("a shape") + 1..found.len() - 1];
+    let (rows, bytes) = sizes.split_once(',').expect("two sizes");
+    let error = with(found, &found.replace(sizes, &format!("{bytes},{rows}")));
+    assert!(matches!(&error, GoldenError::Shape { name, .. } if name == "decode/blocks"), "{error}");
+    // No dots of any length.
+    let lengths = list("lengths");
+    let start = lengths.find('[').expect("a list") + 1;
+    let empty = format!("{}{}]", &lengths[..start], " ".repeat(lengths.len() - start - 1));
+    let error = with(lengths, &empty).to_string();
+    assert!(error.contains("it has no dots"), "{error}");
 }

@@ -2,6 +2,8 @@
 //! program.
 
 mod common;
+#[path = "../src/text/naive_spm.rs"]
+mod naive_spm;
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,6 +14,7 @@ use std::process::{Command, Stdio};
 use common::gguf::{GgufBuilder, Rng, small_model};
 use common::{test_data, transcript, wayinfer};
 use insta::assert_snapshot;
+use naive_spm::naive_spm;
 use tempfile::TempDir;
 use wayinfer::gguf::Gguf;
 use wayinfer::text::{EncodeOptions, Tokenizer};
@@ -87,28 +90,6 @@ fn every_text_of_every_vocabulary_has_its_ids_and_comes_back() {
     }
 }
 
-/// SentencePiece BPE as its definition reads, over a vocabulary's own scores: again and again the best pair of
-/// all, the leftmost of equals.
-fn naive_spm(pieces: &HashMap<&str, (u32, f32)>, text: &str) -> Vec<u32> {
-    let mut parts: Vec<String> = text.chars().map(String::from).collect();
-    loop {
-        let mut best: Option<(usize, f32)> = None;
-        for left in 0..parts.len().saturating_sub(1) {
-            let joined = parts[left].clone() + &parts[left + 1];
-            if let Some(&(_, score)) = pieces.get(&joined[..])
-                && best.is_none_or(|(_, other)| score > other)
-            {
-                best = Some((left, score));
-            }
-        }
-        let Some((left, _)) = best else { break };
-        let right = parts.remove(left + 1);
-        parts[left].push_str(&right);
-    }
-    let bytes = |part: &str| part.bytes().map(|b| pieces[&format!("<0x{b:02X}>")[..]].0).collect::<Vec<_>>();
-    parts.iter().flat_map(|part| pieces.get(&part[..]).map_or_else(|| bytes(part), |p| vec![p.0])).collect()
-}
-
 #[test]
 fn random_texts_are_joined_as_the_definition_says() {
     let Some(golden) = golden("ggml-vocab-llama-spm") else { return };
@@ -121,6 +102,7 @@ fn random_texts_are_joined_as_the_definition_says() {
         .map(|(text, id, score)| (text, (id, score as f32)))
         .collect();
     assert_eq!(pieces.len(), 32_000);
+    let byte = |b: u8| pieces[&format!("<0x{b:02X}>")[..]].0;
     // Parts of real texts in any order, so that pieces of all lengths and languages meet.
     let source: Vec<char> = golden.cases.iter().flat_map(|(text, _)| text.chars()).collect();
     let mut rng = Rng(5);
@@ -132,7 +114,7 @@ fn random_texts_are_joined_as_the_definition_says() {
         }
         let ids = tokenizer.encode(&text, EncodeOptions::default()).expect("ids");
         let escaped = if text.is_empty() { String::new() } else { format!(" {text}").replace(' ', "▁") };
-        assert_eq!(ids, naive_spm(&pieces, &escaped), "{text:?}");
+        assert_eq!(ids, naive_spm(&pieces, byte, &escaped), "{text:?}");
         assert_eq!(tokenizer.decode(&ids, false), text);
     }
 }

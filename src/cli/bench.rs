@@ -18,6 +18,7 @@ use crate::kernels::{Isa, Kernels};
 use crate::model::Logits;
 use crate::session::{Session, SessionError};
 use crate::store::peak_rss_bytes;
+use crate::verify::median;
 
 /// Measure prefill and decode speed.
 ///
@@ -173,16 +174,6 @@ fn decode_rate(
     Ok(Some(tokens as f64 / start.elapsed().as_secs_f64()))
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let mid = values.len() / 2;
-    match values.len() {
-        0 => None,
-        n if n % 2 == 1 => Some(values[mid]),
-        _ => Some((values[mid - 1] + values[mid]) / 2.0),
-    }
-}
-
 fn print(report: &Report, json: bool) -> Result<(), CliError> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
@@ -222,11 +213,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_and_medians() {
+    fn ids_of_the_prompt() {
         assert_eq!([0, 1, 2, 3].map(|i| prompt_id(i, 1 << 20)), [100, 8019, 15938, 3857]);
         assert_eq!(prompt_id(1, 512), 8019 % 512);
-        assert_eq!(median(vec![]), None);
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
     }
 }

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use super::number::Number;
-use super::{CliError, model_arg, output, tensor_arg};
+use super::{CliError, model_arg, output, output_file, tensor_arg};
 use crate::gguf::Gguf;
 use crate::verify::{NpyWriter, Place, RowRange, Selection, TensorFileError, TensorWriter, WeightRows};
 
@@ -65,7 +65,7 @@ struct Work {
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 
-    /// Measure the error against the same tensor of another GGUF file, which is the reference
+    /// Measure the error against the same tensor of another GGUF file (or `demo`), which is the reference
     #[arg(long, value_name = "OTHER.gguf")]
     compare: Option<PathBuf>,
 }
@@ -217,11 +217,7 @@ fn write_file(
     args: &Args,
     out: &mut impl Write,
 ) -> Result<(), CliError> {
-    // The model is mapped while it is read: to cut it short would end the process.
-    let same = |part: &Path| file.canonicalize().is_ok_and(|f| part.canonicalize().is_ok_and(|p| p == f));
-    if selected.gguf.parts.iter().any(|part| same(&part.path)) {
-        return Err(CliError::new(format!("{}: it is the model itself", file.display())));
-    }
+    output_file::refuse_model_file(selected.gguf, file)?;
     let shape = selected.rows.shape();
     let exists = |error: TensorFileError| {
         let there = matches!(error, TensorFileError::Exists { .. });

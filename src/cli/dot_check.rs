@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::{CliError, model_arg, tensor_arg};
+use super::{CliError, engine_args, model_arg, tensor_arg};
 use crate::gguf::TensorType;
 use crate::kernels::{Isa, Kernels, matmul};
 use crate::quant::{self, FORMATS, Format};
@@ -48,7 +48,8 @@ pub struct Args {
     #[arg(long, value_name = "SET")]
     isa: Option<Isa>,
 
-    /// What ggml computed: a folder with a file a format [default: golden/formats, where that is]
+    /// What ggml computed: a folder with a file a format, of which none may be missing [default:
+    /// golden/formats, where that is, and what it has]
     #[arg(long, value_name = "DIR")]
     golden: Option<PathBuf>,
 
@@ -56,9 +57,15 @@ pub struct Args {
     #[arg(long)]
     bench: bool,
 
-    /// Threads of --bench and of real weights [default: all cores]
-    #[arg(short, long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
+    /// Threads of --bench and of real weights, at most 1024 [default: all cores]
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        value_parser = engine_args::threads_parser()
+    )]
+    threads: Option<u16>,
 
     /// One JSON object on one line
     #[arg(long)]
@@ -74,11 +81,10 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         Some(isa) => vec![Kernels::by_isa(isa)?],
         None => Kernels::available().collect(),
     };
-    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let threads = args.threads.map_or_else(cores, NonZeroUsize::get);
-    let pool = ThreadPoolBuilder::new().num_threads(threads).build()?;
+    let threads = engine_args::threads(args.threads);
+    let pool = || ThreadPoolBuilder::new().num_threads(threads).build();
     let mut report = match (&args.model, &args.tensor) {
-        (Some(model), Some(tensor)) => check_tensor(model, tensor, args.rows, &sets, &pool)?,
+        (Some(model), Some(tensor)) => check_tensor(model, tensor, args.rows, &sets, &pool()?)?,
         _ => check_formats(args, &sets)?,
     };
     report.threads = threads;
@@ -86,7 +92,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         report.unavailable = Kernels::unavailable().map(|why| why.to_string()).collect();
     }
     if args.bench {
-        measure(&mut report, &pool)?;
+        measure(&mut report, &pool()?)?;
     }
     let mut out = BufWriter::new(io::stdout().lock());
     report.print(args.json, &mut out)?;
@@ -115,16 +121,31 @@ fn golden_folder(asked: Option<&Path>) -> Result<Option<PathBuf>, CliError> {
     }
 }
 
+/// What ggml computed for a format. A folder that was asked for must have it.
+fn goldens(
+    folder: Option<&Path>,
+    asked: bool,
+    format: &'static Format,
+) -> Result<Option<FormatGoldens>, CliError> {
+    let Some(folder) = folder else { return Ok(None) };
+    match FormatGoldens::find(folder, format)? {
+        None if asked => {
+            let message = format!("--golden {}: there are no goldens for {}", folder.display(), format.ty);
+            Err(CliError::new(message).hint("--format NAME checks one format only"))
+        }
+        goldens => Ok(goldens),
+    }
+}
+
 /// Blocks made up, random and extreme, and those of the goldens.
 fn check_formats(args: &Args, sets: &[&'static Kernels]) -> Result<Report, CliError> {
     let folder = golden_folder(args.golden.as_deref())?;
+    let formats = formats(args.format.as_deref())?;
+    let goldens = |&format: &&'static Format| goldens(folder.as_deref(), args.golden.is_some(), format);
+    let goldens = formats.iter().map(goldens).collect::<Result<Vec<_>, _>>()?;
     let pools = thread_pools()?;
     let mut report = Report::default();
-    for format in formats(args.format.as_deref())? {
-        let goldens = match &folder {
-            Some(folder) => FormatGoldens::find(folder, format)?,
-            None => None,
-        };
+    for (format, goldens) in formats.into_iter().zip(goldens) {
         let against_ggml = goldens.as_ref().map(|g| check_against_ggml(&FormatUnderTest::of(format), g));
         report.formats.push(FormatRow { ty: format.ty, ggml: against_ggml });
         let results = check_kernels(sets, format, goldens.as_ref(), matmul, &pools);

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use clap::Args;
+use clap::builder::RangedI64ValueParser;
 
 use super::{CliError, model_arg};
 use crate::gguf::{Gguf, Source};
@@ -17,13 +18,7 @@ const DEFAULT_CONTEXT: usize = 4096;
 #[derive(Args, Debug)]
 pub struct EngineArgs {
     /// Worker threads, at most 1024 [default: all cores]
-    #[arg(
-        short,
-        long,
-        value_name = "N",
-        allow_negative_numbers = true,
-        value_parser = clap::value_parser!(u16).range(1..=1024)
-    )]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = threads_parser())]
     pub threads: Option<u16>,
 
     /// Kernel set: scalar, avx2, avx512 or amx [default: the best that this CPU has]
@@ -38,15 +33,25 @@ pub struct EngineArgs {
 impl EngineArgs {
     /// The options of a session with a context of this many tokens.
     pub fn session(&self, context: usize) -> SessionOptions {
-        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         SessionOptions {
             context,
             batch: DEFAULT_BATCH,
             kv: self.kv,
-            threads: self.threads.map_or_else(cores, usize::from),
+            threads: threads(self.threads),
             isa: self.isa,
         }
     }
+}
+
+/// What `--threads` takes: 1 to 1024.
+pub fn threads_parser() -> RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..=1024)
+}
+
+/// The threads to run with: what was asked for, else one a core.
+pub fn threads(asked: Option<u16>) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    asked.map_or_else(cores, usize::from)
 }
 
 /// The context to run with: what was asked for, else the model's own up to 4096.

@@ -26,9 +26,9 @@ use crate::text::{ChatTemplate, EncodeOptions, Message, TokenStream, Tokenizer};
 
 /// Continue a prompt, or answer it with --chat.
 ///
-/// Without a model it is the demo that answers: a small model of sums, comparisons, counting, days and months that is
-/// part of the program. It answers as with --chat (unless --ids-file is given), and as with --greedy unless an option of
-/// sampling is given.
+/// Without a model it is the demo that answers: a small model of sums, comparisons, counting, days and months,
+/// spelling and small facts that is part of the program. It answers as with --chat (unless --ids-file is given), and as
+/// with --greedy unless an option of sampling is given.
 ///
 /// The text goes to stdout as it is made; progress and statistics to stderr. The same model, prompt and seed give the
 /// same text on every CPU and with any number of threads.

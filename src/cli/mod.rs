@@ -12,6 +12,7 @@ mod inspect;
 mod model_arg;
 mod number;
 mod output;
+mod output_file;
 mod sampling_args;
 mod tensor_arg;
 mod tokenize;

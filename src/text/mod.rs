@@ -14,6 +14,8 @@
 mod byte_level;
 mod chat;
 mod error;
+#[cfg(test)]
+mod naive_spm;
 mod pre_tokenizer;
 mod special;
 mod spm;

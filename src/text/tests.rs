@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::naive_spm::naive_spm;
 use super::testing::{GgufBuilder, Kv, Rng, SPM_FIRST, bpe, metadata, spm, tokenizer, vocabulary};
 use super::{EncodeOptions, TextError, Tokenizer};
 
@@ -28,32 +29,11 @@ const PIECES: &[(&str, f32, i32)] = &[
     ("xy", -2.5, 1),
 ];
 
-/// SentencePiece BPE as its definition reads: again and again the best pair of all, the leftmost of equals.
-fn naive_spm(text: &str) -> Vec<u32> {
-    let pieces: HashMap<&str, (u32, f32)> =
-        (SPM_FIRST..).zip(PIECES).map(|(id, &(text, score, _))| (text, (id, score))).collect();
-    let mut parts: Vec<String> = text.chars().map(String::from).collect();
-    loop {
-        let mut best: Option<(usize, f32)> = None;
-        for left in 0..parts.len().saturating_sub(1) {
-            let joined = parts[left].clone() + &parts[left + 1];
-            if let Some(&(_, score)) = pieces.get(&joined[..])
-                && best.is_none_or(|(_, other)| score > other)
-            {
-                best = Some((left, score));
-            }
-        }
-        let Some((left, _)) = best else { break };
-        let right = parts.remove(left + 1);
-        parts[left].push_str(&right);
-    }
-    let bytes = |part: &str| part.bytes().map(|b| 3 + u32::from(b)).collect::<Vec<_>>();
-    parts.iter().flat_map(|part| pieces.get(&part[..]).map_or_else(|| bytes(part), |p| vec![p.0])).collect()
-}
-
 #[test]
 fn spm_joins_what_the_definition_joins() {
     let tokenizer = tokenizer(&spm(PIECES)).unwrap();
+    let pieces: HashMap<&str, (u32, f32)> =
+        (SPM_FIRST..).zip(PIECES).map(|(id, &(text, score, _))| (text, (id, score))).collect();
     let alphabet = ['a', 'b', 'a', 'b', ' ', 'é', 'x', 'y', '€', '\n'];
     let mut rng = Rng(1);
     let mut merged = 0;
@@ -63,7 +43,7 @@ fn spm_joins_what_the_definition_joins() {
         let ids = tokenizer.encode(&text, PLAIN).unwrap();
         let escaped =
             if text.is_empty() { String::new() } else { format!("▁{}", text.replace(' ', "▁")) };
-        assert_eq!(ids, naive_spm(&escaped), "{text:?}");
+        assert_eq!(ids, naive_spm(&pieces, |b| 3 + u32::from(b), &escaped), "{text:?}");
         assert_eq!(tokenizer.decode(&ids, false), text);
         let joined = |&id: &u32| {
             let piece = id.checked_sub(SPM_FIRST).and_then(|i| PIECES.get(i as usize));

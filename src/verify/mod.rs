@@ -47,7 +47,7 @@ pub use npy::NpyWriter;
 pub use profile::Profiler;
 pub use record::{NodeStatistics, Recorder, Statistician};
 pub use run::{PassObserver, run};
-pub use statistics::{Histogram, Statistics};
+pub use statistics::{Histogram, Statistics, median};
 pub use summary::{Divergence, NodeLabel};
 pub use tensors::{Element, Tensor, TensorFile, TensorFileError, TensorWriter};
 pub use weight_rows::{Place, RowRange, RowsError, Selection, WeightRows};

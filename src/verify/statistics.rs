@@ -91,6 +91,17 @@ impl Histogram {
     }
 }
 
+/// The middle value, or the mean of the two in the middle; `None` of no values.
+pub fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let mid = values.len() / 2;
+    match values.len() {
+        0 => None,
+        n if n % 2 == 1 => Some(values[mid]),
+        _ => Some((values[mid - 1] + values[mid]) / 2.0),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,5 +130,12 @@ mod tests {
         let mut wide = Histogram::new(f32::MIN, f32::MAX, 2);
         wide.add(&[f32::MIN, f32::MAX, 0.0, -1.0]);
         assert_eq!(wide.counts, [1, 3]); // next to such a width, -1 is 0
+    }
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(vec![]), None);
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
     }
 }

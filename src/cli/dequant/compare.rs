@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::{Args, At, Header, Selected, place, print_json, shape};
 use crate::cli::number::Number;
 use crate::cli::output::{self, escape, grouped};
-use crate::cli::{CliError, tensor_arg};
-use crate::gguf::{Gguf, TensorInfo};
+use crate::cli::{CliError, model_arg, tensor_arg};
+use crate::gguf::TensorInfo;
 use crate::verify::{Difference, RowsError, Selection, WeightRows};
 
 /// Measures the selection against the same of `other`, the reference.
@@ -20,7 +20,7 @@ pub fn run(
     args: &Args,
     out: &mut impl Write,
 ) -> Result<(), CliError> {
-    let gguf = Gguf::open(other)?;
+    let gguf = model_arg::open(model_arg::source(other))?;
     let name = args.other_name.as_deref().unwrap_or(selected.name);
     let tensor = tensor_arg::find(&gguf, name).map_err(|error| match args.other_name {
         None => error.hint("--as NAME gives the tensor's name there"),

@@ -30,7 +30,7 @@ use lanes::Scalar;
 pub use attention::{AttentionScratch, AttentionShape, CHUNK};
 pub use kv::{KvView, KvViewMut};
 pub use rope::{RopeKind, RopeParams, RopeTable};
-pub use select::{moe_weights, top_k};
+pub use select::top_k;
 
 /// The operations, compiled for one instruction set.
 pub struct Ops {

@@ -1,4 +1,4 @@
-//! Choosing experts: top-k over a router's row and the weights of those chosen. Scalar on every CPU: rows are short.
+//! Choosing experts: top-k over a router's row. Scalar on every CPU: rows are short.
 
 use std::cmp::Ordering;
 
@@ -27,24 +27,4 @@ pub fn top_k(x: &[f32], out: &mut [u32]) {
 /// The order of values, NaN the least.
 fn rank(a: f32, b: f32) -> Ordering {
     a.partial_cmp(&b).unwrap_or_else(|| b.is_nan().cmp(&a.is_nan()))
-}
-
-/// The smallest sum that expert weights are divided by: the smallest normal f16, as in ggml's graph.
-const MIN_WEIGHT_SUM: f32 = 6.103_515_6e-5;
-
-/// The weights of the chosen experts: their probabilities, and where `normalise` is set divided by their sum, which
-/// is taken from left to right and held to at least 2^-14 (`build_moe_ffn` in llama.cpp).
-///
-/// `probs`: `[experts]`; `selected` and `out`: `[experts used]`.
-pub fn moe_weights(probs: &[f32], selected: &[u32], normalise: bool, out: &mut [f32]) {
-    assert_eq!(selected.len(), out.len(), "moe_weights: experts");
-    for (weight, &expert) in out.iter_mut().zip(selected) {
-        *weight = probs[expert as usize];
-    }
-    if normalise {
-        let sum = out.iter().fold(0.0, |sum, &weight| sum + weight);
-        // Not f32::max: a NaN stays one.
-        let sum = if sum < MIN_WEIGHT_SUM { MIN_WEIGHT_SUM } else { sum };
-        out.iter_mut().for_each(|weight| *weight /= sum);
-    }
 }

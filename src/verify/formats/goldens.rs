@@ -132,13 +132,18 @@ impl<'a> Reader<'a> {
             let there = |n: &&usize| self.file.contains(&format!("{folder}/{n}/dots"));
             self.description.lengths.iter().filter(there).map(|&n| self.dots(folder, n)).collect()
         };
+        let (dots, exact) = (sets("dots")?, sets("exact")?);
+        if dots.is_empty() && exact.is_empty() {
+            let path = self.file.path().to_owned();
+            return Err(GoldenError::Description { path, why: "it has no dots".into() });
+        }
         Ok(FormatGoldens {
             blocks: self.values("decode/blocks", &[decode, weights])?,
             values: self.values("decode/values", &[decode, case_len])?,
             inputs: self.values("activations/inputs", &[activation, case_len])?,
             quantised: self.values("activations/quantised", &[activation, quantised])?,
-            dots: sets("dots")?,
-            exact: sets("exact")?,
+            dots,
+            exact,
             decode_cases,
             activation_cases,
             case_len,

@@ -309,17 +309,6 @@ fn top_k_orders_ties_and_nan() {
 }
 
 #[test]
-fn expert_weights_are_normalised_with_a_floor() {
-    let mut out = [0.0; 2];
-    moe_weights(&[0.1, 0.6, 0.2], &[1, 2], true, &mut out);
-    assert_eq!(out, [0.6 / (0.6f32 + 0.2), 0.2 / (0.6f32 + 0.2)]);
-    moe_weights(&[0.1, 0.6, 0.2], &[1, 2], false, &mut out);
-    assert_eq!(out, [0.6, 0.2]);
-    moe_weights(&[1e-6, 0.0], &[0, 1], true, &mut out);
-    assert_eq!(out, [1e-6 / 2.0f32.powi(-14), 0.0]);
-}
-
-#[test]
 fn argmax_takes_the_first_of_equals_and_no_nan() {
     for (_, ops) in instances() {
         assert_eq!(ops.argmax(&[1.0, 3.0, f32::NAN, 3.0]), Some(1));
