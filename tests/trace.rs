@@ -126,6 +126,14 @@ fn files_are_not_overwritten_unasked() {
     refused(&["-m", MODEL, "-p", "abc", "--save", &path], 1, "already there");
     assert!(std::fs::read(&path).expect("a trace") == before);
     saved(&dir, "t", &["--force", "--nodes", "l_out"]);
+    // The model itself is never written to.
+    let model = dir.path().join("m.gguf");
+    std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join(MODEL), &model).expect("a copy");
+    let model = model.to_str().expect("UTF-8");
+    let bytes = std::fs::read(model).expect("a model");
+    let output = trace(&["-m", model, "-p", "abc", "--save", model, "--force"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(std::fs::read(model).expect("a model") == bytes);
     assert!(std::fs::read(&path).expect("a trace").len() < before.len());
 }
 

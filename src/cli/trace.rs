@@ -12,6 +12,7 @@ use globset::{Glob, GlobMatcher};
 
 use super::engine_args::{self, EngineArgs, Loaded};
 use super::generate::{Prompt, PromptArgs, read_prompt};
+use super::output_file::refuse_model_file;
 use super::tokenizer_arg::TokenizerArg;
 use super::{CliError, InFile, model_arg};
 use crate::kernels::Isa;
@@ -166,6 +167,9 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         Some(golden) => against_file(args, model, golden),
         None => {
             let loaded = engine_args::load(model_arg::source(model))?;
+            if let Some(path) = &args.save {
+                refuse_model_file(&loaded.gguf, path)?;
+            }
             let prompt = prompt(args, &loaded, model)?;
             match (args.against, writer) {
                 (Some(reference), _) => against_set(args, &loaded, &prompt, reference),
