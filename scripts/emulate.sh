@@ -26,7 +26,7 @@ fi
 
 # The test binary of the library or of a file in tests/, static and stripped.
 rm -rf "$work/root" "$work/iso"
-mkdir -p "$work"/root/{bin,dev,proc,tmp} "$work/iso/isolinux"
+mkdir -p "$work/root"/{bin,dev,proc,tmp} "$work/iso/isolinux"
 build() {
     local binary
     binary=$(RUSTFLAGS="-C target-feature=+crt-static" cargo test --locked --release --no-run --target "$target" "$@" 2>&1 |
