@@ -5,19 +5,20 @@ mod profile;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
 use super::engine_args::{self, EngineArgs};
 use super::model_arg::ModelArg;
+use super::placement::{self, Residency, Traffic};
 use super::{CliError, InFile, output};
 use crate::gguf::Gguf;
 use crate::kernels::{Isa, Kernels};
 use crate::model::Logits;
 use crate::session::{Session, SessionError};
-use crate::store::peak_rss_bytes;
+use crate::store::{ResidencyStats, peak_rss_bytes};
 use crate::verify::median;
 
 /// Measure prefill and decode speed.
@@ -72,6 +73,8 @@ struct Report {
     prefill_tok_s: Option<f64>,
     decode_tok_s: Option<f64>,
     peak_rss_bytes: Option<u64>,
+    /// Where the weights were and what was read from disk, over all measured rounds.
+    residency: Option<Residency>,
     /// The kernel that ran for each type of weights.
     kernels: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,23 +87,27 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     let context = args
         .prompt_tokens
         .max(depth.checked_add(args.decode_tokens).ok_or_else(|| CliError::usage("depth is too large"))?);
-    let loaded = engine_args::load(args.model.source())?;
-    let mut session = Session::new(&loaded.model, &args.engine.session(context))?;
+    let mut loaded = engine_args::load(args.model.source())?;
+    let options = args.engine.session(context);
+    placement::settle(&mut loaded, &args.engine, std::slice::from_ref(&options), Logits::Last)?;
+    let mut session = Session::new(&loaded.model, &options)?;
     let load_s = loaded.started.elapsed().as_secs_f64();
 
     let vocab = loaded.model.config().vocab;
     let ids = |n: usize| (0..n).map(|i| prompt_id(i, vocab)).collect::<Vec<u32>>();
     let (prompt, deep) = (ids(args.prompt_tokens), ids(depth));
-    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    let (mut prefill, mut decode) = (Phase::default(), Phase::default());
     for round in 0..=args.rounds.get() {
         let path = args.model.path();
-        let rates = (
-            prefill_rate(&mut session, &prompt).in_file(path)?,
-            decode_rate(&mut session, &prompt, &deep, args.decode_tokens).in_file(path)?,
+        // No round finds what the one before left.
+        loaded.model.store().empty_cache();
+        let runs = (
+            run_prefill(&mut session, &prompt).in_file(path)?,
+            run_decode(&mut session, &prompt, &deep, args.decode_tokens).in_file(path)?,
         );
         if round > 0 {
-            prefill.extend(rates.0);
-            decode.extend(rates.1);
+            prefill.runs.extend(runs.0);
+            decode.runs.extend(runs.1);
         }
     }
     let profile = match args.profile {
@@ -119,9 +126,10 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         depth,
         rounds: args.rounds.get(),
         load_s,
-        prefill_tok_s: median(prefill),
-        decode_tok_s: median(decode),
+        prefill_tok_s: prefill.rate(),
+        decode_tok_s: decode.rate(),
         peak_rss_bytes: peak_rss_bytes(),
+        residency: Residency::new(&loaded.model, prefill.traffic(), decode.traffic())?,
         kernels: kernels(&loaded.gguf, session.isa()),
         profile,
     };
@@ -141,37 +149,84 @@ fn prompt_id(i: usize, vocab: usize) -> u32 {
     ((100 + 7919 * i % 20000) % vocab) as u32
 }
 
-/// Tokens a second through an empty session; leaves the prompt in it.
-fn prefill_rate(session: &mut Session<'_>, prompt: &[u32]) -> Result<Option<f64>, SessionError> {
+/// A measured run.
+struct Run {
+    tokens: usize,
+    time: Duration,
+    stats: ResidencyStats,
+}
+
+impl Run {
+    /// Runs something and takes its time.
+    fn of(
+        session: &mut Session<'_>,
+        tokens: usize,
+        run: impl FnOnce(&mut Session<'_>) -> Result<(), SessionError>,
+    ) -> Result<Run, SessionError> {
+        let store = session.model().store();
+        let before = store.stats();
+        let start = Instant::now();
+        run(session)?;
+        Ok(Run { tokens, time: start.elapsed(), stats: store.stats().since(&before) })
+    }
+}
+
+/// The measured runs of a kind.
+#[derive(Default)]
+struct Phase {
+    runs: Vec<Run>,
+}
+
+impl Phase {
+    /// The median of the tokens a second.
+    fn rate(&self) -> Option<f64> {
+        median(self.runs.iter().map(|run| run.tokens as f64 / run.time.as_secs_f64()).collect())
+    }
+
+    /// What all of them read.
+    fn traffic(&self) -> Option<Traffic> {
+        let mut all = ResidencyStats::default();
+        let (mut tokens, mut time) = (0, Duration::ZERO);
+        for run in &self.runs {
+            all.add(&run.stats);
+            tokens += run.tokens;
+            time += run.time;
+        }
+        (tokens > 0).then(|| Traffic::new(&all, tokens, time))
+    }
+}
+
+/// The prompt through an empty session, in which it stays.
+fn run_prefill(session: &mut Session<'_>, prompt: &[u32]) -> Result<Option<Run>, SessionError> {
     session.rewind(0);
     if prompt.is_empty() {
         return Ok(None);
     }
-    let start = Instant::now();
-    session.feed(prompt, Logits::Last)?;
-    Ok(Some(prompt.len() as f64 / start.elapsed().as_secs_f64()))
+    Run::of(session, prompt.len(), |session| session.feed(prompt, Logits::Last)).map(Some)
 }
 
-/// Tokens a second after `deep`, of which the session may hold the prompt already.
-fn decode_rate(
+/// Tokens after `deep`, of which the session may hold the prompt already.
+fn run_decode(
     session: &mut Session<'_>,
     prompt: &[u32],
     deep: &[u32],
     tokens: usize,
-) -> Result<Option<f64>, SessionError> {
+) -> Result<Option<Run>, SessionError> {
     if tokens == 0 {
         return Ok(None);
     }
     let shared = prompt.len().min(deep.len());
     session.rewind(shared);
     session.feed(&deep[shared..], Logits::None)?;
-    let start = Instant::now();
-    let mut id = prompt_id(0, session.model().config().vocab);
-    for _ in 0..tokens {
-        session.feed(&[id], Logits::Last)?;
-        id = session.argmax()?;
-    }
-    Ok(Some(tokens as f64 / start.elapsed().as_secs_f64()))
+    let decode = |session: &mut Session<'_>| {
+        let mut id = prompt_id(0, session.model().config().vocab);
+        for _ in 0..tokens {
+            session.feed(&[id], Logits::Last)?;
+            id = session.argmax()?;
+        }
+        Ok(())
+    };
+    Run::of(session, tokens, decode).map(Some)
 }
 
 fn print(report: &Report, json: bool) -> Result<(), CliError> {
@@ -202,6 +257,9 @@ fn print(report: &Report, json: bool) -> Result<(), CliError> {
     )?;
     let kernels: Vec<_> = report.kernels.iter().map(|(ty, kernel)| format!("{ty}: {kernel}")).collect();
     writeln!(out, "{}", kernels.join(", "))?;
+    for line in report.residency.iter().flat_map(Residency::lines) {
+        writeln!(out, "{line}")?;
+    }
     if let Some(profile) = &report.profile {
         profile::print(&mut out, profile)?;
     }

@@ -25,6 +25,11 @@ pub struct EngineArgs {
     #[arg(long, value_name = "SET")]
     pub isa: Option<Isa>,
 
+    /// Memory that the run may take in all, in GiB (12G) or MiB (800M) [default: what is available]. A model
+    /// that does not fit is streamed from disk
+    #[arg(long, value_name = "SIZE", value_parser = memory_size)]
+    pub ram: Option<u64>,
+
     /// Type of the KV cache
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     pub kv: KvType,
@@ -40,6 +45,16 @@ impl EngineArgs {
             threads: threads(self.threads),
             isa: self.isa,
         }
+    }
+}
+
+/// A size of memory: binary units, as memory is sold.
+pub fn memory_size(text: &str) -> Result<u64, String> {
+    let sizes = parse_size::Config::new().with_binary();
+    match sizes.parse_size(text) {
+        Ok(0) => Err("a size above 0 is needed".to_owned()),
+        Ok(bytes) => Ok(bytes),
+        Err(error) => Err(format!("{error}; 12G and 800M are sizes")),
     }
 }
 

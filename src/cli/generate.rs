@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args as ClapArgs;
 use clap::builder::NonEmptyStringValueParser;
@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::engine_args::{self, EngineArgs};
 use super::input::Input;
 use super::model_arg::ModelArg;
+use super::placement::{self, Residency, Traffic};
 use super::sampling_args::SamplingArgs;
 use super::tokenizer_arg::TokenizerArg;
 use super::{CliError, InFile, output};
@@ -131,6 +132,8 @@ struct Report<'a> {
     isa: String,
     threads: usize,
     peak_rss_bytes: Option<u64>,
+    /// Where the weights were and what was read from disk.
+    residency: Option<Residency>,
 }
 
 #[derive(Clone, Copy, Serialize)]
@@ -154,7 +157,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
         return Err(CliError::usage("--system is a part of a chat").hint("--chat makes the prompt one"));
     }
     let prompt = read_prompt(&args.prompt)?;
-    let loaded = engine_args::load(args.model.source())?;
+    let mut loaded = engine_args::load(args.model.source())?;
     if args.model.is_demo() {
         eprintln!("the demo answers, a small model that is part of wayinfer; -m MODEL runs another");
     }
@@ -174,7 +177,12 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
         let trained = loaded.model.config().context;
         eprintln!("warning: a context of {context} tokens, where the model was trained for {trained}");
     }
-    let mut session = open_session(&loaded.model, &args.engine.session(context))?;
+    let options = args.engine.session(context);
+    placement::settle(&mut loaded, &args.engine, std::slice::from_ref(&options), Logits::Last)?;
+    if let Some(plan) = loaded.model.store().plan().filter(|plan| !plan.is_mapped()) {
+        eprintln!("{}", placement::line(plan, loaded.model.store().reads_directly()));
+    }
+    let mut session = open_session(&loaded.model, &options)?;
     let load_s = loaded.started.elapsed().as_secs_f64();
     // Until here an interrupt has nothing to end cleanly.
     let interrupted = watch_interrupts()?;
@@ -194,6 +202,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     let started = Instant::now();
     let prefilled = prefill(&mut session, &prompt_ids, &interrupted).in_file(path)?;
     let prefill_s = started.elapsed().as_secs_f64();
+    let prefill_stats = loaded.model.store().stats();
 
     let started = Instant::now();
     let mut text = Printer::new(&tokenizer, args);
@@ -204,6 +213,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
         ControlFlow::Break(()) => (Vec::new(), StopReason::Interrupted),
     };
     let decode_s = started.elapsed().as_secs_f64();
+    let decode_stats = loaded.model.store().stats().since(&prefill_stats);
     let text = text.finish()?;
 
     // The first token comes from the prefill's logits.
@@ -218,6 +228,8 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
         decode_s,
         decode_tok_s: rate(decoded, decode_s),
     };
+    let prefill_traffic = Traffic::new(&prefill_stats, prefill_tokens, Duration::from_secs_f64(prefill_s));
+    let decode_traffic = Traffic::new(&decode_stats, decoded, Duration::from_secs_f64(decode_s));
     if args.json {
         let report = Report {
             text: &text,
@@ -230,10 +242,14 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
             isa: session.isa().to_string(),
             threads: session.threads(),
             peak_rss_bytes: peak_rss_bytes(),
+            residency: Residency::new(&loaded.model, Some(prefill_traffic), Some(decode_traffic.clone()))?,
         };
         writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?)?;
     }
     statistics(&timings, seed, &session);
+    if decoded > 0 && loaded.model.store().plan().is_some_and(|plan| !plan.is_mapped()) {
+        eprintln!("decode: {}", decode_traffic.line());
+    }
     Ok(if stop == StopReason::Interrupted { 130.into() } else { 0.into() })
 }
 

@@ -13,6 +13,7 @@ mod model_arg;
 mod number;
 mod output;
 mod output_file;
+mod placement;
 mod sampling_args;
 mod tensor_arg;
 mod tokenize;

@@ -114,6 +114,16 @@ pub fn bytes(n: u64) -> String {
     scaled(n, &["B", "kB", "MB", "GB", "TB", "PB", "EB"])
 }
 
+/// Bytes of memory for people: `12.0 GiB` (powers of two, as memory is counted).
+pub fn binary_bytes(n: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let unit = (0..units.len() - 1).find(|&unit| n >> (10 * unit) < 1024).unwrap_or(units.len() - 1);
+    match unit {
+        0 => format!("{n} B"),
+        _ => format!("{:.1} {}", n as f64 / (1u64 << (10 * unit)) as f64, units[unit]),
+    }
+}
+
 /// Counts for people: `8.03 B` parameters.
 pub fn count(n: u64) -> String {
     scaled(n, &["", "K", "M", "B", "T", "Q", "Qi"]).trim_end().to_owned()
@@ -163,6 +173,10 @@ mod tests {
 
     #[test]
     fn sizes_keep_three_digits() {
+        assert_eq!(binary_bytes(12 << 30), "12.0 GiB");
+        assert_eq!(binary_bytes(1023), "1023 B");
+        assert_eq!(binary_bytes(1536), "1.5 KiB");
+        assert_eq!(binary_bytes(u64::MAX), "16.0 EiB");
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(1_234), "1.23 kB");
         assert_eq!(bytes(28_400_000_000), "28.4 GB");

@@ -13,10 +13,11 @@ use globset::{Glob, GlobMatcher};
 use super::engine_args::{self, EngineArgs, Loaded};
 use super::generate::{Prompt, PromptArgs, read_prompt};
 use super::output_file::refuse_model_file;
+use super::placement;
 use super::tokenizer_arg::TokenizerArg;
 use super::{CliError, InFile, model_arg};
 use crate::kernels::Isa;
-use crate::model::KvType;
+use crate::model::{KvType, Logits};
 use crate::session::{Session, SessionOptions};
 use crate::text::EncodeOptions;
 use crate::verify::{
@@ -166,15 +167,15 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     match &args.golden {
         Some(golden) => against_file(args, model, golden),
         None => {
-            let loaded = engine_args::load(model_arg::source(model))?;
+            let mut loaded = engine_args::load(model_arg::source(model))?;
             if let Some(path) = &args.save {
                 refuse_model_file(&loaded.gguf, path)?;
             }
             let prompt = prompt(args, &loaded, model)?;
             match (args.against, writer) {
-                (Some(reference), _) => against_set(args, &loaded, &prompt, reference),
-                (None, Some(writer)) => save(args, &loaded, &prompt, writer),
-                (None, None) => statistics(args, &loaded, &prompt),
+                (Some(reference), _) => against_set(args, &mut loaded, &prompt, reference),
+                (None, Some(writer)) => save(args, &mut loaded, &prompt, writer),
+                (None, None) => statistics(args, &mut loaded, &prompt),
             }
         }
     }
@@ -214,7 +215,7 @@ fn options(args: &Args, prompt: &[u32], steps: usize, batch: usize) -> Result<Se
 
 fn against_file(args: &Args, model: &Path, golden: &Path) -> Result<ExitCode, CliError> {
     let golden = Golden::open(golden)?;
-    let loaded = engine_args::load(model_arg::source(model))?;
+    let mut loaded = engine_args::load(model_arg::source(model))?;
     let path = golden.tensors().path().display();
     let description = golden.description();
     let kv: KvType = description
@@ -232,6 +233,7 @@ fn against_file(args: &Args, model: &Path, golden: &Path) -> Result<ExitCode, Cl
     let default = if args.isolate { Tolerance::Bounds } else { Tolerance::Nmse(FREE_TOLERANCE) };
     let compare = compare_options(args, default, kv);
     let graph = NodeGraph::new(&loaded.gguf, loaded.model.config().layers);
+    placement::settle(&mut loaded, &args.engine, std::slice::from_ref(&options), Logits::All)?;
     let mut session = Session::new(&loaded.model, &options)?;
     let mut comparer = Comparer::new(&graph, golden.reference(), compare);
     verify::run(&mut session, prompt, steps, &mut comparer).map_err(|error| match error {
@@ -270,15 +272,17 @@ fn shown(compare: &CompareArgs) -> Shown {
     Shown { worst: compare.worst, json: compare.json }
 }
 
-fn against_set(args: &Args, loaded: &Loaded, prompt: &[u32], set: Isa) -> Result<ExitCode, CliError> {
+fn against_set(args: &Args, loaded: &mut Loaded, prompt: &[u32], set: Isa) -> Result<ExitCode, CliError> {
     let steps = args.steps.unwrap_or(0);
     let options = options(args, prompt, steps, DEFAULT_BATCH)?;
+    let other = SessionOptions { isa: Some(set), ..options.clone() };
+    placement::settle(loaded, &args.engine, &[options.clone(), other.clone()], Logits::All)?;
     let mut session = Session::new(&loaded.model, &options)?;
     if session.isa() == set && args.engine.isa.is_none() {
         let message = format!("the run to check is on {set} already");
         return Err(CliError::usage(message).hint("--isa names another kernel set"));
     }
-    let mut reference = Session::new(&loaded.model, &SessionOptions { isa: Some(set), ..options.clone() })?;
+    let mut reference = Session::new(&loaded.model, &other)?;
     let graph = NodeGraph::new(&loaded.gguf, loaded.model.config().layers);
     let compare = compare_options(args, Tolerance::SameBits, options.kv);
     let reports = verify::compare_runs(&mut reference, &mut session, &graph, prompt, steps, compare)
@@ -295,9 +299,15 @@ fn against_set(args: &Args, loaded: &Loaded, prompt: &[u32], set: Isa) -> Result
     print::comparison(&comparison, &shown(&args.compare))
 }
 
-fn save(args: &Args, loaded: &Loaded, prompt: &[u32], writer: TensorWriter) -> Result<ExitCode, CliError> {
+fn save(
+    args: &Args,
+    loaded: &mut Loaded,
+    prompt: &[u32],
+    writer: TensorWriter,
+) -> Result<ExitCode, CliError> {
     let steps = args.steps.unwrap_or(0);
     let options = options(args, prompt, steps, DEFAULT_BATCH)?;
+    placement::settle(loaded, &args.engine, std::slice::from_ref(&options), Logits::All)?;
     let mut session = Session::new(&loaded.model, &options)?;
     let mut recorder = Recorder::new(writer, args.compare.filter());
     verify::run(&mut session, prompt, steps, &mut recorder).in_file(&loaded.gguf.parts[0].path)?;
@@ -307,9 +317,10 @@ fn save(args: &Args, loaded: &Loaded, prompt: &[u32], writer: TensorWriter) -> R
     Ok(ExitCode::SUCCESS)
 }
 
-fn statistics(args: &Args, loaded: &Loaded, prompt: &[u32]) -> Result<ExitCode, CliError> {
+fn statistics(args: &Args, loaded: &mut Loaded, prompt: &[u32]) -> Result<ExitCode, CliError> {
     let steps = args.steps.unwrap_or(0);
     let options = options(args, prompt, steps, DEFAULT_BATCH)?;
+    placement::settle(loaded, &args.engine, std::slice::from_ref(&options), Logits::All)?;
     let mut session = Session::new(&loaded.model, &options)?;
     let mut statistician = Statistician::new(args.compare.filter());
     verify::run(&mut session, prompt, steps, &mut statistician).in_file(&loaded.gguf.parts[0].path)?;

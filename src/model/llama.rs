@@ -4,7 +4,7 @@
 
 use crate::gguf::Gguf;
 use crate::kernels::ops::RopeKind;
-use crate::store::{Store, WeightId};
+use crate::store::{Role, Store, WeightId};
 
 use super::config::{Config, Experts, Reader, Rope};
 use super::moe::Moe;
@@ -46,18 +46,16 @@ enum Ffn {
 pub(super) fn load(gguf: &Gguf, store: Store) -> Result<Model, ModelError> {
     let mut weights = WeightLoader::new(gguf, store)?;
     let config = config(gguf, weights.rows_of("token_embd.weight")?)?;
-    let token_embd = weights.matrix("token_embd.weight", config.embd, config.vocab)?;
+    let token_embd = weights.matrix("token_embd.weight", config.embd, config.vocab, Role::Rows)?;
+    // In the order of a pass.
+    let rope_freqs = rope_freqs(&mut weights, &config)?;
+    let layers = (0..config.layers).map(|il| layer(&mut weights, &config, il)).collect::<Result<_, _>>()?;
+    let output_norm = weights.vector("output_norm.weight", config.embd)?;
     let output = match weights.contains("output.weight") {
-        true => weights.matrix("output.weight", config.embd, config.vocab)?,
-        false => token_embd,
+        true => weights.matrix("output.weight", config.embd, config.vocab, Role::Always)?,
+        false => weights.as_output(token_embd),
     };
-    let llama = Llama {
-        token_embd,
-        rope_freqs: rope_freqs(&mut weights, &config)?,
-        layers: (0..config.layers).map(|il| layer(&mut weights, &config, il)).collect::<Result<_, _>>()?,
-        output_norm: weights.vector("output_norm.weight", config.embd)?,
-        output,
-    };
+    let llama = Llama { token_embd, rope_freqs, layers, output_norm, output };
     let store = weights.finish("llama")?;
     Ok(Model { config, store, architecture: Box::new(llama) })
 }
@@ -234,11 +232,15 @@ impl Architecture for Llama {
         let logits = pass.logits;
         let mut run = Run::new(config, store, pass);
         run.announce(self.layers[0].weights());
-        run.embed(&self.token_embd);
+        run.embed(&self.token_embd)?;
         run.rotate_positions(self.rope_freqs.as_deref());
         for (il, layer) in self.layers.iter().enumerate() {
             if let Some(next) = self.layers.get(il + 1) {
                 run.announce(next.weights());
+                // Of the last layer, a pass without logits reads the keys and values alone.
+                if il + 2 < self.layers.len() || logits != Logits::None {
+                    run.announce(next.expected_experts(run.tokens));
+                }
             }
             run.norm("attn_norm", il, &layer.attn_norm);
             run.queries_keys_values(il, &layer.q, &layer.k, &layer.v)?;
@@ -265,6 +267,12 @@ impl Architecture for Llama {
 }
 
 impl Layer {
+    /// Experts that are as good as sure to be used by so many tokens.
+    fn expected_experts(&self, tokens: usize) -> impl Iterator<Item = WeightId> {
+        let moe = if let Ffn::Moe(moe) = &self.ffn { Some(moe) } else { None };
+        moe.into_iter().flat_map(move |moe| moe.expected(tokens))
+    }
+
     /// What every token touches: all but the experts.
     fn weights(&self) -> impl Iterator<Item = WeightId> {
         let ffn = match &self.ffn {

@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::gguf::{Gguf, Metadata, MetadataError};
 use crate::kernels::Kernels;
 use crate::quant::NonFinite;
-use crate::store::{Store, StoreError};
+use crate::store::{OpenFile, Plan, Store, StoreError, open_file};
 
 pub use config::{Config, Experts, Rope};
 pub use observer::{NoObserver, Node, Observer};
@@ -54,6 +54,8 @@ pub enum ForwardError {
         "the input of {node} of layer {layer} is not finite (token {token} of the batch, element {index})"
     )]
     NotFinite { node: &'static str, layer: usize, token: usize, index: usize },
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl ForwardError {
@@ -134,10 +136,27 @@ impl Model {
         &self.store
     }
 
+    /// Puts the weights where a plan says (see [`Store::plan_for`]); until then they are mapped.
+    ///
+    /// # Errors
+    /// As [`Store::settle`].
+    pub fn settle(&mut self, plan: Plan) -> Result<(), StoreError> {
+        self.settle_reading(plan, &open_file)
+    }
+
+    /// The same with files that are opened in another way.
+    ///
+    /// # Errors
+    /// As [`Store::settle`].
+    pub fn settle_reading(&mut self, plan: Plan, open: OpenFile<'_>) -> Result<(), StoreError> {
+        self.store.settle(plan, open)
+    }
+
     /// Runs a pass; see [`Pass`]. Runs on rayon's current pool.
     ///
     /// # Errors
-    /// A token outside the vocabulary; values that are not finite where they have to be quantised.
+    /// A token outside the vocabulary; values that are not finite where they have to be quantised; weights that
+    /// cannot be read.
     ///
     /// # Panics
     /// Where the tokens do not fit the state's batch or the KV cache: the session's mistake.
@@ -145,6 +164,7 @@ impl Model {
         if let Some(&id) = pass.tokens.iter().find(|&&id| id as usize >= self.config.vocab) {
             return Err(ForwardError::TokenRange { id, vocab: self.config.vocab });
         }
+        self.store.begin_pass();
         self.architecture.forward(&self.config, &self.store, pass)
     }
 }

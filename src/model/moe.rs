@@ -3,11 +3,11 @@
 //! Tokens are grouped by expert, so that an expert's weights are read once for all its tokens; what the experts
 //! gave is kept apart and added in the order of rank, so that the result does not depend on the grouping.
 
-use crate::kernels::{Kernels, matmul_batch, ops};
-use crate::store::{Store, WeightId};
+use crate::kernels::{Kernels, ops};
+use crate::store::{Role, Store, StoreError, WeightId};
 
 use super::config::{Config, Experts};
-use super::run::Run;
+use super::run::{Product, Run, multiply};
 use super::state::{Inputs, MoeState};
 use super::weights::{Matrix, WeightLoader};
 use super::{ForwardError, ModelError, Node, Observer};
@@ -38,10 +38,15 @@ impl Moe {
         il: usize,
     ) -> Result<Moe, ModelError> {
         Ok(Moe {
-            router: weights.matrix(&format!("blk.{il}.ffn_gate_inp.weight"), c.embd, experts.count)?,
-            gate: weights.experts(il, "gate", (c.embd, c.ff, experts.count))?,
-            up: weights.experts(il, "up", (c.embd, c.ff, experts.count))?,
-            down: weights.experts(il, "down", (c.ff, c.embd, experts.count))?,
+            router: weights.matrix(
+                &format!("blk.{il}.ffn_gate_inp.weight"),
+                c.embd,
+                experts.count,
+                Role::Always,
+            )?,
+            gate: weights.experts(il, "gate", (c.embd, c.ff), experts)?,
+            up: weights.experts(il, "up", (c.embd, c.ff), experts)?,
+            down: weights.experts(il, "down", (c.ff, c.embd), experts)?,
             experts,
         })
     }
@@ -56,7 +61,7 @@ impl Moe {
         self.route(run, il)?;
         group(&mut run.state.moe, run.tokens, self.experts);
         self.announce(run);
-        self.hidden(run, il);
+        self.hidden(run, il)?;
         self.output(run, il)?;
         self.combine(run, il);
         Ok(())
@@ -71,8 +76,8 @@ impl Moe {
         state.inputs.prepare(x, run.config.embd, types).map_err(ForwardError::not_finite("ffn_norm", il))?;
         let moe = &mut state.moe;
         let probs = &mut moe.probs[..t * count];
-        let bytes = run.store.acquire(self.router.id);
-        matmul_batch(run.kernels, &mut [self.router.job(&bytes, &state.inputs, probs)]);
+        let product = Product { matrix: &self.router, inputs: &state.inputs, out: &mut *probs };
+        multiply(run.kernels, run.store, vec![product])?;
         Run::show(run.observer, "ffn_moe_logits", Some(il), [t, count, 1], probs);
         run.kernels.ops().softmax(probs, count);
         Run::show(run.observer, "ffn_moe_probs", Some(il), [t, count, 1], probs);
@@ -90,14 +95,22 @@ impl Moe {
 
     fn announce(&self, run: &Run<'_>) {
         let tokens = &run.state.moe.tokens;
-        for part in [&self.gate, &self.up, &self.down] {
-            let chosen = part.iter().zip(tokens).filter(|(_, tokens)| !tokens.is_empty());
-            run.announce(chosen.map(|(matrix, _)| matrix.id));
-        }
+        let parts = [&self.gate, &self.up, &self.down].into_iter();
+        let chosen = parts.flat_map(|part| part.iter().zip(tokens).filter(|(_, tokens)| !tokens.is_empty()));
+        run.announce(chosen.map(|(matrix, _)| matrix.id));
+    }
+
+    /// The experts that a pass over so many tokens is as good as sure to use, before it is known which: all of
+    /// them, or none.
+    pub fn expected(&self, tokens: usize) -> impl Iterator<Item = WeightId> {
+        let Experts { count, used } = self.experts;
+        let all = if tokens * used >= 2 * count { count } else { 0 };
+        let parts = [&self.gate, &self.up, &self.down].into_iter();
+        parts.flat_map(move |part| part[..all].iter().map(|matrix| matrix.id))
     }
 
     /// Gate and up of all chosen experts in one parallel region, then SwiGLU: `ffn_moe_swiglu`, in `gate`.
-    fn hidden(&self, run: &mut Run<'_>, il: usize) {
+    fn hidden(&self, run: &mut Run<'_>, il: usize) -> Result<(), StoreError> {
         let (t, used, ff) = (run.tokens, self.experts.used, run.config.ff);
         let MoeState { gate, up, tokens, gathered, slots, shown, .. } = &mut run.state.moe;
         let (gate, up) = (&mut gate[..t * used * ff], &mut up[..t * used * ff]);
@@ -108,12 +121,13 @@ impl Moe {
             tokens,
             gathered,
             &mut [(&self.gate, &mut *gate), (&self.up, &mut *up)],
-        );
+        )?;
         let mut show = Shown { observer: &mut *run.observer, il, slots, shown };
         show.node("ffn_moe_up", [t, used, ff], up);
         show.node("ffn_moe_gate", [t, used, ff], gate);
         run.kernels.ops().swiglu(gate, up);
         show.node("ffn_moe_swiglu", [t, used, ff], gate);
+        Ok(())
     }
 
     /// The experts' output: `ffn_moe_down`, in `down`.
@@ -128,7 +142,7 @@ impl Moe {
         })?;
         gather(gathered, input, by_slot);
         let down = &mut down[..t * used * c.embd];
-        products(run.kernels, run.store, tokens, gathered, &mut [(&self.down, &mut *down)]);
+        products(run.kernels, run.store, tokens, gathered, &mut [(&self.down, &mut *down)])?;
         Shown { observer: &mut *run.observer, il, slots, shown }.node(
             "ffn_moe_down",
             [t, used, c.embd],
@@ -218,28 +232,24 @@ fn gather(gathered: &mut [Inputs], from: &Inputs, rows: &[Vec<usize>]) {
     }
 }
 
-/// Products of each expert in use with its rows, all in one parallel region. Outputs are by slot.
+/// Products of each expert in use with its rows. Outputs are by slot.
 fn products(
     kernels: &'static Kernels,
     store: &Store,
     tokens: &[Vec<usize>],
     gathered: &[Inputs],
     outputs: &mut [(&Vec<Matrix>, &mut [f32])],
-) {
-    let in_use: Vec<usize> = (0..tokens.len()).filter(|&e| !tokens[e].is_empty()).collect();
-    let guards: Vec<_> =
-        outputs.iter().flat_map(|(part, _)| in_use.iter().map(|&e| store.acquire(part[e].id))).collect();
-    let mut guards = guards.iter();
-    let mut jobs = Vec::with_capacity(guards.len());
+) -> Result<(), StoreError> {
+    let mut products = Vec::new();
     for (part, out) in outputs {
         let mut rest = &mut **out;
-        for &e in &in_use {
-            let (mine, others) = rest.split_at_mut(tokens[e].len() * part[e].rows);
+        for e in (0..tokens.len()).filter(|&e| !tokens[e].is_empty()) {
+            let (out, others) = rest.split_at_mut(tokens[e].len() * part[e].rows);
             rest = others;
-            jobs.extend(guards.next().map(|bytes| part[e].job(bytes, &gathered[e], mine)));
+            products.push(Product { matrix: &part[e], inputs: &gathered[e], out });
         }
     }
-    matmul_batch(kernels, &mut jobs);
+    multiply(kernels, store, products)
 }
 
 /// Shows values that lie by slot in the order (token, rank), which ggml has.

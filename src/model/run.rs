@@ -4,7 +4,7 @@
 use crate::kernels::Kernels;
 use crate::kernels::ops::{AttentionShape, RopeParams};
 use crate::quant;
-use crate::store::{Store, WeightId};
+use crate::store::{AlignedBuffer, Store, StoreError, WeightId};
 
 use super::config::Config;
 use super::state::{Inputs, KvCache, RunState};
@@ -59,16 +59,18 @@ impl<'a> Run<'a> {
     }
 
     /// Rows of the embedding into `x`: `embd`.
-    pub fn embed(&mut self, embedding: &Matrix) {
+    pub fn embed(&mut self, embedding: &Matrix) -> Result<(), ForwardError> {
         let n = self.config.embd;
         let format = quant::format(embedding.ty).expect("types are checked when the model is loaded");
-        let bytes = self.store.acquire(embedding.id);
         let row_bytes = format.row_bytes(n);
+        let mut scratch = AlignedBuffer::default();
         for (&id, x) in self.ids.iter().zip(self.state.x.chunks_exact_mut(n)) {
-            (format.decode)(&bytes[id as usize * row_bytes..][..row_bytes], x);
+            let start = id as usize * row_bytes;
+            (format.decode)(self.store.read_part(embedding.id, start..start + row_bytes, &mut scratch)?, x);
         }
         let x = &mut self.state.x[..self.tokens * n];
         Run::show(self.observer, "embd", None, [self.tokens, n, 1], x);
+        Ok(())
     }
 
     /// Prepares the rotation of this pass's positions.
@@ -107,7 +109,7 @@ impl<'a> Run<'a> {
             .map_err(ForwardError::not_finite("attn_norm", il))?;
         let (qs, ks, vs) =
             (&mut state.q[..t * c.q_dim()], &mut state.k[..t * c.kv_dim()], &mut state.v[..t * c.kv_dim()]);
-        project(self.kernels, self.store, &state.inputs, &mut [(q, &mut *qs), (k, &mut *ks), (v, &mut *vs)]);
+        project(self.kernels, self.store, &state.inputs, &mut [(q, &mut *qs), (k, &mut *ks), (v, &mut *vs)])?;
         let (heads, kv_heads) = ([t, c.heads, c.head_dim], [t, c.kv_heads, c.head_dim]);
         Run::show(self.observer, "Qcur", Some(il), heads, qs);
         Run::show(self.observer, "Kcur", Some(il), kv_heads, ks);
@@ -165,7 +167,7 @@ impl<'a> Run<'a> {
             .prepare(&state.attn[..t * c.q_dim()], c.q_dim(), [weight.activation()])
             .map_err(ForwardError::not_finite("kqv_out", il))?;
         let out = &mut state.normed[..t * c.embd];
-        project(self.kernels, self.store, &state.inputs, &mut [(weight, &mut *out)]);
+        project(self.kernels, self.store, &state.inputs, &mut [(weight, &mut *out)])?;
         Run::show(self.observer, "attn_out", Some(il), [t, c.embd, 1], out);
         Ok(())
     }
@@ -193,7 +195,7 @@ impl<'a> Run<'a> {
             .prepare(&state.normed[..t * c.embd], c.embd, [gate, up].map(Linear::activation))
             .map_err(ForwardError::not_finite("ffn_norm", il))?;
         let (gates, ups) = (&mut state.gate[..t * c.ff], &mut state.up[..t * c.ff]);
-        project(self.kernels, self.store, &state.inputs, &mut [(gate, &mut *gates), (up, &mut *ups)]);
+        project(self.kernels, self.store, &state.inputs, &mut [(gate, &mut *gates), (up, &mut *ups)])?;
         let hidden = [t, c.ff, 1];
         Run::show(self.observer, "ffn_up", Some(il), hidden, ups);
         Run::show(self.observer, "ffn_gate", Some(il), hidden, gates);
@@ -204,7 +206,7 @@ impl<'a> Run<'a> {
             .prepare(gates, c.ff, [down.activation()])
             .map_err(ForwardError::not_finite("ffn_swiglu", il))?;
         let out = &mut state.normed[..t * c.embd];
-        project(self.kernels, self.store, &state.inputs, &mut [(down, &mut *out)]);
+        project(self.kernels, self.store, &state.inputs, &mut [(down, &mut *out)])?;
         Run::show(self.observer, "ffn_out", Some(il), [t, c.embd, 1], out);
         Ok(())
     }
@@ -220,29 +222,57 @@ impl<'a> Run<'a> {
             .map_err(ForwardError::not_finite("result_norm", c.layers))?;
         state.logits.resize(t * c.vocab, 0.0);
         let output = Linear::without_bias(*output);
-        project(self.kernels, self.store, &state.inputs, &mut [(&output, &mut state.logits)]);
+        project(self.kernels, self.store, &state.inputs, &mut [(&output, &mut state.logits)])?;
         Run::show(self.observer, "result_output", None, [t, c.vocab, 1], &mut state.logits);
         Ok(())
     }
 }
 
-/// Several products of one input in one parallel region.
+/// Several products of one input, with their biases.
 pub(super) fn project(
     kernels: &'static Kernels,
     store: &Store,
     inputs: &Inputs,
     outputs: &mut [(&Linear, &mut [f32])],
-) {
-    let guards: Vec<_> = outputs.iter().map(|(linear, _)| store.acquire(linear.matrix.id)).collect();
-    let mut jobs: Vec<_> = outputs
-        .iter_mut()
-        .zip(&guards)
-        .map(|((linear, out), bytes)| linear.matrix.job(bytes, inputs, out))
-        .collect();
-    crate::kernels::matmul_batch(kernels, &mut jobs);
+) -> Result<(), StoreError> {
+    let products = outputs.iter_mut().map(|(linear, out)| Product { matrix: &linear.matrix, inputs, out });
+    multiply(kernels, store, products.collect())?;
     for (linear, out) in outputs {
         if let Some(bias) = &linear.bias {
             kernels.ops().add_bias(out, bias);
         }
     }
+    Ok(())
+}
+
+/// A product of a pass: `[T][rows]` of `[T][cols]`.
+pub(super) struct Product<'a> {
+    pub matrix: &'a Matrix,
+    pub inputs: &'a Inputs,
+    pub out: &'a mut [f32],
+}
+
+/// Computes products as their weights come: all that are in memory in one parallel region, then those that have come
+/// meanwhile.
+pub(super) fn multiply(
+    kernels: &'static Kernels,
+    store: &Store,
+    mut products: Vec<Product<'_>>,
+) -> Result<(), StoreError> {
+    while !products.is_empty() {
+        let ids: Vec<WeightId> = products.iter().map(|product| product.matrix.id).collect();
+        let mut here = store.acquire_some(&ids)?.into_iter().peekable();
+        let (mut ready, mut rest) = (Vec::new(), Vec::new());
+        for (i, product) in products.into_iter().enumerate() {
+            match here.next_if(|(at, _)| *at == i) {
+                Some((_, guard)) => ready.push((product, guard)),
+                None => rest.push(product),
+            }
+        }
+        let jobs =
+            ready.iter_mut().map(|(product, guard)| product.matrix.job(guard, product.inputs, product.out));
+        crate::kernels::matmul_batch(kernels, &mut jobs.collect::<Vec<_>>());
+        products = rest;
+    }
+    Ok(())
 }

@@ -92,6 +92,17 @@ impl KvCache {
         Ok(KvCache { layers, context })
     }
 
+    /// Bytes of a cache.
+    pub fn bytes(config: &Config, context: usize, ty: KvType) -> u64 {
+        let element = match ty {
+            KvType::F16 => size_of::<u16>(),
+            KvType::F32 => size_of::<f32>(),
+        };
+        [2, config.layers, config.kv_heads, context, config.head_dim, element]
+            .iter()
+            .fold(1, saturating_product)
+    }
+
     /// Positions there is room for.
     pub fn context(&self) -> usize {
         self.context
@@ -193,6 +204,10 @@ pub(super) struct MoeState {
     pub shown: Vec<f32>,
 }
 
+fn saturating_product(product: u64, &n: &usize) -> u64 {
+    product.saturating_mul(n as u64)
+}
+
 /// Every buffer of a forward pass, reused from pass to pass.
 #[derive(Debug)]
 pub struct RunState {
@@ -262,6 +277,26 @@ impl RunState {
             attention: AttentionScratch::default(),
             logits: Vec::new(),
         })
+    }
+
+    /// Bytes that passes of up to `batch` tokens touch at most, the rounded inputs of products and so many rows of logits
+    /// included.
+    pub fn bytes(config: &Config, batch: usize, logits: usize) -> u64 {
+        let (hidden, used) = match config.experts {
+            None => (config.ff, 1),
+            Some(experts) => (config.ff * experts.used, experts.used),
+        };
+        let floats = [
+            2 * config.embd,
+            2 * config.q_dim() + 2 * config.kv_dim(),
+            2 * hidden,
+            if config.experts.is_some() { used * config.embd } else { 0 },
+        ];
+        // An input may be kept in several types, and again by expert; few are as long as f32.
+        let inputs = 2 * (config.embd * used).max(hidden).max(config.q_dim());
+        let token = (floats.iter().sum::<usize>() + inputs) * size_of::<f32>();
+        let logits = (logits as u64).saturating_mul((config.vocab * size_of::<f32>()) as u64);
+        (batch as u64).saturating_mul(token as u64).saturating_add(logits)
     }
 
     /// Most tokens of a pass.

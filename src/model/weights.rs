@@ -3,9 +3,10 @@
 use crate::gguf::{Gguf, TensorInfo, TensorType};
 use crate::kernels::{MatmulJob, WeightMatrix};
 use crate::quant::{self, ActivationType, Format};
-use crate::store::{Store, WeightId};
+use crate::store::{Role, Store, WeightId};
 
 use super::ModelError;
+use super::config::Experts;
 use super::state::Inputs;
 
 /// A weight of `rows` rows (outputs) of `cols` elements (inputs).
@@ -117,15 +118,21 @@ impl<'a> WeightLoader<'a> {
     }
 
     /// A matrix of `[cols, rows]`.
-    pub fn matrix(&mut self, name: &str, cols: usize, rows: usize) -> Result<Matrix, ModelError> {
+    pub fn matrix(&mut self, name: &str, cols: usize, rows: usize, role: Role) -> Result<Matrix, ModelError> {
         let tensor = self.find(name, &[cols, rows])?;
-        let id = self.store.register(tensor, 0..tensor.bytes)?;
+        let id = self.store.register(tensor, 0..tensor.bytes, role)?;
         Ok(Matrix { id, ty: tensor.ty, rows, cols })
+    }
+
+    /// The embedding as output matrix as well.
+    pub fn as_output(&mut self, embedding: Matrix) -> Matrix {
+        self.store.read_always(embedding.id);
+        embedding
     }
 
     /// `NAME.weight` of `[cols, rows]` and, where it is there, `NAME.bias` of `[rows]`.
     pub fn linear(&mut self, name: &str, cols: usize, rows: usize) -> Result<Linear, ModelError> {
-        let matrix = self.matrix(&format!("{name}.weight"), cols, rows)?;
+        let matrix = self.matrix(&format!("{name}.weight"), cols, rows, Role::Always)?;
         Ok(Linear { matrix, bias: self.optional_vector(&format!("{name}.bias"), rows)? })
     }
 
@@ -135,19 +142,22 @@ impl<'a> WeightLoader<'a> {
         &mut self,
         layer: usize,
         part: &str,
-        (cols, rows, count): (usize, usize, usize),
+        (cols, rows): (usize, usize),
+        experts: Experts,
     ) -> Result<Vec<Matrix>, ModelError> {
+        let Experts { count, used } = experts;
+        let role = Role::Expert { layer, count, used };
         let merged = format!("blk.{layer}.ffn_{part}_exps.weight");
         if !self.contains(&merged) && self.contains(&format!("blk.{layer}.ffn_{part}.0.weight")) {
             return (0..count)
-                .map(|e| self.matrix(&format!("blk.{layer}.ffn_{part}.{e}.weight"), cols, rows))
+                .map(|e| self.matrix(&format!("blk.{layer}.ffn_{part}.{e}.weight"), cols, rows, role))
                 .collect();
         }
         let tensor = self.find(&merged, &[cols, rows, count])?;
         let each = tensor.bytes / count as u64;
         (0..count as u64)
             .map(|e| {
-                let id = self.store.register(tensor, e * each..(e + 1) * each)?;
+                let id = self.store.register(tensor, e * each..(e + 1) * each, role)?;
                 Ok(Matrix { id, ty: tensor.ty, rows, cols })
             })
             .collect()
@@ -156,10 +166,10 @@ impl<'a> WeightLoader<'a> {
     /// A small tensor of `n` floats (norms, biases, factors), decoded.
     pub fn vector(&mut self, name: &str, n: usize) -> Result<Vec<f32>, ModelError> {
         let tensor = self.find(name, &[n])?;
-        let id = self.store.register(tensor, 0..tensor.bytes)?;
+        let id = self.store.register(tensor, 0..tensor.bytes, Role::Once)?;
         let mut values = vec![0.0; n];
         if let Some(format) = quant::format(tensor.ty) {
-            (format.decode)(&self.store.acquire(id), &mut values);
+            (format.decode)(&self.store.read_once(id)?, &mut values);
         }
         match values.iter().position(|v| !v.is_finite()) {
             Some(index) => Err(ModelError::NotFinite { name: name.to_owned(), index, value: values[index] }),

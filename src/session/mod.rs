@@ -9,7 +9,9 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use thiserror::Error;
 
 use crate::kernels::{Isa, IsaError, Kernels};
-use crate::model::{ForwardError, KvCache, KvType, Logits, Model, NoObserver, Observer, Pass, RunState};
+use crate::model::{
+    Config, ForwardError, KvCache, KvType, Logits, Model, NoObserver, Observer, Pass, RunState,
+};
 use crate::store::OutOfMemory;
 
 pub use sampler::{Candidate, Sampler, SamplerConfig};
@@ -52,6 +54,22 @@ pub struct SessionOptions {
 
 /// Tokens in one pass, unless asked otherwise.
 pub const DEFAULT_BATCH: usize = 512;
+
+impl SessionOptions {
+    /// Bytes that a session takes at most beside the weights: its KV cache, its buffers and
+    /// the logits that it keeps.
+    pub fn memory_bytes(&self, config: &Config, logits: Logits) -> u64 {
+        let context = self.context.max(1);
+        let batch = self.batch.clamp(1, context);
+        // Stacks and panels of the threads.
+        let threads = self.threads as u64 * THREAD_BYTES;
+        let rows = if logits == Logits::All { batch } else { 1 };
+        KvCache::bytes(config, context, self.kv) + RunState::bytes(config, batch, rows) + threads
+    }
+}
+
+/// What a worker thread takes for itself.
+const THREAD_BYTES: u64 = 2 << 20;
 
 /// A model at work on one text.
 pub struct Session<'m> {

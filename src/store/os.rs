@@ -19,15 +19,14 @@ pub fn peak_rss_bytes() -> Option<u64> {
     None
 }
 
-/// Memory in bytes that can be had without swapping; `None` where the system does not say.
-pub fn available_memory_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    available_of(&text)
+/// Memory in bytes that the process has for itself now, file pages left out; `None` where the system does not say.
+pub fn private_bytes() -> Option<u64> {
+    private_of(&std::fs::read_to_string("/proc/self/status").ok()?)
 }
 
-/// `MemAvailable` of Linux's `/proc/meminfo`, which counts in KiB.
-fn available_of(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+/// `RssAnon` of Linux's `/proc/self/status`, which counts in KiB.
+fn private_of(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
@@ -36,10 +35,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn available_memory() {
-        let text = "MemTotal:       24000000 kB\nMemFree:  1 kB\nMemAvailable:   20000001 kB\n";
-        assert_eq!(available_of(text), Some(20_000_001 * 1024));
-        assert_eq!(available_of("MemTotal: 1 kB\n"), None);
-        assert_eq!(available_of("MemAvailable: many kB\n"), None);
+    fn private_memory() {
+        assert_eq!(private_of("VmRSS:\t    5000 kB\nRssAnon:\t    1234 kB\n"), Some(1234 * 1024));
+        assert_eq!(private_of("RssAnon: much\n"), None);
+        assert!(!cfg!(target_os = "linux") || private_bytes() > Some(0));
     }
 }

@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::gguf::{Gguf, TensorInfo, TensorType};
 use crate::kernels::WeightMatrix;
 use crate::quant::{self, FORMATS, Format};
-use crate::store::{Guard, Store, StoreError, WeightId};
+use crate::store::{Role, Store, StoreError, WeightId};
 
 /// Rows that cannot be had.
 #[derive(Debug, Error)]
@@ -93,7 +93,7 @@ impl WeightRows {
         let rows = select(sizes, selection, &path, tensor)?;
         let row_bytes = tensor.bytes / (sizes[1] * sizes[2]);
         let mut store = Store::open(gguf)?;
-        let id = store.register(tensor, rows.start * row_bytes..rows.end * row_bytes)?;
+        let id = store.register(tensor, rows.start * row_bytes..rows.end * row_bytes, Role::Once)?;
         Ok(WeightRows {
             store,
             id,
@@ -151,8 +151,8 @@ impl WeightRows {
     }
 
     /// The rows as they are in the file.
-    pub fn bytes(&self) -> Guard<'_> {
-        self.store.acquire(self.id)
+    pub fn bytes(&self) -> &[u8] {
+        self.store.mapped(self.id)
     }
 
     /// A matrix of rows that are these bytes, a part of [`WeightRows::bytes`].

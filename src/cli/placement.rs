@@ -1,0 +1,269 @@
+//! Where a model's weights go: the budget of memory, the plan in words, and what came of it.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::engine_args::{EngineArgs, Loaded};
+use super::{CliError, output};
+use crate::model::{Logits, Model};
+use crate::session::SessionOptions;
+use crate::store::{
+    Plan, ResidencyStats, available_memory_bytes, open_file, peak_rss_bytes, private_bytes, read_speed,
+};
+
+/// What is left to others where nobody says how much a run may take: a part of what is available, and so much at least.
+const HEADROOM_SHARE: u64 = 32;
+const LEAST_HEADROOM: u64 = 256 << 20;
+/// What a run takes beside what it counts: page tables, readers, the allocator's own.
+const MARGIN: u64 = 32 << 20;
+const MARGIN_SHARE: u64 = 256;
+
+/// How the memory of a run is divided.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// All that it may take.
+    total: u64,
+    /// Of it, what is no weight: the program's own, KV cache and buffers.
+    other: u64,
+}
+
+impl Budget {
+    /// The memory of a run with these sessions, which keep these logits: as much as was asked for, else what is available.
+    pub fn new(ram: Option<u64>, model: &Model, sessions: &[SessionOptions], logits: Logits) -> Budget {
+        let own = private_bytes().unwrap_or(0);
+        let total = ram.unwrap_or_else(|| match available_memory_bytes() {
+            Some(available) => {
+                (available - (available / HEADROOM_SHARE).max(LEAST_HEADROOM).min(available)) + own
+            }
+            None => u64::MAX,
+        });
+        let sessions = sessions.iter().map(|session| session.memory_bytes(model.config(), logits));
+        let sessions = sessions.fold(0, u64::saturating_add);
+        let other =
+            sessions.saturating_add(own + MARGIN + total.min(model.store().file_bytes()) / MARGIN_SHARE);
+        Budget { total, other }
+    }
+
+    /// The plan for it.
+    pub fn plan(&self, model: &Model) -> Result<Plan, CliError> {
+        let weights = self.total.saturating_sub(self.other);
+        model.store().plan_for(weights).map_err(|shortage| {
+            let least = shortage.least.saturating_add(self.other);
+            let message = format!(
+                "the model cannot be run in {} of memory: {} are needed at the least, {} of them for the KV cache, \
+                 buffers and the program itself",
+                output::binary_bytes(self.total),
+                output::binary_bytes(least),
+                output::binary_bytes(self.other),
+            );
+            CliError::new(message).hint("a smaller context (-c) needs less; --ram says how much may be taken")
+        })
+    }
+}
+
+/// Plans for the memory that there is and puts the weights in their places.
+pub fn settle(
+    loaded: &mut Loaded,
+    engine: &EngineArgs,
+    sessions: &[SessionOptions],
+    logits: Logits,
+) -> Result<(), CliError> {
+    let path = loaded.gguf.parts[0].path.clone();
+    let budget = Budget::new(engine.ram, &loaded.model, sessions, logits);
+    let plan = budget.plan(&loaded.model).map_err(|error| error.in_file(&path))?;
+    loaded.model.settle(plan)?;
+    Ok(())
+}
+
+/// A plan in numbers.
+#[derive(Serialize)]
+pub struct PlanReport {
+    /// `mapped` or `streamed`.
+    mode: &'static str,
+    /// Whether reads go around the page cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    direct_io: Option<bool>,
+    weights_bytes: u64,
+    weights_budget_bytes: u64,
+    pinned_bytes: u64,
+    ring_bytes: u64,
+    cache_bytes: u64,
+    cache_slots: usize,
+    experts: usize,
+    active_bytes_per_token: f64,
+    disk_bytes_per_token: f64,
+}
+
+impl PlanReport {
+    /// Of a plan; `direct_io` where it is known.
+    pub fn new(plan: &Plan, direct_io: Option<bool>) -> PlanReport {
+        PlanReport {
+            mode: if plan.is_mapped() { "mapped" } else { "streamed" },
+            direct_io,
+            weights_bytes: plan.total_bytes,
+            weights_budget_bytes: plan.budget,
+            pinned_bytes: plan.pinned_bytes,
+            ring_bytes: plan.ring_bytes,
+            cache_bytes: plan.cache_bytes(),
+            cache_slots: plan.classes.iter().map(|class| class.slots).sum(),
+            experts: plan.classes.iter().map(|class| class.members).sum(),
+            active_bytes_per_token: plan.active_bytes,
+            disk_bytes_per_token: plan.disk_bytes,
+        }
+    }
+}
+
+/// A plan in a line.
+pub fn line(plan: &Plan, direct_io: Option<bool>) -> String {
+    let size = output::bytes;
+    if plan.is_mapped() {
+        return format!("{} of weights, mapped", size(plan.total_bytes));
+    }
+    let mut line = format!(
+        "{} of weights in {}: {} pinned",
+        size(plan.total_bytes),
+        size(plan.own_bytes()),
+        size(plan.pinned_bytes)
+    );
+    if plan.ring_bytes > 0 {
+        let _ = write!(line, ", a ring of {} for what is streamed", size(plan.ring_bytes));
+    }
+    if !plan.classes.is_empty() {
+        let (slots, members) = plan.classes.iter().fold((0, 0), |(s, m), c| (s + c.slots, m + c.members));
+        let share = 100.0 * slots as f64 / members as f64;
+        let _ = write!(line, ", {} of experts cached ({share:.0} %)", size(plan.cache_bytes()));
+    }
+    let _ = write!(line, ", {} a token from disk", size(plan.disk_bytes as u64));
+    if direct_io == Some(false) {
+        line.push_str(" through the page cache: this file system has no direct reads");
+    }
+    line
+}
+
+/// What a run read from disk and waited for.
+#[derive(Clone, Debug, Serialize)]
+pub struct Traffic {
+    tokens: usize,
+    seconds: f64,
+    /// Experts found in memory and not.
+    hits: u64,
+    misses: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hit_rate: Option<f64>,
+    bytes_read: u64,
+    bytes_read_per_token: f64,
+    read_bytes_s: f64,
+    /// Time in which the run stood still for want of weights.
+    wait_s: f64,
+    /// Tokens a second if nothing but the reads took time; and the share of it that was reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bound_tok_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fraction_of_bound: Option<f64>,
+}
+
+impl Traffic {
+    /// Of so many tokens in a time.
+    pub fn new(stats: &ResidencyStats, tokens: usize, time: Duration) -> Traffic {
+        let seconds = time.as_secs_f64();
+        let lookups = stats.hits + stats.misses;
+        let (hit_bytes, bytes) = (stats.hit_bytes as f64, (stats.hit_bytes + stats.miss_bytes) as f64);
+        Traffic {
+            tokens,
+            seconds,
+            hits: stats.hits,
+            misses: stats.misses,
+            hit_rate: (lookups > 0).then_some(hit_bytes / bytes),
+            bytes_read: stats.bytes_read,
+            bytes_read_per_token: stats.bytes_read as f64 / tokens.max(1) as f64,
+            read_bytes_s: stats.bytes_read as f64 / seconds,
+            wait_s: stats.wait.as_secs_f64(),
+            bound_tok_s: None,
+            fraction_of_bound: None,
+        }
+    }
+
+    /// Adds the bound that a disk of this speed (bytes a second) sets.
+    pub fn bounded_by(mut self, disk: Option<f64>) -> Traffic {
+        if let Some(disk) = disk.filter(|_| self.bytes_read > 0) {
+            let bound = disk / self.bytes_read_per_token;
+            self.bound_tok_s = Some(bound);
+            self.fraction_of_bound = Some(self.tokens as f64 / self.seconds / bound);
+        }
+        self
+    }
+
+    /// In words.
+    pub fn line(&self) -> String {
+        let mut line = String::new();
+        if let Some(rate) = self.hit_rate {
+            let _ = write!(line, "hits {:.1} %, ", rate * 100.0);
+        }
+        let _ = write!(
+            line,
+            "{} a token from disk at {}/s, waited {:.1} of {:.1} s",
+            output::bytes(self.bytes_read_per_token as u64),
+            output::bytes(self.read_bytes_s as u64),
+            self.wait_s,
+            self.seconds,
+        );
+        if let Some((bound, fraction)) = self.bound_tok_s.zip(self.fraction_of_bound) {
+            let _ = write!(line, ", {:.0} % of the disk's bound of {bound:.2} tok/s", fraction * 100.0);
+        }
+        line
+    }
+}
+
+/// What the weights' places came to: of a run that streams.
+#[derive(Serialize)]
+pub struct Residency {
+    plan: PlanReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_bytes_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefill: Option<Traffic>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decode: Option<Traffic>,
+    peak_rss_bytes: Option<u64>,
+}
+
+impl Residency {
+    /// Of a model that was settled, and of what it read in the phases of a run. Measures the disk where it is streamed.
+    pub fn new(
+        model: &Model,
+        prefill: Option<Traffic>,
+        decode: Option<Traffic>,
+    ) -> Result<Option<Residency>, CliError> {
+        let store = model.store();
+        let Some(plan) = store.plan() else { return Ok(None) };
+        let disk = disk_speed(model, plan)?;
+        let bounded = |traffic: Option<Traffic>| {
+            traffic.filter(|_| !plan.is_mapped()).map(|traffic| traffic.bounded_by(disk))
+        };
+        Ok(Some(Residency {
+            plan: PlanReport::new(plan, store.reads_directly()),
+            disk_bytes_s: disk,
+            prefill: bounded(prefill),
+            decode: bounded(decode),
+            peak_rss_bytes: peak_rss_bytes(),
+        }))
+    }
+
+    /// The phases in words.
+    pub fn lines(&self) -> Vec<String> {
+        let phases = [("prefill", &self.prefill), ("decode", &self.decode)];
+        let line =
+            |(name, traffic): (&str, &Option<Traffic>)| Some(format!("{name}: {}", traffic.as_ref()?.line()));
+        phases.into_iter().filter_map(line).collect()
+    }
+}
+
+/// Bytes a second of the disk that a streamed model lies on.
+pub fn disk_speed(model: &Model, plan: &Plan) -> Result<Option<f64>, CliError> {
+    match model.store().paths().next().filter(|_| !plan.is_mapped()) {
+        Some(path) => Ok(read_speed(path, &open_file)?),
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,180 @@
+//! How much memory there is for a process: the machine's, and what its control groups leave it.
+
+use std::path::{Path, PathBuf};
+
+/// Memory in bytes that can be had without swapping: what the system has available, or less where a control group
+/// (v1 or v2) allows less. Cached file pages count as available. `None` where the system does not say.
+pub fn available_memory_bytes() -> Option<u64> {
+    available_under(Path::new("/"))
+}
+
+/// The same of the system whose files lie under `root`.
+fn available_under(root: &Path) -> Option<u64> {
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).ok();
+    let machine = read("proc/meminfo").and_then(|text| available_of(&text));
+    let groups = match (read("proc/self/cgroup"), read("proc/self/mountinfo")) {
+        (Some(own), Some(mounts)) => groups(&own, &mounts),
+        _ => Vec::new(),
+    };
+    let left = groups.iter().filter_map(|group| group.left(root));
+    machine.into_iter().chain(left).min()
+}
+
+/// `MemAvailable` of Linux's `/proc/meminfo`, which counts in KiB.
+fn available_of(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// The names of the files in which a version of control groups says how much there is and how much is used.
+#[derive(Debug, PartialEq, Eq)]
+struct Version {
+    limit: &'static str,
+    usage: &'static str,
+    /// Lines of `memory.stat` that count file pages, which go where memory is short.
+    reclaimable: [&'static str; 2],
+}
+
+const V1: Version = Version {
+    limit: "memory.limit_in_bytes",
+    usage: "memory.usage_in_bytes",
+    reclaimable: ["total_inactive_file", "total_active_file"],
+};
+const V2: Version =
+    Version { limit: "memory.max", usage: "memory.current", reclaimable: ["inactive_file", "active_file"] };
+
+/// A control group that limits memory.
+#[derive(Debug, PartialEq, Eq)]
+struct Group {
+    version: &'static Version,
+    folder: PathBuf,
+}
+
+impl Group {
+    /// Bytes that it leaves; `None` where it has no limit.
+    fn left(&self, root: &Path) -> Option<u64> {
+        let folder = root.join(self.folder.strip_prefix("/").unwrap_or(&self.folder));
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+        let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
+        // `max` in v2; v1 has a number near 2^63.
+        let limit = number(self.version.limit).filter(|&limit| limit < 1 << 60)?;
+        let stat = read("memory.stat").unwrap_or_default();
+        let pages = |name: &str| {
+            let value = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            value.and_then(|value| value.trim().parse::<u64>().ok()).unwrap_or(0)
+        };
+        let reclaimable: u64 = self.version.reclaimable.iter().map(|name| pages(name)).sum();
+        let used = number(self.version.usage).unwrap_or(0).saturating_sub(reclaimable);
+        Some(limit.saturating_sub(used))
+    }
+}
+
+/// The groups that a process is in, its own and those above, by `/proc/self/cgroup` and `/proc/self/mountinfo`.
+fn groups(own: &str, mounts: &str) -> Vec<Group> {
+    let mut groups = Vec::new();
+    for line in own.lines() {
+        let mut fields = line.splitn(3, ':');
+        let (Some(id), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
+        let (version, mounted) = match controllers {
+            "" if id == "0" => (&V2, mount(mounts, "cgroup2", None)),
+            _ if controllers.split(',').any(|c| c == "memory") => {
+                (&V1, mount(mounts, "cgroup", Some("memory")))
+            }
+            _ => continue,
+        };
+        let Some((top, mount_point)) = mounted else { continue };
+        // In a container the mount shows a part of the tree, and the path may be told from the whole tree's root.
+        let path = Path::new(path);
+        let within = path.strip_prefix(&top).or_else(|_| path.strip_prefix("/")).unwrap_or(path);
+        groups.extend(within.ancestors().map(|p| Group { version, folder: mount_point.join(p) }));
+    }
+    groups
+}
+
+/// Where a file system of control groups is mounted: the folder of the tree that it shows, and the mount point.
+fn mount(mounts: &str, kind: &str, option: Option<&str>) -> Option<(PathBuf, PathBuf)> {
+    mounts.lines().find_map(|line| {
+        // 35 31 0:32 /shown /mount/point options .. - kind source super,options
+        let (place, what) = line.split_once(" - ")?;
+        let mut what = what.split(' ');
+        let (found, options) = (what.next()?, what.nth(1)?);
+        let has = |wanted: &str| options.split(',').any(|o| o == wanted);
+        if found != kind || option.is_some_and(|wanted| !has(wanted)) {
+            return None;
+        }
+        let mut place = place.split(' ').skip(3);
+        Some((PathBuf::from(place.next()?), PathBuf::from(place.next()?)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MEMINFO: &str = "MemTotal:       24000000 kB\nMemFree:  1 kB\nMemAvailable:   20000000 kB\n";
+    const MOUNTS: &str = "\
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu
+35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+";
+
+    fn system(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn available_memory() {
+        assert_eq!(available_of("MemAvailable:   20000001 kB\n"), Some(20_000_001 * 1024));
+        assert_eq!(available_of("MemTotal: 1 kB\n"), None);
+        assert_eq!(available_of("MemAvailable: many kB\n"), None);
+        assert_eq!(available_under(system(&[]).path()), None);
+        let free = system(&[("proc/meminfo", MEMINFO)]);
+        assert_eq!(available_under(free.path()), Some(20_000_000 * 1024));
+    }
+
+    #[test]
+    fn groups_of_the_first_version() {
+        let group = "sys/fs/cgroup/memory/a";
+        let system = |limit: &str| {
+            system(&[
+                ("proc/meminfo", MEMINFO),
+                ("proc/self/cgroup", "5:cpu:/x\n4:memory:/a/b\n0::/\n"),
+                ("proc/self/mountinfo", MOUNTS),
+                (&format!("{group}/b/memory.limit_in_bytes"), "9223372036854771712\n"),
+                (&format!("{group}/memory.limit_in_bytes"), limit),
+                (&format!("{group}/memory.usage_in_bytes"), "5000000000\n"),
+                (
+                    &format!("{group}/memory.stat"),
+                    "total_inactive_file_x 9\ntotal_inactive_file 3000000000\ntotal_active_file 1000000000\n",
+                ),
+            ])
+        };
+        assert_eq!(available_under(system("12000000000\n").path()), Some(11_000_000_000));
+        assert_eq!(available_under(system("500000000\n").path()), Some(0));
+        assert_eq!(available_under(system("9223372036854771712\n").path()), Some(20_000_000 * 1024));
+    }
+
+    #[test]
+    fn groups_of_the_second_version_in_a_container() {
+        let mounts = "41 31 0:38 /docker/1f /sys/fs/cgroup rw - cgroup2 cgroup rw\n";
+        let system = system(&[
+            ("proc/meminfo", MEMINFO),
+            ("proc/self/cgroup", "0::/docker/1f/job\n"),
+            ("proc/self/mountinfo", mounts),
+            ("sys/fs/cgroup/job/memory.max", "max\n"),
+            ("sys/fs/cgroup/memory.max", "8000000000\n"),
+            ("sys/fs/cgroup/memory.current", "1500000000\n"),
+            ("sys/fs/cgroup/memory.stat", "anon 1000000000\ninactive_file 400000000\nactive_file 0\n"),
+        ]);
+        assert_eq!(available_under(system.path()), Some(6_900_000_000));
+    }
+}

@@ -1,0 +1,326 @@
+//! Files that are read at places, around the page cache where the file system allows it.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What places, lengths and buffers of direct reads are multiples of: enough for every disk in use.
+pub const ALIGNMENT: usize = 4096;
+
+/// A file that is read at places, by several threads at once.
+pub trait ReadAt: fmt::Debug + Send + Sync {
+    /// Reads bytes from `offset` on into `buffer`, and says how many: fewer than asked for where the file ends or
+    /// the system gives no more at once. 0 is the end.
+    ///
+    /// `buffer` and `offset` are aligned to [`ALIGNMENT`].
+    ///
+    /// # Errors
+    /// What the system says.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Files of the same number lie on the same disk and share its threads.
+    fn disk(&self) -> u64 {
+        0
+    }
+
+    /// Whether reads go around the page cache.
+    fn is_direct(&self) -> bool {
+        false
+    }
+}
+
+/// Opens a file for reading at places.
+pub type OpenFile<'a> = &'a dyn Fn(&Path) -> io::Result<Arc<dyn ReadAt>>;
+
+/// Opens a file: around the page cache where the file system can, else through it, dropping what was read.
+///
+/// # Errors
+/// Where it cannot be opened.
+pub fn open_file(path: &Path) -> io::Result<Arc<dyn ReadAt>> {
+    let plain = File::open(path)?;
+    let disk = disk_of(&plain)?;
+    let direct = sys::open_direct(path).filter(takes_direct_reads);
+    let is_direct = direct.is_some();
+    let file = direct.unwrap_or(plain);
+    if !is_direct {
+        sys::expect_random_reads(&file);
+    }
+    Ok(Arc::new(DiskFile { file, disk, is_direct }))
+}
+
+/// Opens a file for small reads of which no neighbours are wanted.
+pub fn open_for_small_reads(path: &Path) -> io::Result<File> {
+    let file = File::open(path)?;
+    sys::expect_random_reads(&file);
+    Ok(file)
+}
+
+/// Reads `len` bytes from `offset` on.
+///
+/// # Errors
+/// Where the file ends earlier, or what the system says.
+pub fn read_exact(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    let mut done = 0;
+    while done < len {
+        match sys::read_at(file, &mut bytes[done..], offset + done as u64) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bytes)
+}
+
+/// Some file systems open a file for direct reads and then refuse these.
+fn takes_direct_reads(file: &File) -> bool {
+    let mut buffer = AlignedBuffer::new(ALIGNMENT);
+    sys::read_at(file, buffer.as_mut(), 0).is_ok()
+}
+
+#[derive(Debug)]
+struct DiskFile {
+    file: File,
+    disk: u64,
+    is_direct: bool,
+}
+
+impl ReadAt for DiskFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let read = sys::read_at(&self.file, buffer, offset)?;
+        if !self.is_direct {
+            sys::drop_pages(&self.file, offset, read);
+        }
+        Ok(read)
+    }
+
+    fn disk(&self) -> u64 {
+        self.disk
+    }
+
+    fn is_direct(&self) -> bool {
+        self.is_direct
+    }
+}
+
+/// A buffer for direct reads.
+#[derive(Debug, Default)]
+pub struct AlignedBuffer {
+    bytes: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl AlignedBuffer {
+    pub fn new(len: usize) -> AlignedBuffer {
+        let mut buffer = AlignedBuffer::default();
+        buffer.resize(len);
+        buffer
+    }
+
+    /// Makes it `len` bytes long; what it held is gone where it grows.
+    pub fn resize(&mut self, len: usize) {
+        if len > self.bytes.len().saturating_sub(ALIGNMENT) {
+            self.bytes = vec![0; len + ALIGNMENT];
+            self.start = self.bytes.as_ptr().align_offset(ALIGNMENT);
+        }
+        self.len = len;
+    }
+}
+
+impl AsRef<[u8]> for AlignedBuffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[self.start..][..self.len]
+    }
+}
+
+impl AsMut<[u8]> for AlignedBuffer {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..][..self.len]
+    }
+}
+
+/// Reads the whole of `buffer` from `offset` on, of which the first `needed` bytes must be in the file.
+///
+/// # Errors
+/// Where the file ends earlier, or what the system says.
+pub fn read_whole(file: &dyn ReadAt, buffer: &mut [u8], offset: u64, needed: usize) -> io::Result<()> {
+    /// Reads in a row that may give less than one aligned block.
+    const PATIENCE: usize = 16;
+    let (mut done, mut idle) = (0, 0);
+    while done < needed {
+        match file.read_at(&mut buffer[done..], offset + done as u64) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            // The last block of a file is shorter than others.
+            Ok(n) if done + n >= needed => return Ok(()),
+            Ok(n) => {
+                // The next read has to be aligned as well.
+                let aligned = n / ALIGNMENT * ALIGNMENT;
+                idle = if aligned == 0 { idle + 1 } else { 0 };
+                done += aligned;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => idle += 1,
+            Err(error) => return Err(error),
+        }
+        if idle > PATIENCE {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+fn disk_of(file: &File) -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(file.metadata()?.dev())
+}
+
+#[cfg(not(unix))]
+fn disk_of(_: &File) -> io::Result<u64> {
+    Ok(0)
+}
+
+#[cfg(target_os = "linux")]
+mod sys {
+    use std::fs::{File, OpenOptions};
+    use std::io;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::{FileExt, OpenOptionsExt};
+    use std::path::Path;
+
+    pub fn open_direct(path: &Path) -> Option<File> {
+        OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path).ok()
+    }
+
+    pub fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        file.read_at(buffer, offset)
+    }
+
+    fn advise(file: &File, offset: u64, len: usize, advice: libc::c_int) {
+        // SAFETY: a call on an open descriptor that touches no memory of ours; it is advice, so that its failure
+        // changes nothing.
+        let _ = unsafe {
+            libc::posix_fadvise(file.as_raw_fd(), offset as libc::off_t, len as libc::off_t, advice)
+        };
+    }
+
+    pub fn expect_random_reads(file: &File) {
+        advise(file, 0, 0, libc::POSIX_FADV_RANDOM);
+    }
+
+    pub fn drop_pages(file: &File, offset: u64, len: usize) {
+        advise(file, offset, len, libc::POSIX_FADV_DONTNEED);
+    }
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+mod sys {
+    use std::fs::File;
+    use std::io;
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+
+    pub fn open_direct(_: &Path) -> Option<File> {
+        None
+    }
+
+    pub fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        file.read_at(buffer, offset)
+    }
+
+    pub fn expect_random_reads(_: &File) {}
+
+    pub fn drop_pages(_: &File, _: u64, _: usize) {}
+}
+
+#[cfg(windows)]
+mod sys {
+    use std::fs::File;
+    use std::io;
+    use std::os::windows::fs::FileExt;
+    use std::path::Path;
+
+    pub fn open_direct(_: &Path) -> Option<File> {
+        None
+    }
+
+    pub fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        file.seek_read(buffer, offset)
+    }
+
+    pub fn expect_random_reads(_: &File) {}
+
+    pub fn drop_pages(_: &File, _: u64, _: usize) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Gives `bytes` in portions, one after another; a portion of `None` is an error.
+    #[derive(Debug)]
+    struct Portions {
+        bytes: Vec<u8>,
+        portions: Mutex<Vec<Option<usize>>>,
+    }
+
+    impl ReadAt for Portions {
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            let portion = self.portions.lock().unwrap().pop().unwrap_or(Some(usize::MAX));
+            let portion = portion.ok_or(io::ErrorKind::Interrupted)?;
+            let rest = self.bytes.get(offset as usize..).unwrap_or(&[]);
+            let n = rest.len().min(buffer.len()).min(portion);
+            buffer[..n].copy_from_slice(&rest[..n]);
+            Ok(n)
+        }
+    }
+
+    fn bytes(n: usize) -> Vec<u8> {
+        (0..n).map(|i| (i * 31 % 251) as u8).collect()
+    }
+
+    #[test]
+    fn short_reads_go_on_where_they_ended() {
+        let all = bytes(5 * ALIGNMENT);
+        let portions = [Some(5000), None, Some(100), Some(ALIGNMENT), Some(3 * ALIGNMENT)];
+        let file = Portions { bytes: all.clone(), portions: Mutex::new(portions.to_vec()) };
+        let mut buffer = AlignedBuffer::new(5 * ALIGNMENT);
+        read_whole(&file, buffer.as_mut(), 0, 5 * ALIGNMENT).unwrap();
+        assert_eq!(buffer.as_ref(), all);
+    }
+
+    #[test]
+    fn the_end_of_a_file_is_an_error_only_where_bytes_are_needed() {
+        let all = bytes(ALIGNMENT + 100);
+        let file = Portions { bytes: all.clone(), portions: Mutex::default() };
+        let mut buffer = AlignedBuffer::new(2 * ALIGNMENT);
+        read_whole(&file, buffer.as_mut(), 0, ALIGNMENT + 100).unwrap();
+        assert_eq!(buffer.as_ref()[..all.len()], all);
+        let error = read_whole(&file, buffer.as_mut(), 0, ALIGNMENT + 101).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        // One that gives next to nothing each time is given up on.
+        let file = Portions { bytes: all, portions: Mutex::new(vec![Some(1); 1000]) };
+        assert!(read_whole(&file, buffer.as_mut(), 0, ALIGNMENT).is_err());
+    }
+
+    #[test]
+    fn files_of_any_file_system_give_their_bytes() {
+        for dir in [std::env::temp_dir(), "/dev/shm".into()].into_iter().filter(|dir| dir.is_dir()) {
+            let mut file = tempfile::NamedTempFile::new_in(&dir).unwrap();
+            let all = bytes(3 * ALIGNMENT + 77);
+            file.write_all(&all).unwrap();
+            file.as_file().sync_all().unwrap();
+            let file = open_file(file.path()).unwrap();
+            let mut buffer = AlignedBuffer::new(3 * ALIGNMENT);
+            read_whole(&*file, buffer.as_mut(), ALIGNMENT as u64, 2 * ALIGNMENT + 77).unwrap();
+            assert_eq!(buffer.as_ref()[..2 * ALIGNMENT + 77], all[ALIGNMENT..], "{}", dir.display());
+        }
+        assert!(open_file(Path::new("/no/such/file")).is_err());
+    }
+}

@@ -1,0 +1,46 @@
+//! Weights that cannot be had.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use super::{OutOfMemory, Shortage};
+
+/// A weight that cannot be had.
+#[derive(Clone, Debug, Error)]
+pub enum StoreError {
+    #[error("{}: cannot be opened: {source}", path.display())]
+    Open { path: PathBuf, source: Arc<std::io::Error> },
+    #[error("{}: was {expected} bytes when its header was read and is {found} now", path.display())]
+    SizeChanged { path: PathBuf, expected: u64, found: u64 },
+    #[error("{}: tensor {tensor} at byte {offset} ends beyond the file", path.display())]
+    OutOfFile { path: PathBuf, tensor: String, offset: u64 },
+    #[error("{}: tensor {tensor} cannot be read at byte {offset}: {source}", path.display())]
+    Read { path: PathBuf, tensor: String, offset: u64, source: Arc<std::io::Error> },
+    #[error(
+        "{}: tensor {tensor} cannot be read at byte {offset}: the file ends before it; it has been cut short since it was opened",
+        path.display()
+    )]
+    CutShort { path: PathBuf, tensor: String, offset: u64 },
+    #[error(transparent)]
+    Shortage(#[from] Shortage),
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
+    #[error("threads that read cannot be started: {0}")]
+    Threads(Arc<std::io::Error>),
+}
+
+impl StoreError {
+    pub(super) fn open(path: &Path, error: std::io::Error) -> StoreError {
+        StoreError::Open { path: path.to_owned(), source: Arc::new(error) }
+    }
+
+    pub(super) fn read(path: &Path, tensor: &str, offset: u64, error: Arc<std::io::Error>) -> StoreError {
+        let (path, tensor) = (path.to_owned(), tensor.to_owned());
+        match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => StoreError::CutShort { path, tensor, offset },
+            _ => StoreError::Read { path, tensor, offset, source: error },
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The mechanism of a model larger than its memory: reads that bring weights to the places that the plan gave them.
+//!
+//! One lock guards what is where; the bytes themselves are read and computed with outside of it. Nobody holds a weight while
+//! waiting for another, so that the smallest ring and cache get a pass to its end.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::arena::Arena;
+use super::cache::Cache;
+use super::disk::{ALIGNMENT, AlignedBuffer, ReadAt, read_whole};
+use super::plan::{Place, Plan};
+use super::requests::{Fault, Piece, State, Weight};
+use super::ring::Ring;
+use super::{ResidencyStats, StoreError};
+
+/// Reads under way on a disk.
+const READS_A_DISK: usize = 6;
+
+/// What is read, and how it is called in errors.
+#[derive(Debug)]
+pub struct StreamedFile {
+    pub file: Arc<dyn ReadAt>,
+    /// The disk, as an index.
+    pub disk: usize,
+}
+
+/// What the threads share.
+#[derive(Debug)]
+struct Shared {
+    arena: Arena,
+    /// By part of the model; `None` where a part is in memory anyway.
+    files: Vec<Option<StreamedFile>>,
+    state: Mutex<State>,
+    /// Weights have come.
+    ready: Condvar,
+    /// There are reads to do, by disk.
+    work: Vec<Condvar>,
+}
+
+/// Weights that are read as the plan says.
+#[derive(Debug)]
+pub struct Streamed {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Streamed {
+    /// Reserves the memory, starts the threads and begins to read what comes first. Does not wait for it.
+    ///
+    /// # Errors
+    /// Where memory or threads cannot be had.
+    pub fn start(
+        weights: Vec<Weight>,
+        files: Vec<Option<StreamedFile>>,
+        plan: &Plan,
+    ) -> Result<Streamed, StoreError> {
+        let arena = Arena::new(plan.own_bytes() as usize)?;
+        let disks = files.iter().flatten().map(|file| file.disk + 1).max().unwrap_or(0);
+        let mut state = State::new(weights, plan, disks);
+        state.begin();
+        let shared = Arc::new(Shared {
+            arena,
+            files,
+            state: Mutex::new(state),
+            ready: Condvar::new(),
+            work: (0..disks).map(|_| Condvar::new()).collect(),
+        });
+        let mut streamed = Streamed { shared: Arc::clone(&shared), threads: Vec::new() };
+        for disk in (0..disks).flat_map(|disk| [disk; READS_A_DISK]) {
+            let shared = Arc::clone(&shared);
+            let thread = std::thread::Builder::new().name(format!("disk {disk}"));
+            let thread = thread
+                .spawn(move || shared.read_pieces(disk))
+                .map_err(|error| StoreError::Threads(Arc::new(error)))?;
+            streamed.threads.push(thread);
+        }
+        Ok(streamed)
+    }
+
+    /// A pass over the whole model begins.
+    pub fn begin_pass(&self) {
+        self.shared.lock().begin_pass();
+    }
+
+    /// Begins to read experts that will be wanted in this pass, as far as there is room.
+    pub fn will_need(&self, ids: &[usize]) {
+        let mut state = self.shared.lock();
+        state.announce(ids);
+        self.shared.wake_readers(&mut state);
+    }
+
+    /// Those of `ids` (by index) that are in memory, of which there is one at least: waits for it.
+    pub fn hold_some(&self, ids: &[usize]) -> Result<Vec<usize>, Arc<Fault>> {
+        let mut state = self.shared.lock();
+        ids.iter().for_each(|&id| state.expect(id));
+        let mut waiting: Option<Instant> = None;
+        let held = loop {
+            let held = state.hold(ids);
+            self.shared.wake_readers(&mut state);
+            if !matches!(&held, Ok(held) if held.is_empty()) {
+                break held;
+            }
+            waiting.get_or_insert_with(Instant::now);
+            state = self.shared.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+        };
+        ids.iter().for_each(|&id| state.expect_no_more(id));
+        state.stats.wait += waiting.map(|since| since.elapsed()).unwrap_or_default();
+        held
+    }
+
+    /// The bytes of a weight.
+    ///
+    /// # Safety
+    /// It is held (see [`Streamed::hold_some`]) and is not released while they are borrowed.
+    pub unsafe fn bytes(&self, id: usize) -> &[u8] {
+        let (slot, within) = self.shared.lock().location(id);
+        // SAFETY: a weight that is held has been read and is neither moved nor overwritten.
+        unsafe { &self.shared.arena.bytes(slot)[within] }
+    }
+
+    /// Ends a hold.
+    pub fn release(&self, id: usize) {
+        let mut state = self.shared.lock();
+        state.release(id);
+        self.shared.wake_readers(&mut state);
+        // Another session may have been waiting for the room.
+        self.shared.ready.notify_all();
+    }
+
+    /// Whether a weight is in memory now.
+    pub fn is_resident(&self, id: usize) -> bool {
+        self.shared.lock().is_ready(id)
+    }
+
+    /// Reads bytes `start..end` of the file of a part into `scratch`, and says where in it they are.
+    pub fn read(
+        &self,
+        part: usize,
+        (start, end): (u64, u64),
+        scratch: &mut AlignedBuffer,
+    ) -> std::io::Result<std::ops::Range<usize>> {
+        let file = self.shared.files[part].as_ref().ok_or(std::io::ErrorKind::NotFound)?;
+        let from = start / ALIGNMENT as u64 * ALIGNMENT as u64;
+        let within = (start - from) as usize..(end - from) as usize;
+        scratch.resize(within.end.next_multiple_of(ALIGNMENT));
+        read_whole(&*file.file, scratch.as_mut(), from, within.end)?;
+        self.shared.lock().stats.bytes_read += scratch.as_ref().len() as u64;
+        Ok(within)
+    }
+
+    /// Waits for all reads to end and empties the cache.
+    pub fn empty_cache(&self) {
+        let mut state = self.shared.lock();
+        while !state.is_idle() {
+            state = self.shared.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.empty_cache();
+    }
+
+    /// What has been read and waited for.
+    pub fn stats(&self) -> ResidencyStats {
+        self.shared.lock().stats.clone()
+    }
+
+    /// Whether all reads go around the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.shared.files.iter().flatten().all(|file| file.file.is_direct())
+    }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        self.shared.lock().closing = true;
+        self.shared.work.iter().for_each(Condvar::notify_all);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes as many readers as there is work for.
+    fn wake_readers(&self, state: &mut State) {
+        for (disk, work) in self.work.iter().enumerate() {
+            if state.take_news(disk) {
+                work.notify_all();
+            }
+        }
+    }
+
+    /// What a reader does until the store is closed.
+    fn read_pieces(&self, disk: usize) {
+        let mut state = self.lock();
+        while !state.closing {
+            let Some(piece) = state.next_piece(disk) else {
+                state = self.work[disk].wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            drop(state);
+            let read = self.read_piece(&piece);
+            state = self.lock();
+            if state.finish_piece(&piece, read) {
+                self.ready.notify_all();
+                self.wake_readers(&mut state);
+            }
+        }
+    }
+
+    fn read_piece(&self, piece: &Piece) -> std::io::Result<()> {
+        let file = self.files[piece.part].as_ref().ok_or(std::io::ErrorKind::NotFound)?;
+        // SAFETY: the piece belongs to a weight that is being read: nobody holds it, its place is its own, and
+        // pieces do not overlap.
+        let buffer = unsafe { self.arena.bytes_mut(piece.slot) };
+        read_whole(&*file.file, buffer, piece.offset, piece.needed)
+    }
+}
+
+/// The cache that a plan asks for.
+pub fn cache_of(weights: &[Weight], plan: &Plan) -> (Cache, Vec<Option<usize>>, Vec<usize>) {
+    let mut members = Vec::new();
+    let (mut member_of, mut weight_of) = (vec![None; weights.len()], Vec::new());
+    for (id, (weight, place)) in weights.iter().zip(&plan.places).enumerate() {
+        if let Place::Cached { class } = *place {
+            member_of[id] = Some(members.len());
+            weight_of.push(id);
+            members.push(super::cache::Member { class, layer: weight.layer, share: weight.share });
+        }
+    }
+    let slots: Vec<usize> = plan.classes.iter().map(|class| class.slots).collect();
+    (Cache::new(members, &slots), member_of, weight_of)
+}
+
+/// The ring that a plan asks for, and the weights of its cycle.
+pub fn ring_of(weights: &[Weight], plan: &Plan) -> (Ring, Vec<usize>) {
+    let mut cycle: Vec<usize> = (0..weights.len()).filter(|&id| plan.places[id] == Place::Streamed).collect();
+    cycle.sort_by_key(|&id| weights[id].position);
+    let memory = super::arena::Slot { start: plan.pinned_bytes as usize, len: plan.ring_bytes as usize };
+    (Ring::new(memory, cycle.iter().map(|&id| weights[id].span()).collect()), cycle)
+}
