@@ -71,6 +71,13 @@ fn rope_freqs(weights: &mut WeightLoader, c: &Config) -> Result<Option<Vec<f32>>
 
 fn layer(weights: &mut WeightLoader, c: &Config, il: usize) -> Result<Layer, ModelError> {
     let name = |part: &str| format!("blk.{il}.{part}");
+    // In the order of a pass.
+    let attn_norm = weights.vector(&name("attn_norm.weight"), c.embd)?;
+    let q = weights.linear(&name("attn_q"), c.embd, c.q_dim())?;
+    let k = weights.linear(&name("attn_k"), c.embd, c.kv_dim())?;
+    let v = weights.linear(&name("attn_v"), c.embd, c.kv_dim())?;
+    let attn_output = weights.linear(&name("attn_output"), c.q_dim(), c.embd)?;
+    let ffn_norm = weights.vector(&name("ffn_norm.weight"), c.embd)?;
     let ffn = match c.experts {
         Some(experts) => Ffn::Moe(Moe::load(weights, c, experts, il)?),
         None => Ffn::Dense {
@@ -79,15 +86,7 @@ fn layer(weights: &mut WeightLoader, c: &Config, il: usize) -> Result<Layer, Mod
             down: weights.linear(&name("ffn_down"), c.ff, c.embd)?,
         },
     };
-    Ok(Layer {
-        attn_norm: weights.vector(&name("attn_norm.weight"), c.embd)?,
-        q: weights.linear(&name("attn_q"), c.embd, c.q_dim())?,
-        k: weights.linear(&name("attn_k"), c.embd, c.kv_dim())?,
-        v: weights.linear(&name("attn_v"), c.embd, c.kv_dim())?,
-        attn_output: weights.linear(&name("attn_output"), c.q_dim(), c.embd)?,
-        ffn_norm: weights.vector(&name("ffn_norm.weight"), c.embd)?,
-        ffn,
-    })
+    Ok(Layer { attn_norm, q, k, v, attn_output, ffn_norm, ffn })
 }
 
 /// The configuration; every key under `llama.` is used, known to change nothing, or refused.

@@ -1,9 +1,10 @@
 //! The cache of experts: which weights keep a slot. Pure policy; it knows slots by number, not bytes.
 //!
 //! A weight is worth its slot by how soon it is expected to be read again: the layers until its own comes round, and the
-//! passes that it takes until a token wants it, by the share of recent passes that did. Where all experts are wanted equally often
-//! this keeps a steady set (as good as any, where strict least-recently-used drops each just before its turn); where
-//! some are wanted more often, those.
+//! passes that it takes until a token wants it, by the share of recent passes that did and by how often, in this run, a
+//! token takes the experts of the one before. Where all experts are wanted equally often this keeps a steady set (as good
+//! as any, where strict least-recently-used drops each just before its turn); where some are wanted more often or
+//! in a row, those.
 
 /// A weight that may be cached.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +36,50 @@ struct Use {
     last: u64,
 }
 
+/// How often passes read again what the pass before read, and what it did not: shares, learned.
+#[derive(Debug)]
+struct Repeats {
+    again: f32,
+    anew: f32,
+    /// Members read by the pass under way and the one before, and those of the former that are of the latter as well.
+    pass: u64,
+    now: usize,
+    before: usize,
+    repeated: usize,
+}
+
+impl Repeats {
+    fn new(share: f32) -> Repeats {
+        Repeats { again: share, anew: share, pass: 0, now: 0, before: 0, repeated: 0 }
+    }
+
+    /// Notes a read by a pass of a member that was read last by another.
+    fn note(&mut self, pass: u64, last: u64, members: usize) {
+        if self.pass != pass {
+            self.learn(members);
+            self.before = if self.pass + 1 == pass { self.now } else { 0 };
+            (self.pass, self.now, self.repeated) = (pass, 0, 0);
+        }
+        self.now += 1;
+        self.repeated += usize::from(last != 0 && last + 1 == pass);
+    }
+
+    fn learn(&mut self, members: usize) {
+        if self.before == 0 || self.before == members {
+            return;
+        }
+        let rate = 1.0 - decay(1);
+        self.again += rate * (self.repeated as f32 / self.before as f32 - self.again);
+        let anew = (self.now - self.repeated) as f32 / (members - self.before) as f32;
+        self.anew += rate * (anew - self.anew);
+    }
+
+    /// How much more often than on average a member is read that the last pass read, or did not.
+    fn factor(&self, recent: bool, average: f32) -> f32 {
+        (if recent { self.again } else { self.anew }) / average
+    }
+}
+
 /// Slots and who has them.
 #[derive(Debug)]
 pub struct Cache {
@@ -45,12 +90,18 @@ pub struct Cache {
     /// The member in each slot, by class.
     classes: Vec<Vec<Option<usize>>>,
     layers: usize,
+    repeats: Repeats,
+    /// The share of all members that a pass over one token reads.
+    average: f32,
 }
 
 impl Cache {
     /// An empty cache with so many slots in each class.
     pub fn new(members: Vec<Member>, slots: &[usize]) -> Cache {
+        let average = members.iter().map(|m| m.share).sum::<f32>() / members.len().max(1) as f32;
         Cache {
+            repeats: Repeats::new(average),
+            average,
             uses: members.iter().map(|m| Use { share: m.share, last: 0 }).collect(),
             slots: vec![None; members.len()],
             classes: slots.iter().map(|&n| vec![None; n]).collect(),
@@ -70,6 +121,7 @@ impl Cache {
         let share = self.share(member, pass);
         let rate = 1.0 - decay(1);
         if self.uses[member].last != pass {
+            self.repeats.note(pass, self.uses[member].last, self.members.len());
             self.uses[member] = Use { share: share + rate * (1.0 - share), last: pass };
         }
     }
@@ -85,7 +137,11 @@ impl Cache {
         let layer = self.members[member].layer;
         // The layer under way is behind: what it needs is not to be had here.
         let ahead = (layer + self.layers - now.layer % self.layers - 1) % self.layers + 1;
-        ahead as f32 / self.layers as f32 + 1.0 / self.share(member, now.pass).max(LEAST_SHARE) - 1.0
+        // Whether it was read at the last occasion.
+        let occasion = if layer <= now.layer { now.pass } else { now.pass.saturating_sub(1) };
+        let factor = self.repeats.factor(self.uses[member].last == occasion, self.average);
+        let share = (self.share(member, now.pass) * factor).clamp(LEAST_SHARE, 1.0);
+        ahead as f32 / self.layers as f32 + 1.0 / share - 1.0
     }
 
     /// Gives a member a slot: a free one, or that of the member that is needed last of those that `may_go`, which is
@@ -199,12 +255,13 @@ mod tests {
 
     #[test]
     fn experts_wanted_equally_often_hit_as_often_as_there_is_room() {
-        // Measured 0.374 and 0.320 of 0.375.
+        // Measured 0.374, and 0.333 for least-recently-used.
         let (hits, lru) = replay(LAYERS * EXPERTS * 3 / 8, |rng, _, _| draw(rng, &[1.0; EXPERTS]));
         assert!((hits - 0.375).abs() < 0.02, "{hits}");
         assert!(hits > lru, "{hits} {lru}");
     }
 
+    // Measured 0.549 and 0.403.
     #[test]
     fn frequent_experts_stay() {
         let weights: Vec<f64> = (1..=EXPERTS).map(|i| 1.0 / i as f64).collect();
@@ -214,7 +271,7 @@ mod tests {
 
     #[test]
     fn experts_that_repeat_are_not_lost() {
-        // Half of the tokens take the experts of the token before.
+        // Half of the tokens take the experts of the token before. Measured 0.745 and 0.739.
         let (hits, lru) = replay(LAYERS * EXPERTS / 2, |rng, _, before| {
             if before.is_empty() || rng.next_u32().is_multiple_of(2) {
                 draw(rng, &[1.0; EXPERTS])
@@ -222,7 +279,7 @@ mod tests {
                 before.to_vec()
             }
         });
-        assert!(hits > lru - 0.05, "{hits} {lru}");
+        assert!(hits > lru - 0.01, "{hits} {lru}");
     }
 
     #[test]

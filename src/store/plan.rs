@@ -265,7 +265,7 @@ impl Ring {
                 if sizes.get(i + 1) == Some(&largest) {
                     continue;
                 }
-                let bytes = (comfort * largest).max(LEAST_RING.min(up_to));
+                let bytes = (comfort * largest).max(LEAST_RING.min(up_to / 4));
                 // What is larger is pinned, and what is smaller where there is room.
                 let needed = least_cache + bytes + (always - up_to);
                 if needed <= budget {
@@ -309,6 +309,154 @@ fn stream(weights: &[WeightUse], places: &mut [Place], ring: Ring, room: u64) {
         if *place == Place::Streamed && pinned + w.span <= kept {
             pinned += w.span;
             *place = Place::Pinned { at: 0 };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+    use super::*;
+
+    const MB: u64 = 1_000_000;
+    const GIB: u64 = 1 << 30;
+
+    fn weight(role: Role, bytes: u64) -> WeightUse {
+        WeightUse { role, bytes, span: bytes.next_multiple_of(4096) + 4096 }
+    }
+
+    /// The shape of a Llama of 8 B parameters at Q4_K_M, its embedding left out.
+    fn dense() -> Vec<WeightUse> {
+        let layer = [9 * MB, 3 * MB, 3 * MB, 9 * MB, 33 * MB, 33 * MB, 40 * MB];
+        let layers = (0..32).flat_map(|_| layer.map(|bytes| weight(Role::Always, bytes)));
+        let embedding = weight(Role::Rows, 295 * MB);
+        [embedding].into_iter().chain(layers).chain([weight(Role::Always, 431 * MB)]).collect()
+    }
+
+    /// The shape of a Mixtral 8x7B.
+    fn moe() -> Vec<WeightUse> {
+        let mut weights = vec![weight(Role::Rows, 74 * MB)];
+        for layer in 0..32 {
+            weights.extend([9 * MB, 5 * MB, 5 * MB, 9 * MB].map(|bytes| weight(Role::Always, bytes)));
+            let expert = Role::Expert { layer, count: 8, used: 2 };
+            let down = if layer % 2 == 0 { 33 * MB } else { 48 * MB };
+            weights.extend([33 * MB; 16].map(|bytes| weight(expert, bytes)));
+            weights.extend([down; 8].map(|bytes| weight(expert, bytes)));
+        }
+        weights.push(weight(Role::Always, 107 * MB));
+        weights
+    }
+
+    fn planned(weights: &[WeightUse], budget: u64) -> Plan {
+        plan(weights, &vec![false; weights.len()], budget).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    #[test]
+    fn what_fits_is_mapped() {
+        let all: u64 = dense().iter().map(|w| w.bytes).sum();
+        assert!(planned(&dense(), all).is_mapped());
+        assert!(!planned(&dense(), all - 1).is_mapped());
+        // What is in memory anyway needs no room.
+        let weights = dense();
+        assert!(plan(&weights, &vec![true; weights.len()], 0).unwrap().is_mapped());
+    }
+
+    #[test]
+    fn a_dense_model_is_pinned_but_for_an_even_stream() {
+        let weights = dense();
+        let plan = planned(&weights, 4 * GIB);
+        // 4 GiB less the ring are pinned, and what is left over is smaller than the smallest weight.
+        assert_eq!(plan.ring_bytes, 4 * weights[1].span);
+        assert!(plan.pinned_bytes + plan.ring_bytes <= 4 * GIB);
+        assert!(plan.pinned_bytes + plan.ring_bytes + weights[2].span > 4 * GIB);
+        let always: u64 = weights[1..].iter().map(|w| w.bytes).sum();
+        let streamed = plan.streamed_bytes(&weights);
+        assert!(always - streamed <= 4 * GIB);
+        assert_eq!(plan.disk_bytes, streamed as f64);
+        assert_eq!(plan.places[0], Place::File);
+        // Each eighth of the layers streams about an eighth.
+        for eighth in 0..8 {
+            let part = 1 + eighth * 28..1 + (eighth + 1) * 28;
+            let here: u64 =
+                part.filter(|&i| plan.places[i] == Place::Streamed).map(|i| weights[i].bytes).sum();
+            assert!(here.abs_diff(streamed / 8) <= 18 * MB, "{here} of {streamed}");
+        }
+    }
+
+    #[test]
+    fn experts_share_what_the_rest_leaves() {
+        let weights = moe();
+        let plan = planned(&weights, 11 * GIB);
+        let always = spans(&weights, &plan.places, |p| matches!(p, Place::Pinned { .. }));
+        assert_eq!((plan.pinned_bytes, plan.ring_bytes), (always, 0));
+        assert_eq!(plan.classes.len(), 2);
+        assert!(plan.own_bytes() <= 11 * GIB && plan.own_bytes() > 11 * GIB - 100 * MB);
+        // Both sizes are cached to the same share, which is that of the hits to expect.
+        let share = |class: &SlotClass| class.slots as f64 / class.members as f64;
+        let shares = [share(&plan.classes[0]), share(&plan.classes[1])];
+        assert!((shares[0] - shares[1]).abs() < 0.01, "{shares:?}");
+        let active = plan.active_bytes
+            - weights.iter().filter(|w| w.role == Role::Always).map(|w| w.bytes as f64).sum::<f64>();
+        assert!((plan.disk_bytes / active - (1.0 - shares[0])).abs() < 0.01);
+        assert!((plan.tokens_per_second(1e9, 1e10) - 1e9 / plan.disk_bytes).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_least_budget_is_enough_and_less_is_not() {
+        for weights in [dense(), moe()] {
+            let none = vec![false; weights.len()];
+            let least = plan(&weights, &none, 0).unwrap_err().least;
+            let plan_of_least = planned(&weights, least);
+            assert!(plan_of_least.own_bytes() <= least);
+            assert_eq!(plan(&weights, &none, least - 1).unwrap_err(), Shortage { budget: least - 1, least });
+        }
+    }
+
+    #[test]
+    fn no_plan_exceeds_its_budget_and_more_memory_reads_no_more() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut random = |n: u32| u64::from(rng.next_u32() % n);
+        for _ in 0..300 {
+            let mut weights: Vec<WeightUse> = Vec::new();
+            for layer in 0..1 + random(8) as usize {
+                weights.extend((0..random(6)).map(|_| weight(Role::Always, 1 + random(100_000))));
+                let (count, bytes) = (1 + random(9) as usize, 1 + random(60_000));
+                let expert = Role::Expert { layer, count, used: 1 + random(count as u32) as usize };
+                weights.extend((0..count * random(3) as usize).map(|_| weight(expert, bytes)));
+                weights.push(weight(Role::Once, 100));
+            }
+            let none = vec![false; weights.len()];
+            let total: u64 = weights.iter().map(|w| w.bytes).sum();
+            let mut before = f64::INFINITY;
+            for budget in (0..=20).map(|i| total * i / 20) {
+                let plan = match plan(&weights, &none, budget) {
+                    Ok(plan) => plan,
+                    Err(shortage) => {
+                        assert!(shortage.least > budget);
+                        continue;
+                    }
+                };
+                assert!(plan.is_mapped() || plan.own_bytes() <= budget);
+                let mut end = 0;
+                for (place, w) in plan.places.iter().zip(&weights) {
+                    match *place {
+                        Place::Pinned { at } => {
+                            assert_eq!(at, end);
+                            end += w.span;
+                        }
+                        Place::Streamed => assert!(2 * w.span <= plan.ring_bytes),
+                        Place::Cached { class } => assert!(w.span <= plan.classes[class].slot_bytes),
+                        Place::Mapped | Place::File => {}
+                    }
+                }
+                assert_eq!(end, plan.pinned_bytes);
+                assert!(plan.classes.iter().all(|c| c.slots <= c.members && c.slots >= c.members.min(2)));
+                // Slots are whole: what a step more of memory gains may be lost to rounding, of one weight at most.
+                assert!(plan.disk_bytes <= before + 400_000.0, "{} {before}", plan.disk_bytes);
+                before = plan.disk_bytes;
+            }
         }
     }
 }
