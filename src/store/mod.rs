@@ -152,6 +152,12 @@ impl Store {
         Guard(&self.files[extent.part][extent.bytes.clone()])
     }
 
+    /// Whether every pass reads weights from the disk anew, so that a pass costs that reading and further tokens in
+    /// it next to nothing.
+    pub fn streams_every_pass(&self) -> bool {
+        false
+    }
+
     /// Bytes of all files.
     pub fn file_bytes(&self) -> u64 {
         self.files.iter().map(|m| m.len() as u64).sum()
