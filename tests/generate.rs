@@ -101,8 +101,9 @@ fn accepted(args: &[&str]) -> u64 {
             assert_eq!(report[key], plain[key], "{args:?}: {key} with {drafts} drafts");
         }
         let number = |key: &str| report[key].as_u64().expect("a number");
-        // The first token comes from the prompt; the text may end with a draft that was accepted.
-        assert_eq!(number("passes") + number("accepted"), made - 1, "{args:?}: {report}");
+        // The first token comes from the prompt. The last may be a draft that was accepted and would not be run else.
+        let fed = number("passes") + number("accepted");
+        assert!(fed == made - 1 || fed == made, "{args:?}: {report}");
         assert!(number("accepted") <= number("drafted"));
         sum += number("accepted");
     }

@@ -74,7 +74,7 @@ pub struct SpeculationStats {
 #[derive(Clone, Debug)]
 enum Length {
     Fixed(usize),
-    Adaptive(DraftPolicy),
+    Adaptive(Box<DraftPolicy>),
 }
 
 /// Drafts tokens, and compares them with those that are drawn.
@@ -112,7 +112,7 @@ impl Drafter {
 
     /// A drafter that knows this text, and drafts what pays.
     pub fn adaptive(text: &[u32]) -> Drafter {
-        Drafter::new(text, Length::Adaptive(DraftPolicy::default()))
+        Drafter::new(text, Length::Adaptive(Box::default()))
     }
 
     fn new(text: &[u32], length: Length) -> Drafter {

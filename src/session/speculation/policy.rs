@@ -80,8 +80,8 @@ impl DraftPolicy {
         let most = most.min(MAX_DRAFT);
         let Some(base) = self.fresh(0).filter(|_| most > 0) else { return 0 };
         let Some(longest) = self.longest() else {
-            // What one draft costs was last known so, or is feared to be another pass.
-            let feared = self.times[1].map_or(base, |time| time.seconds - base);
+            // What one draft costs was last known so, or is feared to be another pass; no mishap rules it out for good.
+            let feared = self.times[1].map_or(base, |time| (time.seconds - base).min(base));
             return usize::from(self.allowance >= feared);
         };
         let chance = &self.chances[matched.min(LONGEST)];
@@ -105,15 +105,16 @@ impl DraftPolicy {
     /// What a pass with this many drafts took.
     pub fn passed(&mut self, drafts: usize, time: Duration) {
         let (drafts, seconds) = (drafts.min(MAX_DRAFT), time.as_secs_f64());
-        let base = self.fresh(0);
-        self.allowance += PROBE_SHARE * seconds;
-        if let Some(base) = base.filter(|_| drafts > 0 && self.longest().is_none()) {
-            self.allowance -= (seconds - base).max(0.0);
-        }
-        self.allowance = self.allowance.min(base.unwrap_or(seconds));
+        let probe = drafts > 0 && self.longest().is_none();
         let average = self.fresh(drafts).map_or(seconds, |old| old + TIME_WEIGHT * (seconds - old));
         self.passes += 1;
         self.times[drafts] = Some(PassTime { seconds: average, at: self.passes });
+        let Some(base) = self.fresh(0) else { return };
+        self.allowance += PROBE_SHARE * seconds;
+        if probe {
+            self.allowance -= (seconds - base).max(0.0);
+        }
+        self.allowance = self.allowance.clamp(-base, 2.0 * base);
     }
 
     /// The time of a pass with this many drafts, where it was measured lately.
@@ -263,6 +264,16 @@ mod tests {
         let slope = |drafts: usize| 0.5 + 0.1 * drafts as f64;
         assert_eq!(run(&mut policy, 200, 15, 0.0, slope).last, 0);
         assert!(run(&mut policy, 200, 15, 1.0, slope).last > 7);
+    }
+
+    #[test]
+    fn a_mishap_is_forgotten() {
+        let mut policy = DraftPolicy::default();
+        policy.passed(0, Duration::from_millis(100));
+        assert_eq!(policy.draft_length(3, 15), 1);
+        policy.passed(1, Duration::from_secs(20));
+        assert_eq!(policy.draft_length(3, 15), 0);
+        assert!(run(&mut policy, 300, 15, 0.9, |_| 0.1).last > 10);
     }
 
     #[test]
