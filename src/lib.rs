@@ -9,7 +9,7 @@
 //! 4. [`store`] RESIDENCY: where a weight's bytes are
 //! 5. [`text`] TEXT: tokenizers and chat templates
 //! 6. [`model`] MODEL: configuration, weights, forward pass, observer
-//! 7. [`session`] SESSION: KV cache, prefill and decode, sampling
+//! 7. [`session`] SESSION: KV cache, prefill and decode, sampling, speculation
 //! 8. [`verify`] VERIFY: error measures, files of references, comparison of traces, dot checks
 //! 9. [`cli`] FACE: the command line
 

@@ -87,6 +87,86 @@ fn the_same_seed_gives_the_same_text() {
     assert_ne!(a["ids"], with(&["--seed", "8"])["ids"]);
 }
 
+/// Runs with drafts of each length and compares all that must be the same as without; gives how many drafts were
+/// accepted.
+fn accepted(args: &[&str]) -> u64 {
+    let with = |mode: &str| json(&run(&[&["generate", "--json", "--speculate", mode], args].concat()));
+    let plain = with("off");
+    assert_eq!((&plain["drafted"], &plain["accepted"]), (&0.into(), &0.into()));
+    let made = plain["ids"].as_array().map_or(0, Vec::len) as u64;
+    let mut sum = 0;
+    for drafts in ["1", "3", "8", "15"] {
+        let report = with(drafts);
+        for key in ["ids", "text", "stop"] {
+            assert_eq!(report[key], plain[key], "{args:?}: {key} with {drafts} drafts");
+        }
+        let number = |key: &str| report[key].as_u64().expect("a number");
+        // The first token comes from the prompt. The last may be a draft that was accepted and would not be run else.
+        let fed = number("passes") + number("accepted");
+        assert!(fed == made - 1 || fed == made, "{args:?}: {report}");
+        assert!(number("accepted") <= number("drafted"));
+        sum += number("accepted");
+    }
+    sum
+}
+
+#[test]
+fn speculation_changes_no_token() {
+    let samplings = [
+        &["--greedy"][..],
+        &["--seed", "1"],
+        &["--seed", "2", "--temp", "1.2", "--repeat-penalty", "1.2"],
+        &["--seed", "3", "--top-k", "2", "--top-p", "0.8", "--min-p", "0.1"],
+    ];
+    let repeating = "one two three one two three one two three one two three one two";
+    let mut fixtures = 0;
+    for (model, prompt) in [
+        ("dense-q4_k_m.gguf", repeating),
+        ("dense-q8_0.gguf", "no word twice"),
+        ("moe-q4_k_m.gguf", repeating),
+        ("demo", "What is 2+2? What is 2+3? What is 2+4?"),
+        ("demo", "Spell banana."),
+    ] {
+        for sampling in samplings {
+            let args = ["-m", model, "-p", prompt, "-n", "60", "--ignore-eos"];
+            fixtures += accepted(&[&args[..], sampling].concat());
+        }
+    }
+    assert!(fixtures > 0, "no draft was accepted");
+
+    let Some(model) = test_data(STORY) else { return };
+    let model = model.to_str().expect("a path of UTF-8");
+    let story = STORY_START.repeat(2);
+    for sampling in samplings {
+        let with = |more: &[&str]| accepted(&[&["-m", model], sampling, more].concat());
+        let repeated = with(&["-n", "100", "-p", &story]);
+        println!("{sampling:?}: {repeated} accepted");
+        assert!(repeated > 0, "{sampling:?}: no draft was accepted");
+        with(&["-n", "100", "-p", "Zebra"]);
+        with(&["-n", "100", "-p", &story, "--stop", "park", "--stop", "ball"]);
+        with(&["-c", "180", "-p", &story]);
+    }
+}
+
+#[test]
+fn speculation_says_what_it_did() {
+    let args = ["generate", "-m", "moe-q4_k_m.gguf", "-p", "hello hello hello", "-n", "40", "--greedy"];
+    let with = |more: &[&str]| run(&[&args[..], more].concat());
+    let stderr = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let forced = stderr(&with(&["--speculate", "8", "--ignore-eos"]));
+    assert!(forced.contains(" passes, ") && forced.contains(" drafted accepted | "), "{forced}");
+    for quiet in [&[][..], &["--speculate", "auto"], &["--speculate", "off"]] {
+        assert!(!stderr(&with(quiet)).contains("accepted"), "a model that is not streamed");
+    }
+    // What each token was drawn from is the same as well.
+    let debug = |mode| {
+        let said = stderr(&with(&["--speculate", mode, "--debug", "--ignore-eos"]));
+        said.lines().filter(|line| line.starts_with("debug: ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(debug("off").len() > 40);
+    assert_eq!(debug("off"), debug("8"));
+}
+
 #[test]
 fn ids_and_standard_input_are_prompts_too() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -162,6 +242,16 @@ fn awkward_uses_end_in_an_error_that_says_what_is_wrong() {
         (&["generate", "-p", "a", "-m", "model.bin", "--seed", "-3"], 2, "invalid value '-3' for '--seed"),
         (&["generate", "-p", "a", "-m", "model.bin", "--top-p", "2"], 2, "a number from 0 to 1 is needed"),
         (&["generate", "-p", "a", "-m", "model.bin", "--temp", "nan"], 2, "of at least 0 is needed"),
+        (
+            &["generate", "-p", "a", "-m", "model.bin", "--speculate", "16"],
+            2,
+            "auto, off and 1 to 15 are known",
+        ),
+        (
+            &["generate", "-p", "a", "-m", "model.bin", "--speculate", "-1"],
+            2,
+            "auto, off and 1 to 15 are known",
+        ),
         (&["generate", "-p", "a", "-m", "model.bin", "--stop", ""], 2, "a value is required for '--stop"),
         (&["bench", "model.bin", "-p", "1000000000000"], 1, "cannot be had for the KV cache"),
         (&["bench", "model.bin", "-d", "18446744073709551615"], 2, "depth is too large"),

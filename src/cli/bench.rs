@@ -25,7 +25,7 @@ use crate::verify::median;
 ///
 /// Prompt id i is (100 + 7919*i mod 20000) mod vocabulary; decode follows that prompt (or one of DEPTH tokens),
 /// feeds id 100 first and then the most probable token, with all logits at every step. One round warms up, medians
-/// of the others are reported.
+/// of the others are reported. Where weights are streamed, every round begins with an empty cache of experts.
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     #[command(flatten)]
@@ -46,6 +46,10 @@ pub struct Args {
     /// Measured rounds
     #[arg(short, long, value_name = "N", allow_negative_numbers = true, default_value = "5")]
     rounds: NonZeroUsize,
+
+    /// Measure the first round as well: from a cold start, where there is one
+    #[arg(long)]
+    no_warmup: bool,
 
     /// Show where the time goes, by kind of work, measured in a round of its own
     #[arg(long)]
@@ -89,7 +93,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         .max(depth.checked_add(args.decode_tokens).ok_or_else(|| CliError::usage("depth is too large"))?);
     let mut loaded = engine_args::load(args.model.source())?;
     let options = args.engine.session(context);
-    placement::settle(&mut loaded, &args.engine, std::slice::from_ref(&options), Logits::Last)?;
+    placement::settle(&mut loaded, &args.engine, std::slice::from_ref(&options), 1)?;
     let mut session = Session::new(&loaded.model, &options)?;
     let load_s = loaded.started.elapsed().as_secs_f64();
 
@@ -97,7 +101,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     let ids = |n: usize| (0..n).map(|i| prompt_id(i, vocab)).collect::<Vec<u32>>();
     let (prompt, deep) = (ids(args.prompt_tokens), ids(depth));
     let (mut prefill, mut decode) = (Phase::default(), Phase::default());
-    for round in 0..=args.rounds.get() {
+    for round in usize::from(args.no_warmup)..=args.rounds.get() {
         let path = args.model.path();
         // No round finds what the one before left.
         loaded.model.store().empty_cache();

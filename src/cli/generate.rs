@@ -21,7 +21,10 @@ use super::sampling_args::SamplingArgs;
 use super::tokenizer_arg::TokenizerArg;
 use super::{CliError, InFile, output};
 use crate::model::{Logits, Model, NoObserver};
-use crate::session::{Candidate, Sampler, Session, SessionError, SessionOptions, StopMatcher};
+use crate::session::{
+    Candidate, MAX_DRAFT, Sampler, Session, SessionError, SessionOptions, Speculation, SpeculationStats,
+    StopMatcher,
+};
 use crate::store::peak_rss_bytes;
 use crate::text::{ChatTemplate, EncodeOptions, Message, TokenStream, Tokenizer};
 
@@ -71,6 +74,11 @@ pub struct Args {
     /// End before this text; may be given several times
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
     stop: Vec<String>,
+
+    /// Draft tokens from what the text repeats and verify several in one pass, which changes no token: auto (where a
+    /// dense model is streamed from the disk), off, or up to N, at most 15, with any model
+    #[arg(long, value_name = "N", default_value = "auto", allow_negative_numbers = true)]
+    speculate: Speculation,
 
     /// Show the prompt's tokens and what each token was chosen from, on stderr
     #[arg(long)]
@@ -128,6 +136,8 @@ struct Report<'a> {
     stop: StopReason,
     seed: u64,
     timings: Timings,
+    #[serde(flatten)]
+    speculation: SpeculationStats,
     model: String,
     isa: String,
     threads: usize,
@@ -178,7 +188,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
         eprintln!("warning: a context of {context} tokens, where the model was trained for {trained}");
     }
     let options = args.engine.session(context);
-    placement::settle(&mut loaded, &args.engine, std::slice::from_ref(&options), Logits::Last)?;
+    placement::settle(&mut loaded, &args.engine, std::slice::from_ref(&options), 1 + MAX_DRAFT)?;
     if let Some(plan) = loaded.model.store().plan().filter(|plan| !plan.is_mapped()) {
         eprintln!("{}", placement::line(plan, loaded.model.store().reads_directly()));
     }
@@ -206,11 +216,11 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
 
     let started = Instant::now();
     let mut text = Printer::new(&tokenizer, args);
-    let (ids, stop) = match prefilled {
+    let Decoded { ids, stop, speculation } = match prefilled {
         ControlFlow::Continue(()) => {
             decode(&mut session, &mut sampler, &tokenizer, args, &mut text, &interrupted)?
         }
-        ControlFlow::Break(()) => (Vec::new(), StopReason::Interrupted),
+        ControlFlow::Break(()) => Decoded::interrupted(),
     };
     let decode_s = started.elapsed().as_secs_f64();
     let decode_stats = loaded.model.store().stats().since(&prefill_stats);
@@ -238,6 +248,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
             stop,
             seed,
             timings,
+            speculation,
             model: path.display().to_string(),
             isa: session.isa().to_string(),
             threads: session.threads(),
@@ -246,7 +257,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
         };
         writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?)?;
     }
-    statistics(&timings, seed, &session);
+    statistics(&timings, &speculation, seed, &session);
     if decoded > 0 && loaded.model.store().plan().is_some_and(|plan| !plan.is_mapped()) {
         eprintln!("decode: {}", decode_traffic.line());
     }
@@ -365,6 +376,20 @@ fn prefill(
     }
 }
 
+/// The tokens of a text.
+struct Decoded {
+    ids: Vec<u32>,
+    stop: StopReason,
+    speculation: SpeculationStats,
+}
+
+impl Decoded {
+    /// A text that was broken off before its first token.
+    fn interrupted() -> Decoded {
+        Decoded { ids: Vec::new(), stop: StopReason::Interrupted, speculation: SpeculationStats::default() }
+    }
+}
+
 /// Draws tokens until something ends the text.
 fn decode(
     session: &mut Session<'_>,
@@ -373,28 +398,31 @@ fn decode(
     args: &Args,
     text: &mut Printer<'_>,
     interrupted: &AtomicBool,
-) -> Result<(Vec<u32>, StopReason), CliError> {
+) -> Result<Decoded, CliError> {
     let mut ids = Vec::new();
     let most = args.max_tokens.unwrap_or(usize::MAX);
-    let mut tokens = session.generate(sampler);
-    while ids.len() < most {
-        if interrupted.load(Ordering::Relaxed) {
-            return Ok((ids, StopReason::Interrupted));
+    let mut tokens = session.generate(sampler).speculate(args.speculate, most);
+    let stop = loop {
+        if ids.len() >= most {
+            break StopReason::MaxTokens;
         }
-        let Some(chosen) = tokens.next() else { return Ok((ids, StopReason::ContextFull)) };
+        if interrupted.load(Ordering::Relaxed) {
+            break StopReason::Interrupted;
+        }
+        let Some(chosen) = tokens.next() else { break StopReason::ContextFull };
         let chosen = chosen.in_file(args.model.path())?;
         if args.debug {
             show_choice(tokenizer, ids.len(), chosen, tokens.candidates());
         }
         ids.push(chosen.id);
         if tokenizer.is_end_of_generation(chosen.id) {
-            return Ok((ids, StopReason::EndOfText));
+            break StopReason::EndOfText;
         }
         if text.push(chosen.id)?.is_break() {
-            return Ok((ids, StopReason::StopString));
+            break StopReason::StopString;
         }
-    }
-    Ok((ids, StopReason::MaxTokens))
+    };
+    Ok(Decoded { ids, stop, speculation: tokens.stats() })
 }
 
 fn show_choice(tokenizer: &Tokenizer, i: usize, chosen: Candidate, from: &[Candidate]) {
@@ -456,10 +484,15 @@ impl<'a> Printer<'a> {
     }
 }
 
-fn statistics(t: &Timings, seed: u64, session: &Session<'_>) {
+fn statistics(t: &Timings, speculation: &SpeculationStats, seed: u64, session: &Session<'_>) {
     let rate = |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |r| format!("{r:.2}"));
+    let SpeculationStats { drafted, accepted, passes } = speculation;
+    let drafts = match drafted {
+        0 => String::new(),
+        _ => format!(" in {passes} passes, {accepted} of {drafted} drafted accepted"),
+    };
     eprintln!(
-        "load {:.2} s | prefill {} tokens, {} tok/s | decode {} tokens, {} tok/s | peak RSS {} | {} x {} | seed {seed}",
+        "load {:.2} s | prefill {} tokens, {} tok/s | decode {} tokens, {} tok/s{drafts} | peak RSS {} | {} x {} | seed {seed}",
         t.load_s,
         t.prefill_tokens,
         rate(t.prefill_tok_s),

@@ -2,15 +2,18 @@
 
 mod check;
 mod json;
+mod plan;
 mod summary;
 mod tables;
 mod totals;
 
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use globset::GlobMatcher;
 
+use super::engine_args::memory_size;
 use super::model_arg::ModelArg;
 use super::{CliError, output};
 use crate::gguf::{Array, Gguf, TensorInfo, Value};
@@ -41,6 +44,19 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["filter", "no_tensors", "arrays"])]
     check: bool,
 
+    /// Show where the weights would go in the memory that there is, the disk's measured bandwidth and the speed to
+    /// expect
+    #[arg(long, conflicts_with_all = ["kv", "filter", "no_tensors", "check", "arrays"])]
+    plan: bool,
+
+    /// With --plan: the memory that a run may take in all, in GiB (12G) or MiB (800M) [default: what is available]
+    #[arg(long, value_name = "SIZE", value_parser = memory_size, requires = "plan")]
+    ram: Option<u64>,
+
+    /// With --plan: the context in tokens [default: the model's, at most 4096]
+    #[arg(short = 'c', long, value_name = "N", allow_negative_numbers = true, requires = "plan")]
+    ctx: Option<NonZeroUsize>,
+
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -58,6 +74,11 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         let code = check::run(args.model.source(), args.json, &mut out)?;
         out.flush()?;
         return Ok(code);
+    }
+    if args.plan {
+        plan::run(args, &mut out)?;
+        out.flush()?;
+        return Ok(ExitCode::SUCCESS);
     }
     let gguf = args.model.open()?;
     match &args.kv {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::engine_args::{EngineArgs, Loaded};
 use super::{CliError, output};
-use crate::model::{Logits, Model};
+use crate::model::Model;
 use crate::session::SessionOptions;
 use crate::store::{
     Plan, ResidencyStats, available_memory_bytes, open_file, peak_rss_bytes, private_bytes, read_speed,
@@ -30,8 +30,8 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// The memory of a run with these sessions, which keep these logits: as much as was asked for, else what is available.
-    pub fn new(ram: Option<u64>, model: &Model, sessions: &[SessionOptions], logits: Logits) -> Budget {
+    /// The memory of a run with these sessions, which keep the logits of so many tokens: as much as was asked for, else what is available.
+    pub fn new(ram: Option<u64>, model: &Model, sessions: &[SessionOptions], logits: usize) -> Budget {
         let own = private_bytes().unwrap_or(0);
         let total = ram.unwrap_or_else(|| match available_memory_bytes() {
             Some(available) => {
@@ -44,6 +44,16 @@ impl Budget {
         let other =
             sessions.saturating_add(own + MARGIN + total.min(model.store().file_bytes()) / MARGIN_SHARE);
         Budget { total, other }
+    }
+
+    /// Bytes of it.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Bytes of it that are not for weights.
+    pub fn other(&self) -> u64 {
+        self.other
     }
 
     /// The plan for it.
@@ -68,7 +78,7 @@ pub fn settle(
     loaded: &mut Loaded,
     engine: &EngineArgs,
     sessions: &[SessionOptions],
-    logits: Logits,
+    logits: usize,
 ) -> Result<(), CliError> {
     let path = loaded.gguf.parts[0].path.clone();
     let budget = Budget::new(engine.ram, &loaded.model, sessions, logits);
@@ -84,7 +94,7 @@ pub struct PlanReport {
     mode: &'static str,
     /// Whether reads go around the page cache.
     #[serde(skip_serializing_if = "Option::is_none")]
-    direct_io: Option<bool>,
+    pub direct_io: Option<bool>,
     weights_bytes: u64,
     weights_budget_bytes: u64,
     pinned_bytes: u64,

@@ -17,7 +17,7 @@ use super::placement;
 use super::tokenizer_arg::TokenizerArg;
 use super::{CliError, InFile, model_arg};
 use crate::kernels::Isa;
-use crate::model::{KvType, Logits};
+use crate::model::KvType;
 use crate::session::{Session, SessionOptions};
 use crate::text::EncodeOptions;
 use crate::verify::{
@@ -233,7 +233,7 @@ fn against_file(args: &Args, model: &Path, golden: &Path) -> Result<ExitCode, Cl
     let default = if args.isolate { Tolerance::Bounds } else { Tolerance::Nmse(FREE_TOLERANCE) };
     let compare = compare_options(args, default, kv);
     let graph = NodeGraph::new(&loaded.gguf, loaded.model.config().layers);
-    placement::settle(&mut loaded, &args.engine, std::slice::from_ref(&options), Logits::All)?;
+    placement::settle(&mut loaded, &args.engine, std::slice::from_ref(&options), options.batch)?;
     let mut session = Session::new(&loaded.model, &options)?;
     let mut comparer = Comparer::new(&graph, golden.reference(), compare);
     verify::run(&mut session, prompt, steps, &mut comparer).map_err(|error| match error {
@@ -276,7 +276,7 @@ fn against_set(args: &Args, loaded: &mut Loaded, prompt: &[u32], set: Isa) -> Re
     let steps = args.steps.unwrap_or(0);
     let options = options(args, prompt, steps, DEFAULT_BATCH)?;
     let other = SessionOptions { isa: Some(set), ..options.clone() };
-    placement::settle(loaded, &args.engine, &[options.clone(), other.clone()], Logits::All)?;
+    placement::settle(loaded, &args.engine, &[options.clone(), other.clone()], options.batch)?;
     let mut session = Session::new(&loaded.model, &options)?;
     if session.isa() == set && args.engine.isa.is_none() {
         let message = format!("the run to check is on {set} already");
@@ -307,7 +307,7 @@ fn save(
 ) -> Result<ExitCode, CliError> {
     let steps = args.steps.unwrap_or(0);
     let options = options(args, prompt, steps, DEFAULT_BATCH)?;
-    placement::settle(loaded, &args.engine, std::slice::from_ref(&options), Logits::All)?;
+    placement::settle(loaded, &args.engine, std::slice::from_ref(&options), options.batch)?;
     let mut session = Session::new(&loaded.model, &options)?;
     let mut recorder = Recorder::new(writer, args.compare.filter());
     verify::run(&mut session, prompt, steps, &mut recorder).in_file(&loaded.gguf.parts[0].path)?;
@@ -320,7 +320,7 @@ fn save(
 fn statistics(args: &Args, loaded: &mut Loaded, prompt: &[u32]) -> Result<ExitCode, CliError> {
     let steps = args.steps.unwrap_or(0);
     let options = options(args, prompt, steps, DEFAULT_BATCH)?;
-    placement::settle(loaded, &args.engine, std::slice::from_ref(&options), Logits::All)?;
+    placement::settle(loaded, &args.engine, std::slice::from_ref(&options), options.batch)?;
     let mut session = Session::new(&loaded.model, &options)?;
     let mut statistician = Statistician::new(args.compare.filter());
     verify::run(&mut session, prompt, steps, &mut statistician).in_file(&loaded.gguf.parts[0].path)?;

@@ -1,6 +1,8 @@
-//! SESSION: a run of a model: its KV cache and buffers, prefill in batches, decode as an iterator.
+//! SESSION: a run of a model: its KV cache and buffers, prefill in batches, decode as an iterator, speculation.
 
+mod generation;
 mod sampler;
+mod speculation;
 mod stop;
 
 use std::ops::ControlFlow;
@@ -14,7 +16,9 @@ use crate::model::{
 };
 use crate::store::OutOfMemory;
 
+pub use generation::Generation;
 pub use sampler::{Candidate, Sampler, SamplerConfig};
+pub use speculation::{DraftPolicy, MAX_DRAFT, NgramIndex, Speculation, SpeculationStats};
 pub use stop::StopMatcher;
 
 /// Why a run cannot start or go on.
@@ -57,14 +61,13 @@ pub const DEFAULT_BATCH: usize = 512;
 
 impl SessionOptions {
     /// Bytes that a session takes at most beside the weights: its KV cache, its buffers and
-    /// the logits that it keeps.
-    pub fn memory_bytes(&self, config: &Config, logits: Logits) -> u64 {
+    /// the logits of so many tokens.
+    pub fn memory_bytes(&self, config: &Config, logits: usize) -> u64 {
         let context = self.context.max(1);
         let batch = self.batch.clamp(1, context);
         // Stacks and panels of the threads.
         let threads = self.threads as u64 * THREAD_BYTES;
-        let rows = if logits == Logits::All { batch } else { 1 };
-        KvCache::bytes(config, context, self.kv) + RunState::bytes(config, batch, rows) + threads
+        KvCache::bytes(config, context, self.kv) + RunState::bytes(config, batch, logits.min(batch)) + threads
     }
 }
 
@@ -81,6 +84,10 @@ pub struct Session<'m> {
     context: usize,
     batch: usize,
     past: usize,
+    /// The tokens of the positions filled.
+    tokens: Vec<u32>,
+    /// The row of the last pass's logits that belongs to the last position; `None`: the last row.
+    row: Option<usize>,
 }
 
 impl<'m> Session<'m> {
@@ -104,6 +111,8 @@ impl<'m> Session<'m> {
             context,
             batch,
             past: 0,
+            tokens: Vec::new(),
+            row: None,
         })
     }
 
@@ -137,9 +146,15 @@ impl<'m> Session<'m> {
         self.past
     }
 
+    /// The tokens of the positions filled.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
     /// Forgets all positions from `past` on.
     pub fn rewind(&mut self, past: usize) {
         self.past = self.past.min(past);
+        self.tokens.truncate(self.past);
     }
 
     /// Runs tokens through the model after those that it has seen, in batches, under an observer.
@@ -178,7 +193,9 @@ impl<'m> Session<'m> {
             };
             let model = self.model;
             self.pool.install(|| model.forward(pass))?;
+            self.row = None;
             self.past += chunk.len();
+            self.tokens.extend_from_slice(chunk);
             done += chunk.len();
             if progress(done).is_break() && !last {
                 return Err(SessionError::Interrupted);
@@ -195,10 +212,33 @@ impl<'m> Session<'m> {
         self.feed_observed(tokens, logits, &mut NoObserver, |_| ControlFlow::Continue(()))
     }
 
+    /// Runs a token and drafts behind it in one pass of at most a batch. The session stands at the token then, and
+    /// goes on over the drafts by [`Session::move_on`].
+    fn feed_drafted(&mut self, id: u32, drafts: &[u32]) -> Result<(), SessionError> {
+        if drafts.is_empty() {
+            return self.feed(&[id], Logits::Last);
+        }
+        debug_assert!(drafts.len() < self.batch);
+        let past = self.past;
+        self.feed(&[&[id], drafts].concat(), Logits::All)?;
+        self.rewind(past + 1);
+        self.row = Some(0);
+        Ok(())
+    }
+
+    /// Takes the next draft of the last pass for fed.
+    fn move_on(&mut self, id: u32) {
+        self.past += 1;
+        self.tokens.push(id);
+        self.row = self.row.map(|row| row + 1);
+    }
+
     /// The logits of the last pass: `[tokens asked for][vocabulary]`. Under [`Logits::All`] those of the last
-    /// batch alone.
+    /// batch alone; after a generation those that its last token was drawn from.
     pub fn logits(&self) -> &[f32] {
-        self.state.logits()
+        let (all, vocab) = (self.state.logits(), self.model.config().vocab);
+        // A pass that failed has left none.
+        self.row.and_then(|row| all.get(row * vocab..(row + 1) * vocab)).unwrap_or(all)
     }
 
     /// The most probable next token; the lower id of equals.
@@ -212,53 +252,11 @@ impl<'m> Session<'m> {
     }
 
     fn finite_logits(&self) -> Result<&[f32], SessionError> {
-        let all = self.state.logits();
+        let all = self.logits();
         let last = &all[all.len() - self.model.config().vocab..];
         match last.iter().position(|l| !l.is_finite()) {
             Some(id) => Err(SessionError::LogitsNotFinite { position: self.past.saturating_sub(1), id }),
             None => Ok(last),
         }
-    }
-
-    /// Tokens drawn one after another; the prompt has been fed with [`Logits::Last`]. Ends where the context is
-    /// full; end tokens and counts are the caller's.
-    pub fn generate<'s>(&'s mut self, sampler: &'s mut Sampler) -> Generation<'s, 'm> {
-        Generation { session: self, sampler, pending: None }
-    }
-}
-
-/// Decode as an iterator: each item is a token drawn; it is fed when the next is asked for.
-pub struct Generation<'s, 'm> {
-    session: &'s mut Session<'m>,
-    sampler: &'s mut Sampler,
-    pending: Option<u32>,
-}
-
-impl Generation<'_, '_> {
-    /// What the last token was drawn from, most probable first.
-    pub fn candidates(&self) -> &[Candidate] {
-        self.sampler.candidates()
-    }
-
-    fn step(&mut self) -> Result<Option<Candidate>, SessionError> {
-        if let Some(id) = self.pending.take() {
-            if self.session.past == self.session.context {
-                return Ok(None);
-            }
-            self.session.feed(&[id], Logits::Last)?;
-        }
-        let logits = self.session.finite_logits()?;
-        let Some(chosen) = self.sampler.sample(logits) else { return Ok(None) };
-        self.sampler.accept(chosen.id);
-        self.pending = Some(chosen.id);
-        Ok(Some(chosen))
-    }
-}
-
-impl Iterator for Generation<'_, '_> {
-    type Item = Result<Candidate, SessionError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.step().transpose()
     }
 }

@@ -336,7 +336,8 @@ impl Store {
         self.plan.as_ref().map_or(0, |plan| plan.streamed_bytes(&self.uses()))
     }
 
-    /// Whether a pass reads the same weights from disk each time, so that more tokens in one pass cost no more reads.
+    /// Whether every pass reads the same weights from the disk, so that it costs that reading and further tokens in it
+    /// next to nothing.
     pub fn streams_every_pass(&self) -> bool {
         self.plan.as_ref().is_some_and(|plan| plan.ring_bytes > 0 && plan.classes.is_empty())
     }

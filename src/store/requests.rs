@@ -480,9 +480,9 @@ impl State {
         self.residences[id].is_ready()
     }
 
-    /// Whether no read is under way or to be given out.
-    pub fn is_idle(&self) -> bool {
-        !self.residences.iter().any(Residence::is_loading)
+    /// Whether no read for the cache is under way or to be given out.
+    pub fn is_cache_idle(&self) -> bool {
+        !self.cached.iter().any(|&id| self.residences[id].is_loading())
     }
 
     /// Empties the cache and the counters.
@@ -686,7 +686,7 @@ mod tests {
         state.begin_pass();
         hold(&mut state, 2);
         state.release(2);
-        assert!(state.is_idle() && state.is_ready(2));
+        assert!(state.is_cache_idle() && state.is_ready(2));
         state.empty_cache();
         assert!(!state.is_ready(2) && state.is_ready(0));
         assert_eq!(state.stats, ResidencyStats::default());

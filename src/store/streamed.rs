@@ -150,10 +150,10 @@ impl Streamed {
         Ok(within)
     }
 
-    /// Waits for all reads to end and empties the cache.
+    /// Waits for the reads of experts to end and empties the cache.
     pub fn empty_cache(&self) {
         let mut state = self.shared.lock();
-        while !state.is_idle() {
+        while !state.is_cache_idle() {
             state = self.shared.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.empty_cache();

@@ -69,6 +69,14 @@ impl SpeedTest {
         self.weights.len() * 4
     }
 
+    /// Bytes a second of plain reads in the current thread pool: the median.
+    pub fn read_speed(&self) -> f64 {
+        let bytes = self.weights.as_bytes();
+        read(bytes);
+        let times: Vec<f64> = (0..ROUNDS).map(|_| seconds(|| read(bytes))).collect();
+        bytes.len() as f64 / median(times).unwrap_or(f64::INFINITY)
+    }
+
     /// Measures a kernel set on one format, in the current thread pool.
     pub fn run(&self, kernels: &'static Kernels, format: &Format) -> Option<Speed> {
         let row_bytes = format.row_bytes(COLS);

@@ -1,0 +1,98 @@
+//! `inspect --plan`: where a model's weights would go, and what speed to expect.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use super::{Args, json};
+use crate::cli::engine_args::{self, Loaded};
+use crate::cli::placement::{self, Budget, PlanReport};
+use crate::cli::{CliError, InFile, output};
+use crate::model::KvType;
+use crate::session::{DEFAULT_BATCH, SessionOptions};
+use crate::store::{Plan, open_file};
+use crate::verify::formats::SpeedTest;
+
+/// Memory is read at the measured bandwidth at best.
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    plan: PlanReport,
+    context: usize,
+    budget_bytes: u64,
+    /// Of the budget, what is no weight.
+    other_bytes: u64,
+    disk_bytes_s: Option<f64>,
+    memory_bytes_s: f64,
+    expected_tok_s: Option<f64>,
+    bound_by: &'static str,
+}
+
+/// Plans, measures and prints.
+pub fn run(args: &Args, out: &mut impl Write) -> Result<(), CliError> {
+    let path = args.model.path();
+    let Loaded { model, .. } = engine_args::load(args.model.source())?;
+    let context = engine_args::context(args.ctx, model.config().context);
+    let threads = engine_args::threads(None);
+    let session = SessionOptions { context, batch: DEFAULT_BATCH, kv: KvType::default(), threads, isa: None };
+    let budget = Budget::new(args.ram, &model, &[session], 1);
+    let plan = budget.plan(&model).in_file(path)?;
+    let direct = match model.store().paths().next().filter(|_| !plan.is_mapped()) {
+        Some(path) => Some(open_file(path)?.is_direct()),
+        None => None,
+    };
+    let disk = placement::disk_speed(&model, &plan)?;
+    let memory = SpeedTest::new()?.read_speed();
+    let report = Report {
+        context,
+        budget_bytes: budget.total(),
+        other_bytes: budget.other(),
+        disk_bytes_s: disk,
+        memory_bytes_s: memory,
+        expected_tok_s: disk
+            .or(plan.is_mapped().then_some(f64::INFINITY))
+            .map(|d| plan.tokens_per_second(d, memory)),
+        bound_by: bound_by(&plan, disk, memory),
+        plan: PlanReport::new(&plan, direct),
+    };
+    if args.json { json::write(&report, out) } else { print(&report, &plan, out) }
+}
+
+fn bound_by(plan: &Plan, disk: Option<f64>, memory: f64) -> &'static str {
+    match disk {
+        Some(disk) if plan.disk_bytes / disk > plan.active_bytes / memory => "disk",
+        _ => "memory",
+    }
+}
+
+fn print(report: &Report, plan: &Plan, out: &mut impl Write) -> Result<(), CliError> {
+    let rate = |bytes: f64| format!("{}/s", output::bytes(bytes as u64));
+    let mut table = output::new_table(&["", ""], &[]);
+    let mut row = |name: &str, value: String| {
+        table.add_row([name.to_owned(), value]);
+    };
+    let budget = format!(
+        "{}, {} of them for the KV cache of {} tokens, buffers and the program",
+        output::binary_bytes(report.budget_bytes),
+        output::binary_bytes(report.other_bytes),
+        report.context,
+    );
+    row("budget", budget);
+    row("weights", placement::line(plan, report.plan.direct_io));
+    let from_memory = (plan.active_bytes - plan.disk_bytes) as u64;
+    let token = format!(
+        "{} from memory, {} from disk",
+        output::bytes(from_memory),
+        output::bytes(plan.disk_bytes as u64)
+    );
+    row("a token reads", token);
+    if let Some(disk) = report.disk_bytes_s {
+        row("disk", format!("{} measured", rate(disk)));
+    }
+    row("memory", format!("{} measured", rate(report.memory_bytes_s)));
+    if let Some(speed) = report.expected_tok_s {
+        row("expected", format!("at most {speed:.2} tok/s, bound by the {}", report.bound_by));
+    }
+    writeln!(out, "{}", table.trim_fmt())?;
+    Ok(())
+}

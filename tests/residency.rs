@@ -1,0 +1,392 @@
+//! Streaming: a model under a budget smaller than itself gives the bits of the mapped run, whatever the disk does, and what
+//! the disk cannot give is an error that names its place.
+
+mod common;
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use wayinfer::gguf::Gguf;
+use wayinfer::model::{KvType, Logits, Model, Node, Observer};
+use wayinfer::session::{Session, SessionError, SessionOptions};
+use wayinfer::store::{OpenFile, Place, Plan, ReadAt, open_file};
+
+/// Every format, dense and with experts, merged and one a tensor, odd sizes, a tied embedding, a split.
+const FIXTURES: &[&str] = &[
+    "dense-f32",
+    "dense-bf16",
+    "dense-q4_k_m",
+    "dense-q6_k",
+    "moe-q4_k_m",
+    "moe-per-expert-q4_k_m",
+    "odd-q8_0",
+    "demo-q4_k_m-00002-of-00003",
+];
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(format!("{name}.gguf"))
+}
+
+fn load(path: &Path) -> Model {
+    let gguf = Gguf::open(path).unwrap_or_else(|e| panic!("{e}"));
+    Model::load(&gguf).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn session(model: &Model) -> Session<'_> {
+    let options = SessionOptions { context: 64, batch: 24, kv: KvType::F16, threads: 2, isa: None };
+    Session::new(model, &options).expect("a session")
+}
+
+/// Budgets for weights: the least, the most that still streams, and one between.
+fn budgets(model: &Model) -> [u64; 3] {
+    let store = model.store();
+    let least = store.plan_for(0).expect_err("no model runs in nothing").least;
+    let total = store.plan_for(u64::MAX).expect("all the memory there is").total_bytes;
+    assert!(least < total, "{least} of {total}");
+    [least, least.midpoint(total), total - 1]
+}
+
+fn streamed(path: &Path, budget: impl Fn([u64; 3]) -> u64, open: OpenFile<'_>) -> Model {
+    let mut model = load(path);
+    let plan = model.store().plan_for(budget(budgets(&model))).expect("a plan");
+    assert!(!plan.is_mapped());
+    model.settle_reading(plan, open).expect("files that open");
+    model
+}
+
+#[derive(Default)]
+struct Recorder(Vec<(Node, Vec<u32>)>);
+
+impl Observer for Recorder {
+    fn active(&self) -> bool {
+        true
+    }
+
+    fn node(&mut self, node: Node, values: &mut [f32]) {
+        self.0.push((node, values.iter().map(|v| v.to_bits()).collect()));
+    }
+
+    fn indices(&mut self, node: Node, values: &mut [u32]) {
+        self.0.push((node, values.to_vec()));
+    }
+}
+
+/// Every node of a prompt in two batches, of which the first ends early, and of three more tokens.
+fn record(model: &Model) -> Result<Vec<(Node, Vec<u32>)>, SessionError> {
+    let mut session = session(model);
+    let prompt: Vec<u32> = (0..37).map(|i| ((3 + 7919 * i) % model.config().vocab) as u32).collect();
+    let mut recorder = Recorder::default();
+    let go_on = |_| ControlFlow::Continue(());
+    session.feed_observed(&prompt, Logits::Last, &mut recorder, go_on)?;
+    for id in [1, 2, 3] {
+        session.feed_observed(&[id], Logits::Last, &mut recorder, go_on)?;
+    }
+    Ok(recorder.0)
+}
+
+fn assert_same(want: &[(Node, Vec<u32>)], got: &[(Node, Vec<u32>)], what: &str) {
+    assert_eq!(want.len(), got.len(), "{what}: as many nodes");
+    for ((node, want), (other, got)) in want.iter().zip(got) {
+        assert!(node == other && want == got, "{what}: {node:?}");
+    }
+}
+
+#[test]
+fn every_budget_gives_the_bits_of_the_mapped_run() {
+    for name in FIXTURES {
+        let path = fixture(name);
+        let truth = record(&load(&path)).expect("a mapped run");
+        for which in 0..3 {
+            let model = streamed(&path, |budgets| budgets[which], &open_file);
+            let what = format!("{name}, budget {which}");
+            assert_same(&truth, &record(&model).expect(&what), &what);
+            assert!(model.store().stats().bytes_read > 0);
+        }
+    }
+}
+
+/// A disk with moods: what a read gives is decided by its number.
+#[derive(Debug)]
+struct Moody {
+    file: Arc<dyn ReadAt>,
+    reads: AtomicU64,
+    mood: fn(u64, &dyn ReadAt, &mut [u8], u64) -> std::io::Result<usize>,
+}
+
+impl ReadAt for Moody {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        (self.mood)(self.reads.fetch_add(1, Ordering::Relaxed), &*self.file, buffer, offset)
+    }
+}
+
+macro_rules! moody {
+    ($mood:expr) => {
+        &|path: &Path| -> std::io::Result<Arc<dyn ReadAt>> {
+            Ok(Arc::new(Moody { file: open_file(path)?, reads: AtomicU64::new(0), mood: $mood }))
+        }
+    };
+}
+
+#[test]
+fn slow_short_and_interrupted_reads_change_nothing() {
+    for name in ["dense-q4_k_m", "moe-q4_k_m"] {
+        let path = fixture(name);
+        let truth = record(&load(&path)).expect("a mapped run");
+        let model = streamed(
+            &path,
+            |budgets| budgets[0],
+            moody!(|i, file, buffer, offset| {
+                match i * 7 % 5 {
+                    0 => std::thread::sleep(Duration::from_micros(i * 37 % 500)),
+                    1 => return Err(std::io::ErrorKind::Interrupted.into()),
+                    _ => {}
+                }
+                let blocks = 1 + (i as usize * 13 % 5);
+                let len = buffer.len().min(4096 * blocks);
+                file.read_at(&mut buffer[..len], offset)
+            }),
+        );
+        assert_same(&truth, &record(&model).expect("a run"), name);
+    }
+}
+
+/// The comparison above sees a single wrong bit.
+#[test]
+fn a_bit_that_the_disk_turns_is_seen() {
+    let path = fixture("moe-q4_k_m");
+    let truth = record(&load(&path)).expect("a mapped run");
+    let model = streamed(
+        &path,
+        |budgets| budgets[1],
+        moody!(|i, file, buffer, offset| {
+            let read = file.read_at(buffer, offset)?;
+            if i == 9 {
+                buffer[read / 2] ^= 0x40;
+            }
+            Ok(read)
+        }),
+    );
+    let got = record(&model).map(|nodes| nodes != truth);
+    assert!(got.unwrap_or(true), "the run is the same with a wrong bit in a weight");
+}
+
+#[test]
+fn a_disk_error_names_its_place_and_can_be_overcome() {
+    for name in ["dense-q4_k_m", "moe-q4_k_m"] {
+        let path = fixture(name);
+        let truth = record(&load(&path)).expect("a mapped run");
+        let model = streamed(
+            &path,
+            |budgets| budgets[0],
+            moody!(|i, file, buffer, offset| match i {
+                11 | 40 => Err(std::io::Error::from_raw_os_error(5)),
+                _ => file.read_at(buffer, offset),
+            }),
+        );
+        let mut errors = Vec::new();
+        let nodes = loop {
+            match record(&model) {
+                Ok(nodes) => break nodes,
+                Err(error) => errors.push(error.to_string()),
+            }
+        };
+        assert_eq!(errors.len(), 2, "{errors:?}");
+        for error in errors {
+            assert!(error.contains(&format!("{name}.gguf: tensor ")), "{error}");
+            assert!(
+                error.contains(".weight cannot be read at byte ") && error.contains("os error 5"),
+                "{error}"
+            );
+        }
+        assert_same(&truth, &nodes, name);
+    }
+}
+
+#[test]
+fn a_file_cut_short_or_removed_under_way() {
+    for name in ["dense-q4_k_m", "moe-q4_k_m"] {
+        for dir in [std::env::temp_dir(), "/dev/shm".into()].into_iter().filter(|dir| dir.is_dir()) {
+            let dir = tempfile::tempdir_in(dir).expect("a folder");
+            let path = dir.path().join("model.gguf");
+            std::fs::copy(fixture(name), &path).expect("a copy");
+            let truth = record(&load(&path)).expect("a mapped run");
+
+            // A read-only file that is removed is still there for those that have it open.
+            let mut permissions = std::fs::metadata(&path).expect("metadata").permissions();
+            permissions.set_readonly(true);
+            std::fs::set_permissions(&path, permissions).expect("permissions");
+            let model = streamed(&path, |budgets| budgets[0], &open_file);
+            std::fs::rename(&path, dir.path().join("elsewhere")).expect("a new name");
+            assert_same(&truth, &record(&model).expect("a run"), name);
+            drop(model);
+
+            std::fs::remove_file(dir.path().join("elsewhere")).expect("no file");
+            std::fs::copy(fixture(name), &path).expect("a copy");
+            let model = streamed(&path, |budgets| budgets[0], &open_file);
+            record(&model).expect("a run");
+            let file = std::fs::File::options().write(true).open(&path).expect("the file");
+            file.set_len(file.metadata().expect("metadata").len() / 3).expect("a shorter file");
+            let error = record(&model).expect_err("weights are gone").to_string();
+            assert!(error.contains("model.gguf") && error.contains("cannot be read at byte"), "{error}");
+            assert!(error.contains("cut short"), "{error}");
+        }
+    }
+}
+
+/// Reads of which each waits for one on the other disk.
+#[derive(Debug)]
+struct Disks {
+    file: Arc<dyn ReadAt>,
+    disk: u64,
+    under_way: Arc<(Mutex<[usize; 2]>, Condvar)>,
+    met: Arc<AtomicU64>,
+}
+
+impl ReadAt for Disks {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        let (count, changed) = &*self.under_way;
+        let mut counts = count.lock().unwrap();
+        counts[self.disk as usize] += 1;
+        changed.notify_all();
+        let other = 1 - self.disk as usize;
+        let wait = Duration::from_millis(20);
+        let (mut counts, _) = changed.wait_timeout_while(counts, wait, |counts| counts[other] == 0).unwrap();
+        if counts[other] > 0 {
+            self.met.fetch_add(1, Ordering::Relaxed);
+        }
+        counts[self.disk as usize] -= 1;
+        drop(counts);
+        self.file.read_at(buffer, offset)
+    }
+
+    fn disk(&self) -> u64 {
+        self.disk
+    }
+}
+
+#[test]
+fn disks_are_read_side_by_side() {
+    let path = fixture("demo-q4_k_m-00001-of-00003");
+    let truth = record(&load(&path)).expect("a mapped run");
+    let (under_way, met) = (Arc::default(), Arc::new(AtomicU64::new(0)));
+    let model = streamed(&path, |budgets| budgets[2], &|path: &Path| {
+        let disk = u64::from(path.to_string_lossy().contains("00002-of"));
+        let (under_way, met) = (Arc::clone(&under_way), Arc::clone(&met));
+        Ok(Arc::new(Disks { file: open_file(path)?, disk, under_way, met }) as Arc<dyn ReadAt>)
+    });
+    assert_same(&truth, &record(&model).expect("a run"), "two disks");
+    assert!(met.load(Ordering::Relaxed) > 0, "no two disks were read at the same time");
+}
+
+#[test]
+fn two_sessions_share_a_streamed_model() {
+    for name in ["dense-q4_k_m", "moe-q4_k_m"] {
+        let path = fixture(name);
+        let truth = record(&load(&path)).expect("a mapped run");
+        for which in [0, 1] {
+            let model = streamed(&path, |budgets| budgets[which], &open_file);
+            std::thread::scope(|scope| {
+                let runs: Vec<_> = (0..3).map(|_| scope.spawn(|| record(&model).expect("a run"))).collect();
+                runs.into_iter().for_each(|run| assert_same(&truth, &run.join().expect("no panic"), name));
+            });
+        }
+    }
+}
+
+/// Bytes that one more token reads, once the run is in its stride.
+fn bytes_of_a_token(model: &Model, tokens: u32) -> f64 {
+    let mut session = session(model);
+    session.feed(&[1, 2, 3], Logits::Last).expect("a prompt");
+    let before = model.store().stats().bytes_read;
+    for id in 0..tokens {
+        session.feed(&[id], Logits::Last).expect("a step");
+    }
+    (model.store().stats().bytes_read - before) as f64 / f64::from(tokens)
+}
+
+#[test]
+fn a_stream_reads_what_its_plan_counts() {
+    for name in ["dense-f32", "dense-q4_k_m"] {
+        for which in 0..3 {
+            let model = streamed(&fixture(name), |budgets| budgets[which], &open_file);
+            let plan: Plan = model.store().plan().expect("a plan").clone();
+            let streams = plan.places.iter().filter(|place| **place == Place::Streamed).count();
+            // Whole blocks: the weights' own and the embedding's row.
+            let blocks = 2 * 4096 * (streams + 1);
+            let (read, counted) = (bytes_of_a_token(&model, 40), plan.disk_bytes);
+            assert!(read >= counted && read <= counted + blocks as f64, "{name}: {read} of {counted}");
+        }
+    }
+}
+
+#[test]
+fn a_cache_is_emptied_and_fills_again() {
+    let model = streamed(&fixture("moe-q4_k_m"), |budgets| budgets[1], &open_file);
+    let store = model.store();
+    bytes_of_a_token(&model, 20);
+    let stats = store.stats();
+    assert!(stats.hits > 0 && stats.misses > 0);
+    store.empty_cache();
+    assert_eq!(store.stats().hits + store.stats().bytes_read, 0);
+    session(&model).feed(&[1], Logits::Last).expect("a pass");
+    assert_eq!(store.stats().hits, 0, "nothing was left in the cache");
+}
+
+/// What `--ram` needs at the least, as the program says it.
+fn least_ram(dir: &Path, model: &str) -> f64 {
+    let output = common::wayinfer(dir, 80, &["generate", "-m", model, "--ram", "1M", "-p", "x", "-c", "64"]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).expect("UTF-8");
+    let least = error.split("of memory: ").nth(1).and_then(|rest| rest.split(" MiB").next());
+    least.and_then(|least| least.parse().ok()).unwrap_or_else(|| panic!("{error}"))
+}
+
+#[test]
+fn the_program_streams_and_says_so() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    for (model, prompt) in [("demo-q4_k_m.gguf", "What is 2+2?"), ("moe-q4_k_m.gguf", "Some words")] {
+        let ram = format!("{}K", ((least_ram(&fixtures, model) + 0.6) * 1024.0) as u64);
+        let run = |ram: &[&str]| {
+            let args = ["generate", "-m", model, "-p", prompt, "-n", "12", "--greedy", "-c", "64", "--json"];
+            let output = common::wayinfer(&fixtures, 80, &[&args[..], ram].concat());
+            let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+            assert_eq!(output.status.code(), Some(0), "{stderr}");
+            (serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("JSON"), stderr)
+        };
+        let (mapped, _) = run(&[]);
+        let (streamed, stderr) = run(&["--ram", &ram]);
+        assert_eq!(mapped["ids"], streamed["ids"]);
+        assert_eq!(mapped["residency"]["plan"]["mode"], "mapped");
+        let residency = &streamed["residency"];
+        assert_eq!(residency["plan"]["mode"], "streamed", "{ram}");
+        assert!(residency["decode"]["bytes_read"].as_u64() > Some(0), "{residency}");
+        assert!(stderr.contains("a token from disk"), "{stderr}");
+
+        let args =
+            ["bench", "-m", model, "-p", "8", "-n", "4", "-r", "1", "--no-warmup", "--json", "--ram", &ram];
+        let bench = common::wayinfer(&fixtures, 80, &args);
+        assert_eq!(bench.status.code(), Some(0), "{}", String::from_utf8_lossy(&bench.stderr));
+        let bench: serde_json::Value = serde_json::from_slice(&bench.stdout).expect("JSON");
+        assert!(bench["residency"]["decode"]["bytes_read"].as_u64() > Some(0));
+    }
+}
+
+#[test]
+fn a_plan_can_be_looked_at() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let run = |args: &[&str]| {
+        let output =
+            common::wayinfer(&fixtures, 80, &[&["inspect", "moe-q4_k_m.gguf", "--plan"], args].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let text = run(&["--ram", "4G"]);
+    assert!(text.contains("4.0 GiB") && text.contains("mapped") && text.contains("tok/s"), "{text}");
+    let json: serde_json::Value =
+        serde_json::from_str(&run(&["--ram", "4G", "-c", "100", "--json"])).expect("JSON");
+    assert_eq!((json["mode"].as_str(), json["context"].as_u64()), (Some("mapped"), Some(100)));
+    assert!(json["expected_tok_s"].as_f64() > Some(0.0), "{json}");
+}
