@@ -1,32 +1,36 @@
 //! `wayinfer generate`: a prompt in, text out as it is made.
 
-use std::io::{IsTerminal, Write};
+mod printer;
+mod prompt;
+mod status;
+
+use std::io::Write;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args as ClapArgs;
 use clap::builder::NonEmptyStringValueParser;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::engine_args::{self, EngineArgs};
-use super::input::Input;
 use super::model_arg::ModelArg;
 use super::placement::{self, Residency, Traffic};
 use super::sampling_args::SamplingArgs;
 use super::tokenizer_arg::TokenizerArg;
 use super::{CliError, InFile, output};
-use crate::model::{Logits, Model, NoObserver};
+use crate::model::Model;
 use crate::session::{
     Candidate, MAX_DRAFT, Sampler, Session, SessionError, SessionOptions, Speculation, SpeculationStats,
-    StopMatcher,
 };
 use crate::store::peak_rss_bytes;
-use crate::text::{ChatTemplate, EncodeOptions, Message, TokenStream, Tokenizer};
+use crate::text::Tokenizer;
+use printer::Printer;
+use prompt::encode;
+pub(super) use prompt::{Prompt, PromptArgs, read_prompt};
+use status::{Status, prefill};
 
 /// Continue a prompt, or answer it with --chat.
 ///
@@ -84,28 +88,16 @@ pub struct Args {
     #[arg(long)]
     debug: bool,
 
+    /// Tell on stderr how it goes, about once a second: tok/s and, where weights are streamed, hits, bytes and waiting
+    #[arg(short, long)]
+    verbose: bool,
+
     /// One JSON object on one line, at the end
     #[arg(long)]
     json: bool,
 
     #[command(flatten)]
     engine: EngineArgs,
-}
-
-#[derive(ClapArgs, Debug)]
-#[group(multiple = false)]
-pub(super) struct PromptArgs {
-    /// The prompt
-    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
-    prompt: Option<String>,
-
-    /// A file that is the prompt, final newline included
-    #[arg(short, long, value_name = "FILE")]
-    file: Option<PathBuf>,
-
-    /// A file of little-endian 32-bit token ids, fed as they are
-    #[arg(long, value_name = "FILE")]
-    ids_file: Option<PathBuf>,
 }
 
 impl Args {
@@ -210,7 +202,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     }
 
     let started = Instant::now();
-    let prefilled = prefill(&mut session, &prompt_ids, &interrupted).in_file(path)?;
+    let prefilled = prefill(&mut session, &prompt_ids, &interrupted, args.verbose).in_file(path)?;
     let prefill_s = started.elapsed().as_secs_f64();
     let prefill_stats = loaded.model.store().stats();
 
@@ -283,60 +275,6 @@ fn watch_interrupts() -> Result<Arc<AtomicBool>, CliError> {
     Ok(interrupted)
 }
 
-/// What there is to continue.
-pub(super) enum Prompt {
-    Text(String),
-    Ids(Vec<u32>),
-}
-
-pub(super) fn read_prompt(args: &PromptArgs) -> Result<Prompt, CliError> {
-    if let Some(text) = &args.prompt {
-        return Ok(Prompt::Text(text.clone()));
-    }
-    if let Some(path) = &args.ids_file {
-        return Ok(Prompt::Ids(Input::File(path).ids()?));
-    }
-    if args.file.is_none() && std::io::stdin().is_terminal() {
-        let hint = "give -p/--prompt, -f/--file, --ids-file or standard input";
-        return Err(CliError::usage("no prompt").hint(hint));
-    }
-    Ok(Prompt::Text(Input::of(args.file.as_ref()).text()?))
-}
-
-fn encode(
-    args: &Args,
-    gguf: &crate::gguf::Gguf,
-    tokenizer: &Tokenizer,
-    prompt: Prompt,
-) -> Result<Vec<u32>, CliError> {
-    let path = args.model.path();
-    let text = match prompt {
-        Prompt::Ids(ids) => return Ok(ids),
-        Prompt::Text(text) => text,
-    };
-    if !args.chats() {
-        let options = EncodeOptions { add_special: true, parse_special: true };
-        return tokenizer.encode(&text, options).in_file(path);
-    }
-    let template = ChatTemplate::from_metadata(gguf.metadata()).in_file(path)?.ok_or_else(|| {
-        CliError::new("the model has no chat template")
-            .in_file(path)
-            .hint("without --chat the prompt goes in as given")
-    })?;
-    let mut messages = vec![Message::new("user", &text)];
-    let mut rendered = template.render(&messages, true, tokenizer).in_file(path)?;
-    if let Some(system) = &args.system {
-        messages.insert(0, Message::new("system", system));
-        let without = std::mem::take(&mut rendered);
-        rendered = template.render(&messages, true, tokenizer).in_file(path)?;
-        if rendered == without {
-            let error = CliError::new("the chat template leaves system messages out");
-            return Err(error.in_file(path).hint("leave --system out"));
-        }
-    }
-    tokenizer.encode_chat(&rendered).in_file(path)
-}
-
 fn show_prompt(tokenizer: &Tokenizer, ids: &[u32], session: &Session<'_>) {
     eprintln!(
         "debug: kernels {}, {} threads, context {}",
@@ -353,27 +291,6 @@ fn show_prompt(tokenizer: &Tokenizer, ids: &[u32], session: &Session<'_>) {
 fn shown(tokenizer: &Tokenizer, id: u32) -> String {
     let bytes = tokenizer.piece(id, true).unwrap_or_default();
     format!("{:?}", String::from_utf8_lossy(bytes))
-}
-
-/// Feeds the prompt under a progress bar; says whether it was broken off.
-fn prefill(
-    session: &mut Session<'_>,
-    ids: &[u32],
-    interrupted: &AtomicBool,
-) -> Result<ControlFlow<()>, CliError> {
-    let bar = ProgressBar::new(ids.len() as u64);
-    let style = ProgressStyle::with_template("prefill {bar:30} {pos}/{len} tokens, {per_sec}, {eta} left");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let fed = session.feed_observed(ids, Logits::Last, &mut NoObserver, |done| {
-        bar.set_position(done as u64);
-        if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
-    bar.finish_and_clear();
-    match fed {
-        Err(SessionError::Interrupted) => Ok(ControlFlow::Break(())),
-        Err(error) => Err(error.into()),
-        Ok(()) => Ok(ControlFlow::Continue(())),
-    }
 }
 
 /// The tokens of a text.
@@ -401,6 +318,7 @@ fn decode(
 ) -> Result<Decoded, CliError> {
     let mut ids = Vec::new();
     let most = args.max_tokens.unwrap_or(usize::MAX);
+    let mut status = Status::new(session.model().store(), args.verbose);
     let mut tokens = session.generate(sampler).speculate(args.speculate, most);
     let stop = loop {
         if ids.len() >= most {
@@ -415,6 +333,7 @@ fn decode(
             show_choice(tokenizer, ids.len(), chosen, tokens.candidates());
         }
         ids.push(chosen.id);
+        status.token();
         if tokenizer.is_end_of_generation(chosen.id) {
             break StopReason::EndOfText;
         }
@@ -432,56 +351,6 @@ fn show_choice(tokenizer: &Tokenizer, i: usize, chosen: Candidate, from: &[Candi
         .map(|c| format!("{} {} {:.3}", c.id, shown(tokenizer, c.id), c.probability))
         .collect();
     eprintln!("debug: token {i}: {} {} of [{}]", chosen.id, shown(tokenizer, chosen.id), others.join(", "));
-}
-
-/// Puts text out as it comes, up to a stop string.
-struct Printer<'a> {
-    stream: TokenStream<'a>,
-    stops: StopMatcher,
-    /// Whether text is shown at once.
-    live: bool,
-    text: String,
-}
-
-impl<'a> Printer<'a> {
-    fn new(tokenizer: &'a Tokenizer, args: &Args) -> Printer<'a> {
-        Printer {
-            stream: tokenizer.stream(false),
-            stops: StopMatcher::new(args.stop.iter().cloned()),
-            live: !args.json,
-            text: String::new(),
-        }
-    }
-
-    fn push(&mut self, id: u32) -> Result<ControlFlow<()>, CliError> {
-        let piece = self.stream.push(id);
-        let piece = self.stops.push(&piece);
-        self.put(&piece)?;
-        Ok(if self.stops.stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-    }
-
-    fn put(&mut self, piece: &str) -> Result<(), CliError> {
-        if self.live && !piece.is_empty() {
-            let mut out = std::io::stdout().lock();
-            out.write_all(piece.as_bytes())?;
-            out.flush()?;
-        }
-        self.text.push_str(piece);
-        Ok(())
-    }
-
-    /// The rest, a final newline on the terminal, and the whole text.
-    fn finish(mut self) -> Result<String, CliError> {
-        if !self.stops.stopped() {
-            let end = self.stream.finish();
-            let rest = self.stops.push(&end) + &self.stops.finish();
-            self.put(&rest)?;
-        }
-        if self.live && !self.text.ends_with('\n') {
-            writeln!(std::io::stdout())?;
-        }
-        Ok(self.text)
-    }
 }
 
 fn statistics(t: &Timings, speculation: &SpeculationStats, seed: u64, session: &Session<'_>) {

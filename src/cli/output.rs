@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::io::{self, IsTerminal};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
@@ -107,6 +108,11 @@ fn prefix(text: &str, width: usize) -> &str {
         }
     }
     text
+}
+
+/// What a line on stderr begins with while text goes to stdout: a line end, where both are the same terminal.
+pub fn line_start() -> &'static str {
+    if io::stdout().is_terminal() && io::stderr().is_terminal() { "\n" } else { "" }
 }
 
 /// Bytes for people: `4.92 GB` (powers of ten, as disks and downloads are counted).

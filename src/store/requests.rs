@@ -409,8 +409,8 @@ impl State {
         let (residences, cached, pass) = (&self.residences, &self.cached, self.pass);
         let may_go = |member: usize| {
             let residence = &residences[cached[member]];
-            let announced = residence.wanted == pass;
-            !residence.in_use() && !residence.is_loading() && !(announced && spare_announced)
+            let spared = spare_announced && residence.wanted == pass;
+            !(residence.in_use() || residence.is_loading() || spared)
         };
         let now = Now { pass, layer: self.layer };
         let Some((slot, evicted)) = self.cache.place(member, now, may_go) else { return false };
