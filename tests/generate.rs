@@ -233,7 +233,7 @@ fn awkward_uses_end_in_an_error_that_says_what_is_wrong() {
         (&["generate", "--ids-file", "none", "-m", "model.bin"], 1, "none: cannot be read"),
         (&["generate", "-p", "a", "-m", "model.bin", "-n", "-1"], 2, "invalid value '-1' for '--max-tokens"),
         (&["generate", "-p", "a", "-m", "model.bin", "-c", "0"], 2, "invalid value '0' for '--ctx"),
-        (&["generate", "-p", "a", "-m", "model.bin", "-c", "1000000000000"], 1, "cannot be had for the KV"),
+        (&["generate", "-p", "a", "-m", "model.bin", "-c", "1000000000000"], 1, "of them for the KV cache"),
         (
             &["generate", "-p", "a", "-m", "model.bin", "-t", "1000000"],
             2,
@@ -253,7 +253,7 @@ fn awkward_uses_end_in_an_error_that_says_what_is_wrong() {
             "auto, off and 1 to 15 are known",
         ),
         (&["generate", "-p", "a", "-m", "model.bin", "--stop", ""], 2, "a value is required for '--stop"),
-        (&["bench", "model.bin", "-p", "1000000000000"], 1, "cannot be had for the KV cache"),
+        (&["bench", "model.bin", "-p", "1000000000000"], 1, "of them for the KV cache"),
         (&["bench", "model.bin", "-d", "18446744073709551615"], 2, "depth is too large"),
         (&["bench", "model.bin", "-r", "0"], 2, "invalid value '0' for '--rounds"),
         (&["tokenize", "model.bin", "--decode", "-1"], 2, "\"-1\" is not the id of a token"),
