@@ -21,6 +21,7 @@ mod populate;
 mod requests;
 mod ring;
 mod speed;
+mod stats;
 mod streamed;
 mod zeroed;
 
@@ -28,7 +29,6 @@ use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use crate::gguf::{Gguf, Part, StaticBytes, TensorInfo};
 pub use budget::available_memory_bytes;
@@ -40,6 +40,7 @@ pub use plan::{Place, Plan, Role, Shortage, SlotClass, WeightUse};
 use populate::Populate;
 use requests::{Fault, Weight};
 pub use speed::read_speed;
+pub use stats::ResidencyStats;
 use streamed::{Streamed, StreamedFile};
 pub use zeroed::{OutOfMemory, zeroed};
 
@@ -104,45 +105,6 @@ impl Deref for FileBytes {
         match self {
             FileBytes::Mapped(file) => file,
             FileBytes::Memory { bytes, .. } => bytes,
-        }
-    }
-}
-
-/// What has been read from disk since the run (or the measurement) began.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct ResidencyStats {
-    /// Experts that were in memory when a pass asked for them, and those that were not.
-    pub hits: u64,
-    pub misses: u64,
-    /// Bytes of them.
-    pub hit_bytes: u64,
-    pub miss_bytes: u64,
-    /// Bytes that came from the disk, for any reason.
-    pub bytes_read: u64,
-    /// Time in which a pass stood still for want of weights.
-    pub wait: Duration,
-}
-
-impl ResidencyStats {
-    /// Adds another run's.
-    pub fn add(&mut self, other: &ResidencyStats) {
-        self.hits += other.hits;
-        self.misses += other.misses;
-        self.hit_bytes += other.hit_bytes;
-        self.miss_bytes += other.miss_bytes;
-        self.bytes_read += other.bytes_read;
-        self.wait += other.wait;
-    }
-
-    /// What was added since an earlier reading.
-    pub fn since(&self, earlier: &ResidencyStats) -> ResidencyStats {
-        ResidencyStats {
-            hits: self.hits - earlier.hits,
-            misses: self.misses - earlier.misses,
-            hit_bytes: self.hit_bytes - earlier.hit_bytes,
-            miss_bytes: self.miss_bytes - earlier.miss_bytes,
-            bytes_read: self.bytes_read - earlier.bytes_read,
-            wait: self.wait.saturating_sub(earlier.wait),
         }
     }
 }
