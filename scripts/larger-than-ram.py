@@ -1,0 +1,510 @@
+#!/usr/bin/env python3
+"""Measures models that are larger than memory: wayinfer and llama.cpp in turns, each run in a process and a memory control group
+of its own, from cold caches, on the same disk.
+
+    sudo scripts/larger-than-ram.py --models FOLDER                    the whole table: an hour and more
+    sudo scripts/larger-than-ram.py --row fine-moe --model fine-moe=PATH --rounds 1
+    sudo scripts/larger-than-ram.py --check-budgets MODEL              no speed: does each budget hold, with the same tokens?
+    scripts/larger-than-ram.py --self-test                             the parts that need neither root nor models
+
+The page cache counts against a group's limit, and there is no swap. Bytes from disk are the block device's own count, so nothing
+else may run meanwhile. Needs Linux, root, the release build of wayinfer and `scripts/ggml/build.sh native`.
+"""
+from __future__ import annotations
+
+import argparse, dataclasses, json, os, platform, re, signal, struct, sys, tempfile, unittest
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Callable, Iterable, NoReturn
+
+import limits
+
+SCRIPTS = Path(__file__).resolve().parent
+WAYINFER = SCRIPTS.parent / "target/release/wayinfer"
+PEER = SCRIPTS / "ggml/target-native/release/wayinfer-ggml"
+GIB = 1 << 30
+TIMEOUT = 3600.0  # seconds a run
+SIDES = ("llama.cpp", "wayinfer")
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    model: str
+    gib: float | None  # of memory; none: what the machine has
+    prompt: int
+    tokens: int
+    phase: str = "decode"  # what is compared
+    rounds: int = 3
+
+    @property
+    def limit(self) -> int | None:
+        return None if self.gib is None else int(self.gib * GIB)
+
+
+ROWS = [
+    Row("mixtral-12g", "mixtral-8x7b", 12, 16, 24),
+    Row("mixtral", "mixtral-8x7b", None, 16, 24),
+    Row("llama-4g", "llama-8b", 4, 16, 24),
+    Row("fine-moe-2g", "fine-moe", 2, 16, 24),
+    Row("prefill-12g", "mixtral-8x7b", 12, 512, 1, phase="prefill"),
+]
+
+Measured = dict[str, Any]  # one run, as --json has it
+
+
+def command(side: str, row: Row, model: Path, o: argparse.Namespace) -> list[str]:
+    """One round from a cold start: no round before it would leave anything in memory."""
+    load = ["-m", str(model), "-p", str(row.prompt), "-n", str(row.tokens), "-t", str(o.threads), "-r", "1", "--no-warmup", "--json"]
+    if side == "llama.cpp":
+        return [str(o.peer), "bench-peer", *load]
+    return [str(o.wayinfer), "bench", *load, *(["--ram", str(row.limit)] if row.limit else [])]
+
+
+def measure(side: str, row: Row, number: int, model: Path, controller: limits.Controller, o: argparse.Namespace) -> Measured:
+    """Runs one side once, from cold caches but for the program itself."""
+    words = command(side, row, model, o)
+    limits.drop_caches()
+    Path(words[0]).read_bytes()
+    run = limits.run(words, controller, row.limit, limits.devices_of(limits.parts_of(model)), o.timeout)
+    result: Measured = {"row": row.name, "side": side, "round": number, "limit_bytes": row.limit, **of_run(run, words)}
+    if not run.failed:
+        result["report"] = json.loads(run.out)
+        result |= phases(run, result["report"], row)
+    return result
+
+
+def of_run(run: limits.Run, words: list[str]) -> Measured:
+    samples = run.samples
+    return {
+        "command": words, "exit_code": run.code, "timed_out": run.timed_out, "failed": run.failed, "seconds": run.seconds,
+        "peak_bytes": run.peak_bytes, "oom_kills": run.oom_kills,
+        "device_bytes": samples.device[-1] - samples.device[0] if samples.device else None,
+        "program_bytes": samples.program[-1] if samples.program else None,
+        "stderr": run.err[-2000:],
+    }
+
+
+def phases(run: limits.Run, report: Measured, row: Row) -> Measured:
+    """What the disk gave in each phase, found by the times that the program reports: load, prefill, decode, without a pause."""
+    loaded = run.started + report["load_s"]
+    prefilled = loaded + row.prompt / report["prefill_tok_s"]
+    decoded = prefilled + row.tokens / report["decode_tok_s"]
+    start = run.samples.times[0]
+    between = run.samples.between
+    return {
+        "load_device_bytes": between(start, max(loaded, start)),
+        "prefill_device_bytes": between(max(loaded, start), prefilled),
+        "decode_device_bytes": between(prefilled, decoded),
+    }
+
+
+# What the table shows: each from the runs of a side that did not fail.
+
+def middle(runs: Iterable[Measured], get: Callable[[Measured], float | None]) -> float | None:
+    """The median of what there is."""
+    values = [value for value in map(get, runs) if value is not None]
+    return median(values) if values else None
+
+
+def quotient(a: float | None, b: float | None) -> float | None:
+    return a / b if a is not None and b else None
+
+
+def residency(run: Measured, *names: str) -> float | None:
+    """A number of ours' report, below `residency`."""
+    value: Any = run["report"].get("residency")
+    for name in names:
+        value = value.get(name) if value else None
+    return value
+
+
+def summary(row: Row, runs: list[Measured], model_bytes: int) -> Measured:
+    """A row of the table, in numbers: medians over the rounds."""
+    good = {side: [run for run in runs if run["side"] == side and not run["failed"]] for side in SIDES}
+    theirs, ours = good["llama.cpp"], good["wayinfer"]
+    speed = {side: middle(good[side], lambda run: run["report"][f"{row.phase}_tok_s"]) for side in SIDES}
+    tokens = row.tokens if row.phase == "decode" else row.prompt
+    device = {side: quotient(middle(good[side], lambda run: run[f"{row.phase}_device_bytes"]), tokens) for side in SIDES}
+    # The plan speaks of decode, one token at a time.
+    plan = middle(ours, lambda run: residency(run, "plan", "disk_bytes_per_token")) if row.phase == "decode" else None
+    until_decode = lambda run: run["load_device_bytes"] + run["prefill_device_bytes"] if run["load_device_bytes"] is not None else None
+    return {
+        "row": row.name, "model": row.model, "limit_bytes": row.limit, "phase": row.phase, "rounds": len(ours),
+        "llama.cpp_tok_s": speed["llama.cpp"], "wayinfer_tok_s": speed["wayinfer"],
+        "ratio": quotient(speed["wayinfer"], speed["llama.cpp"]),
+        "llama.cpp_disk_bytes_per_token": device["llama.cpp"], "wayinfer_disk_bytes_per_token": device["wayinfer"],
+        "plan_disk_bytes_per_token": plan, "disk_by_plan": quotient(device["wayinfer"], plan),
+        "model_read_before_decode": quotient(middle(ours, until_decode), model_bytes),
+        "disk_bytes_s": middle(ours, lambda run: residency(run, "disk_bytes_s")),
+        "bound_tok_s": middle(ours, lambda run: residency(run, row.phase, "bound_tok_s")),
+        "fraction_of_bound": middle(ours, lambda run: residency(run, row.phase, "fraction_of_bound")),
+        **{f"{side}_peak_bytes": max((run["peak_bytes"] or 0 for run in runs if run["side"] == side), default=0) or None
+           for side in SIDES},
+        **{f"{side}_load_s": middle(good[side], lambda run: run["report"]["load_s"]) for side in SIDES},
+        **{f"{side}_oom_kills": sum(run["oom_kills"] for run in runs if run["side"] == side) for side in SIDES},
+        **{f"{side}_failed": sum(run["failed"] for run in runs if run["side"] == side) for side in SIDES},
+    }
+
+
+def in_units(unit: float, digits: int) -> Callable[[float], str]:
+    return lambda value: f"{value / unit:.{digits}f}"
+
+
+plain, whole, gib = in_units(1, 3), in_units(1, 0), in_units(GIB, 3)
+LINES: list[tuple[str, str, Callable[[Any], str]]] = [
+    ("model", "model", str),
+    ("limit, GiB", "limit_bytes", in_units(GIB, 2)),
+    ("phase", "phase", str),
+    ("rounds", "rounds", whole),
+    ("llama.cpp, tok/s", "llama.cpp_tok_s", plain),
+    ("wayinfer, tok/s", "wayinfer_tok_s", plain),
+    ("ratio", "ratio", in_units(1, 2)),
+    ("llama.cpp, MB a token from disk", "llama.cpp_disk_bytes_per_token", in_units(1e6, 1)),
+    ("wayinfer, MB a token from disk", "wayinfer_disk_bytes_per_token", in_units(1e6, 1)),
+    ("the plan, MB a token from disk", "plan_disk_bytes_per_token", in_units(1e6, 1)),
+    ("wayinfer / the plan", "disk_by_plan", plain),
+    ("model read before decode, times", "model_read_before_decode", plain),
+    ("disk, GB/s", "disk_bytes_s", in_units(1e9, 2)),
+    ("bound, tok/s", "bound_tok_s", plain),
+    ("fraction of the bound", "fraction_of_bound", plain),
+    ("llama.cpp, peak of the group, GiB", "llama.cpp_peak_bytes", gib),
+    ("wayinfer, peak of the group, GiB", "wayinfer_peak_bytes", gib),
+    ("llama.cpp, load, s", "llama.cpp_load_s", plain),
+    ("wayinfer, load, s", "wayinfer_load_s", plain),
+    ("llama.cpp, killed for memory", "llama.cpp_oom_kills", whole),
+    ("wayinfer, killed for memory", "wayinfer_oom_kills", whole),
+    ("llama.cpp, runs that failed", "llama.cpp_failed", whole),
+    ("wayinfer, runs that failed", "wayinfer_failed", whole),
+]
+
+
+def table(summaries: list[Measured]) -> str:
+    """The rows of the measurement, side by side."""
+    cells = [["", *(s["row"] for s in summaries)]]
+    for title, key, show in LINES:
+        cells.append([title, *("-" if s[key] is None else show(s[key]) for s in summaries)])
+    return aligned(cells)
+
+
+def aligned(cells: list[list[str]]) -> str:
+    """The first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))]) for row in cells]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def warnings(run: Measured) -> list[str]:
+    """What makes a run doubtful."""
+    said = []
+    device, program = run["device_bytes"], run["program_bytes"]
+    if device is None:
+        said.append("the model lies on no block device: bytes from disk are not known")
+    elif program and device > 1.05 * program + (64 << 20):
+        said.append(f"something else read {(device - program) / 1e9:.2f} GB from the disk meanwhile")
+    if not run["failed"] and device is not None and run["decode_device_bytes"] is None:
+        said.append("the times it gives do not fit into those of its process: bytes of its phases are not known")
+    return said
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def stop(text: str, code: int = 2) -> NoReturn:
+    say(f"larger-than-ram.py: {text}")
+    sys.exit(code)
+
+
+def last_line(text: str) -> str:
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def outcome(run: Measured) -> str:
+    if run["oom_kills"]:
+        return "killed for memory"
+    if run["timed_out"]:
+        return "not done in time"
+    return f"exit code {run['exit_code']}: {last_line(run['stderr'])}" if run["failed"] else "done"
+
+
+def measure_rows(rows: list[Row], models: dict[str, Path], controller: limits.Controller, o: argparse.Namespace) -> bool:
+    """Measures and prints the table; whether every run came to its end."""
+    runs: list[Measured] = []
+    summaries: list[Measured] = []
+    for row in rows:
+        model, rounds = models[row.model], o.rounds or row.rounds
+        size = sum(part.stat().st_size for part in limits.parts_of(model))
+        for number in range(rounds):
+            for side in SIDES if number % 2 == 0 else SIDES[::-1]:
+                run = measure(side, row, number, model, controller, o)
+                runs.append(run)
+                speed = "" if run["failed"] else f", {row.phase} {run['report'][f'{row.phase}_tok_s']:.3f} tok/s"
+                say(f"{row.name}, round {number + 1} of {rounds}, {side}: {outcome(run)}{speed}, {run['seconds']:.1f} s")
+                for warning in warnings(run):
+                    say(f"warning: {warning}")
+                if o.json:
+                    write(o.json, runs, summaries, models, controller, o)
+        summaries.append(summary(row, [run for run in runs if run["row"] == row.name], size))
+    if o.json:
+        write(o.json, runs, summaries, models, controller, o)
+    print(table(summaries))
+    return not any(run["failed"] for run in runs)
+
+
+def write(out: Path, runs: list[Measured], summaries: list[Measured], models: dict[str, Path], controller: limits.Controller,
+          o: argparse.Namespace) -> None:
+    """All that is known so far: after every run, for they take long."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    machine = {"kernel": platform.release(), "cpus": os.cpu_count(), "memory_bytes": memory, "control_groups": controller.version.number}
+    sizes = {name: {str(part): part.stat().st_size for part in limits.parts_of(model)} for name, model in models.items()}
+    known = {"machine": machine, "threads": o.threads, "models": sizes, "table": summaries, "runs": runs}
+    fresh = out.with_name(out.name + ".new")
+    fresh.write_text(json.dumps(known, indent=1) + "\n")
+    fresh.replace(out)
+
+
+# Budgets: does a run stay within what it was given, and compute the same?
+
+UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+def least_named(error: str) -> int | None:
+    """The least budget that an error names, in bytes."""
+    named = re.search(r"([\d.]+) ([KMGT]?i?B) are needed at the least", error)
+    return int(float(named[1]) * UNITS[named[2]]) if named else None
+
+
+def series(first: int, last: int, steps: int) -> list[int]:
+    """Budgets from first to last, each larger by the same factor."""
+    if steps < 2 or first >= last:
+        return [first]
+    return [round(first * (last / first) ** (i / (steps - 1))) for i in range(steps)]
+
+
+class Budgets:
+    """Runs `wayinfer generate` on the same few ids under one budget after the other."""
+
+    def __init__(self, model: Path, controller: limits.Controller, o: argparse.Namespace, ids: Path) -> None:
+        self.model, self.controller, self.o, self.ids = model, controller, o, ids
+        self.wanted: list[int] = []
+        self.runs: list[Measured] = []
+        self.cells = [["budget, MiB", "outcome", "peak, MiB", "verdict"]]
+        self.faults = 0
+
+    def generate(self, limit: int | None, budget: int | None) -> limits.Run:
+        limits.drop_caches()
+        words = [str(self.o.wayinfer), "generate", "-m", str(self.model), "--ids-file", str(self.ids), "-n", str(self.o.tokens or 8),
+                 "--greedy", "--ignore-eos", "-c", "64", "-t", str(self.o.threads), "--json"]
+        words += ["--ram", str(budget)] if budget else []
+        run = limits.run(words, self.controller, limit, None, self.o.timeout)
+        self.runs.append({"limit_bytes": limit, "budget_bytes": budget, **of_run(run, words)})
+        if not run.failed:
+            self.runs[-1]["report"] = json.loads(run.out)
+        return run
+
+    def check(self, budget: int) -> bool:
+        """One budget, in a group of the same size; whether there was a run at all."""
+        run = self.generate(budget, budget)
+        result = self.runs[-1]
+        wrong = []
+        if run.failed:
+            wrong.append(outcome(result))
+        elif result["report"]["ids"] != self.wanted:
+            wrong.append("other tokens than without a limit")
+        if run.peak_bytes is not None and run.peak_bytes > budget:
+            wrong.append("more memory than the limit")
+        self.faults += bool(wrong)
+        result["faults"] = wrong
+        peak = "-" if run.peak_bytes is None else f"{run.peak_bytes / (1 << 20):.1f}"
+        mode = residency(result, "plan", "mode") if not run.failed else "failed"
+        self.cells.append([f"{budget / (1 << 20):.1f}", str(mode), peak, "; ".join(wrong) or "good"])
+        say(f"budget {self.cells[-1][0]} MiB: {self.cells[-1][-1]}, {run.seconds:.1f} s")
+        return not run.failed
+
+    def run_all(self, steps: int) -> bool:
+        """The least budget that the program names, then from 1.5 times the pinned set to the model's size; whether all is well."""
+        free = self.generate(None, None)
+        if free.failed:
+            stop(f"without a limit: {outcome(self.runs[-1])}", 1)
+        self.wanted = self.runs[-1]["report"]["ids"]
+        tiny = self.generate(None, 1 << 20)
+        least = least_named(tiny.err)
+        if tiny.code != 1 or least is None:
+            stop(f"a budget of 1 MiB is not refused with the least one that works: {outcome(self.runs[-1])}", 1)
+        for _ in range(3):
+            if self.check(least):
+                break
+            # Refused again: the fault is counted; the budget that is named now may do.
+            least = least_named(self.runs[-1]["stderr"]) or 2 * least
+        pinned = residency(self.runs[-1], "plan", "pinned_bytes") if not self.runs[-1]["failed"] else None
+        size = sum(part.stat().st_size for part in limits.parts_of(self.model))
+        for budget in series(max(int(1.5 * (pinned or 0)), least + 1), size, steps):
+            self.check(budget)
+        print(aligned(self.cells))
+        return self.faults == 0
+
+
+def check_budgets(model: Path, controller: limits.Controller, o: argparse.Namespace) -> bool:
+    with tempfile.TemporaryDirectory() as tmp:
+        ids = Path(tmp) / "ids"
+        ids.write_bytes(struct.pack("<16I", *((3 + 7 * i) % 250 for i in range(16))))  # in every vocabulary
+        budgets = Budgets(model, controller, o, ids)
+        good = budgets.run_all(o.budgets)
+    if o.json:
+        o.json.write_text(json.dumps({"model": str(model), "runs": budgets.runs}, indent=1) + "\n")
+    return good
+
+
+def find_models(rows: list[Row], o: argparse.Namespace) -> dict[str, Path]:
+    """The file of each row's model: as given by --model, else by its name in --models."""
+    found: dict[str, Path] = {}
+    for pair in o.model:
+        name, _, path = pair.partition("=")
+        if name not in {row.model for row in ROWS} or not path:
+            stop(f"--model {pair}: NAME=PATH is wanted, NAME one of {', '.join(sorted({row.model for row in ROWS}))}")
+        found[name] = Path(path)
+    for name in dict.fromkeys(row.model for row in rows):
+        if name not in found and o.models:
+            files = [o.models / f"{name}.gguf", *sorted(o.models.glob(f"{name}-00001-of-*.gguf"))]
+            found |= {name: path for path in files if path.is_file()}
+        if name not in found:
+            stop(f"no file of the model {name}: give --models FOLDER or --model {name}=PATH, or choose other rows with --row")
+        for part in limits.parts_of(found[name]):
+            if not part.is_file():
+                stop(f"{part}: no such file")
+    return {name: found[name] for name in dict.fromkeys(row.model for row in rows)}
+
+
+def arguments() -> argparse.Namespace:
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument("--row", action="append", metavar="NAME", help="measure this row alone; may be given several times: a row's or a "
+                   f"model's name of {', '.join(f'{row.name} ({row.model})' for row in ROWS)}")
+    a.add_argument("--rounds", type=positive, metavar="N", help=f"rounds of each row, medians are shown (default: {ROWS[0].rounds})")
+    a.add_argument("--models", type=Path, metavar="FOLDER", help="where NAME.gguf or NAME-00001-of-0000N.gguf lie: "
+                   "synthetic models of these shapes do")
+    a.add_argument("--model", action="append", default=[], metavar="NAME=PATH", help="the file of one model (of a split one, the first)")
+    a.add_argument("--json", type=Path, metavar="FILE", help="write all measurements, as they are made")
+    a.add_argument("--check-budgets", type=Path, metavar="MODEL", help="run MODEL in groups limited to its budget, from the least to its "
+                   "size: no run may be killed or take more, and all give the tokens of a run without limit")
+    a.add_argument("--budgets", type=positive, default=6, metavar="N", help="how many budgets, besides the least (default: 6)")
+    a.add_argument("--tokens", type=positive, metavar="N", help="tokens to decode, for a quick look (default: the row's; 8 with "
+                   "--check-budgets)")
+    a.add_argument("--threads", type=positive, default=2, metavar="N", help="of both sides (default: 2)")
+    a.add_argument("--timeout", type=float, default=TIMEOUT, metavar="S", help=f"seconds a run may take (default: {TIMEOUT:.0f})")
+    a.add_argument("--cgroup", type=Path, metavar="FOLDER", help="the control group to make ours in (default: the topmost)")
+    a.add_argument("--wayinfer", type=Path, default=WAYINFER, metavar="FILE", help="ours (default: target/release/wayinfer)")
+    a.add_argument("--peer", type=Path, default=PEER, metavar="FILE", help="llama.cpp's side (default: scripts/ggml's wayinfer-ggml, native)")
+    a.add_argument("--self-test", action="store_true", help="test the parts that need neither root nor models, and end")
+    return a.parse_args()
+
+
+def positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise ValueError
+    return value
+
+
+def chosen(names: list[str] | None, tokens: int | None) -> list[Row]:
+    rows = [row for row in ROWS if names is None or row.name in names or row.model in names]
+    for name in names or []:
+        if not any(name in (row.name, row.model) for row in ROWS):
+            stop(f"--row {name}: no such row; there are {', '.join(row.name for row in ROWS)}")
+    return [dataclasses.replace(row, tokens=tokens or row.tokens) for row in rows]
+
+
+def interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    o = arguments()
+    if o.self_test:
+        here = unittest.defaultTestLoader
+        suite = unittest.TestSuite([here.loadTestsFromModule(limits), here.loadTestsFromTestCase(TableTest)])
+        sys.exit(0 if unittest.TextTestRunner().run(suite).wasSuccessful() else 1)
+    if platform.system() != "Linux" or os.geteuid() != 0:
+        stop("needs Linux and root: it limits memory with a control group and drops the page cache before each run (sudo)")
+    rows = chosen(o.row, o.tokens)
+    models = {} if o.check_budgets else find_models(rows, o)
+    for program in [o.wayinfer] if o.check_budgets else [o.wayinfer, o.peer]:
+        if not os.access(program, os.X_OK):
+            stop(f"{program}: no such program; build it with `cargo build --release` or `scripts/ggml/build.sh native`")
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        controller = limits.memory_controller(o.cgroup)
+        good = check_budgets(o.check_budgets, controller, o) if o.check_budgets else measure_rows(rows, models, controller, o)
+    except limits.LimitError as e:
+        stop(str(e))
+    except KeyboardInterrupt:
+        stop("interrupted", 130)
+    sys.exit(0 if good else 1)
+
+
+class TableTest(unittest.TestCase):
+    """The arithmetic of the table and of budgets."""
+    ROW = Row("small", "a-model", 2, 16, 10)
+
+    @staticmethod
+    def made(side: str, speed: float, device: float, **more: Any) -> Measured:
+        report = {"load_s": 1.5, "prefill_tok_s": 8.0, "decode_tok_s": speed}
+        if side == "wayinfer":
+            report["residency"] = {"plan": {"disk_bytes_per_token": 4e6}, "disk_bytes_s": 1e9,
+                                   "decode": {"bound_tok_s": 10.0, "fraction_of_bound": speed / 10.0}}
+        return {"row": "small", "side": side, "failed": False, "report": report, "oom_kills": 0, "peak_bytes": GIB,
+                "device_bytes": 200, "program_bytes": 200, "load_device_bytes": 100.0, "prefill_device_bytes": 400.0, "decode_device_bytes": device, **more}
+
+    def runs(self) -> list[Measured]:
+        killed = {"row": "small", "side": "llama.cpp", "failed": True, "oom_kills": 1, "peak_bytes": 2 * GIB}
+        return [self.made("llama.cpp", 2.0, 9e7), self.made("wayinfer", 9.0, 5e7), self.made("wayinfer", 8.0, 4.2e7), killed,
+                self.made("llama.cpp", 1.0, 8e7), self.made("wayinfer", 1.0, 4e7)]
+
+    def test_summary(self) -> None:
+        got = summary(self.ROW, self.runs(), 1000)
+        wanted = {"llama.cpp_tok_s": 1.5, "wayinfer_tok_s": 8.0, "ratio": 8.0 / 1.5, "wayinfer_disk_bytes_per_token": 4.2e6,
+                  "disk_by_plan": 1.05, "model_read_before_decode": 0.5, "fraction_of_bound": 0.8, "llama.cpp_peak_bytes": 2 * GIB,
+                  "wayinfer_peak_bytes": GIB, "llama.cpp_oom_kills": 1, "wayinfer_oom_kills": 0, "llama.cpp_failed": 1, "rounds": 3}
+        for key, value in wanted.items():
+            self.assertAlmostEqual(got[key], value, msg=key)
+
+    def test_table(self) -> None:
+        lines = table([summary(self.ROW, self.runs(), 1000), summary(self.ROW, self.runs()[3:4], 1000)]).splitlines()
+        self.assertEqual(lines[0].split(), ["small", "small"])
+        self.assertEqual(len(lines), 1 + len(LINES))
+        self.assertIn("ratio", lines[7])
+        self.assertEqual(lines[7].split()[1:], ["5.33", "-"])  # where all runs failed there is nothing to show
+        self.assertEqual(len({len(line) for line in lines}), 1)
+
+    def test_phases(self) -> None:
+        samples = limits.Samples([100.0, 101.0, 103.0, 108.0], [0, 1000, 3000, 3500], [3500])
+        run = limits.Run(0, "", "", 100.0, 8.0, False, None, 0, samples)
+        report = {"load_s": 1.0, "prefill_tok_s": 8.0, "decode_tok_s": 2.0}
+        got = phases(run, report, self.ROW)
+        self.assertEqual(got, {"load_device_bytes": 1000, "prefill_device_bytes": 2000, "decode_device_bytes": 500})
+        late = phases(run, report | {"load_s": 1.5}, self.ROW)  # would have ended after its process
+        self.assertIsNone(late["decode_device_bytes"])
+
+    def test_warnings(self) -> None:
+        self.assertEqual(warnings(self.made("wayinfer", 1.0, 1.0)), [])
+        self.assertIn("0.30 GB", warnings(self.made("wayinfer", 1.0, 1.0, device_bytes=1.3e9, program_bytes=1e9))[0])
+        self.assertEqual(len(warnings(self.made("wayinfer", 1.0, 1.0, decode_device_bytes=None))), 1)
+
+    def test_budgets(self) -> None:
+        error = "error: in 1.0 MiB of memory: 1.5 GiB are needed at the least, 200.0 MiB of them for the KV cache"
+        self.assertEqual(least_named(error), 3 << 29)
+        self.assertIsNone(least_named("error: out of memory"))
+        self.assertEqual(series(100, 800, 4), [100, 200, 400, 800])
+        self.assertEqual(series(900, 800, 4), [900])
+
+    def test_commands(self) -> None:
+        o = argparse.Namespace(threads=2, wayinfer="w", peer="p")
+        ours, theirs = (command(side, self.ROW, Path("m.gguf"), o) for side in ("wayinfer", "llama.cpp"))
+        self.assertEqual((ours[:2], theirs[:2]), (["w", "bench"], ["p", "bench-peer"]))
+        self.assertEqual(ours[2:-2], theirs[2:])
+        self.assertEqual(ours[-2:], ["--ram", str(2 * GIB)])
+        self.assertNotIn("--ram", command("wayinfer", Row("free", "a-model", None, 16, 10), Path("m.gguf"), o))
+
+
+if __name__ == "__main__":
+    main()
