@@ -56,7 +56,8 @@ Measured = dict[str, Any]  # one run, as --json has it
 
 def command(side: str, row: Row, model: Path, o: argparse.Namespace) -> list[str]:
     """One round from a cold start: no round before it would leave anything in memory."""
-    load = ["-m", str(model), "-p", str(row.prompt), "-n", str(row.tokens), "-t", str(o.threads), "-r", "1", "--no-warmup", "--json"]
+    load = ["-m", str(model), "-p", str(row.prompt), "-n", str(row.tokens), "-t", str(o.threads)]
+    load += ["-r", "1", "--no-warmup", "--json"]
     if side == "llama.cpp":
         return [str(o.peer), "bench-peer", *load]
     return [str(o.wayinfer), "bench", *load, *(["--ram", str(row.limit)] if row.limit else [])]
@@ -87,16 +88,17 @@ def of_run(run: limits.Run, words: list[str]) -> Measured:
 
 
 def phases(run: limits.Run, report: Measured, row: Row) -> Measured:
-    """What the disk gave in each phase, found by the times that the program reports: load, prefill, decode, without a pause."""
-    loaded = run.started + report["load_s"]
-    prefilled = loaded + row.prompt / report["prefill_tok_s"]
-    decoded = prefilled + row.tokens / report["decode_tok_s"]
+    """What the disk gave in each phase. The program says how long each took and when it began; without the latter, load, prefill
+    and decode are taken to follow one another from the start of the process, which is too early by what it does besides."""
     start = run.samples.times[0]
+    prefill = report.get("prefill_began_unix_s") or run.started + report["load_s"]
+    prefilled = prefill + row.prompt / report["prefill_tok_s"]
+    decode = report.get("decode_began_unix_s") or prefilled
     between = run.samples.between
     return {
-        "load_device_bytes": between(start, max(loaded, start)),
-        "prefill_device_bytes": between(max(loaded, start), prefilled),
-        "decode_device_bytes": between(prefilled, decoded),
+        "load_device_bytes": between(start, max(prefill, start)),
+        "prefill_device_bytes": between(max(prefill, start), prefilled),
+        "decode_device_bytes": between(decode, decode + row.tokens / report["decode_tok_s"]),
     }
 
 
@@ -110,6 +112,10 @@ def middle(runs: Iterable[Measured], get: Callable[[Measured], float | None]) ->
 
 def quotient(a: float | None, b: float | None) -> float | None:
     return a / b if a is not None and b else None
+
+
+def total(*values: float | None) -> float | None:
+    return sum(values) if all(value is not None for value in values) else None
 
 
 def residency(run: Measured, *names: str) -> float | None:
@@ -129,7 +135,7 @@ def summary(row: Row, runs: list[Measured], model_bytes: int) -> Measured:
     device = {side: quotient(middle(good[side], lambda run: run[f"{row.phase}_device_bytes"]), tokens) for side in SIDES}
     # The plan speaks of decode, one token at a time.
     plan = middle(ours, lambda run: residency(run, "plan", "disk_bytes_per_token")) if row.phase == "decode" else None
-    until_decode = lambda run: run["load_device_bytes"] + run["prefill_device_bytes"] if run["load_device_bytes"] is not None else None
+    until_decode = lambda run: total(run["load_device_bytes"], run["prefill_device_bytes"])
     return {
         "row": row.name, "model": row.model, "limit_bytes": row.limit, "phase": row.phase, "rounds": len(ours),
         "llama.cpp_tok_s": speed["llama.cpp"], "wayinfer_tok_s": speed["wayinfer"],
@@ -217,8 +223,10 @@ def stop(text: str, code: int = 2) -> NoReturn:
     sys.exit(code)
 
 
-def last_line(text: str) -> str:
-    return next((line for line in reversed(text.splitlines()) if line.strip()), "")
+def last_error(text: str) -> str:
+    """The last line that calls itself an error, else the last one."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return ([line for line in lines if "error" in line.lower()] or lines or [""])[-1]
 
 
 def outcome(run: Measured) -> str:
@@ -226,7 +234,7 @@ def outcome(run: Measured) -> str:
         return "killed for memory"
     if run["timed_out"]:
         return "not done in time"
-    return f"exit code {run['exit_code']}: {last_line(run['stderr'])}" if run["failed"] else "done"
+    return f"exit code {run['exit_code']}: {last_error(run['stderr'])}" if run["failed"] else "done"
 
 
 def measure_rows(rows: list[Row], models: dict[str, Path], controller: limits.Controller, o: argparse.Namespace) -> bool:
@@ -323,8 +331,16 @@ class Budgets:
         say(f"budget {self.cells[-1][0]} MiB: {self.cells[-1][-1]}, {run.seconds:.1f} s")
         return not run.failed
 
+    def first(self, least: int) -> int:
+        """1.5 times what is always in memory beside the cache of experts, by the last run; a dense model, of which as much is
+        pinned as the budget allows, begins at the least budget."""
+        if self.runs[-1]["failed"] or not residency(self.runs[-1], "plan", "experts"):
+            return least
+        return max(least, int(1.5 * (residency(self.runs[-1], "plan", "pinned_bytes") or 0)))
+
     def run_all(self, steps: int) -> bool:
-        """The least budget that the program names, then from 1.5 times the pinned set to the model's size; whether all is well."""
+        """The least budget that the program names, half the model's size, then from 1.5 times the pinned set to the model's size;
+        whether all is well."""
         free = self.generate(None, None)
         if free.failed:
             stop(f"without a limit: {outcome(self.runs[-1])}", 1)
@@ -338,9 +354,9 @@ class Budgets:
                 break
             # Refused again: the fault is counted; the budget that is named now may do.
             least = least_named(self.runs[-1]["stderr"]) or 2 * least
-        pinned = residency(self.runs[-1], "plan", "pinned_bytes") if not self.runs[-1]["failed"] else None
         size = sum(part.stat().st_size for part in limits.parts_of(self.model))
-        for budget in series(max(int(1.5 * (pinned or 0)), least + 1), size, steps):
+        self.check(size // 2)
+        for budget in series(self.first(least), size, steps):
             self.check(budget)
         print(aligned(self.cells))
         return self.faults == 0
@@ -388,7 +404,7 @@ def arguments() -> argparse.Namespace:
     a.add_argument("--json", type=Path, metavar="FILE", help="write all measurements, as they are made")
     a.add_argument("--check-budgets", type=Path, metavar="MODEL", help="run MODEL in groups limited to its budget, from the least to its "
                    "size: no run may be killed or take more, and all give the tokens of a run without limit")
-    a.add_argument("--budgets", type=positive, default=6, metavar="N", help="how many budgets, besides the least (default: 6)")
+    a.add_argument("--budgets", type=positive, default=6, metavar="N", help="how many budgets, besides the least and half the size (default: 6)")
     a.add_argument("--tokens", type=positive, metavar="N", help="tokens to decode, for a quick look (default: the row's; 8 with "
                    "--check-budgets)")
     a.add_argument("--threads", type=positive, default=2, metavar="N", help="of both sides (default: 2)")
@@ -453,7 +469,8 @@ class TableTest(unittest.TestCase):
             report["residency"] = {"plan": {"disk_bytes_per_token": 4e6}, "disk_bytes_s": 1e9,
                                    "decode": {"bound_tok_s": 10.0, "fraction_of_bound": speed / 10.0}}
         return {"row": "small", "side": side, "failed": False, "report": report, "oom_kills": 0, "peak_bytes": GIB,
-                "device_bytes": 200, "program_bytes": 200, "load_device_bytes": 100.0, "prefill_device_bytes": 400.0, "decode_device_bytes": device, **more}
+                "device_bytes": 200, "program_bytes": 200, "load_device_bytes": 100.0, "prefill_device_bytes": 400.0,
+                "decode_device_bytes": device, **more}
 
     def runs(self) -> list[Measured]:
         killed = {"row": "small", "side": "llama.cpp", "failed": True, "oom_kills": 1, "peak_bytes": 2 * GIB}
@@ -482,6 +499,8 @@ class TableTest(unittest.TestCase):
         report = {"load_s": 1.0, "prefill_tok_s": 8.0, "decode_tok_s": 2.0}
         got = phases(run, report, self.ROW)
         self.assertEqual(got, {"load_device_bytes": 1000, "prefill_device_bytes": 2000, "decode_device_bytes": 500})
+        told = phases(run, report | {"prefill_began_unix_s": 101.0, "decode_began_unix_s": 103.0, "load_s": 0.9}, self.ROW)
+        self.assertEqual(told, got)
         late = phases(run, report | {"load_s": 1.5}, self.ROW)  # would have ended after its process
         self.assertIsNone(late["decode_device_bytes"])
 
@@ -494,6 +513,8 @@ class TableTest(unittest.TestCase):
         error = "error: in 1.0 MiB of memory: 1.5 GiB are needed at the least, 200.0 MiB of them for the KV cache"
         self.assertEqual(least_named(error), 3 << 29)
         self.assertIsNone(least_named("error: out of memory"))
+        self.assertEqual(last_error(error + "\nhint: less\n"), error)
+        self.assertEqual((last_error("one\ntwo\n"), last_error("")), ("two", ""))
         self.assertEqual(series(100, 800, 4), [100, 200, 400, 800])
         self.assertEqual(series(900, 800, 4), [900])
 

@@ -211,7 +211,7 @@ def drop_caches() -> None:
 
 @dataclass
 class Samples:
-    """Bytes read since the start, at times of `time.monotonic`: by all from the devices, and by the program."""
+    """Bytes read since the start, at times of `time.time`: by all from the devices, and by the program."""
     times: list[float] = field(default_factory=list)
     device: list[int] = field(default_factory=list)
     program: list[int] = field(default_factory=list)
@@ -247,7 +247,7 @@ class Sampler:
     def _take(self) -> None:
         samples = self.samples
         with suppress(OSError, LimitError):
-            now = time.monotonic()
+            now = time.time()
             device = sum(bytes_read(counter.read_text()) for counter in self._devices) if self._devices is not None else None
             with suppress(OSError):  # the program may have ended
                 samples.program.append(counters(self._io.read_text()).get("read_bytes", 0))
@@ -268,7 +268,7 @@ class Run:
     code: int  # negative: ended by that signal
     out: str
     err: str
-    started: float  # time.monotonic
+    started: float  # time.time
     seconds: float
     timed_out: bool
     peak_bytes: int | None
@@ -289,7 +289,7 @@ def run(command: list[str], controller: Controller, limit: int | None, devices: 
                                        text=True, errors="replace", preexec_fn=group.join)
         except (OSError, subprocess.SubprocessError) as e:
             raise LimitError(f"{command[0]} cannot be started in {group.path}: {e}") from e
-        started = time.monotonic()
+        started = time.time()
         sampler = Sampler(process.pid, devices)
         timed_out = False
         try:
@@ -302,7 +302,7 @@ def run(command: list[str], controller: Controller, limit: int | None, devices: 
             if process.poll() is None:
                 process.kill()
                 process.wait()
-            seconds = time.monotonic() - started
+            seconds = time.time() - started
             samples = sampler.stop()
         return Run(process.returncode, out, err, started, seconds, timed_out, group.peak(), group.oom_kills(), samples)
 

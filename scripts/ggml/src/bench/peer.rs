@@ -1,6 +1,6 @@
 //! llama.cpp's side of a comparison, measured as `wayinfer bench` measures itself.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Load, Measured, median, require_native};
 use crate::capture::argmax;
@@ -48,15 +48,18 @@ pub fn run_peer(args: &PeerArgs) -> Result<()> {
     let id = |i: usize| prompt_id(i, model.n_vocab());
     let ids: Vec<i32> = (0..load.prompt.max(depth)).map(id).collect();
     let (mut prefill, mut steps) = (Vec::new(), Vec::new());
+    let (mut prefill_began, mut decode_began) = (None, None);
     let warmup = usize::from(!args.no_warmup);
     for round in 0..args.rounds + warmup {
         context.forget(0)?;
+        prefill_began = unix_s();
         let start = Instant::now();
         feed(&mut context, &ids[..load.prompt], 0)?;
         let prompt_s = start.elapsed().as_secs_f64();
         let shared = load.prompt.min(depth);
         context.forget(shared)?;
         feed(&mut context, &ids[shared..depth], shared)?;
+        decode_began = unix_s();
         let start = Instant::now();
         decode(&mut context, depth, load.tokens)?;
         let decode_s = start.elapsed().as_secs_f64();
@@ -69,6 +72,8 @@ pub fn run_peer(args: &PeerArgs) -> Result<()> {
         load_s,
         prefill_tok_s: median(prefill),
         decode_tok_s: median(steps),
+        prefill_began_unix_s: prefill_began,
+        decode_began_unix_s: decode_began,
         peak_rss_bytes: ffi::peak_rss_bytes(),
         isa: isa(),
         threads: load.threads,
@@ -76,6 +81,11 @@ pub fn run_peer(args: &PeerArgs) -> Result<()> {
     };
     println!("{}", serde_json::json!(measured));
     Ok(())
+}
+
+/// The time now, in seconds of Unix time.
+fn unix_s() -> Option<f64> {
+    SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs_f64())
 }
 
 /// Id `i` of the prompt.
