@@ -94,12 +94,10 @@ def phases(run: limits.Run, report: Measured, row: Row) -> Measured:
     prefill = report.get("prefill_began_unix_s") or run.started + report["load_s"]
     prefilled = prefill + row.prompt / report["prefill_tok_s"]
     decode = report.get("decode_began_unix_s") or prefilled
-    between = run.samples.between
-    return {
-        "load_device_bytes": between(start, max(prefill, start)),
-        "prefill_device_bytes": between(max(prefill, start), prefilled),
-        "decode_device_bytes": between(decode, decode + row.tokens / report["decode_tok_s"]),
-    }
+    spans = {"load": (start, max(prefill, start)), "prefill": (max(prefill, start), prefilled),
+             "decode": (decode, decode + row.tokens / report["decode_tok_s"])}
+    return {f"{name}_{by}_bytes": run.samples.between(*span, by_program=by == "program")
+            for name, span in spans.items() for by in ("device", "program")}
 
 
 # What the table shows: each from the runs of a side that did not fail.
@@ -494,11 +492,12 @@ class TableTest(unittest.TestCase):
         self.assertEqual(len({len(line) for line in lines}), 1)
 
     def test_phases(self) -> None:
-        samples = limits.Samples([100.0, 101.0, 103.0, 108.0], [0, 1000, 3000, 3500], [3500])
+        samples = limits.Samples([100.0, 101.0, 103.0, 108.0], [0, 1000, 3000, 3500], [0, 900, 2900])
         run = limits.Run(0, "", "", 100.0, 8.0, False, None, 0, samples)
         report = {"load_s": 1.0, "prefill_tok_s": 8.0, "decode_tok_s": 2.0}
         got = phases(run, report, self.ROW)
-        self.assertEqual(got, {"load_device_bytes": 1000, "prefill_device_bytes": 2000, "decode_device_bytes": 500})
+        self.assertEqual(got, {"load_device_bytes": 1000, "prefill_device_bytes": 2000, "decode_device_bytes": 500,
+                               "load_program_bytes": 900, "prefill_program_bytes": 2000, "decode_program_bytes": None})
         told = phases(run, report | {"prefill_began_unix_s": 101.0, "decode_began_unix_s": 103.0, "load_s": 0.9}, self.ROW)
         self.assertEqual(told, got)
         late = phases(run, report | {"load_s": 1.5}, self.ROW)  # would have ended after its process

@@ -216,16 +216,20 @@ class Samples:
     device: list[int] = field(default_factory=list)
     program: list[int] = field(default_factory=list)
 
-    def between(self, start: float, end: float) -> float | None:
-        """Bytes that the devices gave between two times; `None` where the samples do not reach so far."""
-        if not self.device or start < self.times[0] or end > self.times[-1]:
+    def between(self, start: float, end: float, by_program: bool = False) -> float | None:
+        """Bytes that the devices gave between two times, or that the program asked them for; `None` where the samples do not
+        reach so far."""
+        counts = self.program if by_program else self.device
+        times = self.times[:len(counts)]
+        if not times or start < times[0] or end > times[-1]:
             return None
-        return self._at(end) - self._at(start)
+        return interpolated(times, counts, end) - interpolated(times, counts, start)
 
-    def _at(self, when: float) -> float:
-        after = max(bisect.bisect_left(self.times, when), 1)
-        (t0, t1), (b0, b1) = self.times[after - 1:after + 1], self.device[after - 1:after + 1]
-        return b0 + (b1 - b0) * (when - t0) / (t1 - t0)
+
+def interpolated(times: list[float], counts: list[int], when: float) -> float:
+    after = max(bisect.bisect_left(times, when), 1)
+    (t0, t1), (b0, b1) = times[after - 1:after + 1], counts[after - 1:after + 1]
+    return b0 + (b1 - b0) * (when - t0) / (t1 - t0)
 
 
 class Sampler:
@@ -246,14 +250,12 @@ class Sampler:
 
     def _take(self) -> None:
         samples = self.samples
-        with suppress(OSError, LimitError):
-            now = time.time()
-            device = sum(bytes_read(counter.read_text()) for counter in self._devices) if self._devices is not None else None
-            with suppress(OSError):  # the program may have ended
-                samples.program.append(counters(self._io.read_text()).get("read_bytes", 0))
-            samples.times.append(now)
-            if device is not None:
-                samples.device.append(device)
+        samples.times.append(time.time())
+        if self._devices is not None:
+            samples.device.append(sum(bytes_read(counter.read_text()) for counter in self._devices))
+        # Of a program that has ended there is no count.
+        with suppress(OSError, KeyError):
+            samples.program.append(counters(self._io.read_text())["read_bytes"])
 
     def stop(self) -> Samples:
         self._ended.set()
@@ -348,6 +350,9 @@ class LimitsTest(unittest.TestCase):
         self.assertIsNone(samples.between(12.0, 13.5))
         self.assertIsNone(samples.between(9.5, 12.0))
         self.assertIsNone(Samples([10.0, 11.0]).between(10.0, 11.0))
+        ended = Samples([10.0, 11.0, 13.0], [100, 200, 600], [0, 50])  # before the last sample
+        self.assertEqual(ended.between(10.5, 11.0, by_program=True), 25.0)
+        self.assertIsNone(ended.between(10.5, 12.0, by_program=True))
 
     def test_parts(self) -> None:
         self.assertEqual(parts_of(Path("d/m.gguf")), [Path("d/m.gguf")])
