@@ -12,7 +12,7 @@ else may run meanwhile. Needs Linux, root, the release build of wayinfer and `sc
 """
 from __future__ import annotations
 
-import argparse, dataclasses, json, os, platform, re, signal, struct, sys, tempfile, unittest
+import argparse, dataclasses, json, os, platform, re, signal, struct, subprocess, sys, tempfile, unittest
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -316,7 +316,8 @@ class Budgets:
         result = self.runs[-1]
         wrong = []
         if run.failed:
-            wrong.append(outcome(result))
+            named = least_named(run.err)
+            wrong.append(f"refused, {named / (1 << 20):.1f} MiB wanted" if named else outcome(result))
         elif result["report"]["ids"] != self.wanted:
             wrong.append("other tokens than without a limit")
         if run.peak_bytes is not None and run.peak_bytes > budget:
@@ -354,7 +355,8 @@ class Budgets:
             least = least_named(self.runs[-1]["stderr"]) or 2 * least
         size = sum(part.stat().st_size for part in limits.parts_of(self.model))
         self.check(size // 2)
-        for budget in series(self.first(least), size, steps):
+        first = self.first(least)
+        for budget in series(first, size, steps) if first > least else series(least, size, steps + 1)[1:]:
             self.check(budget)
         print(aligned(self.cells))
         return self.faults == 0
@@ -428,6 +430,16 @@ def chosen(names: list[str] | None, tokens: int | None) -> list[Row]:
     return [dataclasses.replace(row, tokens=tokens or row.tokens) for row in rows]
 
 
+def require_programs(o: argparse.Namespace) -> None:
+    """Stops at once where a program is not there or cannot measure from a cold start."""
+    for program, subcommand in [(o.wayinfer, "bench"), (o.peer, "bench-peer")][:1 if o.check_budgets else 2]:
+        if not os.access(program, os.X_OK):
+            stop(f"{program}: no such program; build it with `cargo build --release` or `scripts/ggml/build.sh native`")
+        known = subprocess.run([program, subcommand, "--help"], capture_output=True, text=True).stdout
+        if not o.check_budgets and "--no-warmup" not in known:
+            stop(f"{program} {subcommand} has no --no-warmup, without which nothing is measured cold: build it anew")
+
+
 def interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
@@ -442,9 +454,7 @@ def main() -> None:
         stop("needs Linux and root: it limits memory with a control group and drops the page cache before each run (sudo)")
     rows = chosen(o.row, o.tokens)
     models = {} if o.check_budgets else find_models(rows, o)
-    for program in [o.wayinfer] if o.check_budgets else [o.wayinfer, o.peer]:
-        if not os.access(program, os.X_OK):
-            stop(f"{program}: no such program; build it with `cargo build --release` or `scripts/ggml/build.sh native`")
+    require_programs(o)
     signal.signal(signal.SIGTERM, interrupt)
     try:
         controller = limits.memory_controller(o.cgroup)
