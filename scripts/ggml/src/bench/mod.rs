@@ -53,6 +53,11 @@ pub struct Measured {
     pub load_s: f64,
     pub prefill_tok_s: f64,
     pub decode_tok_s: f64,
+    /// When the last round's phases began, for meters outside: seconds of Unix time.
+    #[serde(default)]
+    pub prefill_began_unix_s: Option<f64>,
+    #[serde(default)]
+    pub decode_began_unix_s: Option<f64>,
     pub peak_rss_bytes: u64,
     pub isa: String,
     pub threads: usize,

@@ -1,6 +1,6 @@
 //! llama.cpp's side of a comparison, measured as `wayinfer bench` measures itself.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Load, Measured, median, require_native};
 use crate::capture::argmax;
@@ -14,6 +14,9 @@ pub struct PeerArgs {
     /// Measured rounds
     #[arg(short, long, default_value_t = 5)]
     rounds: usize,
+    /// Measure from the first round on, with nothing done before: the files may not be in memory yet
+    #[arg(long)]
+    no_warmup: bool,
     /// For the sake of `wayinfer bench`'s arguments: JSON is all that there is
     #[arg(long)]
     json: bool,
@@ -22,7 +25,7 @@ pub struct PeerArgs {
 /// Tokens a batch: llama.cpp's own limit by default.
 const BATCH: usize = 2048;
 
-/// Prints one measurement: one round warms up, the medians of the others are given.
+/// Prints one measurement: one round warms up unless there is to be none, the medians of the others are given.
 pub fn run_peer(args: &PeerArgs) -> Result<()> {
     require_native()?;
     let load = &args.load;
@@ -45,18 +48,22 @@ pub fn run_peer(args: &PeerArgs) -> Result<()> {
     let id = |i: usize| prompt_id(i, model.n_vocab());
     let ids: Vec<i32> = (0..load.prompt.max(depth)).map(id).collect();
     let (mut prefill, mut steps) = (Vec::new(), Vec::new());
-    for round in 0..=args.rounds {
+    let (mut prefill_began, mut decode_began) = (None, None);
+    let warmup = usize::from(!args.no_warmup);
+    for round in 0..args.rounds + warmup {
         context.forget(0)?;
+        prefill_began = unix_s();
         let start = Instant::now();
         feed(&mut context, &ids[..load.prompt], 0)?;
         let prompt_s = start.elapsed().as_secs_f64();
         let shared = load.prompt.min(depth);
         context.forget(shared)?;
         feed(&mut context, &ids[shared..depth], shared)?;
+        decode_began = unix_s();
         let start = Instant::now();
         decode(&mut context, depth, load.tokens)?;
         let decode_s = start.elapsed().as_secs_f64();
-        if round > 0 {
+        if round >= warmup {
             prefill.push(load.prompt as f64 / prompt_s);
             steps.push(load.tokens as f64 / decode_s);
         }
@@ -65,6 +72,8 @@ pub fn run_peer(args: &PeerArgs) -> Result<()> {
         load_s,
         prefill_tok_s: median(prefill),
         decode_tok_s: median(steps),
+        prefill_began_unix_s: prefill_began,
+        decode_began_unix_s: decode_began,
         peak_rss_bytes: ffi::peak_rss_bytes(),
         isa: isa(),
         threads: load.threads,
@@ -72,6 +81,11 @@ pub fn run_peer(args: &PeerArgs) -> Result<()> {
     };
     println!("{}", serde_json::json!(measured));
     Ok(())
+}
+
+/// The time now, in seconds of Unix time.
+fn unix_s() -> Option<f64> {
+    SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs_f64())
 }
 
 /// Id `i` of the prompt.
