@@ -5,7 +5,7 @@ mod profile;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args as ClapArgs;
 use serde::Serialize;
@@ -76,6 +76,9 @@ struct Report {
     load_s: f64,
     prefill_tok_s: Option<f64>,
     decode_tok_s: Option<f64>,
+    /// When the last round's phases began, for meters outside: seconds of Unix time.
+    prefill_began_unix_s: Option<f64>,
+    decode_began_unix_s: Option<f64>,
     peak_rss_bytes: Option<u64>,
     /// Where the weights were and what was read from disk, over all measured rounds.
     residency: Option<Residency>,
@@ -132,6 +135,8 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         load_s,
         prefill_tok_s: prefill.rate(),
         decode_tok_s: decode.rate(),
+        prefill_began_unix_s: prefill.began(),
+        decode_began_unix_s: decode.began(),
         peak_rss_bytes: peak_rss_bytes(),
         residency: Residency::new(&loaded.model, prefill.traffic(), decode.traffic())?,
         kernels: kernels(&loaded.gguf, session.isa()),
@@ -156,6 +161,7 @@ fn prompt_id(i: usize, vocab: usize) -> u32 {
 /// A measured run.
 struct Run {
     tokens: usize,
+    began: SystemTime,
     time: Duration,
     stats: ResidencyStats,
 }
@@ -169,9 +175,9 @@ impl Run {
     ) -> Result<Run, SessionError> {
         let store = session.model().store();
         let before = store.stats();
-        let start = Instant::now();
+        let (began, start) = (SystemTime::now(), Instant::now());
         run(session)?;
-        Ok(Run { tokens, time: start.elapsed(), stats: store.stats().since(&before) })
+        Ok(Run { tokens, began, time: start.elapsed(), stats: store.stats().since(&before) })
     }
 }
 
@@ -185,6 +191,12 @@ impl Phase {
     /// The median of the tokens a second.
     fn rate(&self) -> Option<f64> {
         median(self.runs.iter().map(|run| run.tokens as f64 / run.time.as_secs_f64()).collect())
+    }
+
+    /// When the last of them began, in seconds of Unix time.
+    fn began(&self) -> Option<f64> {
+        let since = self.runs.last()?.began.duration_since(UNIX_EPOCH).ok()?;
+        Some(since.as_secs_f64())
     }
 
     /// What all of them read.

@@ -122,11 +122,20 @@ pub fn bytes(n: u64) -> String {
 
 /// Bytes of memory for people: `12.0 GiB` (powers of two, as memory is counted).
 pub fn binary_bytes(n: u64) -> String {
+    binary(n, f64::round)
+}
+
+/// The same, rounded up: so many are enough.
+pub fn binary_bytes_up(n: u64) -> String {
+    binary(n, f64::ceil)
+}
+
+fn binary(n: u64, round: fn(f64) -> f64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let unit = (0..units.len() - 1).find(|&unit| n >> (10 * unit) < 1024).unwrap_or(units.len() - 1);
     match unit {
         0 => format!("{n} B"),
-        _ => format!("{:.1} {}", n as f64 / (1u64 << (10 * unit)) as f64, units[unit]),
+        _ => format!("{:.1} {}", round(n as f64 * 10.0 / (1u64 << (10 * unit)) as f64) / 10.0, units[unit]),
     }
 }
 
@@ -180,6 +189,8 @@ mod tests {
     #[test]
     fn sizes_keep_three_digits() {
         assert_eq!(binary_bytes(12 << 30), "12.0 GiB");
+        assert_eq!(binary_bytes_up((12 << 30) + 1), "12.1 GiB");
+        assert_eq!(binary_bytes_up(12 << 30), "12.0 GiB");
         assert_eq!(binary_bytes(1023), "1023 B");
         assert_eq!(binary_bytes(1536), "1.5 KiB");
         assert_eq!(binary_bytes(u64::MAX), "16.0 EiB");

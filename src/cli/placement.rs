@@ -19,6 +19,8 @@ const LEAST_HEADROOM: u64 = 256 << 20;
 /// What a run takes beside what it counts: page tables, readers, the allocator's own.
 const MARGIN: u64 = 32 << 20;
 const MARGIN_SHARE: u64 = 256;
+/// What the program has taken so far is counted in steps: it differs a little from run to run.
+const OWN_STEP: u64 = 4 << 20;
 
 /// How the memory of a run is divided.
 #[derive(Clone, Copy, Debug)]
@@ -27,12 +29,14 @@ pub struct Budget {
     total: u64,
     /// Of it, what is no weight: the program's own, KV cache and buffers.
     other: u64,
+    /// The most of which page tables take their share.
+    weights: u64,
 }
 
 impl Budget {
     /// The memory of a run with these sessions, which keep the logits of so many tokens: as much as was asked for, else what is available.
     pub fn new(ram: Option<u64>, model: &Model, sessions: &[SessionOptions], logits: usize) -> Budget {
-        let own = private_bytes().unwrap_or(0);
+        let own = private_bytes().unwrap_or(0).next_multiple_of(OWN_STEP);
         let total = ram.unwrap_or_else(|| match available_memory_bytes() {
             Some(available) => {
                 (available - (available / HEADROOM_SHARE).max(LEAST_HEADROOM).min(available)) + own
@@ -41,9 +45,17 @@ impl Budget {
         });
         let sessions = sessions.iter().map(|session| session.memory_bytes(model.config(), logits));
         let sessions = sessions.fold(0, u64::saturating_add);
-        let other =
-            sessions.saturating_add(own + MARGIN + total.min(model.store().file_bytes()) / MARGIN_SHARE);
-        Budget { total, other }
+        let weights = model.store().file_bytes();
+        let other = sessions.saturating_add(own + MARGIN + total.min(weights) / MARGIN_SHARE);
+        Budget { total, other, weights }
+    }
+
+    /// The least total for weights that need so many bytes.
+    fn least(&self, weights: u64) -> u64 {
+        let fixed = self.other - self.total.min(self.weights) / MARGIN_SHARE;
+        let least = weights.saturating_add(fixed);
+        // The share is one of the total, which it adds to.
+        least.saturating_add((least.min(self.weights) / (MARGIN_SHARE - 1)).saturating_add(1))
     }
 
     /// Bytes of it.
@@ -60,12 +72,12 @@ impl Budget {
     pub fn plan(&self, model: &Model) -> Result<Plan, CliError> {
         let weights = self.total.saturating_sub(self.other);
         model.store().plan_for(weights).map_err(|shortage| {
-            let least = shortage.least.saturating_add(self.other);
+            let least = self.least(shortage.least);
             let message = format!(
                 "the model cannot be run in {} of memory: {} are needed at the least, {} of them for the KV cache, \
                  buffers and the program itself",
                 output::binary_bytes(self.total),
-                output::binary_bytes(least),
+                output::binary_bytes_up(least),
                 output::binary_bytes(self.other),
             );
             CliError::new(message).hint("a smaller context (-c) needs less; --ram says how much may be taken")
@@ -248,7 +260,9 @@ impl Residency {
     ) -> Result<Option<Residency>, CliError> {
         let store = model.store();
         let Some(plan) = store.plan() else { return Ok(None) };
-        let disk = disk_speed(model, plan)?;
+        // A disk that did better during the run can do better.
+        let reached = [&prefill, &decode].into_iter().flatten().map(|traffic| traffic.read_bytes_s);
+        let disk = disk_speed(model, plan)?.map(|speed| reached.fold(speed, f64::max));
         let bounded = |traffic: Option<Traffic>| {
             traffic.filter(|_| !plan.is_mapped()).map(|traffic| traffic.bounded_by(disk))
         };
@@ -275,5 +289,46 @@ pub fn disk_speed(model: &Model, plan: &Plan) -> Result<Option<f64>, CliError> {
     match model.store().paths().next().filter(|_| !plan.is_mapped()) {
         Some(path) => Ok(read_speed(path, &open_file)?),
         None => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_total_leaves_what_the_weights_need() {
+        for (total, weights) in [(1 << 20, 5 << 30), (4 << 30, 5 << 30), (u64::MAX, 5 << 30)] {
+            let fixed = 100 << 20;
+            let other = |total: u64| fixed + total.min(weights) / MARGIN_SHARE;
+            let budget = Budget { total, other: other(total), weights };
+            for needed in [1 << 20, 300 << 20, 4 << 30, 6 << 30] {
+                let least = budget.least(needed);
+                assert!(least - other(least) >= needed, "{needed}");
+                assert!(least - other(least) <= needed + (needed >> 8) + 2, "{needed}");
+            }
+        }
+    }
+
+    #[test]
+    fn traffic_is_held_to_the_disk() {
+        let stats = ResidencyStats {
+            bytes_read: 4_000,
+            hits: 1,
+            misses: 3,
+            hit_bytes: 1,
+            miss_bytes: 3,
+            ..Default::default()
+        };
+        let traffic = Traffic::new(&stats, 4, Duration::from_secs(2)).bounded_by(Some(4_000.0));
+        assert_eq!((traffic.bytes_read_per_token, traffic.read_bytes_s), (1_000.0, 2_000.0));
+        assert_eq!(
+            (traffic.hit_rate, traffic.bound_tok_s, traffic.fraction_of_bound),
+            (Some(0.25), Some(4.0), Some(0.5))
+        );
+        assert_eq!(
+            traffic.line(),
+            "hits 25.0 %, 1.00 kB a token from disk at 2.00 kB/s, waited 0.0 of 2.0 s, 50 % of the disk's bound of 4.00 tok/s"
+        );
     }
 }
