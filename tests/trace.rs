@@ -227,7 +227,14 @@ fn runs_that_differ_are_told_apart() {
         (Model::load(&gguf).expect("a model"), NodeGraph::new(&gguf, 2))
     };
     let ((a, graph), (b, _)) = (open("moe-q4_k_m.gguf"), open("moe-router-f16-q4_k_m.gguf"));
-    let options = SessionOptions { context: 16, batch: 8, kv: KvType::F32, threads: 2, isa: None };
+    let options = SessionOptions {
+        context: 16,
+        batch: 8,
+        kv: KvType::F32,
+        threads: 2,
+        isa: None,
+        guess_experts: false,
+    };
     let session = |model| Session::new(model, &options).expect("a session");
     let compare = CompareOptions {
         isolate: false,
