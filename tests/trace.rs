@@ -259,7 +259,7 @@ fn what_cannot_be_meant_is_refused() {
     refused(&["-m", MODEL, "-p", "abc", "-n", "18446744073709551615"], 2, "too many steps");
     refused(&["-m", MODEL, "-p", "abc", "--nodes", "nothing"], 1, "no node is asked for");
     refused(&["-m", MODEL, "-p", "abc", "--save", "t", "--json"], 2, "cannot be used with");
-    refused(&["-m", MODEL, "--golden", "fixtures"], 1, "fixtures: cannot be mapped: not a regular file");
+    refused(&["-m", MODEL, "--golden", "fixtures"], 1, "fixtures: cannot be opened: not a regular file");
 
     refused(&[], 2, "no model");
     refused(&["-m", MODEL, "-p", "abc", "--isolate"], 2, "--isolate without a reference");
