@@ -93,10 +93,19 @@ pub fn settle(
     logits: usize,
 ) -> Result<(), CliError> {
     let path = loaded.gguf.parts[0].path.clone();
+    warn_of_more_than_there_is(engine.ram);
     let budget = Budget::new(engine.ram, &loaded.model, sessions, logits);
     let plan = budget.plan(&loaded.model).map_err(|error| error.in_file(&path))?;
     loaded.model.settle(plan)?;
     Ok(())
+}
+
+/// More than is available is the user's choice, but seldom meant.
+fn warn_of_more_than_there_is(ram: Option<u64>) {
+    if let Some((ram, available)) = ram.zip(available_memory_bytes()).filter(|(ram, available)| ram > available) {
+        let [ram, available] = [ram, available].map(output::binary_bytes);
+        eprintln!("warning: --ram asks for {ram}, where {available} are available");
+    }
 }
 
 /// A plan in numbers.
