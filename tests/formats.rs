@@ -58,13 +58,17 @@ fn every_format_computes_what_ggml_computed() {
 #[test]
 fn bounds_are_tight() {
     assert_eq!(DOT_BOUNDS.len(), FORMATS.len());
+    let mut loose = Vec::new();
     for format in FORMATS {
         let bound = dot_bound(format.ty).unwrap_or_else(|| panic!("no bound for {}", format.ty));
         let worst = check_against_ggml(&FormatUnderTest::of(format), &goldens(format)).dots.worst_ulp;
         println!("{}: worst {worst:.5} ULP, table {}, bound {}", format.ty, bound.measured, bound.bound);
-        assert!(worst <= bound.measured && bound.measured <= worst * 1.01, "{}", format.ty);
-        assert!(bound.measured < bound.bound && bound.bound <= 10.0 * bound.measured, "{}", format.ty);
+        let measured = worst <= bound.measured && bound.measured <= worst * 1.01;
+        if !measured || bound.bound <= bound.measured || bound.bound > 10.0 * bound.measured {
+            loose.push(format.ty);
+        }
     }
+    assert_eq!(loose, []);
 }
 
 #[test]
@@ -410,6 +414,7 @@ fn of_one_column(dots: &[(f32, f32, f32)]) -> FormatGoldens {
         case_len: 1,
         blocks: bytes(&[1.0]),
         values: vec![1.0],
+        digests: vec![],
         activation_cases: vec!["one".into()],
         inputs: vec![1.0],
         quantised: bytes(&[1.0]),

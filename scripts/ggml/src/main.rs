@@ -20,6 +20,8 @@ enum Command {
     Bench(bench::Args),
     /// One measurement of llama.cpp, in the JSON of `wayinfer bench`
     BenchPeer(bench::PeerArgs),
+    /// How fast ggml's dots read weights, a format after another
+    BenchDots(bench::DotArgs),
     /// What this build of ggml is
     Info,
 }
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Command::Answers(args) => answers::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::BenchPeer(args) => bench::run_peer(&args),
+        Command::BenchDots(args) => bench::run_dots(&args),
         Command::Info => {
             println!(
                 "{}",
