@@ -200,6 +200,8 @@ fn faulty_kernels_are_caught() {
             TensorType::Q6_K => &[("scale of sub-block 15", 207, 1), ("last weight", 191, 0x40)],
             TensorType::Q8_0 => &[("a weight", 33, 1)],
             TensorType::F32 => &[("a sign", 3, 0x80)],
+            TensorType::IQ1_M => &[("a point", 1, 1), ("a scale", 48, 1)],
+            TensorType::NVFP4 => &[("a scale", 1, 1), ("a weight", 4, 4)],
             _ => &[("the second byte", 1, 0x80)],
         };
         let last = ("the last byte", format.ty.block_bytes() as usize - 1, 0x40);

@@ -63,7 +63,7 @@ pub struct Activations {
     d: Vec<f32>,
     /// Q8_1: `[rows][cols / 32]` sums of 32 elements of `qs` times their scale.
     s: Vec<f32>,
-    /// Q8_K: `[rows][cols / 16]` sums of 16 elements of `qs`.
+    /// Quantised types: `[rows][cols / 16]` sums of 16 elements of `qs`.
     bsums: Vec<i16>,
 }
 
@@ -86,6 +86,8 @@ pub struct Q8_0Row<'a> {
     pub d: &'a [f32],
     /// Q8_1: `[n]` sums of the blocks' values, values of f16; Q8_0: empty.
     pub s: &'a [f32],
+    /// `[2 * n]` sums of 16 elements of `qs` each.
+    pub bsums: &'a [i16],
 }
 
 /// A row rounded to Q8_K: `n` super-blocks of 256.
@@ -236,25 +238,30 @@ impl Activations {
             ActivationType::Q8_1 => {
                 let (x, _) = x.as_chunks::<QK8_0>();
                 let (qs, _) = self.qs.as_chunks_mut::<QK8_0>();
+                let (bsums, _) = self.bsums.as_chunks_mut::<2>();
                 let min = PARALLEL / QK8_0;
-                let block = |(((x, qs), d), s): (((_, _), &mut f32), &mut f32)| {
-                    (*d, *s) = legacy::quantize_q8_1(x, qs);
+                let block = |((((x, qs), bsums), d), s): ((((_, _), _), &mut f32), &mut f32)| {
+                    (*d, *s) = legacy::quantize_q8_1(x, qs, bsums);
                 };
+                let (d, s) = (&mut self.d, &mut self.s);
                 if x.len() < 2 * min {
-                    x.iter().zip(qs).zip(&mut self.d).zip(&mut self.s).for_each(block);
+                    x.iter().zip(qs).zip(bsums).zip(d).zip(s).for_each(block);
                 } else {
-                    x.par_iter().zip(qs).zip(&mut self.d).zip(&mut self.s).with_min_len(min).for_each(block);
+                    x.par_iter().zip(qs).zip(bsums).zip(d).zip(s).with_min_len(min).for_each(block);
                 }
             }
             _ => {
                 let (x, _) = x.as_chunks::<QK8_0>();
                 let (qs, _) = self.qs.as_chunks_mut::<QK8_0>();
+                let (bsums, _) = self.bsums.as_chunks_mut::<2>();
                 let min = PARALLEL / QK8_0;
-                let block = |((x, qs), d): ((_, _), &mut f32)| *d = legacy::quantize_q8_0(x, qs);
+                let block = |(((x, qs), bsums), d): (((_, _), _), &mut f32)| {
+                    *d = legacy::quantize_q8_0(x, qs, bsums);
+                };
                 if x.len() < 2 * min {
-                    x.iter().zip(qs).zip(&mut self.d).for_each(block);
+                    x.iter().zip(qs).zip(bsums).zip(&mut self.d).for_each(block);
                 } else {
-                    x.par_iter().zip(qs).zip(&mut self.d).with_min_len(min).for_each(block);
+                    x.par_iter().zip(qs).zip(bsums).zip(&mut self.d).with_min_len(min).for_each(block);
                 }
             }
         }
@@ -276,11 +283,13 @@ impl Activations {
                 qs: &self.qs[i * cols..][..cols],
                 d: &self.d[i * (cols / QK8_0)..][..cols / QK8_0],
                 s: &[],
+                bsums: &self.bsums[i * (cols / 16)..][..cols / 16],
             }),
             ActivationType::Q8_1 => ActivationRow::Q8_1(Q8_0Row {
                 qs: &self.qs[i * cols..][..cols],
                 d: &self.d[i * (cols / QK8_0)..][..cols / QK8_0],
                 s: &self.s[i * (cols / QK8_0)..][..cols / QK8_0],
+                bsums: &self.bsums[i * (cols / 16)..][..cols / 16],
             }),
             ActivationType::Q8_K => ActivationRow::Q8K(Q8KRow {
                 qs: &self.qs[i * cols..][..cols],
@@ -320,7 +329,7 @@ impl Activations {
         self.qs.resize(if quantised { n } else { 0 }, 0);
         self.d.resize(if quantised { n / ty.block_len() } else { 0 }, 0.0);
         self.s.resize(if ty == ActivationType::Q8_1 { n / ty.block_len() } else { 0 }, 0.0);
-        self.bsums.resize(if ty == ActivationType::Q8_K { n / 16 } else { 0 }, 0);
+        self.bsums.resize(if quantised { n / 16 } else { 0 }, 0);
     }
 }
 

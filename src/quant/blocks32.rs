@@ -55,7 +55,7 @@ impl<B: Block> Quant for Blocks32<B> {
     #[inline(always)]
     fn dot(weights: &[u8], x: ActivationRow<'_>) -> f32 {
         let blocks = <[B]>::ref_from_bytes(weights).expect("a whole number of blocks");
-        let Q8_0Row { qs, d, s } = if B::MINS { x.q8_1() } else { x.q8_0() };
+        let Q8_0Row { qs, d, s, .. } = if B::MINS { x.q8_1() } else { x.q8_0() };
         let (qs, _) = qs.as_chunks::<PART>();
         let n = blocks.len() * Self::PARTS;
         assert!(n == qs.len() && n == d.len(), "dot: as many activations as weights");

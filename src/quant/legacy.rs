@@ -108,27 +108,30 @@ fn five_bits(qs: &[u8; PART / 2], qh: [u8; PART / 8]) -> [i8; PART] {
 /// `d = max|x| / 127`, `q = round(x * (1/d))` with halves away from zero. Where `1/d` overflows (all values
 /// below 3e-37), C leaves the result open; here all `q` are then 0 (and `d` as f16 is 0 anyway).
 #[inline(always)]
-fn round_block(x: &[f32; PART], qs: &mut [i8; PART]) -> f32 {
+fn round_block(x: &[f32; PART], qs: &mut [i8; PART], bsums: &mut [i16; 2]) -> f32 {
     let d = largest_magnitude(x) / 127.0;
     let id = if d != 0.0 { 1.0 / d } else { 0.0 };
     let id = if id.is_finite() { id } else { 0.0 };
-    for (x, q) in x.iter().zip(qs) {
+    for (x, q) in x.iter().zip(&mut *qs) {
         *q = round_half_away(x * id) as i8;
+    }
+    for (half, bsum) in qs.as_chunks::<16>().0.iter().zip(bsums) {
+        *bsum = half.iter().map(|q| i16::from(*q)).sum();
     }
     d
 }
 
-/// Rounds a block to Q8_0; returns the scale.
-pub(super) fn quantize_q8_0(x: &[f32; PART], qs: &mut [i8; PART]) -> f32 {
-    f16::from_f32(round_block(x, qs)).to_f32()
+/// Rounds a block to Q8_0, with sums of 16; returns the scale.
+pub(super) fn quantize_q8_0(x: &[f32; PART], qs: &mut [i8; PART], bsums: &mut [i16; 2]) -> f32 {
+    f16::from_f32(round_block(x, qs, bsums)).to_f32()
 }
 
-/// Rounds a block to Q8_1, as ggml's `quantize_row_q8_1_ref` does; returns the scale, and the sum of the values times
-/// the scale before that was rounded.
-pub(super) fn quantize_q8_1(x: &[f32; PART], qs: &mut [i8; PART]) -> (f32, f32) {
-    let d = round_block(x, qs);
-    let sum: i32 = qs.iter().map(|q| i32::from(*q)).sum();
-    (f16::from_f32(d).to_f32(), f16::from_f32(sum as f32 * d).to_f32())
+/// Rounds a block to Q8_1, as ggml's `quantize_row_q8_1_ref` does, with sums of 16; returns the scale, and the sum of the
+/// values times the scale before that was rounded.
+pub(super) fn quantize_q8_1(x: &[f32; PART], qs: &mut [i8; PART], bsums: &mut [i16; 2]) -> (f32, f32) {
+    let d = round_block(x, qs, bsums);
+    let sum = bsums[0] + bsums[1];
+    (f16::from_f32(d).to_f32(), f16::from_f32(f32::from(sum) * d).to_f32())
 }
 
 /// C's `roundf` for values that fit i32, in operations that vectorise on any CPU. The difference is

@@ -27,11 +27,12 @@ mod activations;
 mod blocks32;
 mod codebooks;
 mod floats;
-mod grids;
+pub(crate) mod grids;
 mod iquants;
 mod kquants;
 mod legacy;
 mod low_bits;
+mod numbers;
 mod super_blocks;
 mod ternary;
 pub(crate) mod testing;
@@ -150,6 +151,20 @@ pub static FORMATS: &[Format] = &[
     Format::of::<Blocks32<BlockQ1_0>>(),
     Format::of::<Blocks32<BlockQ2_0>>(),
 ];
+
+/// A tensor type whose values are known: one of [`FORMATS`], or plain numbers that nothing is computed with.
+#[derive(Clone, Copy, Debug)]
+pub struct Decoder {
+    pub ty: TensorType,
+    /// As [`Format::decode`].
+    pub decode: fn(&[u8], &mut [f32]),
+}
+
+/// The decoder of a tensor type; `None` where its values mean nothing by themselves (Q8_1, Q8_K).
+pub fn decoder(ty: TensorType) -> Option<Decoder> {
+    let number = || numbers::NUMBERS.iter().find(|decoder| decoder.ty == ty).copied();
+    format(ty).map(|format| Decoder { ty, decode: format.decode }).or_else(number)
+}
 
 /// The format of a tensor type; `None` where it cannot be computed with.
 pub fn format(ty: TensorType) -> Option<&'static Format> {

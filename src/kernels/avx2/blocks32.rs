@@ -1,7 +1,8 @@
 //! Formats whose activations go in blocks of 32 (Q8_0, Q8_1): a block is one or several parts of 32 weights.
 //!
 //! `maddubs` wants one side unsigned: signed weights go in as magnitudes (128 at most, which fits), activations with
-//! the weights' signs. Activations are never -128, so turning their sign is exact, and 2 * 128 * 127 fits i16.
+//! the weights' signs. Activations are never -128, so turning their sign is exact, and 2 * 128 * 127 fits i16. Small
+//! weights are taken without their offset instead, which the sums of activations (`bsums`) make up for.
 
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
@@ -9,7 +10,7 @@ use std::marker::PhantomData;
 use zerocopy::FromZeros;
 
 use super::super::blocks::BlockKernel;
-use super::{load_f32, load_i8, prefetch, spread_quad, to_array, transpose8, tree8};
+use super::{load_f32, load_i8, load_i16, prefetch, spread_quad, to_array, transpose8, tree8};
 use crate::quant::{ActivationRow, PART, Q8_0Row};
 
 pub(in super::super) struct Blocks32<B>(PhantomData<B>);
@@ -23,13 +24,15 @@ pub(in super::super) trait Block: Copy + FromZeros {
     const PARTS: usize = 1;
     /// Whether weights may be negative.
     const SIGNED: bool = true;
+    /// What is to be taken off weights that are not.
+    const OFFSET: i16 = 0;
     /// Each half of a part has a scale of its own.
     const HALVES: bool = false;
     /// Weights have mins, which go with the sums of Q8_1.
     const MINS: bool = false;
 
     fn slice(bytes: &[u8]) -> &[Self];
-    /// Weights of part `p`, in order, as i8.
+    /// Weights of part `p`, in order, as i8, `OFFSET` not taken off.
     unsafe fn part(&self, p: usize) -> __m256i;
     /// Of eight parts, which are whole blocks: their scales (of their first halves), and what else the format has: the
     /// scales of their second halves or their mins.
@@ -65,6 +68,7 @@ pub(in super::super) struct Eight<'a> {
     pub d: &'a [f32; 8],
     /// Q8_1's sums; otherwise anything.
     pub s: &'a [f32; 8],
+    pub bsums: &'a [i16; 16],
 }
 
 impl<'a> Eight<'a> {
@@ -72,7 +76,8 @@ impl<'a> Eight<'a> {
     #[inline(always)]
     pub fn of<B: Block>(x: Q8_0Row<'a>, at: usize) -> Option<Eight<'a>> {
         let (qs, d) = (x.qs.as_chunks().0.get(at..)?.first_chunk()?, x.d.get(at..)?.first_chunk()?);
-        Some(Eight { qs, d, s: if B::MINS { x.s.get(at..)?.first_chunk()? } else { d } })
+        let bsums = x.bsums.get(2 * at..)?.first_chunk()?;
+        Some(Eight { qs, d, s: if B::MINS { x.s.get(at..)?.first_chunk()? } else { d }, bsums })
     }
 }
 
@@ -82,12 +87,19 @@ pub(in super::super) struct Tail<B> {
     qs: [[i8; PART]; 8],
     d: [f32; 8],
     s: [f32; 8],
+    bsums: [i16; 16],
 }
 
 impl<B: Block> Tail<B> {
     #[inline(always)]
     pub fn new(blocks: &[B]) -> Tail<B> {
-        let mut tail = Tail { blocks: [B::new_zeroed(); 8], qs: [[0; PART]; 8], d: [0.0; 8], s: [0.0; 8] };
+        let mut tail = Tail {
+            blocks: [B::new_zeroed(); 8],
+            qs: [[0; PART]; 8],
+            d: [0.0; 8],
+            s: [0.0; 8],
+            bsums: [0; 16],
+        };
         tail.blocks[..blocks.len()].copy_from_slice(blocks);
         tail
     }
@@ -100,7 +112,8 @@ impl<B: Block> Tail<B> {
         if B::MINS {
             self.s[..n].copy_from_slice(&x.s[at..at + n]);
         }
-        Eight { qs: &self.qs, d: &self.d, s: &self.s }
+        self.bsums[..2 * n].copy_from_slice(&x.bsums[2 * at..2 * (at + n)]);
+        Eight { qs: &self.qs, d: &self.d, s: &self.s, bsums: &self.bsums }
     }
 }
 
@@ -176,13 +189,13 @@ impl<B: Block> BlockKernel<8> for Blocks32<B> {
         };
         for b in 0..panel.parts {
             // SAFETY: the caller vouches for the CPU.
-            panel.q[b] = transpose8(array!(8, |r| unsafe { rows[r][b / B::PARTS].part(b % B::PARTS) }));
+            panel.q[b] = transpose8(array!(8, |r| unsafe { part(&rows[r][b / B::PARTS], b % B::PARTS) }));
         }
         let scales: [[__m256; 2]; 8] = array!(8, |r| {
             let mut eight = [B::new_zeroed(); 8];
             eight[..blocks].copy_from_slice(&rows[r][..blocks]);
             // SAFETY: the caller vouches for the CPU.
-            unsafe { B::scales(&eight[..step]) }
+            unsafe { scales(&eight[..step]) }
         });
         for (i, to) in panel.scales.iter_mut().enumerate() {
             let columns = transpose8(array!(8, |r| _mm256_castps_si256(scales[r][i])));
@@ -200,9 +213,10 @@ impl<B: Block> BlockKernel<8> for Blocks32<B> {
         lanes: &mut [[__m256; 8]; T],
     ) {
         match (B::SIGNED, B::HALVES, B::MINS) {
-            (false, _, true) => add_panel::<false, false, true, T>(panel, x, unit, lanes),
-            (_, true, _) => add_panel::<true, true, false, T>(panel, x, unit, lanes),
-            _ => add_panel::<true, false, false, T>(panel, x, unit, lanes),
+            (true, _, _) => add_panel::<true, false, false, T>(panel, x, unit, 0, lanes),
+            (_, true, _) => add_panel::<false, true, false, T>(panel, x, unit, B::OFFSET.into(), lanes),
+            (_, _, true) => add_panel::<false, false, true, T>(panel, x, unit, 0, lanes),
+            _ => add_panel::<false, false, false, T>(panel, x, unit, B::OFFSET.into(), lanes),
         }
     }
 
@@ -226,6 +240,26 @@ pub(in super::super) unsafe fn weights_of<B: Block>(blocks: &[B]) -> [__m256i; 8
     array!(8, |b| unsafe { blocks[b / B::PARTS].part(b % B::PARTS) })
 }
 
+/// Not inlined: panels are unpacked seldom.
+///
+/// # Safety
+/// The CPU must have the features of this kernel set.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn part<B: Block>(block: &B, p: usize) -> __m256i {
+    // SAFETY: the caller vouches for the CPU.
+    unsafe { block.part(p) }
+}
+
+/// # Safety
+/// The CPU must have the features of this kernel set.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn scales<B: Block>(blocks: &[B]) -> [__m256; 2] {
+    // SAFETY: the caller vouches for the CPU.
+    unsafe { B::scales(blocks) }
+}
+
 /// Adds a panel's products with some tokens to their lanes: the same for all formats of a kind, and compiled once for them.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -233,16 +267,24 @@ fn add_panel<const SIGNED: bool, const HALVES: bool, const MINS: bool, const T: 
     panel: &Panel,
     x: [Q8_0Row<'_>; T],
     unit: usize,
+    offset: i32,
     lanes: &mut [[__m256; 8]; T],
 ) {
     let qs = array!(T, |t| x[t].qs.as_chunks::<PART>().0);
     for (b, q) in panel.q[..panel.parts].iter().enumerate() {
         let at = 8 * unit + b;
         let quads: [&[[i8; 4]]; T] = array!(T, |t| qs[t][at].as_chunks().0);
-        let (mut sum, mut first) = ([_mm256_setzero_si256(); T], [_mm256_setzero_si256(); T]);
+        let sums = array!(T, |t| array!(2, |half| i32::from(x[t].bsums[2 * at + half])));
+        let mut sum = if HALVES {
+            array!(T, |t| _mm256_set1_epi32(-offset * sums[t][0]))
+        } else {
+            array!(T, |t| _mm256_set1_epi32(-offset * (sums[t][0] + sums[t][1])))
+        };
+        let mut first = [_mm256_setzero_si256(); T];
         for (k, q) in q.iter().enumerate() {
             if HALVES && k == PART / 8 {
-                (first, sum) = (sum, first);
+                first = sum;
+                sum = array!(T, |t| _mm256_set1_epi32(-offset * sums[t][1]));
             }
             let magnitude = if SIGNED { _mm256_abs_epi8(*q) } else { *q };
             for t in 0..T {
@@ -300,6 +342,19 @@ fn add_parts<B: Block>(w: &[__m256i; 8], scales: [__m256; 2], x: Eight<'_>, lane
     };
     let (a, b) = (four(0), four(4));
     let halves = [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)];
+    let mut halves = halves;
+    if B::OFFSET != 0 {
+        // In each lane the sums over the first and the second half.
+        let (bsums, offset) = (load_i16(x.bsums), i32::from(B::OFFSET));
+        if B::HALVES {
+            let (first, second) = (_mm256_set1_epi32(offset), _mm256_set1_epi32(offset << 16));
+            halves[0] = _mm256_sub_epi32(halves[0], _mm256_madd_epi16(bsums, first));
+            halves[1] = _mm256_sub_epi32(halves[1], _mm256_madd_epi16(bsums, second));
+        } else {
+            let both = _mm256_set1_epi16(B::OFFSET);
+            halves[0] = _mm256_sub_epi32(halves[0], _mm256_madd_epi16(bsums, both));
+        }
+    }
     let (d_a, s) = (load_f32(x.d), load_f32(x.s));
     match (B::HALVES, B::MINS) {
         (true, _) => add::<true, false>(scales, d_a, s, halves, lanes),

@@ -19,11 +19,29 @@ fn values(places: __m256i, table: &[i8; 16]) -> __m256i {
     _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), places)
 }
 
+/// The values of floats of 4 bits, 12 added.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn fp4_values(places: __m256i) -> __m256i {
+    const TABLE: [i8; 16] = {
+        let mut table = FP4_VALUES;
+        let mut i = 0;
+        while i < 16 {
+            table[i] += 12;
+            i += 1;
+        }
+        table
+    };
+    values(places, &TABLE)
+}
+
 /// A format from its weights and scales.
 macro_rules! block {
-    ($block:ident, parts: $parts:literal, halves: $halves:literal, |$self:ident, $p:ident| $weights:expr, |$blocks:ident| $scales:expr) => {
+    ($block:ident, parts: $parts:literal, offset: $offset:literal, halves: $halves:literal, |$self:ident, $p:ident| $weights:expr, |$blocks:ident| $scales:expr) => {
         impl Block for $block {
             const PARTS: usize = $parts;
+            const SIGNED: bool = $offset == 0;
+            const OFFSET: i16 = $offset;
             const HALVES: bool = $halves;
 
             #[inline(always)]
@@ -51,38 +69,37 @@ macro_rules! block {
 }
 
 block!(
-    BlockIQ4NL, parts: 1, halves: false,
+    BlockIQ4NL, parts: 1, offset: 0, halves: false,
     |self, _p| values(nibbles(&self.qs), &IQ4_VALUES),
     |blocks| [widen_f16(array!(8, |b| blocks[b].d)), _mm256_setzero_ps()]
 );
 block!(
-    BlockMXFP4, parts: 1, halves: false,
-    |self, _p| values(nibbles(&self.qs), &FP4_VALUES),
+    BlockMXFP4, parts: 1, offset: 12, halves: false,
+    |self, _p| fp4_values(nibbles(&self.qs)),
     |blocks| [load_f32(&array!(8, |b| half_of_e8m0(blocks[b].e))), _mm256_setzero_ps()]
 );
 block!(
-    BlockNVFP4, parts: 2, halves: true,
+    BlockNVFP4, parts: 2, offset: 12, halves: true,
     |self, p| {
         let bytes = _mm256_cvtepu8_epi16(load_16_bytes(self.qs.as_chunks().0.get(p).unwrap_or(&[0; 16])));
         // Of 8 bytes the low nibbles, then the high ones.
         let both = _mm256_or_si256(bytes, _mm256_slli_epi16::<4>(bytes));
         let order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
         let places = _mm256_and_si256(_mm256_shuffle_epi8(both, order), _mm256_set1_epi8(15));
-        values(places, &FP4_VALUES)
+        fp4_values(places)
     },
     |blocks| array!(2, |half| load_f32(&array!(8, |u| half_of_ue4m3(blocks[u / 2].d[u % 2 * 2 + half]))))
 );
 block!(
-    BlockQ1_0, parts: 4, halves: false,
+    BlockQ1_0, parts: 4, offset: 1, halves: false,
     |self, p| {
-        // -1 where the bit is not set.
-        let clear = bytes_of_bits(array!(4, |i| !self.qs[4 * p + i]));
-        _mm256_or_si256(clear, _mm256_set1_epi8(1))
+        let set = bytes_of_bits(array!(4, |i| self.qs[4 * p + i]));
+        _mm256_and_si256(set, _mm256_set1_epi8(2))
     },
     |blocks| [widen_f16(array!(8, |u| blocks[u / 4].d)), _mm256_setzero_ps()]
 );
 block!(
-    BlockQ2_0, parts: 2, halves: false,
+    BlockQ2_0, parts: 2, offset: 1, halves: false,
     |self, p| {
         let bytes = _mm_cvtsi64_si128(i64::from_le_bytes(array!(8, |i| self.qs[8 * p + i])));
         // Each byte four times, a field at a time at the bottom.
@@ -93,8 +110,7 @@ block!(
         // The upper fields come down to where the lower ones are.
         let upper = _mm256_and_si256(_mm256_srli_epi16::<4>(fields), _mm256_set1_epi8(15));
         let lower = _mm256_and_si256(fields, _mm256_set1_epi8(15));
-        let q = _mm256_shuffle_epi8(table, _mm256_or_si256(upper, lower));
-        _mm256_sub_epi8(q, _mm256_set1_epi8(1))
+        _mm256_shuffle_epi8(table, _mm256_or_si256(upper, lower))
     },
     |blocks| [widen_f16(array!(8, |u| blocks[u / 2].d)), _mm256_setzero_ps()]
 );

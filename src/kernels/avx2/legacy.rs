@@ -8,9 +8,10 @@ use crate::quant::{BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, PART};
 
 /// A format whose blocks are one part: what its weights are, and which other scale it has beside `d`.
 macro_rules! block {
-    ($block:ident, signed: $signed:literal, mins: $mins:ident, |$self:ident| $weights:expr) => {
+    ($block:ident, signed: $signed:literal, offset: $offset:literal, mins: $mins:ident, |$self:ident| $weights:expr) => {
         impl Block for $block {
             const SIGNED: bool = $signed;
+            const OFFSET: i16 = $offset;
             const MINS: bool = $mins;
 
             #[inline(always)]
@@ -39,27 +40,25 @@ macro_rules! block {
     (@min false $blocks:ident) => { _mm256_setzero_ps() };
 }
 
-block!(BlockQ4_0, signed: true, mins: false, |self| {
-    _mm256_sub_epi8(nibbles(&self.qs), _mm256_set1_epi8(8))
-});
-block!(BlockQ4_1, signed: false, mins: true, |self| nibbles(&self.qs));
-block!(BlockQ5_0, signed: true, mins: false, |self| {
-    // Where the fifth bit is zero, 16 is taken off: as the upper four bits of a negative number.
-    let missing = _mm256_andnot_si256(bytes_of_bits(self.qh), _mm256_set1_epi8(-16));
-    _mm256_or_si256(nibbles(&self.qs), missing)
-});
-block!(BlockQ5_1, signed: false, mins: true, |self| {
-    let high = _mm256_and_si256(bytes_of_bits(self.qh), _mm256_set1_epi8(16));
-    _mm256_or_si256(nibbles(&self.qs), high)
-});
-block!(BlockQ8_0, signed: true, mins: false, |self| load_i8(&self.qs));
+block!(BlockQ4_0, signed: false, offset: 8, mins: false, |self| nibbles(&self.qs));
+block!(BlockQ4_1, signed: false, offset: 0, mins: true, |self| nibbles(&self.qs));
+block!(BlockQ5_0, signed: false, offset: 16, mins: false, |self| five_bits(&self.qs, self.qh));
+block!(BlockQ5_1, signed: false, offset: 0, mins: true, |self| five_bits(&self.qs, self.qh));
+block!(BlockQ8_0, signed: true, offset: 0, mins: false, |self| load_i8(&self.qs));
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn five_bits(qs: &[u8; PART / 2], qh: [u8; 4]) -> __m256i {
+    let high = _mm256_and_si256(bytes_of_bits(qh), _mm256_set1_epi8(16));
+    _mm256_or_si256(nibbles(qs), high)
+}
 
 /// Low nibbles in the lower half, high nibbles in the upper one.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn nibbles(qs: &[u8; PART / 2]) -> __m256i {
-    let low = load_16_bytes(qs);
-    let both = _mm256_set_m128i(_mm_srli_epi16::<4>(low), low);
+    let both = _mm256_broadcastsi128_si256(load_16_bytes(qs));
+    let both = _mm256_srlv_epi32(both, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4));
     _mm256_and_si256(both, _mm256_set1_epi8(15))
 }
 

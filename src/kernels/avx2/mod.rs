@@ -120,6 +120,16 @@ fn load_16_bytes(bytes: &[u8; 16]) -> __m128i {
     unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
 }
 
+/// The bytes of a register as words, to be looked up.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn to_words(v: __m256i) -> [u16; 16] {
+    let mut out = [0; 16];
+    // SAFETY: 32 bytes can be written, and no alignment is asked for.
+    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), v) };
+    out
+}
+
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn to_array(v: __m256) -> [f32; 8] {

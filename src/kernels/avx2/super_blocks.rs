@@ -75,6 +75,8 @@ pub(in super::super) trait SuperBlock: Sized {
     /// How many products of two pairs may be added in i16: `CHAIN * 2 * max(q) * 127 < 2^15`; 1, 2, 4 or 8, which is for
     /// scales of 32 weights.
     const CHAIN: usize;
+    /// All scales are one, and a super-block's products can be added in i16.
+    const NO_SCALES: bool = false;
     /// What `d` is multiplied by: a power of two.
     const UNIT: f32 = 1.0;
     fn slice(bytes: &[u8]) -> &[Self];
@@ -142,7 +144,7 @@ impl<B: SuperBlock> BlockKernel<8> for SuperBlocks<B> {
             let w = unsafe { block.unpack() };
             let d = d_pair(block);
             for (acc, (qs, bsums, d_a)) in acc.iter_mut().zip(x) {
-                *acc = block_dot::<B>(&w, d, &qs[b], &bsums[b], d_a[b], *acc);
+                *acc = add_block::<B>(&w, d, &qs[b], &bsums[b], d_a[b], *acc);
             }
         }
         array!(T, |t| _mm_cvtss_f32(acc[t]))
@@ -164,7 +166,7 @@ impl<B: SuperBlock> BlockKernel<8> for SuperBlocks<B> {
     unsafe fn unpack(rows: &[&[u8]; 8], unit: usize) -> Panel {
         let blocks: [&B; 8] = array!(8, |r| &B::slice(rows[r])[unit]);
         // SAFETY: the caller vouches for the CPU.
-        let w: [Unpacked; 8] = array!(8, |r| unsafe { blocks[r].unpack() });
+        let w: [Unpacked; 8] = array!(8, |r| unsafe { unpacked(blocks[r]) });
         let mut q = [_mm256_setzero_si256(); QK_K / 4];
         for (j, q) in q.as_chunks_mut::<8>().0.iter_mut().enumerate() {
             *q = transpose8(array!(8, |r| {
@@ -266,10 +268,21 @@ fn add_panel<const SIGNED: bool, const MINS: u8, const CHAIN: usize, const T: us
     }
 }
 
+/// Not inlined: panels are unpacked seldom.
+///
+/// # Safety
+/// The CPU must have the features of this kernel set.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn unpacked<B: SuperBlock>(block: &B) -> Unpacked {
+    // SAFETY: the caller vouches for the CPU.
+    unsafe { block.unpack() }
+}
+
 /// Adds one super-block's dot to the lowest lane of `acc`; `d` is `[d, -dmin, ..]`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn block_dot<B: SuperBlock>(
+fn add_block<B: SuperBlock>(
     w: &Unpacked,
     d: __m128,
     qs: &[i8; QK_K],
@@ -283,8 +296,15 @@ fn block_dot<B: SuperBlock>(
         let x = load_i8(&qs[j]);
         let x = if B::SIGNED { _mm256_sign_epi8(x, w.signs[j]) } else { x };
         let products = _mm256_maddubs_epi16(w.q[j], x);
-        let scale = _mm256_shuffle_epi8(w.scales.spread, load_u8(&SPREAD[j]));
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, scale));
+        if B::NO_SCALES {
+            sum = _mm256_add_epi16(sum, products);
+        } else {
+            let scale = _mm256_shuffle_epi8(w.scales.spread, load_u8(&SPREAD[j]));
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, scale));
+        }
+    }
+    if B::NO_SCALES {
+        sum = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
     }
     let halves = |v| _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
     let scale = _mm_mul_ps(d, _mm_set1_ps(d_a));

@@ -13,6 +13,7 @@ macro_rules! ternary {
         impl SuperBlock for $block {
             const MINS: Mins = Mins::Integer;
             const CHAIN: usize = 4;
+            const NO_SCALES: bool = true; // 8 * 2 * 2 * 127 = 4064
 
             #[inline(always)]
             fn slice(bytes: &[u8]) -> &[$block] {

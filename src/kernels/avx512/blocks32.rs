@@ -1,8 +1,9 @@
 //! Formats whose activations go in blocks of 32 (Q8_0, Q8_1); the AVX2 set unpacks them.
 //!
 //! `vpdpbusd` wants one side unsigned. For a row, weights go in as magnitudes (128 at most) and activations, which are
-//! never -128, with the weights' signs: exact. Panels hold weights plus 128 instead, which activations need not follow;
-//! 128 times the sum of the activations is what their sums start below zero with.
+//! never -128, with the weights' signs: exact. Panels hold signed weights plus 128 instead, which activations need not
+//! follow; 128 times the sum of the activations is what their sums start below zero with. Weights that are unsigned but for
+//! an offset are treated in this way in rows as well.
 
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
@@ -10,8 +11,8 @@ use std::marker::PhantomData;
 use super::super::avx2::{self, Block, Eight, Tail, activations, eight_parts, weights_of};
 use super::super::blocks::BlockKernel;
 use super::{
-    PREFETCH, PREFETCH_ROWS, join, join_ps, load_8_f32, load_64_i8, prefetch, spread_quad, sum_quarters,
-    to_array,
+    PREFETCH, PREFETCH_ROWS, join, join_ps, load_8_f32, load_16_i16, load_64_i8, prefetch, spread_quad,
+    sum_quarters, to_array,
 };
 use crate::quant::{ActivationRow, PART, Q8_0Row};
 
@@ -21,7 +22,7 @@ pub(super) struct Blocks32<B>(PhantomData<B>);
 pub(super) struct Panel {
     /// Parts there are.
     parts: usize,
-    /// `[part]`, four weights each, plus 128.
+    /// `[part]`, four weights each, plus [`offset`].
     q: [[__m512i; PART / 4]; 8],
     /// `[part]`: scales, and what else the format has.
     scales: [[__m512; 8]; 2],
@@ -96,7 +97,7 @@ impl<B: Block> BlockKernel<16> for Blocks32<B> {
         let [low, high] = array!(2, |half| unsafe {
             <avx2::Blocks32<B> as BlockKernel<8>>::unpack(&array!(8, |r| rows[8 * half + r]), unit)
         });
-        let sign = _mm512_set1_epi8(-128);
+        let sign = _mm512_set1_epi8(if B::SIGNED { -128 } else { 0 });
         Panel {
             parts: low.parts,
             q: array!(8, |b| array!(8, |k| _mm512_xor_si512(join(low.q[b][k], high.q[b][k]), sign))),
@@ -113,9 +114,9 @@ impl<B: Block> BlockKernel<16> for Blocks32<B> {
         lanes: &mut [[__m512; 8]; T],
     ) {
         match (B::HALVES, B::MINS) {
-            (true, _) => add_panel::<true, false, T>(panel, x, unit, lanes),
-            (_, true) => add_panel::<false, true, T>(panel, x, unit, lanes),
-            _ => add_panel::<false, false, T>(panel, x, unit, lanes),
+            (true, _) => add_panel::<true, false, T>(panel, x, unit, offset::<B>(), lanes),
+            (_, true) => add_panel::<false, true, T>(panel, x, unit, offset::<B>(), lanes),
+            _ => add_panel::<false, false, T>(panel, x, unit, offset::<B>(), lanes),
         }
     }
 
@@ -129,6 +130,11 @@ impl<B: Block> BlockKernel<16> for Blocks32<B> {
     }
 }
 
+/// What a panel's weights are too large by.
+const fn offset<B: Block>() -> i32 {
+    if B::SIGNED { 128 } else { B::OFFSET as i32 }
+}
+
 /// Adds a panel's products with some tokens to their lanes: the same for all formats of a kind, and compiled once for them.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -136,10 +142,11 @@ fn add_panel<const HALVES: bool, const MINS: bool, const T: usize>(
     panel: &Panel,
     x: [Q8_0Row<'_>; T],
     unit: usize,
+    offset: i32,
     lanes: &mut [[__m512; 8]; T],
 ) {
     let qs = array!(T, |t| &x[t].qs.as_chunks::<PART>().0[8 * unit..]);
-    let offsets = array!(T, |t| offsets(&qs[t][..panel.parts]));
+    let sums = array!(T, |t| &x[t].bsums.as_chunks::<2>().0[8 * unit..]);
     // Without a bound that it does not know, the compiler unrolls the inner loop into the stores below, and then keeps
     // the activations of all tokens on the stack.
     let steps = std::hint::black_box(PART / 8);
@@ -150,7 +157,7 @@ fn add_panel<const HALVES: bool, const MINS: bool, const T: usize>(
         let d_a = array!(T, |t| _mm512_set1_ps(x[t].d[at]));
         if HALVES {
             for (half, pairs) in pairs.as_chunks::<2>().0.iter().enumerate() {
-                let mut sum = array!(T, |t| _mm512_set1_epi32(offsets[t][half][b]));
+                let mut sum = array!(T, |t| _mm512_set1_epi32(-offset * i32::from(sums[t][b][half])));
                 for (k, pair) in pairs.iter().enumerate() {
                     add_pair(&mut sum, *pair, array!(T, |t| quads[t][2 * half + k]));
                 }
@@ -161,7 +168,7 @@ fn add_panel<const HALVES: bool, const MINS: bool, const T: usize>(
             }
             continue;
         }
-        let mut sum = array!(T, |t| _mm512_set1_epi32(offsets[t][0][b] + offsets[t][1][b]));
+        let mut sum = array!(T, |t| _mm512_set1_epi32(-offset * i32::from(sums[t][b][0] + sums[t][b][1])));
         for (k, pair) in pairs[..steps].iter().enumerate() {
             add_pair(&mut sum, *pair, array!(T, |t| quads[t][k]));
         }
@@ -221,6 +228,14 @@ impl Weights {
             let signed = if B::SIGNED { _mm512_mask_sub_epi8(x, self.negative[i], zero, x) } else { x };
             _mm512_dpbusd_epi32(zero, self.magnitudes[i], signed)
         }));
+        let bsums = load_16_i16(x.bsums);
+        let (mut first, mut second) = (first, second);
+        if B::OFFSET != 0 {
+            // In each lane the sums over the first and the second half.
+            let offset = i32::from(B::OFFSET);
+            first = _mm256_sub_epi32(first, _mm256_madd_epi16(bsums, _mm256_set1_epi32(offset)));
+            second = _mm256_sub_epi32(second, _mm256_madd_epi16(bsums, _mm256_set1_epi32(offset << 16)));
+        }
         let ([d, more], d_a) = (self.scales, load_8_f32(x.d));
         let scale = _mm256_mul_ps(d, d_a);
         if B::HALVES {
@@ -251,28 +266,4 @@ fn half_sums(sums: [__m512i; 4]) -> [__m256i; 2] {
     let order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
     let sums = _mm512_permutexvar_epi32(order, quarters);
     [_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64::<1>(sums)]
-}
-
-/// -128 times the sum of each half of each part of activations, of which there are at most eight.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn offsets(parts: &[[i8; PART]]) -> [[i32; 8]; 2] {
-    let mut padded = [[0; PART]; 8];
-    let x = match parts.first_chunk() {
-        Some(eight) => eight,
-        None => {
-            padded[..parts.len()].copy_from_slice(parts);
-            &padded
-        }
-    };
-    let (zero, by) = (_mm512_setzero_si512(), _mm512_set1_epi8(-128));
-    // -128 is 128 to an instruction that takes it as unsigned.
-    let sums = half_sums(array!(4, |i| _mm512_dpbusd_epi32(zero, by, pair(x, i))));
-    array!(2, |half| {
-        let mut out = [0i32; 8];
-        let negative = _mm256_sub_epi32(_mm256_setzero_si256(), sums[half]);
-        // SAFETY: 32 bytes can be written, and no alignment is asked for.
-        unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), negative) };
-        out
-    })
 }

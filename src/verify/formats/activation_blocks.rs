@@ -51,7 +51,7 @@ pub fn to_bytes(row: ActivationRow<'_>) -> Vec<u8> {
             let blocks = qs.chunks_exact(QK8_0).zip(d);
             blocks.flat_map(|(qs, d)| [&half(*d)[..], &quants(qs)].concat()).collect()
         }
-        ActivationRow::Q8_1(Q8_0Row { qs, d, s }) => {
+        ActivationRow::Q8_1(Q8_0Row { qs, d, s, .. }) => {
             let blocks = qs.chunks_exact(QK8_0).zip(d).zip(s);
             blocks.flat_map(|((qs, d), s)| [&half(*d)[..], &half(*s), &quants(qs)].concat()).collect()
         }
@@ -128,16 +128,20 @@ impl OwnedRow {
                 }
             }
         }
+        if matches!(ty, ActivationType::Q8_0 | ActivationType::Q8_1) {
+            let sixteens = row.qs.as_chunks::<16>().0.iter();
+            row.bsums = sixteens.map(|qs| qs.iter().map(|q| i16::from(*q)).sum()).collect();
+        }
         row
     }
 
     /// The row for a dot.
     pub fn row(&self) -> ActivationRow<'_> {
-        let (qs, d) = (&self.qs[..], &self.d[..]);
+        let (qs, d, bsums) = (&self.qs[..], &self.d[..], &self.bsums[..]);
         match self.ty {
-            ActivationType::Q8_0 => ActivationRow::Q8_0(Q8_0Row { qs, d, s: &[] }),
-            ActivationType::Q8_1 => ActivationRow::Q8_1(Q8_0Row { qs, d, s: &self.s }),
-            ActivationType::Q8_K => ActivationRow::Q8K(Q8KRow { qs, d, bsums: &self.bsums }),
+            ActivationType::Q8_0 => ActivationRow::Q8_0(Q8_0Row { qs, d, s: &[], bsums }),
+            ActivationType::Q8_1 => ActivationRow::Q8_1(Q8_0Row { qs, d, s: &self.s, bsums }),
+            ActivationType::Q8_K => ActivationRow::Q8K(Q8KRow { qs, d, bsums }),
             ty => ActivationRow::Floats(ty, &self.values),
         }
     }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::activation_blocks::{self, OwnedRow};
 use super::against_scalar::Matmul;
+use super::goldens::digest;
 use super::{DotSet, FormatGoldens, FormatUnderTest, dot_bound, same};
 use crate::gguf::TensorType;
 use crate::kernels::{Kernels, WeightMatrix};
@@ -134,15 +135,6 @@ fn check_decode(format: &FormatUnderTest, goldens: &FormatGoldens) -> Tally {
         }
     }
     tally
-}
-
-/// FNV-1a of 64 bits (Fowler, Noll, Vo) over the values' bytes; any NaN counts as the same.
-fn digest(values: &[f32]) -> u64 {
-    let bits = |v: &f32| if v.is_nan() { 0x7fc0_0000 } else { v.to_bits() };
-    let bytes = values.iter().flat_map(|v| bits(v).to_le_bytes());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }
 
 fn check_quantise(format: &FormatUnderTest, goldens: &FormatGoldens, tally: &mut Tally) {

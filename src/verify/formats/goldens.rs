@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::activation_blocks;
+use super::{activation_blocks, same};
 use crate::quant::Format;
 use crate::verify::{Element, Tensor, TensorFile, TensorFileError};
 
@@ -83,6 +83,22 @@ impl FormatGoldens {
             return Ok(None);
         }
         Reader::open(folder, &path, format)?.read().map(Some)
+    }
+}
+
+impl FormatGoldens {
+    /// Whether these are the values of a case of decoding, to the bit (any NaN is any NaN).
+    ///
+    /// # Panics
+    /// Where there is no such case.
+    pub fn decodes_to(&self, case: usize, values: &[f32]) -> bool {
+        match self.digests.get(case) {
+            Some(&wanted) => digest(values) == wanted,
+            None => {
+                let wanted = &self.values[case * self.case_len..][..self.case_len];
+                values.len() == wanted.len() && values.iter().zip(wanted).all(|(a, b)| same(*a, *b))
+            }
+        }
     }
 }
 
@@ -224,4 +240,13 @@ fn shape(file: &TensorFile, name: &str, wanted: Vec<usize>) -> GoldenError {
 
 fn digests(bytes: Vec<u8>) -> Vec<u64> {
     bytes.as_chunks().0.iter().map(|digest| u64::from_le_bytes(*digest)).collect()
+}
+
+/// FNV-1a of 64 bits (Fowler, Noll, Vo) over the values' bytes; any NaN counts as the same.
+pub(super) fn digest(values: &[f32]) -> u64 {
+    let bits = |v: &f32| if v.is_nan() { 0x7fc0_0000 } else { v.to_bits() };
+    let bytes = values.iter().flat_map(|v| bits(v).to_le_bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
