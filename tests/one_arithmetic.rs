@@ -23,6 +23,7 @@ const FIXTURES: &[&str] = &[
     "moe-per-expert-q4_k_m",
     "moe-router-f16-q4_k_m",
     "odd-q8_0",
+    "mixed",
     "demo-q4_k_m",
 ];
 

@@ -102,7 +102,9 @@ pub fn settle(
 
 /// More than is available is the user's choice, but seldom meant.
 fn warn_of_more_than_there_is(ram: Option<u64>) {
-    if let Some((ram, available)) = ram.zip(available_memory_bytes()).filter(|(ram, available)| ram > available) {
+    if let Some((ram, available)) =
+        ram.zip(available_memory_bytes()).filter(|(ram, available)| ram > available)
+    {
         let [ram, available] = [ram, available].map(output::binary_bytes);
         eprintln!("warning: --ram asks for {ram}, where {available} are available");
     }
