@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
-# Runs the tests of the kernels on an emulated CPU that has AVX-512 VNNI: for machines that have none. Debian's Bochs
+# Runs the tests of the kernels on an emulated CPU that has AVX-512, AVX-VNNI and AMX: for machines that have none. Bochs
 # boots Debian's kernel with a RAM disk that holds the test binaries; what they print and their exit code come out here.
 #
 #   scripts/emulate.sh                     kernels, operations, and whole forward passes of small models
 #   scripts/emulate.sh lib FILTER..        unit tests by name
 #   scripts/emulate.sh one_arithmetic      forward passes of the models in WAYINFER_FIXTURES
+#   scripts/emulate.sh exe FILE ARG..      a static executable
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-cpu=${EMULATED_CPU:-corei7_icelake_u} # one of those that `bochs --help cpu` lists
-work=target/emulate
+cpu=${EMULATED_CPU:-sapphire_rapids} # one of those that Bochs lists (`--help cpu`)
+needs=${WAYINFER_NEEDS_ISA:-amx,avx512,avxvnni,avx2} # kernel sets that the CPU must have
+suite=sid
+work=$PWD/target/emulate
 target=x86_64-unknown-linux-gnu
 fixtures=${WAYINFER_FIXTURES:-moe-q4_k_m,odd-q8_0,mixed}
 mkdir -p "$work"
@@ -17,12 +20,44 @@ exec 9>"$work/lock"
 flock -n 9 || { echo "another run has $work" >&2; exit 2; }
 
 # What is needed, by apt.
-needed=(bochs bochsbios vgabios xorriso isolinux syslinux-common busybox-static cpio)
+needed=(xorriso isolinux syslinux-common busybox-static cpio)
 dpkg -s "${needed[@]}" >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq "${needed[@]}"; }
-if ! compgen -G "$work/kernel/boot/vmlinuz-*" >/dev/null; then
-    kernel=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends:/ { print $2; exit }')
-    (cd "$work" && apt-get download -qq "$kernel" && dpkg-deb -x "$kernel"_*.deb kernel && rm "$kernel"_*.deb)
+
+# Bochs, its libraries and the kernel are unpacked in a folder, by an apt with lists and a state of its own.
+if [ ! -e "$work/$suite/complete" ]; then
+    rm -rf "$work/$suite" "$work/apt"
+    mkdir -p "$work/$suite" "$work/apt"/{lists/partial,archives/partial}
+    touch "$work/apt/status"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $suite main" \
+        >"$work/apt/sources.list"
+    cat >"$work/apt/conf" <<END
+Dir::Etc::SourceList "$work/apt/sources.list";
+Dir::Etc::SourceParts "/dev/null";
+Dir::Etc::Preferences "/dev/null";
+Dir::Etc::PreferencesParts "/dev/null";
+Dir::State "$work/apt";
+Dir::State::Status "$work/apt/status";
+Dir::Cache "$work/apt";
+Acquire::Languages "none";
+APT::Install-Recommends "false";
+APT::Sandbox::User "root";
+END
+    (
+        export APT_CONFIG=$work/apt/conf
+        apt-get update -qq
+        kernel=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-/ { print $2; exit }')
+        apt-get install -y -qq --download-only bochs bochs-term bochsbios vgabios
+        cd "$work/apt/archives" && apt-get download -qq "${kernel/image/binary}"
+    )
+    for package in "$work"/apt/archives/*.deb; do dpkg-deb --fsys-tarfile "$package" | tar -x -C "$work/$suite"; done
+    rm -rf "$work/apt"
+    touch "$work/$suite/complete"
 fi
+libraries=$work/$suite/usr/lib/x86_64-linux-gnu
+bochs() {
+    LTDL_LIBRARY_PATH=$libraries/bochs/plugins "$libraries/ld-linux-x86-64.so.2" --library-path "$libraries" \
+        "$work/$suite/usr/bin/bochs-bin" "$@"
+}
 
 # The test binary of the library or of a file in tests/, static and stripped.
 rm -rf "$work/root" "$work/iso"
@@ -45,6 +80,7 @@ case "${1:-}" in
         ops::tests::rows::instances ops::tests::rows::vector ops::tests::attention::an_f32 ops::tests::attention::vector
     add one_arithmetic with_an_f32_cache
     ;;
+exe) cp "$2" "$work/root/bin/exe" && tests+=("/bin/exe ${*:3} || code=1") ;;
 *) add "$@" ;;
 esac
 
@@ -56,7 +92,7 @@ for name in ${fixtures//,/ }; do cp "fixtures/$name.gguf" "$work/root$PWD/fixtur
     echo '#!/bin/busybox sh'
     echo 'busybox() { /bin/busybox "$@"; }'
     echo 'busybox mount -t proc proc /proc; busybox mount -t devtmpfs dev /dev'
-    echo "export RAYON_NUM_THREADS=1 WAYINFER_NEEDS_ISA=avx512 WAYINFER_FIXTURES=$fixtures; code=0"
+    echo "export RAYON_NUM_THREADS=1 WAYINFER_NEEDS_ISA=$needs WAYINFER_FIXTURES=$fixtures; code=0"
     printf '%s\n' "${tests[@]}"
     echo 'echo "exit code $code"; busybox sleep 1; busybox poweroff -f'
 } >"$work/root/init"
@@ -65,14 +101,14 @@ chmod +x "$work/root/init"
 
 # The disc. Bochs 2.7 says that it has what it has not, or not as Linux wants it: PKU without its place in XSAVE's area, XSAVEC and
 # XSAVES with sizes of the plain layout, FSRM without ERMS (for which Linux 6.1's memmove runs wild).
-cp "$work"/kernel/boot/vmlinuz-* "$work/iso/vmlinuz"
+cp "$work/$suite"/usr/lib/modules/*/vmlinuz "$work/iso/"
 cp /usr/lib/ISOLINUX/isolinux.bin /usr/lib/syslinux/modules/bios/ldlinux.c32 "$work/iso/isolinux/"
 cat >"$work/iso/isolinux/isolinux.cfg" <<END
 DEFAULT linux
 LABEL linux
   KERNEL /vmlinuz
   INITRD /initrd
-  APPEND console=ttyS0 quiet mitigations=off panic=-1 clearcpuid=515,321,323,580
+  APPEND earlyprintk=ttyS0,115200 console=ttyS0 mitigations=off panic=-1${CLEAR:-} setcpuid=324
 END
 xorriso -as mkisofs -quiet -o "$work/disc.iso" -b isolinux/isolinux.bin -c isolinux/boot.cat -no-emul-boot \
     -boot-load-size 4 -boot-info-table "$work/iso" 2>/dev/null
@@ -81,8 +117,8 @@ cat >"$work/bochsrc" <<END
 display_library: rfb, options="timeout=0"
 cpu: model=$cpu, ips=40000000, reset_on_triple_fault=0
 memory: guest=512, host=512
-romimage: file=/usr/share/bochs/BIOS-bochs-latest
-vgaromimage: file=/usr/share/vgabios/vgabios.bin
+romimage: file=$work/$suite/usr/share/bochs/BIOS-bochs-latest
+vgaromimage: file=$work/$suite/usr/share/vgabios/vgabios.bin
 ata0-master: type=cdrom, path=$work/disc.iso, status=inserted
 boot: cdrom
 com1: enabled=1, mode=file, dev=$work/serial.txt
@@ -95,7 +131,7 @@ touch "$work/serial.txt"
 tail -f "$work/serial.txt" 9>&- &
 printer=$!
 # Powering off is a panic to Bochs: its exit code says nothing.
-bochs -f "$work/bochsrc" -rc "$work/continue" </dev/null >"$work/bochs.out" 2>&1 || true
+bochs -q -f "$work/bochsrc" -rc "$work/continue" </dev/null >"$work/bochs.out" 2>&1 || true
 sleep 1
 kill "$printer"
 code=$(sed -n 's/^exit code \([0-9]*\).*/\1/p' "$work/serial.txt")
