@@ -12,28 +12,25 @@ use crate::quant::{PART, Q8_0Row};
 impl<B: Block> TileKernels for Blocks32<B> {
     const STEP: usize = if B::HALVES { PART / 2 } else { PART };
     const TOKENS_A_PANEL: usize = 64;
-    type Weights<'a> = &'a Panel32;
-    /// Of two groups.
-    type Products = [Sums; 2];
+    /// The results, of two groups.
+    type Buffers = [Sums; 2];
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn no_products() -> [Sums; 2] {
+    unsafe fn no_buffers() -> [Sums; 2] {
         [[_mm512_setzero_si512(); TOKENS]; 2]
     }
 
     #[inline(always)]
-    unsafe fn weights(panel: &Panel32) -> &Panel32 {
-        panel
-    }
+    unsafe fn prepare(_: &Panel32, _: &mut [Sums; 2]) {}
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn add(
-        panel: &&Panel32,
+        panel: &Panel32,
+        products: &mut [Sums; 2],
         groups: [Group<'_, Q8_0Row<'_>>; 2],
         unit: usize,
-        products: &mut [Sums; 2],
         mut lanes: [&mut [[__m512; 8]]; 2],
     ) {
         for (b, q) in panel.q[..panel.parts].iter().enumerate() {

@@ -71,19 +71,18 @@ trait TileKernels: BlockKernel<16> {
     const STEP: usize;
     /// Tokens that share a panel: their activations should stay in L2 while the rows pass by.
     const TOKENS_A_PANEL: usize;
-    /// The weights' side of the tile products with a panel.
-    type Weights<'a>;
-    /// Room for the results of tile products.
-    type Products;
+    /// What tile products need beside a panel: room for their results, the weights in another form.
+    type Buffers;
 
-    unsafe fn no_products() -> Self::Products;
-    unsafe fn weights(panel: &Self::Panel) -> Self::Weights<'_>;
+    unsafe fn no_buffers() -> Self::Buffers;
+    /// Prepares the weights' side of the tile products with a panel.
+    unsafe fn prepare(panel: &Self::Panel, buffers: &mut Self::Buffers);
     /// Adds unit `unit` of two groups of tokens to the tokens' lanes.
     unsafe fn add(
-        weights: &Self::Weights<'_>,
+        panel: &Self::Panel,
+        buffers: &mut Self::Buffers,
         groups: [Group<'_, Self::Row<'_>>; 2],
         unit: usize,
-        products: &mut Self::Products,
         lanes: [&mut [Self::Lanes]; 2],
     );
 }
@@ -122,7 +121,7 @@ unsafe fn in_tiles<K: TileKernels>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
     // SAFETY: the caller vouches for the CPU, here and below.
     let _configured = unsafe { Configured::for_steps_of(K::STEP) };
     // SAFETY: as above.
-    let (mut products, none) = unsafe { (K::no_products(), K::no_lanes()) };
+    let (mut buffers, none) = unsafe { (K::no_buffers(), K::no_lanes()) };
     let x: Vec<K::Row<'_>> = (0..tile.x.rows()).map(|t| K::row(tile.x.row(t))).collect();
     let mut lanes = vec![none; x.len().min(K::TOKENS_A_PANEL)];
     for start in (0..x.len()).step_by(K::TOKENS_A_PANEL) {
@@ -135,13 +134,13 @@ unsafe fn in_tiles<K: TileKernels>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
                 // SAFETY: as above.
                 unsafe {
                     let panel = K::unpack(&rows, unit);
-                    let weights = K::weights(&panel);
+                    K::prepare(&panel, &mut buffers);
                     for at in (start..end).step_by(2 * TOKENS) {
                         let middle = end.min(at + TOKENS);
                         let (left, right) = lanes[at - start..].split_at_mut(middle - at);
                         let groups =
                             [group(tile, &x, at..middle), group(tile, &x, middle..end.min(middle + TOKENS))];
-                        K::add(&weights, groups, unit, &mut products, [left, right]);
+                        K::add(&panel, &mut buffers, groups, unit, [left, right]);
                     }
                 }
             }

@@ -36,41 +36,41 @@ impl<B: avx2::SuperBlock> SuperBlockPanels for SuperBlocks<B> {
     const QUADS: usize = 4;
 }
 
-/// A panel, and its weights times their scales as tiles.
-pub(super) struct Weights<'a> {
-    panel: &'a SuperPanel,
+/// Weights times their scales, as tiles, and the results.
+pub(super) struct Buffers {
     /// 7 bits each, and what is above them.
     low_high: [[[__m512i; 16]; 4]; 2],
     /// There is something above them.
     wide: bool,
+    /// Of low and high, of two groups.
+    sums: [[Sums; 2]; 2],
 }
 
 impl<K: SuperBlockPanels> TileKernels for K {
     const STEP: usize = 64;
     const TOKENS_A_PANEL: usize = 128;
-    type Weights<'a> = Weights<'a>;
-    /// Of low and high, of two groups.
-    type Products = [[Sums; 2]; 2];
+    type Buffers = Buffers;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn no_products() -> [[Sums; 2]; 2] {
-        [[[_mm512_setzero_si512(); TOKENS]; 2]; 2]
+    unsafe fn no_buffers() -> Buffers {
+        let zero = _mm512_setzero_si512();
+        Buffers { low_high: [[[zero; 16]; 4]; 2], wide: false, sums: [[[zero; TOKENS]; 2]; 2] }
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn weights(panel: &SuperPanel) -> Weights<'_> {
-        scaled::<K>(panel)
+    unsafe fn prepare(panel: &SuperPanel, buffers: &mut Buffers) {
+        scale::<K>(panel, buffers);
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn add(
-        weights: &Weights<'_>,
+        panel: &SuperPanel,
+        Buffers { low_high, wide, sums }: &mut Buffers,
         groups: [Group<'_, Q8KRow<'_>>; 2],
         unit: usize,
-        products: &mut [[Sums; 2]; 2],
         lanes: [&mut [__m512]; 2],
     ) {
         let x = Columns {
@@ -80,21 +80,19 @@ impl<K: SuperBlockPanels> TileKernels for K {
         // SAFETY: the caller vouches for the CPU, and has configured tiles for steps of 64; a group has rows of `stride`, of
         // which this is a super-block.
         unsafe {
-            if weights.wide {
-                two_sums_256(x, &weights.low_high, products);
+            if *wide {
+                two_sums_256(x, low_high, sums);
             } else {
-                sums_256(x, &weights.low_high[0], &mut products[0]);
+                sums_256(x, &low_high[0], &mut sums[0]);
             }
         }
         for (g, (group, lanes)) in groups.iter().zip(lanes).enumerate() {
-            let own = |product: usize| &products[product][g][group.first..];
-            let sums = (own(0), weights.wide.then(|| own(1)));
+            let own = |half: usize| &sums[half][g][group.first..];
+            let sums = (own(0), wide.then(|| own(1)));
             match K::MINS {
-                Mins::None => add_tokens::<{ Mins::None as u8 }>(weights.panel, group.x, unit, sums, lanes),
-                Mins::Integer => {
-                    add_tokens::<{ Mins::Integer as u8 }>(weights.panel, group.x, unit, sums, lanes)
-                }
-                Mins::Float => add_tokens::<{ Mins::Float as u8 }>(weights.panel, group.x, unit, sums, lanes),
+                Mins::None => add_tokens::<{ Mins::None as u8 }>(panel, group.x, unit, sums, lanes),
+                Mins::Integer => add_tokens::<{ Mins::Integer as u8 }>(panel, group.x, unit, sums, lanes),
+                Mins::Float => add_tokens::<{ Mins::Float as u8 }>(panel, group.x, unit, sums, lanes),
             }
         }
     }
@@ -130,12 +128,10 @@ fn add_tokens<const MINS: u8>(
 /// Weights times their scales.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn scaled<K: SuperBlockPanels>(panel: &SuperPanel) -> Weights<'_> {
-    let zero = _mm512_setzero_si512();
+fn scale<K: SuperBlockPanels>(panel: &SuperPanel, buffers: &mut Buffers) {
     let (first, low_bits) = (_mm512_set1_epi16(0xff), _mm512_set1_epi16(0x7f));
-    let mut low_high = [[[zero; 16]; 4]; 2];
-    let [low, high] = low_high.each_mut().map(|half| half.as_flattened_mut());
-    let mut any = zero;
+    let [low, high] = buffers.low_high.each_mut().map(|half| half.as_flattened_mut());
+    let mut any = _mm512_setzero_si512();
     for (g, (quads, scale)) in panel.q.chunks_exact(K::QUADS).zip(panel.scales).enumerate() {
         let low_word = _mm512_and_si512(scale, _mm512_set1_epi32(0xffff));
         let scale = _mm512_or_si512(low_word, _mm512_slli_epi32::<16>(scale));
@@ -159,5 +155,5 @@ fn scaled<K: SuperBlockPanels>(panel: &SuperPanel) -> Weights<'_> {
             any = _mm512_or_si512(any, high[at]);
         }
     }
-    Weights { panel, low_high, wide: _mm512_test_epi32_mask(any, any) != 0 }
+    buffers.wide = _mm512_test_epi32_mask(any, any) != 0;
 }
