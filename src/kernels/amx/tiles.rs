@@ -3,6 +3,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::__m512i;
+use std::marker::PhantomData;
 
 /// Lines of a tile: tokens, in the activations' and the results' tiles.
 pub(super) const TOKENS: usize = 16;
@@ -24,8 +25,8 @@ struct Configuration {
     lines: [u8; 16],
 }
 
-/// While it lives, this thread's tiles are: 0 to 3 sums, 4 and 5 activations, 6 and 7 weights.
-pub(super) struct Configured(());
+/// While it lives, this thread's tiles (no other's: it is not `Send`) are: 0 to 3 sums, 4 and 5 activations, 6 and 7 weights.
+pub(super) struct Configured(PhantomData<*const ()>);
 
 impl Configured {
     /// Tiles for products over this many columns: a multiple of 4, 64 at most.
@@ -45,7 +46,7 @@ impl Configured {
         }
         // SAFETY: 64 bytes are read, which are a valid configuration; the caller vouches for the CPU.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const to, options(nostack, readonly, preserves_flags)) };
-        Configured(())
+        Configured(PhantomData)
     }
 }
 
