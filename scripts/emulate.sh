@@ -117,7 +117,7 @@ DEFAULT linux
 LABEL linux
   KERNEL /vmlinuz
   INITRD /initrd
-  APPEND console=ttyS0 quiet panic=-1 spectre_v2=retpoline spectre_v2_user=off pti=off ibt=off no5lvl clearcpuid=124 setcpuid=324
+  APPEND console=ttyS0 loglevel=1 panic=-1 spectre_v2=retpoline spectre_v2_user=off pti=off ibt=off no5lvl clearcpuid=124 setcpuid=324
 END
 xorriso -as mkisofs -quiet -o "$work/disc.iso" -b isolinux/isolinux.bin -c isolinux/boot.cat -no-emul-boot \
     -boot-load-size 4 -boot-info-table "$work/iso" 2>/dev/null
