@@ -57,7 +57,8 @@ if [ ! -e "$work/bochs" ]; then
         signed='s/Bit8u/Bit8s/g'
         sed -i -e "/^BX_CPP_INLINE Bit32u DPBDSS/,/^}/$signed" -e "/^BX_CPP_INLINE Bit32u DPBDSU/,/^}/{/xbyte\[4\]/$signed}" \
             -e "/^BX_CPP_INLINE Bit32u DPBDUS/,/^}/{/ybyte\[4\]/$signed}" cpu/avx/amx.cc
-        ./configure --enable-x86-64 --enable-avx --enable-evex --enable-amx --enable-all-optimizations --with-nogui
+        ./configure --enable-x86-64 --enable-avx --enable-evex --enable-amx --enable-all-optimizations \
+            --with-nogui --disable-docbook
         make -j"$(nproc)"
         strip -o "$work/bochs" bochs
     ) >"$work/build.log" 2>&1 || { echo "no emulator: $work/build.log" >&2; exit 2; }
