@@ -11,7 +11,7 @@ use crate::quant::{PART, Q8_0Row};
 
 impl<B: Block> TileKernels for Blocks32<B> {
     const STEP: usize = if B::HALVES { PART / 2 } else { PART };
-    const TOKENS_A_PANEL: usize = 64;
+    const TOKENS_AT_ONCE: usize = 64;
     /// The results, of two groups.
     type Buffers = [Sums; 2];
 

@@ -70,7 +70,7 @@ trait TileKernels: BlockKernel<16> {
     /// Columns that a step of a tile product goes over.
     const STEP: usize;
     /// Tokens that share a panel: their activations should stay in L2 while the rows pass by.
-    const TOKENS_A_PANEL: usize;
+    const TOKENS_AT_ONCE: usize;
     /// What tile products need beside a panel: room for their results, the weights in another form.
     type Buffers;
 
@@ -123,9 +123,9 @@ unsafe fn in_tiles<K: TileKernels>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
     // SAFETY: as above.
     let (mut buffers, none) = unsafe { (K::no_buffers(), K::no_lanes()) };
     let x: Vec<K::Row<'_>> = (0..tile.x.rows()).map(|t| K::row(tile.x.row(t))).collect();
-    let mut lanes = vec![none; x.len().min(K::TOKENS_A_PANEL)];
-    for start in (0..x.len()).step_by(K::TOKENS_A_PANEL) {
-        let end = x.len().min(start + K::TOKENS_A_PANEL);
+    let mut lanes = vec![none; x.len().min(K::TOKENS_AT_ONCE)];
+    for start in (0..x.len()).step_by(K::TOKENS_AT_ONCE) {
+        let end = x.len().min(start + K::TOKENS_AT_ONCE);
         for first in (0..tile.rows).step_by(16) {
             // Where fewer rows are left, the last stands in for those that are not there.
             let rows = array!(16, |r| tile.row((first + r).min(tile.rows - 1)));

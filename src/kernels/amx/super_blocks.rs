@@ -48,7 +48,7 @@ pub(super) struct Buffers {
 
 impl<K: SuperBlockPanels> TileKernels for K {
     const STEP: usize = 64;
-    const TOKENS_A_PANEL: usize = 128;
+    const TOKENS_AT_ONCE: usize = 128;
     type Buffers = Buffers;
 
     #[inline]
