@@ -10,7 +10,9 @@ use std::marker::PhantomData;
 use zerocopy::FromZeros;
 
 use super::super::blocks::BlockKernel;
-use super::{load_f32, load_i8, load_i16, prefetch, spread_quad, to_array, transpose8, tree8};
+use super::{
+    PREFETCH, PREFETCH_ROWS, load_f32, load_i8, load_i16, prefetch, spread_quad, to_array, transpose8, tree8,
+};
 use crate::quant::{ActivationRow, PART, Q8_0Row};
 
 pub(in super::super) struct Blocks32<B>(PhantomData<B>);
@@ -138,7 +140,7 @@ impl<B: Block> BlockKernel<8> for Blocks32<B> {
         let mut acc = [_mm256_setzero_ps(); T];
         let mut at = 0;
         for blocks in eights {
-            prefetch(blocks);
+            prefetch(blocks, PREFETCH);
             // SAFETY: the caller vouches for the CPU.
             let (w, scales) = unsafe { (weights_of(blocks), B::scales(blocks)) };
             for t in 0..T {
@@ -178,15 +180,21 @@ impl<B: Block> BlockKernel<8> for Blocks32<B> {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn unpack(rows: &[&[u8]; 8], unit: usize) -> Panel {
+    unsafe fn no_panel() -> Panel {
+        let (zero, floats) = (_mm256_setzero_si256(), _mm256_setzero_ps());
+        Panel { parts: 0, q: [[zero; PART / 4]; 8], scales: [[floats; 8]; 2] }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn unpack(rows: &[&[u8]; 8], unit: usize, panel: &mut Panel) {
         let step = eight_parts::<B>();
         let rows: [&[B]; 8] = array!(8, |r| &B::slice(rows[r])[unit * step..]);
         let blocks = rows[0].len().min(step);
-        let mut panel = Panel {
-            parts: blocks * B::PARTS,
-            q: [[_mm256_setzero_si256(); PART / 4]; 8],
-            scales: [[_mm256_setzero_ps(); 8]; 2],
-        };
+        for row in rows {
+            prefetch(&row[..blocks], PREFETCH_ROWS);
+        }
+        panel.parts = blocks * B::PARTS;
         for b in 0..panel.parts {
             // SAFETY: the caller vouches for the CPU.
             panel.q[b] = transpose8(array!(8, |r| unsafe { part(&rows[r][b / B::PARTS], b % B::PARTS) }));
@@ -201,14 +209,13 @@ impl<B: Block> BlockKernel<8> for Blocks32<B> {
             let columns = transpose8(array!(8, |r| _mm256_castps_si256(scales[r][i])));
             *to = array!(8, |b| _mm256_castsi256_ps(columns[b]));
         }
-        panel
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn accumulate<const T: usize>(
         panel: &Panel,
-        x: [Q8_0Row<'_>; T],
+        x: &[Q8_0Row<'_>; T],
         unit: usize,
         lanes: &mut [[__m256; 8]; T],
     ) {
@@ -265,7 +272,7 @@ unsafe fn scales<B: Block>(blocks: &[B]) -> [__m256; 2] {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn add_panel<const SIGNED: bool, const HALVES: bool, const MINS: bool, const T: usize>(
     panel: &Panel,
-    x: [Q8_0Row<'_>; T],
+    x: &[Q8_0Row<'_>; T],
     unit: usize,
     offset: i32,
     lanes: &mut [[__m256; 8]; T],

@@ -24,7 +24,7 @@ use crate::quant::{
     BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, BlockTQ1_0, BlockTQ2_0,
 };
 pub(super) use blocks32::{Block, Blocks32, Eight, Tail, activations, eight_parts, weights_of};
-pub(super) use super_blocks::{Mins, SuperBlock, SuperBlocks, d_pair};
+pub(super) use super_blocks::{EightRows, Mins, SuperBlock, SuperBlocks, d_pair};
 
 pub(super) static KERNELS: Kernels = Kernels {
     isa: Isa::Avx2,
@@ -37,51 +37,62 @@ static TILES: &[TileKernel] = &[
     kernel(TensorType::F32, "vec_dot_f32_f32", floats::tile::<floats::F32>),
     kernel(TensorType::F16, "vec_dot_f16_f16", floats::tile::<floats::F16>),
     kernel(TensorType::BF16, "vec_dot_bf16_bf16", floats::tile::<floats::Bf16>),
-    kernel(TensorType::Q4_0, "vec_dot_q4_0_q8_0", quantised::<Blocks32<BlockQ4_0>>),
-    kernel(TensorType::Q4_1, "vec_dot_q4_1_q8_1", quantised::<Blocks32<BlockQ4_1>>),
-    kernel(TensorType::Q5_0, "vec_dot_q5_0_q8_0", quantised::<Blocks32<BlockQ5_0>>),
-    kernel(TensorType::Q5_1, "vec_dot_q5_1_q8_1", quantised::<Blocks32<BlockQ5_1>>),
-    kernel(TensorType::Q8_0, "vec_dot_q8_0_q8_0", quantised::<Blocks32<BlockQ8_0>>),
-    kernel(TensorType::Q2_K, "vec_dot_q2_k_q8_k", quantised::<SuperBlocks<BlockQ2K>>),
-    kernel(TensorType::Q3_K, "vec_dot_q3_k_q8_k", quantised::<SuperBlocks<BlockQ3K>>),
-    kernel(TensorType::Q4_K, "vec_dot_q4_k_q8_k", quantised::<SuperBlocks<BlockQ4K>>),
-    kernel(TensorType::Q5_K, "vec_dot_q5_k_q8_k", quantised::<SuperBlocks<BlockQ5K>>),
-    kernel(TensorType::Q6_K, "vec_dot_q6_k_q8_k", quantised::<SuperBlocks<BlockQ6K>>),
-    kernel(TensorType::IQ2_XXS, "vec_dot_iq2_xxs_q8_k", quantised::<SuperBlocks<BlockIQ2XXS>>),
-    kernel(TensorType::IQ2_XS, "vec_dot_iq2_xs_q8_k", quantised::<SuperBlocks<BlockIQ2XS>>),
-    kernel(TensorType::IQ2_S, "vec_dot_iq2_s_q8_k", quantised::<SuperBlocks<BlockIQ2S>>),
-    kernel(TensorType::IQ3_XXS, "vec_dot_iq3_xxs_q8_k", quantised::<SuperBlocks<BlockIQ3XXS>>),
-    kernel(TensorType::IQ3_S, "vec_dot_iq3_s_q8_k", quantised::<SuperBlocks<BlockIQ3S>>),
-    kernel(TensorType::IQ1_S, "vec_dot_iq1_s_q8_k", quantised::<SuperBlocks<BlockIQ1S>>),
-    kernel(TensorType::IQ1_M, "vec_dot_iq1_m_q8_k", quantised::<SuperBlocks<BlockIQ1M>>),
-    kernel(TensorType::IQ4_NL, "vec_dot_iq4_nl_q8_0", quantised::<Blocks32<BlockIQ4NL>>),
-    kernel(TensorType::IQ4_XS, "vec_dot_iq4_xs_q8_k", quantised::<SuperBlocks<BlockIQ4XS>>),
-    kernel(TensorType::TQ1_0, "vec_dot_tq1_0_q8_k", quantised::<SuperBlocks<BlockTQ1_0>>),
-    kernel(TensorType::TQ2_0, "vec_dot_tq2_0_q8_k", quantised::<SuperBlocks<BlockTQ2_0>>),
-    kernel(TensorType::MXFP4, "vec_dot_mxfp4_q8_0", quantised::<Blocks32<BlockMXFP4>>),
-    kernel(TensorType::NVFP4, "vec_dot_nvfp4_q8_0", quantised::<Blocks32<BlockNVFP4>>),
-    kernel(TensorType::Q1_0, "vec_dot_q1_0_q8_0", quantised::<Blocks32<BlockQ1_0>>),
-    kernel(TensorType::Q2_0, "vec_dot_q2_0_q8_0", quantised::<Blocks32<BlockQ2_0>>),
+    kernel(TensorType::Q4_0, "vec_dot_q4_0_q8_0", quantised::<Blocks32<BlockQ4_0>, 8>),
+    kernel(TensorType::Q4_1, "vec_dot_q4_1_q8_1", quantised::<Blocks32<BlockQ4_1>, 8>),
+    kernel(TensorType::Q5_0, "vec_dot_q5_0_q8_0", quantised::<Blocks32<BlockQ5_0>, 8>),
+    kernel(TensorType::Q5_1, "vec_dot_q5_1_q8_1", quantised::<Blocks32<BlockQ5_1>, 8>),
+    kernel(TensorType::Q8_0, "vec_dot_q8_0_q8_0", quantised::<Blocks32<BlockQ8_0>, 8>),
+    kernel(TensorType::Q2_K, "vec_dot_q2_k_q8_k", quantised::<SuperBlocks<BlockQ2K>, 16>),
+    kernel(TensorType::Q3_K, "vec_dot_q3_k_q8_k", quantised::<SuperBlocks<BlockQ3K>, 16>),
+    kernel(TensorType::Q4_K, "vec_dot_q4_k_q8_k", quantised::<SuperBlocks<BlockQ4K>, 16>),
+    kernel(TensorType::Q5_K, "vec_dot_q5_k_q8_k", quantised::<SuperBlocks<BlockQ5K>, 16>),
+    kernel(TensorType::Q6_K, "vec_dot_q6_k_q8_k", quantised::<SuperBlocks<BlockQ6K>, 16>),
+    kernel(TensorType::IQ2_XXS, "vec_dot_iq2_xxs_q8_k", quantised::<SuperBlocks<BlockIQ2XXS>, 16>),
+    kernel(TensorType::IQ2_XS, "vec_dot_iq2_xs_q8_k", quantised::<SuperBlocks<BlockIQ2XS>, 16>),
+    kernel(TensorType::IQ2_S, "vec_dot_iq2_s_q8_k", quantised::<SuperBlocks<BlockIQ2S>, 16>),
+    kernel(TensorType::IQ3_XXS, "vec_dot_iq3_xxs_q8_k", quantised::<SuperBlocks<BlockIQ3XXS>, 16>),
+    kernel(TensorType::IQ3_S, "vec_dot_iq3_s_q8_k", quantised::<SuperBlocks<BlockIQ3S>, 16>),
+    kernel(TensorType::IQ1_S, "vec_dot_iq1_s_q8_k", quantised::<SuperBlocks<BlockIQ1S>, 16>),
+    kernel(TensorType::IQ1_M, "vec_dot_iq1_m_q8_k", quantised::<SuperBlocks<BlockIQ1M>, 16>),
+    kernel(TensorType::IQ4_NL, "vec_dot_iq4_nl_q8_0", quantised::<Blocks32<BlockIQ4NL>, 8>),
+    kernel(TensorType::IQ4_XS, "vec_dot_iq4_xs_q8_k", quantised::<SuperBlocks<BlockIQ4XS>, 16>),
+    kernel(TensorType::TQ1_0, "vec_dot_tq1_0_q8_k", quantised::<SuperBlocks<BlockTQ1_0>, 16>),
+    kernel(TensorType::TQ2_0, "vec_dot_tq2_0_q8_k", quantised::<SuperBlocks<BlockTQ2_0>, 16>),
+    kernel(TensorType::MXFP4, "vec_dot_mxfp4_q8_0", quantised::<Blocks32<BlockMXFP4>, 8>),
+    kernel(TensorType::NVFP4, "vec_dot_nvfp4_q8_0", quantised::<Blocks32<BlockNVFP4>, 8>),
+    kernel(TensorType::Q1_0, "vec_dot_q1_0_q8_0", quantised::<Blocks32<BlockQ1_0>, 8>),
+    kernel(TensorType::Q2_0, "vec_dot_q2_0_q8_0", quantised::<Blocks32<BlockQ2_0>, 8>),
 ];
 
 /// # Safety
 /// The CPU must have the features of this kernel set.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn quantised<K: BlockKernel<8>>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
+unsafe fn quantised<K: BlockKernel<ROWS>, const ROWS: usize>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
     // SAFETY: the caller vouches for the CPU.
-    unsafe { blocks::tile::<K, 8>(tile, out) }
+    unsafe { blocks::tile::<K, ROWS>(tile, out) }
 }
 
-/// How far ahead of the weights in use memory is asked for, bytes.
+/// How far ahead of the weights in use memory is asked for, bytes: of one row, and of each of a panel's rows.
 const PREFETCH: usize = 3072;
+const PREFETCH_ROWS: usize = 512;
 
-/// Asks for the memory `PREFETCH` bytes after `at`'s start, as much as `at` is long.
+/// Asks for the memory `ahead` bytes after `at`'s start, as much as `at` is long.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn prefetch<T: ?Sized>(at: &T) {
-    let start = std::ptr::from_ref(at).cast::<i8>().wrapping_add(PREFETCH);
+fn prefetch<T: ?Sized>(at: &T, ahead: usize) {
+    let start = std::ptr::from_ref(at).cast::<i8>().wrapping_add(ahead);
     for line in 0..size_of_val(at).div_ceil(64) {
         _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line * 64));
+    }
+}
+
+/// Asks for what follows `at`, as much as `at` is long, to be in L2.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn prefetch_next<T>(at: &T) {
+    let start = std::ptr::from_ref(at).wrapping_add(1).cast::<i8>();
+    for line in 0..size_of::<T>().div_ceil(64) {
+        _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(line * 64));
     }
 }
 
