@@ -17,8 +17,12 @@ use crate::quant::ActivationRow;
 pub(super) trait BlockKernel<const ROWS: usize> {
     /// Tokens from which on panels pay.
     const PANEL_TOKENS: usize;
+    /// Tokens that a row is dotted with at a time.
+    const ROW_TOKENS: usize = 4;
     /// Tokens that registers have room for while they go over a panel.
     const TOKENS: usize;
+    /// Tokens that share a panel: their activations should stay in L2 while the rows pass by.
+    const TOKENS_A_PANEL: usize = 64;
 
     /// A row of activations.
     type Row<'a>: Copy;
@@ -35,12 +39,14 @@ pub(super) trait BlockKernel<const ROWS: usize> {
     /// Units of columns in a row of this many bytes.
     fn units(row_bytes: usize) -> usize;
     unsafe fn no_lanes() -> Self::Lanes;
+    /// A panel to unpack into.
+    unsafe fn no_panel() -> Self::Panel;
     /// Unpacks unit `unit` of `ROWS` rows.
-    unsafe fn unpack(rows: &[&[u8]; ROWS], unit: usize) -> Self::Panel;
+    unsafe fn unpack(rows: &[&[u8]; ROWS], unit: usize, panel: &mut Self::Panel);
     /// Adds unit `unit` of `T` tokens to their lanes.
     unsafe fn accumulate<const T: usize>(
         panel: &Self::Panel,
-        x: [Self::Row<'_>; T],
+        x: &[Self::Row<'_>; T],
         unit: usize,
         lanes: &mut [Self::Lanes; T],
     );
@@ -48,41 +54,13 @@ pub(super) trait BlockKernel<const ROWS: usize> {
     unsafe fn finish(lanes: &Self::Lanes) -> [f32; ROWS];
 }
 
-/// Tokens that share a panel: their activations should stay in L2 while the rows pass by.
-const TOKENS_AT_ONCE: usize = 64;
-
-/// Computes a tile.
-///
-/// # Safety
-/// The CPU must have the features of the kernel set, and the caller be compiled for them.
-#[inline(always)]
-pub(super) unsafe fn tile<K: BlockKernel<ROWS>, const ROWS: usize>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
-    let tokens = tile.x.rows();
-    // SAFETY: the caller vouches for the CPU.
-    unsafe {
-        if tokens < K::PANEL_TOKENS {
-            for r in 0..tile.rows {
-                row::<K, ROWS>(tile, r, out);
-            }
-        } else {
-            for start in (0..tokens).step_by(TOKENS_AT_ONCE) {
-                let count = TOKENS_AT_ONCE.min(tokens - start);
-                for r in (0..tile.rows).step_by(ROWS) {
-                    panel::<K, ROWS>(tile, r, start, count, out);
-                }
-            }
-        }
-    }
-}
-
-/// Calls a function generic over a number of tokens for `count` tokens from `start` on, as many of the given
-/// numbers at a time as `K` allows.
+/// Calls a function generic over a number of tokens for `count` tokens, as many of the given numbers at a time as are allowed.
 macro_rules! several_at_a_time {
-    ($start:expr, $count:expr, [$($n:literal)*], |$at:ident| $call:ident $args:tt) => {{
-        let (mut $at, end) = ($start, $start + $count);
+    ($count:expr, $most:expr, [$($n:literal)*], |$at:ident| $call:ident $args:tt) => {{
+        let (mut $at, end) = (0, $count);
         while $at < end {
             let left = end - $at;
-            $(if $n <= K::TOKENS && left >= $n {
+            $(if $n <= $most && left >= $n {
                 $call::<K, ROWS, $n> $args;
                 $at += $n;
                 continue;
@@ -91,84 +69,115 @@ macro_rules! several_at_a_time {
     }};
 }
 
-/// Row `r` for all tokens.
+/// Computes a tile.
 ///
 /// # Safety
-/// As [`tile`].
+/// The CPU must have the features of the kernel set, and the caller be compiled for them.
 #[inline(always)]
-unsafe fn row<K: BlockKernel<ROWS>, const ROWS: usize>(tile: &Tile<'_>, r: usize, out: &mut OutTile<'_>) {
+pub(super) unsafe fn tile<K: BlockKernel<ROWS>, const ROWS: usize>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
+    // Looked up once for all rows.
+    let x: Vec<K::Row<'_>> = (0..tile.x.rows()).map(|t| K::row(tile.x.row(t))).collect();
     // SAFETY: the caller vouches for the CPU.
-    unsafe { several_at_a_time!(0, tile.x.rows(), [4 3 2 1], |t| row_dots(tile, r, t, out)) }
+    unsafe {
+        if x.len() < K::PANEL_TOKENS {
+            for r in 0..tile.rows {
+                several_at_a_time!(x.len(), K::ROW_TOKENS, [4 3 2 1], |t| row_dots(tile, r, &x[t..], t, out));
+            }
+        } else {
+            panels::<K, ROWS>(tile, &x, out);
+        }
+    }
 }
 
+/// Row `r` for the first `T` of these tokens, which come at `start` in the output.
+///
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
 unsafe fn row_dots<K: BlockKernel<ROWS>, const ROWS: usize, const T: usize>(
     tile: &Tile<'_>,
     r: usize,
+    x: &[K::Row<'_>],
     start: usize,
     out: &mut OutTile<'_>,
 ) {
-    let x = array!(T, |i| K::row(tile.x.row(start + i)));
+    let Some(x) = x.first_chunk::<T>() else { return };
     // SAFETY: the caller vouches for the CPU.
-    let dots = unsafe { K::dots::<T>(tile.row(r), x) };
+    let dots = unsafe { K::dots::<T>(tile.row(r), *x) };
     for (i, dot) in dots.into_iter().enumerate() {
         out.set(start + i, r, dot);
     }
 }
 
-/// Rows `first..first + ROWS` for tokens `start..start + count`.
+/// All rows, a panel of them at a time.
 ///
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn panel<K: BlockKernel<ROWS>, const ROWS: usize>(
+unsafe fn panels<K: BlockKernel<ROWS>, const ROWS: usize>(
     tile: &Tile<'_>,
-    first: usize,
-    start: usize,
-    count: usize,
+    x: &[K::Row<'_>],
     out: &mut OutTile<'_>,
 ) {
-    // Where fewer rows are left, the last stands in for those that are not there.
-    let rows = array!(ROWS, |i| tile.row((first + i).min(tile.rows - 1)));
     // SAFETY: the caller vouches for the CPU, here and below.
-    let mut lanes = unsafe { [K::no_lanes(); TOKENS_AT_ONCE] };
-    for unit in 0..K::units(tile.row_bytes) {
-        // SAFETY: as above.
-        let panel = unsafe { K::unpack(&rows, unit) };
-        // SAFETY: as above.
-        unsafe {
-            several_at_a_time!(0, count, [8 4 3 2 1], |t| accumulate(
-                tile,
-                &panel,
-                unit,
-                start + t,
-                &mut lanes[t..]
-            ))
-        }
-    }
-    for (t, lanes) in lanes[..count].iter().enumerate() {
-        // SAFETY: as above.
-        let dots = unsafe { K::finish(lanes) };
-        for (i, dot) in dots.into_iter().enumerate().take(tile.rows - first) {
-            out.set(start + t, first + i, dot);
+    let (none, mut panel) = unsafe { (K::no_lanes(), K::no_panel()) };
+    let mut lanes = vec![none; x.len().min(K::TOKENS_A_PANEL)];
+    for (i, x) in x.chunks(K::TOKENS_A_PANEL).enumerate() {
+        for first in (0..tile.rows).step_by(ROWS) {
+            lanes.fill(none);
+            // Where fewer rows are left, the last stands in for those that are not there.
+            let rows = array!(ROWS, |r| tile.row((first + r).min(tile.rows - 1)));
+            // SAFETY: as above.
+            unsafe { add_rows::<K, ROWS>(&rows, K::units(tile.row_bytes), x, &mut panel, &mut lanes) };
+            for (t, lanes) in lanes[..x.len()].iter().enumerate() {
+                // SAFETY: as above.
+                let dots = unsafe { K::finish(lanes) };
+                for (r, dot) in dots.into_iter().enumerate().take(tile.rows - first) {
+                    out.set(i * K::TOKENS_A_PANEL + t, first + r, dot);
+                }
+            }
         }
     }
 }
 
+/// Adds the products of `ROWS` rows of weights with some tokens to the tokens' lanes.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn add_rows<K: BlockKernel<ROWS>, const ROWS: usize>(
+    rows: &[&[u8]; ROWS],
+    units: usize,
+    x: &[K::Row<'_>],
+    panel: &mut K::Panel,
+    lanes: &mut [K::Lanes],
+) {
+    for unit in 0..units {
+        // SAFETY: the caller vouches for the CPU.
+        unsafe {
+            K::unpack(rows, unit, panel);
+            several_at_a_time!(x.len(), K::TOKENS, [8 4 3 2 1], |t| accumulate(
+                panel,
+                &x[t..],
+                unit,
+                &mut lanes[t..]
+            ));
+        }
+    }
+}
+
+/// Unit `unit` of a panel for the first `T` of these tokens.
+///
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
 unsafe fn accumulate<K: BlockKernel<ROWS>, const ROWS: usize, const T: usize>(
-    tile: &Tile<'_>,
     panel: &K::Panel,
+    x: &[K::Row<'_>],
     unit: usize,
-    start: usize,
     lanes: &mut [K::Lanes],
 ) {
-    let x = array!(T, |i| K::row(tile.x.row(start + i)));
-    if let Some(lanes) = lanes.first_chunk_mut::<T>() {
+    if let (Some(x), Some(lanes)) = (x.first_chunk::<T>(), lanes.first_chunk_mut::<T>()) {
         // SAFETY: the caller vouches for the CPU.
         unsafe { K::accumulate::<T>(panel, x, unit, lanes) }
     }

@@ -102,11 +102,14 @@ struct Group<'a, R> {
 /// # Safety
 /// The CPU must have the features of this kernel set.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn quantised<K: TileKernels>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
+unsafe fn quantised<K: BlockKernel<ROWS> + TileKernels, const ROWS: usize>(
+    tile: &Tile<'_>,
+    out: &mut OutTile<'_>,
+) {
     // SAFETY: the caller vouches for the CPU.
     unsafe {
         if tile.x.rows() < TOKENS {
-            blocks::tile::<K, 16>(tile, out);
+            blocks::tile::<K, ROWS>(tile, out);
         } else {
             in_tiles::<K>(tile, out);
         }
@@ -121,7 +124,7 @@ unsafe fn in_tiles<K: TileKernels>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
     // SAFETY: the caller vouches for the CPU, here and below.
     let _configured = unsafe { Configured::for_steps_of(K::STEP) };
     // SAFETY: as above.
-    let (mut buffers, none) = unsafe { (K::no_buffers(), K::no_lanes()) };
+    let (mut panel, mut buffers, none) = unsafe { (K::no_panel(), K::no_buffers(), K::no_lanes()) };
     let x: Vec<K::Row<'_>> = (0..tile.x.rows()).map(|t| K::row(tile.x.row(t))).collect();
     let mut lanes = vec![none; x.len().min(K::TOKENS_AT_ONCE)];
     for start in (0..x.len()).step_by(K::TOKENS_AT_ONCE) {
@@ -133,7 +136,7 @@ unsafe fn in_tiles<K: TileKernels>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
             for unit in 0..K::units(tile.row_bytes) {
                 // SAFETY: as above.
                 unsafe {
-                    let panel = K::unpack(&rows, unit);
+                    K::unpack(&rows, unit, &mut panel);
                     K::prepare(&panel, &mut buffers);
                     for at in (start..end).step_by(2 * TOKENS) {
                         let middle = end.min(at + TOKENS);

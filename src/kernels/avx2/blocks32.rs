@@ -11,7 +11,8 @@ use zerocopy::FromZeros;
 
 use super::super::blocks::BlockKernel;
 use super::{
-    Maddubs, Multiply, load_f32, load_i8, load_i16, prefetch, spread_quad, to_array, transpose8, tree8,
+    Maddubs, Multiply, PREFETCH, PREFETCH_ROWS, load_f32, load_i8, load_i16, prefetch, spread_quad, to_array,
+    transpose8, tree8,
 };
 use crate::quant::{ActivationRow, PART, Q8_0Row};
 
@@ -152,15 +153,21 @@ impl<B: Block> BlockKernel<8> for Blocks32<B> {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn unpack(rows: &[&[u8]; 8], unit: usize) -> Panel {
+    unsafe fn no_panel() -> Panel {
+        let (zero, floats) = (_mm256_setzero_si256(), _mm256_setzero_ps());
+        Panel { parts: 0, q: [[zero; PART / 4]; 8], scales: [[floats; 8]; 2] }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn unpack(rows: &[&[u8]; 8], unit: usize, panel: &mut Panel) {
         let step = eight_parts::<B>();
         let rows: [&[B]; 8] = array!(8, |r| &B::slice(rows[r])[unit * step..]);
         let blocks = rows[0].len().min(step);
-        let mut panel = Panel {
-            parts: blocks * B::PARTS,
-            q: [[_mm256_setzero_si256(); PART / 4]; 8],
-            scales: [[_mm256_setzero_ps(); 8]; 2],
-        };
+        for row in rows {
+            prefetch(&row[..blocks], PREFETCH_ROWS);
+        }
+        panel.parts = blocks * B::PARTS;
         for b in 0..panel.parts {
             // SAFETY: the caller vouches for the CPU.
             panel.q[b] = transpose8(array!(8, |r| unsafe { part(&rows[r][b / B::PARTS], b % B::PARTS) }));
@@ -175,14 +182,13 @@ impl<B: Block> BlockKernel<8> for Blocks32<B> {
             let columns = transpose8(array!(8, |r| _mm256_castps_si256(scales[r][i])));
             *to = array!(8, |b| _mm256_castsi256_ps(columns[b]));
         }
-        panel
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn accumulate<const T: usize>(
         panel: &Panel,
-        x: [Q8_0Row<'_>; T],
+        x: &[Q8_0Row<'_>; T],
         unit: usize,
         lanes: &mut [[__m256; 8]; T],
     ) {
@@ -220,7 +226,7 @@ pub(in super::super) unsafe fn dots<B: Block, M: Multiply, const T: usize>(
         let mut acc = [_mm256_setzero_ps(); T];
         let mut at = 0;
         for blocks in eights {
-            prefetch(blocks);
+            prefetch(blocks, PREFETCH);
             let (w, scales) = (weights_of(blocks), B::scales(blocks));
             for t in 0..T {
                 let Some(x) = Eight::of::<B>(x[t], at) else {
@@ -281,7 +287,7 @@ unsafe fn scales<B: Block>(blocks: &[B]) -> [__m256; 2] {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn add_panel<const SIGNED: bool, const HALVES: bool, const MINS: bool, const T: usize>(
     panel: &Panel,
-    x: [Q8_0Row<'_>; T],
+    x: &[Q8_0Row<'_>; T],
     unit: usize,
     offset: i32,
     lanes: &mut [[__m256; 8]; T],
@@ -303,7 +309,7 @@ pub(in super::super) unsafe fn add_panel_with<
     const T: usize,
 >(
     panel: &Panel,
-    x: [Q8_0Row<'_>; T],
+    x: &[Q8_0Row<'_>; T],
     unit: usize,
     offset: i32,
     lanes: &mut [[__m256; 8]; T],

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::super::{OutTile, Tile};
-use super::{load_16_bytes, load_f32, prefetch, tree8};
+use super::{PREFETCH, load_16_bytes, load_f32, prefetch, tree8};
 use crate::quant::ActivationType;
 
 /// How sixteen weights become two registers of f32.
@@ -113,7 +113,7 @@ unsafe fn dots<F: Floats, const R: usize, const T: usize>(
     let (w_steps, x_steps) = (array!(R, |r| &w[r].0[..n]), array!(T, |t| &x[t].0[..n]));
     for k in 0..n {
         if T == 1 && R == 1 {
-            prefetch(&w_steps[0][k]);
+            prefetch(&w_steps[0][k], PREFETCH);
         }
         // SAFETY: the caller vouches for the CPU.
         unsafe { step::<F, R, T>(array!(R, |r| &w_steps[r][k]), array!(T, |t| &x_steps[t][k]), &mut acc) };

@@ -23,7 +23,7 @@ pub(super) use blocks32::{
     dots as blocks32_dots, eight_parts, weights_of,
 };
 pub(super) use super_blocks::{
-    Mins, Panel as SuperPanel, SuperBlock, SuperBlocks, add_sums, d_pair, dots as super_block_dots,
+    EightRows, Mins, SuperBlock, SuperBlocks, add_sums, d_pair, dots as super_block_dots,
 };
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -46,9 +46,9 @@ static TILES: &[TileKernel] = tiles_with_quantised!(
 /// # Safety
 /// The CPU must have the features of this kernel set.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn quantised<K: BlockKernel<8>>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
+unsafe fn quantised<K: BlockKernel<ROWS>, const ROWS: usize>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
     // SAFETY: the caller vouches for the CPU.
-    unsafe { blocks::tile::<K, 8>(tile, out) }
+    unsafe { blocks::tile::<K, ROWS>(tile, out) }
 }
 
 /// How products of integers are added up; AVX-VNNI has instructions for both.
@@ -83,16 +83,27 @@ impl Multiply for Maddubs {
     }
 }
 
-/// How far ahead of the weights in use memory is asked for, bytes.
+/// How far ahead of the weights in use memory is asked for, bytes: of one row, and of each of a panel's rows.
 const PREFETCH: usize = 3072;
+const PREFETCH_ROWS: usize = 512;
 
-/// Asks for the memory `PREFETCH` bytes after `at`'s start, as much as `at` is long.
+/// Asks for the memory `ahead` bytes after `at`'s start, as much as `at` is long.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn prefetch<T: ?Sized>(at: &T) {
-    let start = std::ptr::from_ref(at).cast::<i8>().wrapping_add(PREFETCH);
+fn prefetch<T: ?Sized>(at: &T, ahead: usize) {
+    let start = std::ptr::from_ref(at).cast::<i8>().wrapping_add(ahead);
     for line in 0..size_of_val(at).div_ceil(64) {
         _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line * 64));
+    }
+}
+
+/// Asks for what follows `at`, as much as `at` is long, to be in L2.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn prefetch_next<T>(at: &T) {
+    let start = std::ptr::from_ref(at).wrapping_add(1).cast::<i8>();
+    for line in 0..size_of::<T>().div_ceil(64) {
+        _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(line * 64));
     }
 }
 

@@ -11,7 +11,8 @@ use std::marker::PhantomData;
 
 use super::super::blocks::BlockKernel;
 use super::{
-    Maddubs, Multiply, load_i8, load_i16, load_u8, prefetch, spread_quad, to_array, transpose8, widen_f16,
+    Maddubs, Multiply, PREFETCH, PREFETCH_ROWS, load_i8, load_i16, load_u8, prefetch, prefetch_next,
+    spread_quad, to_array, transpose8, widen_f16,
 };
 use crate::quant::{ActivationRow, Q8KRow, QK_K};
 
@@ -105,7 +106,7 @@ static SPREAD: [[u8; 32]; 8] = {
 
 /// Eight rows of a super-block; lane `r` (of 32 bits) belongs to row `r`.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Panel {
+pub(in super::super) struct EightRows {
     /// Four weights each.
     pub q: [__m256i; QK_K / 4],
     /// The scale of 16 weights each, in both words.
@@ -117,13 +118,61 @@ pub(in super::super) struct Panel {
     pub dmin: __m256,
 }
 
-impl<B: SuperBlock> BlockKernel<8> for SuperBlocks<B> {
+impl EightRows {
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub fn zero() -> EightRows {
+        let (zero, floats) = (_mm256_setzero_si256(), _mm256_setzero_ps());
+        EightRows { q: [zero; 64], scales: [zero; 16], mins: [zero; 8], d: floats, dmin: floats }
+    }
+
+    /// Takes super-block `unit` of eight rows.
+    ///
+    /// # Safety
+    /// The CPU must have the features of this kernel set.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub unsafe fn unpack<B: SuperBlock>(&mut self, rows: &[&[u8]; 8], unit: usize) {
+        let blocks: [&B; 8] = array!(8, |r| &B::slice(rows[r])[unit]);
+        for block in blocks {
+            prefetch(block, PREFETCH_ROWS);
+        }
+        // Written in place, for `unpacked` is not inlined.
+        // SAFETY: the caller vouches for the CPU.
+        let w: [Unpacked; 8] = std::array::from_fn(|r| unsafe { unpacked(blocks[r]) });
+        for (j, q) in self.q.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            *q = transpose8(array!(8, |r| {
+                if B::SIGNED { _mm256_sign_epi8(w[r].q[j], w[r].signs[j]) } else { w[r].q[j] }
+            }));
+        }
+        let pairs = transpose8(array!(8, |r| w[r].scales.groups));
+        let both_low = _mm256_setr_epi8(
+            0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13, 0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13,
+            12, 13,
+        );
+        let both_high = _mm256_or_si256(both_low, _mm256_set1_epi8(2));
+        for (g, scale) in self.scales.iter_mut().enumerate() {
+            *scale = _mm256_shuffle_epi8(pairs[g / 2], if g % 2 == 0 { both_low } else { both_high });
+        }
+        if B::MINS != Mins::None {
+            self.mins = transpose8(array!(8, |r| w[r].group_mins));
+        }
+        let d = widen_f16(array!(8, |r| blocks[r].d()[0]));
+        self.d = _mm256_mul_ps(d, _mm256_set1_ps(B::UNIT));
+        let dmin = widen_f16(array!(8, |r| blocks[r].d()[1]));
+        self.dmin = _mm256_xor_ps(dmin, _mm256_set1_ps(-0.0));
+    }
+}
+
+/// Twice eight rows, so that each activation that is spread serves two registers of weights.
+impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
     const PANEL_TOKENS: usize = 6;
-    const TOKENS: usize = 4;
+    const TOKENS: usize = 2;
+    const TOKENS_A_PANEL: usize = 128;
 
     type Row<'a> = Q8KRow<'a>;
-    type Panel = Panel;
-    type Lanes = [__m256; 1];
+    type Panel = [EightRows; 2];
+    type Lanes = [__m256; 2];
 
     #[inline(always)]
     fn row(x: ActivationRow<'_>) -> Q8KRow<'_> {
@@ -144,44 +193,32 @@ impl<B: SuperBlock> BlockKernel<8> for SuperBlocks<B> {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn no_lanes() -> [__m256; 1] {
-        [_mm256_setzero_ps()]
+    unsafe fn no_lanes() -> [__m256; 2] {
+        [_mm256_setzero_ps(); 2]
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn unpack(rows: &[&[u8]; 8], unit: usize) -> Panel {
-        let blocks: [&B; 8] = array!(8, |r| &B::slice(rows[r])[unit]);
-        // SAFETY: the caller vouches for the CPU.
-        let w: [Unpacked; 8] = array!(8, |r| unsafe { unpacked(blocks[r]) });
-        let mut q = [_mm256_setzero_si256(); QK_K / 4];
-        for (j, q) in q.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            *q = transpose8(array!(8, |r| {
-                if B::SIGNED { _mm256_sign_epi8(w[r].q[j], w[r].signs[j]) } else { w[r].q[j] }
-            }));
+    unsafe fn no_panel() -> [EightRows; 2] {
+        [EightRows::zero(); 2]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn unpack(rows: &[&[u8]; 16], unit: usize, panel: &mut [EightRows; 2]) {
+        for (rows, to) in rows.as_chunks::<8>().0.iter().zip(panel) {
+            // SAFETY: the caller vouches for the CPU.
+            unsafe { to.unpack::<B>(rows, unit) };
         }
-        let pairs = transpose8(array!(8, |r| w[r].scales.groups));
-        let both_low = _mm256_setr_epi8(
-            0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13, 0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13,
-            12, 13,
-        );
-        let both_high = _mm256_or_si256(both_low, _mm256_set1_epi8(2));
-        let scales = array!(16, |g| {
-            _mm256_shuffle_epi8(pairs[g / 2], if g % 2 == 0 { both_low } else { both_high })
-        });
-        let mins = transpose8(array!(8, |r| w[r].group_mins));
-        let d = _mm256_mul_ps(widen_f16(array!(8, |r| blocks[r].d()[0])), _mm256_set1_ps(B::UNIT));
-        let dmin = widen_f16(array!(8, |r| blocks[r].d()[1]));
-        Panel { q, scales, mins, d, dmin: _mm256_xor_ps(dmin, _mm256_set1_ps(-0.0)) }
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn accumulate<const T: usize>(
-        panel: &Panel,
-        x: [Q8KRow<'_>; T],
+        panel: &[EightRows; 2],
+        x: &[Q8KRow<'_>; T],
         unit: usize,
-        lanes: &mut [[__m256; 1]; T],
+        lanes: &mut [[__m256; 2]; T],
     ) {
         let kind = (B::SIGNED, B::MINS, B::CHAIN);
         match kind {
@@ -197,8 +234,12 @@ impl<B: SuperBlock> BlockKernel<8> for SuperBlocks<B> {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn finish([acc]: &[__m256; 1]) -> [f32; 8] {
-        to_array(*acc)
+    unsafe fn finish(lanes: &[__m256; 2]) -> [f32; 16] {
+        let mut all = [0.0; 16];
+        for (to, lanes) in all.as_chunks_mut::<8>().0.iter_mut().zip(lanes) {
+            *to = to_array(*lanes);
+        }
+        all
     }
 }
 
@@ -221,7 +262,7 @@ pub(in super::super) unsafe fn dots<B: SuperBlock, M: Multiply, const T: usize>(
         });
         let mut acc = [_mm_setzero_ps(); T];
         for (b, block) in blocks.iter().enumerate() {
-            prefetch(block);
+            prefetch(block, PREFETCH);
             let w = block.unpack();
             let d = d_pair(block);
             for (acc, (qs, bsums, d_a)) in acc.iter_mut().zip(x) {
@@ -241,61 +282,87 @@ const FLOAT: u8 = Mins::Float as u8;
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn add_panel<const SIGNED: bool, const MINS: u8, const CHAIN: usize, const T: usize>(
-    panel: &Panel,
-    x: [Q8KRow<'_>; T],
+    panel: &[EightRows; 2],
+    x: &[Q8KRow<'_>; T],
     unit: usize,
-    lanes: &mut [[__m256; 1]; T],
+    lanes: &mut [[__m256; 2]; T],
 ) {
+    let none = [[_mm256_setzero_si256(); 2]; T];
     let quads: [&[[i8; 4]]; T] = array!(T, |t| x[t].qs.as_chunks::<QK_K>().0[unit].as_chunks().0);
-    let mut sum = [_mm256_setzero_si256(); T];
-    for (c, chain) in panel.q.chunks_exact(CHAIN).enumerate() {
-        let mut products = [_mm256_setzero_si256(); T];
-        for (k, q) in chain.iter().enumerate() {
-            let magnitude = if SIGNED { _mm256_abs_epi8(*q) } else { *q };
+    for x in x {
+        prefetch_next(&x.qs.as_chunks::<QK_K>().0[unit]);
+    }
+    let mut sum = none;
+    for c in 0..QK_K / 4 / CHAIN {
+        let mut products = none;
+        for k in c * CHAIN..(c + 1) * CHAIN {
+            let q = array!(2, |h| panel[h].q[k]);
+            let magnitude = if SIGNED { array!(2, |h| _mm256_abs_epi8(q[h])) } else { q };
             for t in 0..T {
-                let x = spread_quad(quads[t][c * CHAIN + k]);
-                let x = if SIGNED { _mm256_sign_epi8(x, *q) } else { x };
-                let product = _mm256_maddubs_epi16(magnitude, x);
-                products[t] = _mm256_add_epi16(products[t], product);
+                let x = spread_quad(quads[t][k]);
+                for h in 0..2 {
+                    let x = if SIGNED { _mm256_sign_epi8(x, q[h]) } else { x };
+                    let product = _mm256_maddubs_epi16(magnitude[h], x);
+                    products[t][h] = _mm256_add_epi16(products[t][h], product);
+                }
             }
         }
-        let scale = panel.scales[c * CHAIN / 4];
-        for t in 0..T {
-            sum[t] = _mm256_add_epi32(sum[t], _mm256_madd_epi16(products[t], scale));
+        for h in 0..2 {
+            let scale = panel[h].scales[c * CHAIN / 4];
+            for t in 0..T {
+                sum[t][h] = _mm256_add_epi32(sum[t][h], _mm256_madd_epi16(products[t][h], scale));
+            }
         }
     }
-    add_sums::<MINS, T>(panel, &x, unit, &sum, lanes);
+    add_sums::<MINS, T>(panel, x, unit, &sum, lanes);
 }
 
 /// Adds the sums of a super-block's products, and its mins, to the lanes of some tokens.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(in super::super) fn add_sums<const MINS: u8, const T: usize>(
-    panel: &Panel,
+    panel: &[EightRows; 2],
     x: &[Q8KRow<'_>; T],
     unit: usize,
-    sum: &[__m256i; T],
-    lanes: &mut [[__m256; 1]; T],
+    sum: &[[__m256i; 2]; T],
+    lanes: &mut [[__m256; 2]; T],
 ) {
-    let pairs: [&[[i16; 2]]; T] = array!(T, |t| x[t].bsums.as_chunks::<16>().0[unit].as_chunks().0);
-    let mut min_sum = [_mm256_setzero_si256(); T];
-    let mins = if MINS == NONE { &[] } else { &panel.mins[..] };
-    for (p, mins) in mins.iter().enumerate() {
-        for t in 0..T {
-            let product = _mm256_madd_epi16(*mins, spread_pair(pairs[t][p]));
-            min_sum[t] = _mm256_add_epi32(min_sum[t], product);
-        }
-    }
+    let none = [[_mm256_setzero_si256(); 2]; T];
+    let min_sum = if MINS == NONE { none } else { sums_of_mins(panel, x, unit) };
     for t in 0..T {
         let d_a = _mm256_set1_ps(x[t].d[unit]);
-        let scale = _mm256_mul_ps(panel.d, d_a);
-        let sum = if MINS == INTEGER { _mm256_sub_epi32(sum[t], min_sum[t]) } else { sum[t] };
-        lanes[t][0] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(sum), lanes[t][0]);
-        if MINS == FLOAT {
-            let min_scale = _mm256_mul_ps(panel.dmin, d_a);
-            lanes[t][0] = _mm256_fmadd_ps(min_scale, _mm256_cvtepi32_ps(min_sum[t]), lanes[t][0]);
+        for (h, rows) in panel.iter().enumerate() {
+            let (sum, min_sum, lanes) = (sum[t][h], min_sum[t][h], &mut lanes[t][h]);
+            let sum = if MINS == INTEGER { _mm256_sub_epi32(sum, min_sum) } else { sum };
+            *lanes = _mm256_fmadd_ps(_mm256_mul_ps(rows.d, d_a), _mm256_cvtepi32_ps(sum), *lanes);
+            if MINS == FLOAT {
+                let min_scale = _mm256_mul_ps(rows.dmin, d_a);
+                *lanes = _mm256_fmadd_ps(min_scale, _mm256_cvtepi32_ps(min_sum), *lanes);
+            }
         }
     }
+}
+
+/// For each token the sums of the mins times the sums of activations.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn sums_of_mins<const T: usize>(
+    panel: &[EightRows; 2],
+    x: &[Q8KRow<'_>; T],
+    unit: usize,
+) -> [[__m256i; 2]; T] {
+    let pairs: [&[[i16; 2]]; T] = array!(T, |t| x[t].bsums.as_chunks::<16>().0[unit].as_chunks().0);
+    let mut sum = [[_mm256_setzero_si256(); 2]; T];
+    for p in 0..QK_K / 32 {
+        for t in 0..T {
+            let pair = spread_pair(pairs[t][p]);
+            for h in 0..2 {
+                let product = _mm256_madd_epi16(panel[h].mins[p], pair);
+                sum[t][h] = _mm256_add_epi32(sum[t][h], product);
+            }
+        }
+    }
+    sum
 }
 
 /// Not inlined: panels are unpacked seldom.

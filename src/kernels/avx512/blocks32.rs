@@ -87,29 +87,39 @@ impl<B: Block> BlockKernel<16> for Blocks32<B> {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn unpack(rows: &[&[u8]; 16], unit: usize) -> Panel {
+    unsafe fn no_panel() -> Panel {
+        let (zero, floats) = (_mm512_setzero_si512(), _mm512_setzero_ps());
+        Panel { parts: 0, q: [[zero; PART / 4]; 8], scales: [[floats; 8]; 2] }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn unpack(rows: &[&[u8]; 16], unit: usize, panel: &mut Panel) {
         let here = eight_parts::<B>() * size_of::<B>();
         for row in rows {
             let row = &row[unit * here..];
             prefetch(&row[..here.min(row.len())], PREFETCH_ROWS);
         }
         // SAFETY: the caller vouches for the CPU.
-        let [low, high] = array!(2, |half| unsafe {
-            <avx2::Blocks32<B> as BlockKernel<8>>::unpack(&array!(8, |r| rows[8 * half + r]), unit)
-        });
+        let mut halves = unsafe { [<avx2::Blocks32<B> as BlockKernel<8>>::no_panel(); 2] };
+        for (rows, half) in rows.as_chunks::<8>().0.iter().zip(&mut halves) {
+            // SAFETY: the caller vouches for the CPU.
+            unsafe { <avx2::Blocks32<B> as BlockKernel<8>>::unpack(rows, unit, half) };
+        }
+        let [low, high] = halves;
         let sign = _mm512_set1_epi8(if B::SIGNED { -128 } else { 0 });
-        Panel {
+        *panel = Panel {
             parts: low.parts,
             q: array!(8, |b| array!(8, |k| _mm512_xor_si512(join(low.q[b][k], high.q[b][k]), sign))),
             scales: array!(2, |i| array!(8, |b| join_ps(low.scales[i][b], high.scales[i][b]))),
-        }
+        };
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn accumulate<const T: usize>(
         panel: &Panel,
-        x: [Q8_0Row<'_>; T],
+        x: &[Q8_0Row<'_>; T],
         unit: usize,
         lanes: &mut [[__m512; 8]; T],
     ) {
@@ -140,7 +150,7 @@ pub(in super::super) const fn offset<B: Block>() -> i32 {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn add_panel<const HALVES: bool, const MINS: bool, const T: usize>(
     panel: &Panel,
-    x: [Q8_0Row<'_>; T],
+    x: &[Q8_0Row<'_>; T],
     unit: usize,
     offset: i32,
     lanes: &mut [[__m512; 8]; T],

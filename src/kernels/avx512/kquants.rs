@@ -89,20 +89,27 @@ impl<B: SuperBlock> BlockKernel<16> for KQuant<B> {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn unpack(rows: &[&[u8]; 16], unit: usize) -> Panel {
+    unsafe fn no_panel() -> Panel {
+        let (zero, floats) = (_mm512_setzero_si512(), _mm512_setzero_ps());
+        Panel { q: [zero; 64], scales: [zero; 16], mins: [zero; 8], d: floats, dmin: floats }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn unpack(rows: &[&[u8]; 16], unit: usize, panel: &mut Panel) {
         let blocks: [&B; 16] = array!(16, |r| &B::slice(rows[r])[unit]);
         for block in blocks {
             prefetch(block, PREFETCH_ROWS);
         }
         // SAFETY: the caller vouches for the CPU.
-        unsafe { B::panel(blocks) }
+        *panel = unsafe { B::panel(blocks) };
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn accumulate<const T: usize>(
         panel: &Panel,
-        x: [Q8KRow<'_>; T],
+        x: &[Q8KRow<'_>; T],
         unit: usize,
         lanes: &mut [__m512; T],
     ) {

@@ -42,9 +42,9 @@ static TILES: &[TileKernel] = tiles_with_quantised!(
 /// # Safety
 /// The CPU must have the features of this kernel set.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn quantised<K: BlockKernel<16>>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
+unsafe fn quantised<K: BlockKernel<ROWS>, const ROWS: usize>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
     // SAFETY: the caller vouches for the CPU.
-    unsafe { blocks::tile::<K, 16>(tile, out) }
+    unsafe { blocks::tile::<K, ROWS>(tile, out) }
 }
 
 /// How far ahead of the weights in use memory is asked for, bytes: where rows follow one another, and where

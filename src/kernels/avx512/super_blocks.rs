@@ -5,7 +5,7 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::super::avx2::{self, Mins, SuperBlock, d_pair};
+use super::super::avx2::{EightRows, Mins, SuperBlock, d_pair};
 use super::super::blocks::BlockKernel;
 use super::unpack::Panel;
 use super::{
@@ -58,29 +58,38 @@ impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn unpack(rows: &[&[u8]; 16], unit: usize) -> Panel {
+    unsafe fn no_panel() -> Panel {
+        let (zero, floats) = (_mm512_setzero_si512(), _mm512_setzero_ps());
+        Panel { q: [zero; 64], scales: [zero; 16], mins: [zero; 8], d: floats, dmin: floats }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn unpack(rows: &[&[u8]; 16], unit: usize, panel: &mut Panel) {
         for row in rows {
             prefetch(&B::slice(row)[unit], PREFETCH_ROWS);
         }
-        // SAFETY: the caller vouches for the CPU.
-        let [low, high] = array!(2, |half| unsafe {
-            <avx2::SuperBlocks<B> as BlockKernel<8>>::unpack(&array!(8, |r| rows[8 * half + r]), unit)
-        });
-        Panel {
+        let mut halves = [EightRows::zero(); 2];
+        for (rows, half) in rows.as_chunks::<8>().0.iter().zip(&mut halves) {
+            // SAFETY: the caller vouches for the CPU.
+            unsafe { half.unpack::<B>(rows, unit) };
+        }
+        let [low, high] = halves;
+        *panel = Panel {
             q: array!(QK_K / 4, |i| join(low.q[i], high.q[i])),
             // Both words of a lane have the scale.
             scales: array!(QK_K / 16, |i| _mm512_srai_epi32::<16>(join(low.scales[i], high.scales[i]))),
             mins: array!(QK_K / 32, |i| join(low.mins[i], high.mins[i])),
             d: join_ps(low.d, high.d),
             dmin: join_ps(low.dmin, high.dmin),
-        }
+        };
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn accumulate<const T: usize>(
         panel: &Panel,
-        x: [Q8KRow<'_>; T],
+        x: &[Q8KRow<'_>; T],
         unit: usize,
         lanes: &mut [__m512; T],
     ) {
@@ -103,7 +112,7 @@ impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn add_panel<const SIGNED: bool, const MINS: u8, const T: usize>(
     panel: &Panel,
-    x: [Q8KRow<'_>; T],
+    x: &[Q8KRow<'_>; T],
     unit: usize,
     lanes: &mut [__m512; T],
 ) {

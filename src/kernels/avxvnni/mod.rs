@@ -27,9 +27,9 @@ static TILES: &[TileKernel] = tiles_with_quantised!(SuperBlocks, []);
 /// # Safety
 /// The CPU must have the features of this kernel set.
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-unsafe fn quantised<K: BlockKernel<8>>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
+unsafe fn quantised<K: BlockKernel<ROWS>, const ROWS: usize>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
     // SAFETY: the caller vouches for the CPU.
-    unsafe { blocks::tile::<K, 8>(tile, out) }
+    unsafe { blocks::tile::<K, ROWS>(tile, out) }
 }
 
 /// [`Multiply`] with VNNI.
@@ -57,47 +57,54 @@ type SuperBlocks<B> = WithVnni<avx2::SuperBlocks<B>>;
 
 /// What of [`BlockKernel`] is as in the AVX2 kernel.
 macro_rules! as_in_avx2 {
-    ($row:ident, $kernel:ty) => {
-        const PANEL_TOKENS: usize = <$kernel as BlockKernel<8>>::PANEL_TOKENS;
-        const TOKENS: usize = <$kernel as BlockKernel<8>>::TOKENS;
+    ($row:ident, $rows:literal, $kernel:ty) => {
+        const PANEL_TOKENS: usize = <$kernel as BlockKernel<$rows>>::PANEL_TOKENS;
+        const TOKENS_A_PANEL: usize = <$kernel as BlockKernel<$rows>>::TOKENS_A_PANEL;
+        const TOKENS: usize = <$kernel as BlockKernel<$rows>>::TOKENS;
 
         type Row<'a> = $row<'a>;
-        type Panel = <$kernel as BlockKernel<8>>::Panel;
-        type Lanes = <$kernel as BlockKernel<8>>::Lanes;
+        type Panel = <$kernel as BlockKernel<$rows>>::Panel;
+        type Lanes = <$kernel as BlockKernel<$rows>>::Lanes;
 
         #[inline(always)]
         fn row(x: ActivationRow<'_>) -> $row<'_> {
-            <$kernel as BlockKernel<8>>::row(x)
+            <$kernel as BlockKernel<$rows>>::row(x)
         }
 
         #[inline(always)]
         fn units(row_bytes: usize) -> usize {
-            <$kernel as BlockKernel<8>>::units(row_bytes)
+            <$kernel as BlockKernel<$rows>>::units(row_bytes)
         }
 
         #[inline(always)]
         unsafe fn no_lanes() -> Self::Lanes {
             // SAFETY: the caller vouches for the CPU.
-            unsafe { <$kernel as BlockKernel<8>>::no_lanes() }
+            unsafe { <$kernel as BlockKernel<$rows>>::no_lanes() }
         }
 
         #[inline(always)]
-        unsafe fn unpack(rows: &[&[u8]; 8], unit: usize) -> Self::Panel {
+        unsafe fn no_panel() -> Self::Panel {
             // SAFETY: the caller vouches for the CPU.
-            unsafe { <$kernel as BlockKernel<8>>::unpack(rows, unit) }
+            unsafe { <$kernel as BlockKernel<$rows>>::no_panel() }
         }
 
         #[inline(always)]
-        unsafe fn finish(lanes: &Self::Lanes) -> [f32; 8] {
+        unsafe fn unpack(rows: &[&[u8]; $rows], unit: usize, panel: &mut Self::Panel) {
             // SAFETY: the caller vouches for the CPU.
-            unsafe { <$kernel as BlockKernel<8>>::finish(lanes) }
+            unsafe { <$kernel as BlockKernel<$rows>>::unpack(rows, unit, panel) }
+        }
+
+        #[inline(always)]
+        unsafe fn finish(lanes: &Self::Lanes) -> [f32; $rows] {
+            // SAFETY: the caller vouches for the CPU.
+            unsafe { <$kernel as BlockKernel<$rows>>::finish(lanes) }
         }
     };
 }
 use as_in_avx2;
 
 impl<B: Block> BlockKernel<8> for Blocks32<B> {
-    as_in_avx2!(Q8_0Row, avx2::Blocks32<B>);
+    as_in_avx2!(Q8_0Row, 8, avx2::Blocks32<B>);
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
@@ -110,7 +117,7 @@ impl<B: Block> BlockKernel<8> for Blocks32<B> {
     #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
     unsafe fn accumulate<const T: usize>(
         panel: &Self::Panel,
-        x: [Q8_0Row<'_>; T],
+        x: &[Q8_0Row<'_>; T],
         unit: usize,
         lanes: &mut [Self::Lanes; T],
     ) {
@@ -129,7 +136,7 @@ impl<B: Block> BlockKernel<8> for Blocks32<B> {
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
 fn add_panel<const SIGNED: bool, const HALVES: bool, const MINS: bool, const T: usize>(
     panel: &avx2::Panel32,
-    x: [Q8_0Row<'_>; T],
+    x: &[Q8_0Row<'_>; T],
     unit: usize,
     offset: i32,
     lanes: &mut [[__m256; 8]; T],
