@@ -5,7 +5,7 @@
 #   scripts/emulate.sh                     kernels, operations, and whole forward passes of small models
 #   scripts/emulate.sh lib FILTER..        unit tests by name
 #   scripts/emulate.sh one_arithmetic      forward passes of the models in WAYINFER_FIXTURES
-#   scripts/emulate.sh exe FILE ARG..      a static executable
+#   scripts/emulate.sh exe FILE ARG..      an executable
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -85,14 +85,17 @@ case "${1:-}" in
         ops::tests::rows::instances ops::tests::rows::vector ops::tests::attention::an_f32 ops::tests::attention::vector
     add one_arithmetic with_an_f32_cache
     ;;
-exe) cp "$2" "$work/root/bin/exe" && tests+=("chrt -f 1 /bin/exe ${*:3} || code=1") ;;
+exe) strip -o "$work/root/bin/exe" "$2" && tests+=("chrt -f 1 /bin/exe ${*:3} || code=1") ;;
 *) add "$@" ;;
 esac
 
 # The RAM disk: the fixtures are where the tests were compiled to look for them.
 cp "$(command -v busybox)" "$work/root/bin/busybox"
 cp "$(command -v chrt)" "$work/root/bin/chrt"
-for library in $(ldd "$(command -v chrt)" | grep -o '/[^ ]*'); do install -D "$library" "$work/root$library"; done
+for binary in "$work"/root/bin/*; do
+    { ldd "$binary" 2>/dev/null || true; } | { grep -o '/[^ ]*' || true; } |
+        while read -r library; do install -D "$library" "$work/root$library"; done
+done
 mkdir -p "$work/root$PWD/fixtures"
 for name in ${fixtures//,/ }; do cp "fixtures/$name.gguf" "$work/root$PWD/fixtures/"; done
 {
