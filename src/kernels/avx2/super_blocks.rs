@@ -295,7 +295,8 @@ fn add_panel<const SIGNED: bool, const MINS: u8, const CHAIN: usize, const T: us
     let mut sum = none;
     for c in 0..QK_K / 4 / CHAIN {
         let mut products = none;
-        for k in c * CHAIN..(c + 1) * CHAIN {
+        for i in 0..CHAIN {
+            let k = c * CHAIN + i;
             let q = array!(2, |h| panel[h].q[k]);
             let magnitude = if SIGNED { array!(2, |h| _mm256_abs_epi8(q[h])) } else { q };
             for t in 0..T {
@@ -353,11 +354,12 @@ fn sums_of_mins<const T: usize>(
 ) -> [[__m256i; 2]; T] {
     let pairs: [&[[i16; 2]]; T] = array!(T, |t| x[t].bsums.as_chunks::<16>().0[unit].as_chunks().0);
     let mut sum = [[_mm256_setzero_si256(); 2]; T];
-    for p in 0..QK_K / 32 {
+    for (p, mins) in panel[0].mins.iter().zip(&panel[1].mins).enumerate() {
+        let mins = [*mins.0, *mins.1];
         for t in 0..T {
             let pair = spread_pair(pairs[t][p]);
             for h in 0..2 {
-                let product = _mm256_madd_epi16(panel[h].mins[p], pair);
+                let product = _mm256_madd_epi16(mins[h], pair);
                 sum[t][h] = _mm256_add_epi32(sum[t][h], product);
             }
         }

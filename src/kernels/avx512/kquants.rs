@@ -134,9 +134,9 @@ impl<B: SuperBlock> BlockKernel<16> for KQuant<B> {
             }
         }
         if B::FLOAT_MINS {
-            add_sums::<{ Mins::Float as u8 }, T>(panel, &x, unit, &sum, lanes);
+            add_sums::<{ Mins::Float as u8 }, T>(panel, x, unit, &sum, lanes);
         } else {
-            add_sums::<{ Mins::Integer as u8 }, T>(panel, &x, unit, &sum, lanes);
+            add_sums::<{ Mins::Integer as u8 }, T>(panel, x, unit, &sum, lanes);
         }
     }
 

@@ -134,7 +134,7 @@ fn add_panel<const SIGNED: bool, const MINS: u8, const T: usize>(
             sum[t] = _mm512_add_epi32(sum[t], _mm512_mullo_epi32(products[t], scale));
         }
     }
-    add_sums::<MINS, T>(panel, &x, unit, &sum, lanes);
+    add_sums::<MINS, T>(panel, x, unit, &sum, lanes);
 }
 
 /// Adds the sums of a super-block's products, and its mins, to the lanes of some tokens.

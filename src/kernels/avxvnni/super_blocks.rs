@@ -52,7 +52,8 @@ fn add_panel<const SIGNED: bool, const MINS: u8, const SMALL: bool, const T: usi
     let mut sum = none;
     for g in 0..QK_K / 16 {
         let mut products = none;
-        for k in 4 * g..4 * g + 4 {
+        for i in 0..4 {
+            let k = 4 * g + i;
             let q = array!(2, |h| panel[h].q[k]);
             let magnitude = if SIGNED { array!(2, |h| _mm256_abs_epi8(q[h])) } else { q };
             for t in 0..T {
