@@ -44,7 +44,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     format: Option<String>,
 
-    /// Only this kernel set: scalar, avx2, avx512 or amx
+    /// Only this kernel set: scalar, avx2, avxvnni, avx512 or amx
     #[arg(long, value_name = "SET")]
     isa: Option<Isa>,
 

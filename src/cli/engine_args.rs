@@ -21,7 +21,7 @@ pub struct EngineArgs {
     #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = threads_parser())]
     pub threads: Option<u16>,
 
-    /// Kernel set: scalar, avx2, avx512 or amx [default: the best that this CPU has]
+    /// Kernel set: scalar, avx2, avxvnni, avx512 or amx [default: the best that this CPU has]
     #[arg(long, value_name = "SET")]
     pub isa: Option<Isa>,
 

@@ -3,7 +3,7 @@
 //! A kernel set is what one instruction set has to offer: for each tensor type a tile function, named
 //! by its operands, that computes the dots of some rows of weights with all rows of activations. The
 //! result of each is defined by the scalar dots of [`crate::quant`], down to the last bit; a type for
-//! which a set has no kernel of its own takes the scalar one.
+//! which a set has no kernel of its own takes that of the set it builds on, the scalar one in the end.
 //!
 //! Holding a `&'static Kernels` proves that the CPU can run it: there is no other way to one than through
 //! [`Kernels::detect_best`], [`Kernels::by_isa`] and [`Kernels::available`], which ask the CPU.
@@ -28,10 +28,53 @@ macro_rules! array {
     }};
 }
 
+/// The table of a vector set: the given kernels, and `quantised` of every quantised format, by the names that `quantised`,
+/// `Blocks32` and `SuperBlocks` have where the macro is called; Q4_K, Q5_K and Q6_K are of the type named.
+#[cfg(target_arch = "x86_64")]
+macro_rules! tiles_with_quantised {
+    ($k_quants:ident, [$($kernel:expr),*]) => {
+        {
+            use crate::quant::*;
+            &[
+                $($kernel,)*
+                kernel(TensorType::Q4_0, "vec_dot_q4_0_q8_0", quantised::<Blocks32<BlockQ4_0>, _>),
+                kernel(TensorType::Q4_1, "vec_dot_q4_1_q8_1", quantised::<Blocks32<BlockQ4_1>, _>),
+                kernel(TensorType::Q5_0, "vec_dot_q5_0_q8_0", quantised::<Blocks32<BlockQ5_0>, _>),
+                kernel(TensorType::Q5_1, "vec_dot_q5_1_q8_1", quantised::<Blocks32<BlockQ5_1>, _>),
+                kernel(TensorType::Q8_0, "vec_dot_q8_0_q8_0", quantised::<Blocks32<BlockQ8_0>, _>),
+                kernel(TensorType::Q2_K, "vec_dot_q2_k_q8_k", quantised::<SuperBlocks<BlockQ2K>, _>),
+                kernel(TensorType::Q3_K, "vec_dot_q3_k_q8_k", quantised::<SuperBlocks<BlockQ3K>, _>),
+                kernel(TensorType::Q4_K, "vec_dot_q4_k_q8_k", quantised::<$k_quants<BlockQ4K>, _>),
+                kernel(TensorType::Q5_K, "vec_dot_q5_k_q8_k", quantised::<$k_quants<BlockQ5K>, _>),
+                kernel(TensorType::Q6_K, "vec_dot_q6_k_q8_k", quantised::<$k_quants<BlockQ6K>, _>),
+                kernel(TensorType::IQ2_XXS, "vec_dot_iq2_xxs_q8_k", quantised::<SuperBlocks<BlockIQ2XXS>, _>),
+                kernel(TensorType::IQ2_XS, "vec_dot_iq2_xs_q8_k", quantised::<SuperBlocks<BlockIQ2XS>, _>),
+                kernel(TensorType::IQ2_S, "vec_dot_iq2_s_q8_k", quantised::<SuperBlocks<BlockIQ2S>, _>),
+                kernel(TensorType::IQ3_XXS, "vec_dot_iq3_xxs_q8_k", quantised::<SuperBlocks<BlockIQ3XXS>, _>),
+                kernel(TensorType::IQ3_S, "vec_dot_iq3_s_q8_k", quantised::<SuperBlocks<BlockIQ3S>, _>),
+                kernel(TensorType::IQ1_S, "vec_dot_iq1_s_q8_k", quantised::<SuperBlocks<BlockIQ1S>, _>),
+                kernel(TensorType::IQ1_M, "vec_dot_iq1_m_q8_k", quantised::<SuperBlocks<BlockIQ1M>, _>),
+                kernel(TensorType::IQ4_NL, "vec_dot_iq4_nl_q8_0", quantised::<Blocks32<BlockIQ4NL>, _>),
+                kernel(TensorType::IQ4_XS, "vec_dot_iq4_xs_q8_k", quantised::<SuperBlocks<BlockIQ4XS>, _>),
+                kernel(TensorType::TQ1_0, "vec_dot_tq1_0_q8_k", quantised::<SuperBlocks<BlockTQ1_0>, _>),
+                kernel(TensorType::TQ2_0, "vec_dot_tq2_0_q8_k", quantised::<SuperBlocks<BlockTQ2_0>, _>),
+                kernel(TensorType::MXFP4, "vec_dot_mxfp4_q8_0", quantised::<Blocks32<BlockMXFP4>, _>),
+                kernel(TensorType::NVFP4, "vec_dot_nvfp4_q8_0", quantised::<Blocks32<BlockNVFP4>, _>),
+                kernel(TensorType::Q1_0, "vec_dot_q1_0_q8_0", quantised::<Blocks32<BlockQ1_0>, _>),
+                kernel(TensorType::Q2_0, "vec_dot_q2_0_q8_0", quantised::<Blocks32<BlockQ2_0>, _>),
+            ]
+        }
+    };
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
 #[cfg(target_arch = "x86_64")]
 mod blocks;
 mod matmul;
@@ -54,6 +97,8 @@ pub enum Isa {
     Scalar,
     /// AVX2, FMA and F16C.
     Avx2,
+    /// AVX-VNNI, of 256 bits, with the former.
+    AvxVnni,
     /// AVX-512 F, BW, VL and VNNI.
     Avx512,
     /// AMX-INT8 with AVX-512.
@@ -62,13 +107,14 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set, the best first.
-    pub const ALL: &[Isa] = &[Isa::Amx, Isa::Avx512, Isa::Avx2, Isa::Scalar];
+    pub const ALL: &[Isa] = &[Isa::Amx, Isa::Avx512, Isa::AvxVnni, Isa::Avx2, Isa::Scalar];
 
     /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
             Isa::Avx512 => "avx512",
             Isa::Amx => "amx",
         }
@@ -91,7 +137,7 @@ impl FromStr for Isa {
 
 /// A name that is no instruction set's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown instruction set '{0}' (scalar, avx2, avx512, amx)")]
+#[error("unknown instruction set '{0}' (scalar, avx2, avxvnni, avx512, amx)")]
 pub struct UnknownIsa(pub String);
 
 /// Why a kernel set cannot be had.
@@ -109,8 +155,10 @@ pub struct Kernels {
     isa: Isa,
     /// What the CPU lacks for this set, by name; nothing: it can run it.
     missing: fn() -> Vec<&'static str>,
-    /// The set's own kernels; types that are not listed take the scalar kernel.
+    /// The set's own kernels.
     tiles: &'static [TileKernel],
+    /// The set that has the others; only the scalar one, which has all, has none.
+    base: Option<&'static Kernels>,
     ops: fn() -> &'static ops::Ops,
 }
 
@@ -183,8 +231,12 @@ impl OutTile<'_> {
 
 /// The kernel sets of this build, the best first.
 static TABLE: &[&Kernels] = &[
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    &amx::KERNELS,
     #[cfg(target_arch = "x86_64")]
     &avx512::KERNELS,
+    #[cfg(target_arch = "x86_64")]
+    &avxvnni::KERNELS,
     #[cfg(target_arch = "x86_64")]
     &avx2::KERNELS,
     &scalar::KERNELS,
@@ -236,9 +288,10 @@ impl Kernels {
 
     /// The kernel for this type of weights, and whose it is.
     fn tile(&self, ty: TensorType) -> Option<(&'static TileKernel, Isa)> {
-        let of =
-            |set: &Kernels| set.tiles.iter().find(|kernel| kernel.ty == ty).map(|kernel| (kernel, set.isa));
-        of(self).or_else(|| of(&scalar::KERNELS))
+        match self.tiles.iter().find(|kernel| kernel.ty == ty) {
+            Some(kernel) => Some((kernel, self.isa)),
+            None => self.base?.tile(ty),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use super::{Isa, Kernels, OutTile, Tile, TileKernel, kernel, ops};
 use crate::gguf::TensorType;
 
 pub(super) static KERNELS: Kernels =
-    Kernels { isa: Isa::Scalar, missing: Vec::new, tiles: TILES, ops: ops::scalar };
+    Kernels { isa: Isa::Scalar, missing: Vec::new, tiles: TILES, base: None, ops: ops::scalar };
 
 static TILES: &[TileKernel] = &[
     kernel(TensorType::F32, "vec_dot_f32_f32", tile),

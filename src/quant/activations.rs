@@ -193,6 +193,11 @@ impl Activations {
         self.cols
     }
 
+    /// Quantised types: the integers of all rows, `[rows][cols]`, -127 to 127; otherwise nothing.
+    pub fn qs(&self) -> &[i8] {
+        &self.qs
+    }
+
     /// Replaces the rows by `x`, `[rows][cols]`, rounded to `ty`; large inputs by the current thread pool.
     ///
     /// # Errors

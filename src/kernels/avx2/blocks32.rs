@@ -11,7 +11,8 @@ use zerocopy::FromZeros;
 
 use super::super::blocks::BlockKernel;
 use super::{
-    PREFETCH, PREFETCH_ROWS, load_f32, load_i8, load_i16, prefetch, spread_quad, to_array, transpose8, tree8,
+    Maddubs, Multiply, PREFETCH, PREFETCH_ROWS, load_f32, load_i8, load_i16, prefetch, spread_quad, to_array,
+    transpose8, tree8,
 };
 use crate::quant::{ActivationRow, PART, Q8_0Row};
 
@@ -135,36 +136,8 @@ impl<B: Block> BlockKernel<8> for Blocks32<B> {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8_0Row<'_>; T]) -> [f32; T] {
-        let eights = B::slice(weights).chunks_exact(eight_parts::<B>());
-        let tail = eights.remainder();
-        let mut acc = [_mm256_setzero_ps(); T];
-        let mut at = 0;
-        for blocks in eights {
-            prefetch(blocks, PREFETCH);
-            // SAFETY: the caller vouches for the CPU.
-            let (w, scales) = unsafe { (weights_of(blocks), B::scales(blocks)) };
-            for t in 0..T {
-                let Some(x) = Eight::of::<B>(x[t], at) else {
-                    unreachable!("as many activations as weights")
-                };
-                acc[t] = add_parts::<B>(&w, scales, x, acc[t]);
-            }
-            at += 8;
-        }
-        if !tail.is_empty() {
-            let n = tail.len() * B::PARTS;
-            let mut tail = Tail::new(tail);
-            let there = array!(8, |b| if b < n { -1 } else { 0 });
-            for t in 0..T {
-                let blocks = &tail.blocks[..eight_parts::<B>()];
-                // SAFETY: the caller vouches for the CPU.
-                let (w, scales) = unsafe { (weights_of(blocks), B::scales(blocks)) };
-                let next = add_parts::<B>(&w, scales, tail.x(x[t], at, n), acc[t]);
-                // Lanes without a part stay as they are.
-                acc[t] = _mm256_blendv_ps(acc[t], next, mask(there));
-            }
-        }
-        array!(T, |t| tree8(acc[t]))
+        // SAFETY: the caller vouches for the CPU.
+        unsafe { dots::<B, Maddubs, T>(weights, x) }
     }
 
     #[inline(always)]
@@ -237,6 +210,48 @@ impl<B: Block> BlockKernel<8> for Blocks32<B> {
     }
 }
 
+/// The dots of a row of weights with `T` rows of activations.
+///
+/// # Safety
+/// The CPU must have the features of this kernel set and of `M`, and the caller be compiled for them.
+#[inline(always)]
+pub(in super::super) unsafe fn dots<B: Block, M: Multiply, const T: usize>(
+    weights: &[u8],
+    x: [Q8_0Row<'_>; T],
+) -> [f32; T] {
+    // SAFETY: the caller vouches for the CPU.
+    unsafe {
+        let eights = B::slice(weights).chunks_exact(eight_parts::<B>());
+        let tail = eights.remainder();
+        let mut acc = [_mm256_setzero_ps(); T];
+        let mut at = 0;
+        for blocks in eights {
+            prefetch(blocks, PREFETCH);
+            let (w, scales) = (weights_of(blocks), B::scales(blocks));
+            for t in 0..T {
+                let Some(x) = Eight::of::<B>(x[t], at) else {
+                    unreachable!("as many activations as weights")
+                };
+                acc[t] = add_parts::<B, M>(&w, scales, x, acc[t]);
+            }
+            at += 8;
+        }
+        if !tail.is_empty() {
+            let n = tail.len() * B::PARTS;
+            let mut tail = Tail::new(tail);
+            let there = array!(8, |b| if b < n { -1 } else { 0 });
+            for t in 0..T {
+                let blocks = &tail.blocks[..eight_parts::<B>()];
+                let (w, scales) = (weights_of(blocks), B::scales(blocks));
+                let next = add_parts::<B, M>(&w, scales, tail.x(x[t], at, n), acc[t]);
+                // Lanes without a part stay as they are.
+                acc[t] = _mm256_blendv_ps(acc[t], next, mask(there));
+            }
+        }
+        array!(T, |t| tree8(acc[t]))
+    }
+}
+
 /// The weights of eight parts.
 ///
 /// # Safety
@@ -277,35 +292,59 @@ fn add_panel<const SIGNED: bool, const HALVES: bool, const MINS: bool, const T: 
     offset: i32,
     lanes: &mut [[__m256; 8]; T],
 ) {
-    let qs = array!(T, |t| x[t].qs.as_chunks::<PART>().0);
-    for (b, q) in panel.q[..panel.parts].iter().enumerate() {
-        let at = 8 * unit + b;
-        let quads: [&[[i8; 4]]; T] = array!(T, |t| qs[t][at].as_chunks().0);
-        let sums = array!(T, |t| array!(2, |half| i32::from(x[t].bsums[2 * at + half])));
-        let mut sum = if HALVES {
-            array!(T, |t| _mm256_set1_epi32(-offset * sums[t][0]))
-        } else {
-            array!(T, |t| _mm256_set1_epi32(-offset * (sums[t][0] + sums[t][1])))
-        };
-        let mut first = [_mm256_setzero_si256(); T];
-        for (k, q) in q.iter().enumerate() {
-            if HALVES && k == PART / 8 {
-                first = sum;
-                sum = array!(T, |t| _mm256_set1_epi32(-offset * sums[t][1]));
+    // SAFETY: this function is compiled for the features that the CPU has.
+    unsafe { add_panel_with::<SIGNED, HALVES, MINS, Maddubs, T>(panel, x, unit, offset, lanes) }
+}
+
+/// What `add_panel` does.
+///
+/// # Safety
+/// As [`dots`].
+#[inline(always)]
+pub(in super::super) unsafe fn add_panel_with<
+    const SIGNED: bool,
+    const HALVES: bool,
+    const MINS: bool,
+    M: Multiply,
+    const T: usize,
+>(
+    panel: &Panel,
+    x: &[Q8_0Row<'_>; T],
+    unit: usize,
+    offset: i32,
+    lanes: &mut [[__m256; 8]; T],
+) {
+    // SAFETY: the caller vouches for the CPU.
+    unsafe {
+        let qs = array!(T, |t| x[t].qs.as_chunks::<PART>().0);
+        for (b, q) in panel.q[..panel.parts].iter().enumerate() {
+            let at = 8 * unit + b;
+            let quads: [&[[i8; 4]]; T] = array!(T, |t| qs[t][at].as_chunks().0);
+            let sums = array!(T, |t| array!(2, |half| i32::from(x[t].bsums[2 * at + half])));
+            let mut sum = if HALVES {
+                array!(T, |t| _mm256_set1_epi32(-offset * sums[t][0]))
+            } else {
+                array!(T, |t| _mm256_set1_epi32(-offset * (sums[t][0] + sums[t][1])))
+            };
+            let mut first = [_mm256_setzero_si256(); T];
+            for (k, q) in q.iter().enumerate() {
+                if HALVES && k == PART / 8 {
+                    first = sum;
+                    sum = array!(T, |t| _mm256_set1_epi32(-offset * sums[t][1]));
+                }
+                let magnitude = if SIGNED { _mm256_abs_epi8(*q) } else { *q };
+                for t in 0..T {
+                    let x = spread_quad(quads[t][k]);
+                    let signed = if SIGNED { _mm256_sign_epi8(x, *q) } else { x };
+                    sum[t] = M::add_quads(sum[t], magnitude, signed);
+                }
             }
-            let magnitude = if SIGNED { _mm256_abs_epi8(*q) } else { *q };
             for t in 0..T {
-                let x = spread_quad(quads[t][k]);
-                let signed = if SIGNED { _mm256_sign_epi8(x, *q) } else { x };
-                let products = _mm256_maddubs_epi16(magnitude, signed);
-                sum[t] = _mm256_add_epi32(sum[t], _mm256_madd_epi16(products, _mm256_set1_epi16(1)));
+                let d_a = _mm256_set1_ps(x[t].d[at]);
+                let scales = [panel.scales[0][b], panel.scales[1][b]];
+                let s = if MINS { _mm256_set1_ps(x[t].s[at]) } else { d_a };
+                lanes[t][b] = add::<HALVES, MINS>(scales, d_a, s, [first[t], sum[t]], lanes[t][b]);
             }
-        }
-        for t in 0..T {
-            let d_a = _mm256_set1_ps(x[t].d[at]);
-            let scales = [panel.scales[0][b], panel.scales[1][b]];
-            let s = if MINS { _mm256_set1_ps(x[t].s[at]) } else { d_a };
-            lanes[t][b] = add::<HALVES, MINS>(scales, d_a, s, [first[t], sum[t]], lanes[t][b]);
         }
     }
 }
@@ -331,42 +370,51 @@ fn add<const HALVES: bool, const MINS: bool>(
 }
 
 /// Adds eight parts of a row to the lanes.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn add_parts<B: Block>(w: &[__m256i; 8], scales: [__m256; 2], x: Eight<'_>, lanes: __m256) -> __m256 {
-    let ones = _mm256_set1_epi16(1);
-    let s: [__m256i; 8] = array!(8, |b| {
-        let (w, x) = (w[b], load_i8(&x.qs[b]));
-        let products = if B::SIGNED {
-            _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
-        } else {
-            _mm256_maddubs_epi16(w, x)
+///
+/// # Safety
+/// As [`dots`].
+#[inline(always)]
+unsafe fn add_parts<B: Block, M: Multiply>(
+    w: &[__m256i; 8],
+    scales: [__m256; 2],
+    x: Eight<'_>,
+    lanes: __m256,
+) -> __m256 {
+    // SAFETY: the caller vouches for the CPU.
+    unsafe {
+        let zero = _mm256_setzero_si256();
+        let s: [__m256i; 8] = array!(8, |b| {
+            let (w, x) = (w[b], load_i8(&x.qs[b]));
+            if B::SIGNED {
+                M::add_quads(zero, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
+            } else {
+                M::add_quads(zero, w, x)
+            }
+        });
+        let four = |i: usize| {
+            _mm256_hadd_epi32(_mm256_hadd_epi32(s[i], s[i + 1]), _mm256_hadd_epi32(s[i + 2], s[i + 3]))
         };
-        _mm256_madd_epi16(products, ones)
-    });
-    let four = |i: usize| {
-        _mm256_hadd_epi32(_mm256_hadd_epi32(s[i], s[i + 1]), _mm256_hadd_epi32(s[i + 2], s[i + 3]))
-    };
-    let (a, b) = (four(0), four(4));
-    let halves = [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)];
-    let mut halves = halves;
-    if B::OFFSET != 0 {
-        // In each lane the sums over the first and the second half.
-        let (bsums, offset) = (load_i16(x.bsums), i32::from(B::OFFSET));
-        if B::HALVES {
-            let (first, second) = (_mm256_set1_epi32(offset), _mm256_set1_epi32(offset << 16));
-            halves[0] = _mm256_sub_epi32(halves[0], _mm256_madd_epi16(bsums, first));
-            halves[1] = _mm256_sub_epi32(halves[1], _mm256_madd_epi16(bsums, second));
-        } else {
-            let both = _mm256_set1_epi16(B::OFFSET);
-            halves[0] = _mm256_sub_epi32(halves[0], _mm256_madd_epi16(bsums, both));
+        let (a, b) = (four(0), four(4));
+        let halves = [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)];
+        let mut halves = halves;
+        if B::OFFSET != 0 {
+            // In each lane the sums over the first and the second half.
+            let (bsums, offset) = (load_i16(x.bsums), i32::from(B::OFFSET));
+            if B::HALVES {
+                let (first, second) = (_mm256_set1_epi32(offset), _mm256_set1_epi32(offset << 16));
+                halves[0] = _mm256_sub_epi32(halves[0], _mm256_madd_epi16(bsums, first));
+                halves[1] = _mm256_sub_epi32(halves[1], _mm256_madd_epi16(bsums, second));
+            } else {
+                let both = _mm256_set1_epi16(B::OFFSET);
+                halves[0] = _mm256_sub_epi32(halves[0], _mm256_madd_epi16(bsums, both));
+            }
         }
-    }
-    let (d_a, s) = (load_f32(x.d), load_f32(x.s));
-    match (B::HALVES, B::MINS) {
-        (true, _) => add::<true, false>(scales, d_a, s, halves, lanes),
-        (_, true) => add::<false, true>(scales, d_a, s, halves, lanes),
-        _ => add::<false, false>(scales, d_a, s, halves, lanes),
+        let (d_a, s) = (load_f32(x.d), load_f32(x.s));
+        match (B::HALVES, B::MINS) {
+            (true, _) => add::<true, false>(scales, d_a, s, halves, lanes),
+            (_, true) => add::<false, true>(scales, d_a, s, halves, lanes),
+            _ => add::<false, false>(scales, d_a, s, halves, lanes),
+        }
     }
 }
 

@@ -16,53 +16,32 @@ mod ternary;
 use std::arch::x86_64::*;
 
 use super::blocks::{self, BlockKernel};
-use super::{Isa, Kernels, OutTile, Tile, TileKernel, kernel, missing_features, ops};
+use super::{Isa, Kernels, OutTile, Tile, TileKernel, kernel, missing_features, ops, scalar};
 use crate::gguf::TensorType;
-use crate::quant::{
-    BlockIQ1M, BlockIQ1S, BlockIQ2S, BlockIQ2XS, BlockIQ2XXS, BlockIQ3S, BlockIQ3XXS, BlockIQ4NL, BlockIQ4XS,
-    BlockMXFP4, BlockNVFP4, BlockQ1_0, BlockQ2_0, BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K,
-    BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, BlockTQ1_0, BlockTQ2_0,
+pub(super) use blocks32::{
+    Block, Blocks32, Eight, Panel as Panel32, Tail, activations, add_panel_with as add_panel32,
+    dots as blocks32_dots, eight_parts, weights_of,
 };
-pub(super) use blocks32::{Block, Blocks32, Eight, Tail, activations, eight_parts, weights_of};
-pub(super) use super_blocks::{EightRows, Mins, SuperBlock, SuperBlocks, d_pair};
+pub(super) use super_blocks::{
+    EightRows, Mins, SuperBlock, SuperBlocks, add_sums, d_pair, dots as super_block_dots,
+};
 
 pub(super) static KERNELS: Kernels = Kernels {
     isa: Isa::Avx2,
     missing: missing_features!("avx2", "fma", "f16c"),
     tiles: TILES,
+    base: Some(&scalar::KERNELS),
     ops: || &ops::AVX2,
 };
 
-static TILES: &[TileKernel] = &[
-    kernel(TensorType::F32, "vec_dot_f32_f32", floats::tile::<floats::F32>),
-    kernel(TensorType::F16, "vec_dot_f16_f16", floats::tile::<floats::F16>),
-    kernel(TensorType::BF16, "vec_dot_bf16_bf16", floats::tile::<floats::Bf16>),
-    kernel(TensorType::Q4_0, "vec_dot_q4_0_q8_0", quantised::<Blocks32<BlockQ4_0>, 8>),
-    kernel(TensorType::Q4_1, "vec_dot_q4_1_q8_1", quantised::<Blocks32<BlockQ4_1>, 8>),
-    kernel(TensorType::Q5_0, "vec_dot_q5_0_q8_0", quantised::<Blocks32<BlockQ5_0>, 8>),
-    kernel(TensorType::Q5_1, "vec_dot_q5_1_q8_1", quantised::<Blocks32<BlockQ5_1>, 8>),
-    kernel(TensorType::Q8_0, "vec_dot_q8_0_q8_0", quantised::<Blocks32<BlockQ8_0>, 8>),
-    kernel(TensorType::Q2_K, "vec_dot_q2_k_q8_k", quantised::<SuperBlocks<BlockQ2K>, 16>),
-    kernel(TensorType::Q3_K, "vec_dot_q3_k_q8_k", quantised::<SuperBlocks<BlockQ3K>, 16>),
-    kernel(TensorType::Q4_K, "vec_dot_q4_k_q8_k", quantised::<SuperBlocks<BlockQ4K>, 16>),
-    kernel(TensorType::Q5_K, "vec_dot_q5_k_q8_k", quantised::<SuperBlocks<BlockQ5K>, 16>),
-    kernel(TensorType::Q6_K, "vec_dot_q6_k_q8_k", quantised::<SuperBlocks<BlockQ6K>, 16>),
-    kernel(TensorType::IQ2_XXS, "vec_dot_iq2_xxs_q8_k", quantised::<SuperBlocks<BlockIQ2XXS>, 16>),
-    kernel(TensorType::IQ2_XS, "vec_dot_iq2_xs_q8_k", quantised::<SuperBlocks<BlockIQ2XS>, 16>),
-    kernel(TensorType::IQ2_S, "vec_dot_iq2_s_q8_k", quantised::<SuperBlocks<BlockIQ2S>, 16>),
-    kernel(TensorType::IQ3_XXS, "vec_dot_iq3_xxs_q8_k", quantised::<SuperBlocks<BlockIQ3XXS>, 16>),
-    kernel(TensorType::IQ3_S, "vec_dot_iq3_s_q8_k", quantised::<SuperBlocks<BlockIQ3S>, 16>),
-    kernel(TensorType::IQ1_S, "vec_dot_iq1_s_q8_k", quantised::<SuperBlocks<BlockIQ1S>, 16>),
-    kernel(TensorType::IQ1_M, "vec_dot_iq1_m_q8_k", quantised::<SuperBlocks<BlockIQ1M>, 16>),
-    kernel(TensorType::IQ4_NL, "vec_dot_iq4_nl_q8_0", quantised::<Blocks32<BlockIQ4NL>, 8>),
-    kernel(TensorType::IQ4_XS, "vec_dot_iq4_xs_q8_k", quantised::<SuperBlocks<BlockIQ4XS>, 16>),
-    kernel(TensorType::TQ1_0, "vec_dot_tq1_0_q8_k", quantised::<SuperBlocks<BlockTQ1_0>, 16>),
-    kernel(TensorType::TQ2_0, "vec_dot_tq2_0_q8_k", quantised::<SuperBlocks<BlockTQ2_0>, 16>),
-    kernel(TensorType::MXFP4, "vec_dot_mxfp4_q8_0", quantised::<Blocks32<BlockMXFP4>, 8>),
-    kernel(TensorType::NVFP4, "vec_dot_nvfp4_q8_0", quantised::<Blocks32<BlockNVFP4>, 8>),
-    kernel(TensorType::Q1_0, "vec_dot_q1_0_q8_0", quantised::<Blocks32<BlockQ1_0>, 8>),
-    kernel(TensorType::Q2_0, "vec_dot_q2_0_q8_0", quantised::<Blocks32<BlockQ2_0>, 8>),
-];
+static TILES: &[TileKernel] = tiles_with_quantised!(
+    SuperBlocks,
+    [
+        kernel(TensorType::F32, "vec_dot_f32_f32", floats::tile::<floats::F32>),
+        kernel(TensorType::F16, "vec_dot_f16_f16", floats::tile::<floats::F16>),
+        kernel(TensorType::BF16, "vec_dot_bf16_bf16", floats::tile::<floats::Bf16>)
+    ]
+);
 
 /// # Safety
 /// The CPU must have the features of this kernel set.
@@ -70,6 +49,38 @@ static TILES: &[TileKernel] = &[
 unsafe fn quantised<K: BlockKernel<ROWS>, const ROWS: usize>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
     // SAFETY: the caller vouches for the CPU.
     unsafe { blocks::tile::<K, ROWS>(tile, out) }
+}
+
+/// How products of integers are added up; AVX-VNNI has instructions for both.
+///
+/// All `unsafe` functions have one condition: the CPU has the features of the kernel set. They are inlined always, so that
+/// they are compiled for the features of their caller.
+pub(super) trait Multiply {
+    /// Each lane with the products of its four unsigned and four signed bytes added, of which two neighbours must fit i16
+    /// together.
+    unsafe fn add_quads(acc: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i;
+    /// Each lane with the products of its two words added.
+    unsafe fn add_pairs(acc: __m256i, a: __m256i, b: __m256i) -> __m256i;
+}
+
+/// [`Multiply`] with AVX2.
+pub(super) struct Maddubs;
+
+impl Multiply for Maddubs {
+    #[inline(always)]
+    unsafe fn add_quads(acc: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i {
+        // SAFETY: the caller vouches for the CPU.
+        unsafe {
+            let pairs = _mm256_maddubs_epi16(unsigned, signed);
+            Maddubs::add_pairs(acc, pairs, _mm256_set1_epi16(1))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_pairs(acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: the caller vouches for the CPU.
+        unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)) }
+    }
 }
 
 /// How far ahead of the weights in use memory is asked for, bytes: of one row, and of each of a panel's rows.
@@ -169,7 +180,7 @@ fn widen_f16(values: [[u8; 2]; 8]) -> __m256 {
 /// Four bytes in every lane.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn spread_quad(quad: [i8; 4]) -> __m256i {
+pub(super) fn spread_quad(quad: [i8; 4]) -> __m256i {
     _mm256_set1_epi32(i32::from_ne_bytes(array!(4, |i| quad[i] as u8)))
 }
 

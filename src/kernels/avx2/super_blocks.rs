@@ -11,8 +11,8 @@ use std::marker::PhantomData;
 
 use super::super::blocks::BlockKernel;
 use super::{
-    PREFETCH, PREFETCH_ROWS, load_i8, load_i16, load_u8, prefetch, prefetch_next, spread_quad, to_array,
-    transpose8, widen_f16,
+    Maddubs, Multiply, PREFETCH, PREFETCH_ROWS, load_i8, load_i16, load_u8, prefetch, prefetch_next,
+    spread_quad, to_array, transpose8, widen_f16,
 };
 use crate::quant::{ActivationRow, Q8KRow, QK_K};
 
@@ -182,23 +182,8 @@ impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8KRow<'_>; T]) -> [f32; T] {
-        let blocks = B::slice(weights);
-        let n = blocks.len();
-        let x = array!(T, |t| {
-            let (qs, bsums) = (x[t].qs.as_chunks::<QK_K>().0, x[t].bsums.as_chunks::<16>().0);
-            (&qs[..n], &bsums[..n], &x[t].d[..n])
-        });
-        let mut acc = [_mm_setzero_ps(); T];
-        for (b, block) in blocks.iter().enumerate() {
-            prefetch(block, PREFETCH);
-            // SAFETY: the caller vouches for the CPU.
-            let w = unsafe { block.unpack() };
-            let d = d_pair(block);
-            for (acc, (qs, bsums, d_a)) in acc.iter_mut().zip(x) {
-                *acc = add_block::<B>(&w, d, &qs[b], &bsums[b], d_a[b], *acc);
-            }
-        }
-        array!(T, |t| _mm_cvtss_f32(acc[t]))
+        // SAFETY: the caller vouches for the CPU.
+        unsafe { dots::<B, Maddubs, T>(weights, x) }
     }
 
     #[inline(always)]
@@ -258,6 +243,36 @@ impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
     }
 }
 
+/// The dots of a row of weights with `T` rows of activations.
+///
+/// # Safety
+/// The CPU must have the features of this kernel set and of `M`, and the caller be compiled for them.
+#[inline(always)]
+pub(in super::super) unsafe fn dots<B: SuperBlock, M: Multiply, const T: usize>(
+    weights: &[u8],
+    x: [Q8KRow<'_>; T],
+) -> [f32; T] {
+    // SAFETY: the caller vouches for the CPU.
+    unsafe {
+        let blocks = B::slice(weights);
+        let n = blocks.len();
+        let x = array!(T, |t| {
+            let (qs, bsums) = (x[t].qs.as_chunks::<QK_K>().0, x[t].bsums.as_chunks::<16>().0);
+            (&qs[..n], &bsums[..n], &x[t].d[..n])
+        });
+        let mut acc = [_mm_setzero_ps(); T];
+        for (b, block) in blocks.iter().enumerate() {
+            prefetch(block, PREFETCH);
+            let w = block.unpack();
+            let d = d_pair(block);
+            for (acc, (qs, bsums, d_a)) in acc.iter_mut().zip(x) {
+                *acc = add_block::<B, M>(&w, d, &qs[b], &bsums[b], d_a[b], *acc);
+            }
+        }
+        array!(T, |t| _mm_cvtss_f32(acc[t]))
+    }
+}
+
 /// [`Mins`] as numbers, for generic functions.
 const NONE: u8 = Mins::None as u8;
 const INTEGER: u8 = Mins::Integer as u8;
@@ -299,6 +314,20 @@ fn add_panel<const SIGNED: bool, const MINS: u8, const CHAIN: usize, const T: us
             }
         }
     }
+    add_sums::<MINS, T>(panel, x, unit, &sum, lanes);
+}
+
+/// Adds the sums of a super-block's products, and its mins, to the lanes of some tokens.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in super::super) fn add_sums<const MINS: u8, const T: usize>(
+    panel: &[EightRows; 2],
+    x: &[Q8KRow<'_>; T],
+    unit: usize,
+    sum: &[[__m256i; 2]; T],
+    lanes: &mut [[__m256; 2]; T],
+) {
+    let none = [[_mm256_setzero_si256(); 2]; T];
     let min_sum = if MINS == NONE { none } else { sums_of_mins(panel, x, unit) };
     for t in 0..T {
         let d_a = _mm256_set1_ps(x[t].d[unit]);
@@ -348,9 +377,11 @@ unsafe fn unpacked<B: SuperBlock>(block: &B) -> Unpacked {
 }
 
 /// Adds one super-block's dot to the lowest lane of `acc`; `d` is `[d, -dmin, ..]`.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn add_block<B: SuperBlock>(
+///
+/// # Safety
+/// As [`dots`].
+#[inline(always)]
+unsafe fn add_block<B: SuperBlock, M: Multiply>(
     w: &Unpacked,
     d: __m128,
     qs: &[i8; QK_K],
@@ -358,37 +389,40 @@ fn add_block<B: SuperBlock>(
     d_a: f32,
     acc: __m128,
 ) -> __m128 {
-    let (qs, _) = qs.as_chunks::<32>();
-    let mut sum = _mm256_setzero_si256();
-    for j in 0..8 {
-        let x = load_i8(&qs[j]);
-        let x = if B::SIGNED { _mm256_sign_epi8(x, w.signs[j]) } else { x };
-        let products = _mm256_maddubs_epi16(w.q[j], x);
-        if B::NO_SCALES {
-            sum = _mm256_add_epi16(sum, products);
-        } else {
-            let scale = _mm256_shuffle_epi8(w.scales.spread, load_u8(&SPREAD[j]));
-            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, scale));
+    // SAFETY: the caller vouches for the CPU.
+    unsafe {
+        let (qs, _) = qs.as_chunks::<32>();
+        let mut sum = _mm256_setzero_si256();
+        for j in 0..8 {
+            let x = load_i8(&qs[j]);
+            let x = if B::SIGNED { _mm256_sign_epi8(x, w.signs[j]) } else { x };
+            let products = _mm256_maddubs_epi16(w.q[j], x);
+            if B::NO_SCALES {
+                sum = _mm256_add_epi16(sum, products);
+            } else {
+                let scale = _mm256_shuffle_epi8(w.scales.spread, load_u8(&SPREAD[j]));
+                sum = M::add_pairs(sum, products, scale);
+            }
         }
+        if B::NO_SCALES {
+            sum = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+        }
+        let halves = |v| _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+        let scale = _mm_mul_ps(d, _mm_set1_ps(d_a));
+        let min_sum = || _mm256_madd_epi16(w.group_mins, load_i16(bsums));
+        if let Mins::Float = B::MINS {
+            let (s, m) = (halves(sum), halves(min_sum()));
+            let twos = _mm_add_epi32(_mm_unpacklo_epi64(s, m), _mm_unpackhi_epi64(s, m));
+            // [sum, sum, min_sum, min_sum]
+            let sums = _mm_cvtepi32_ps(_mm_add_epi32(twos, _mm_shuffle_epi32::<0b10_11_00_01>(twos)));
+            let acc = _mm_fmadd_ss(scale, sums, acc);
+            return _mm_fmadd_ss(_mm_movehdup_ps(scale), _mm_movehl_ps(sums, sums), acc);
+        }
+        let fours = halves(if let Mins::Integer = B::MINS { _mm256_sub_epi32(sum, min_sum()) } else { sum });
+        let twos = _mm_add_epi32(fours, _mm_shuffle_epi32::<0b00_00_11_10>(fours));
+        let one = _mm_add_epi32(twos, _mm_shuffle_epi32::<0b00_00_00_01>(twos));
+        _mm_fmadd_ss(scale, _mm_cvtepi32_ps(one), acc)
     }
-    if B::NO_SCALES {
-        sum = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
-    }
-    let halves = |v| _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
-    let scale = _mm_mul_ps(d, _mm_set1_ps(d_a));
-    let min_sum = || _mm256_madd_epi16(w.group_mins, load_i16(bsums));
-    if let Mins::Float = B::MINS {
-        let (s, m) = (halves(sum), halves(min_sum()));
-        let twos = _mm_add_epi32(_mm_unpacklo_epi64(s, m), _mm_unpackhi_epi64(s, m));
-        // [sum, sum, min_sum, min_sum]
-        let sums = _mm_cvtepi32_ps(_mm_add_epi32(twos, _mm_shuffle_epi32::<0b10_11_00_01>(twos)));
-        let acc = _mm_fmadd_ss(scale, sums, acc);
-        return _mm_fmadd_ss(_mm_movehdup_ps(scale), _mm_movehl_ps(sums, sums), acc);
-    }
-    let fours = halves(if let Mins::Integer = B::MINS { _mm256_sub_epi32(sum, min_sum()) } else { sum });
-    let twos = _mm_add_epi32(fours, _mm_shuffle_epi32::<0b00_00_11_10>(fours));
-    let one = _mm_add_epi32(twos, _mm_shuffle_epi32::<0b00_00_00_01>(twos));
-    _mm_fmadd_ss(scale, _mm_cvtepi32_ps(one), acc)
 }
 
 /// `[d, -dmin, ..]`

@@ -16,14 +16,14 @@ use super::{
 };
 use crate::quant::{ActivationRow, PART, Q8_0Row};
 
-pub(super) struct Blocks32<B>(PhantomData<B>);
+pub(in super::super) struct Blocks32<B>(PhantomData<B>);
 
 /// Sixteen rows of up to eight parts; lane `r` belongs to row `r`.
-pub(super) struct Panel {
+pub(in super::super) struct Panel {
     /// Parts there are.
-    parts: usize,
+    pub parts: usize,
     /// `[part]`, four weights each, plus [`offset`].
-    q: [[__m512i; PART / 4]; 8],
+    pub q: [[__m512i; PART / 4]; 8],
     /// `[part]`: scales, and what else the format has.
     scales: [[__m512; 8]; 2],
 }
@@ -141,7 +141,7 @@ impl<B: Block> BlockKernel<16> for Blocks32<B> {
 }
 
 /// What a panel's weights are too large by.
-const fn offset<B: Block>() -> i32 {
+pub(in super::super) const fn offset<B: Block>() -> i32 {
     if B::SIGNED { 128 } else { B::OFFSET as i32 }
 }
 
@@ -164,7 +164,6 @@ fn add_panel<const HALVES: bool, const MINS: bool, const T: usize>(
         let quads: [&[[[i8; 4]; 2]]; T] = array!(T, |t| qs[t][b].as_chunks().0.as_chunks().0);
         let (pairs, _) = q.as_chunks::<2>();
         let at = 8 * unit + b;
-        let d_a = array!(T, |t| _mm512_set1_ps(x[t].d[at]));
         if HALVES {
             for (half, pairs) in pairs.as_chunks::<2>().0.iter().enumerate() {
                 let mut sum = array!(T, |t| _mm512_set1_epi32(-offset * i32::from(sums[t][b][half])));
@@ -172,8 +171,7 @@ fn add_panel<const HALVES: bool, const MINS: bool, const T: usize>(
                     add_pair(&mut sum, *pair, array!(T, |t| quads[t][2 * half + k]));
                 }
                 for t in 0..T {
-                    let scale = _mm512_mul_ps(panel.scales[half][b], d_a[t]);
-                    lanes[t][b] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sum[t]), lanes[t][b]);
+                    lanes[t][b] = add_sum::<MINS>(panel, [half, b], x[t], at, sum[t], lanes[t][b]);
                 }
             }
             continue;
@@ -183,14 +181,26 @@ fn add_panel<const HALVES: bool, const MINS: bool, const T: usize>(
             add_pair(&mut sum, *pair, array!(T, |t| quads[t][k]));
         }
         for t in 0..T {
-            let scale = _mm512_mul_ps(panel.scales[0][b], d_a[t]);
-            lanes[t][b] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sum[t]), lanes[t][b]);
-            if MINS {
-                let s = _mm512_set1_ps(x[t].s[at]);
-                lanes[t][b] = _mm512_fmadd_ps(panel.scales[1][b], s, lanes[t][b]);
-            }
+            lanes[t][b] = add_sum::<MINS>(panel, [0, b], x[t], at, sum[t], lanes[t][b]);
         }
     }
+}
+
+/// A lane with a sum of products added: of part `b` of the panel, which is part `at` of the row, or of one of its halves; and
+/// the part's min.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(in super::super) fn add_sum<const MINS: bool>(
+    panel: &Panel,
+    [half, b]: [usize; 2],
+    x: Q8_0Row<'_>,
+    at: usize,
+    sum: __m512i,
+    lane: __m512,
+) -> __m512 {
+    let scale = _mm512_mul_ps(panel.scales[half][b], _mm512_set1_ps(x.d[at]));
+    let lane = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sum), lane);
+    if MINS { _mm512_fmadd_ps(panel.scales[1][b], _mm512_set1_ps(x.s[at]), lane) } else { lane }
 }
 
 /// Adds the products of eight weights of each row.

@@ -10,8 +10,9 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::super::avx2;
+use super::super::avx2::{self, Mins};
 use super::super::blocks::BlockKernel;
+use super::super_blocks::add_sums;
 use super::unpack::{Heads, Panel, SuperBlock};
 use super::{
     PREFETCH, PREFETCH_ROWS, load_4_f32, load_16_i16, load_32_i16, load_64_i8, prefetch, spread_quad,
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::quant::{ActivationRow, Q8KRow, QK_K};
 
-pub(super) struct KQuant<B>(PhantomData<B>);
+pub(in super::super) struct KQuant<B>(PhantomData<B>);
 
 /// Four super-blocks of activations.
 #[derive(Clone, Copy)]
@@ -113,7 +114,6 @@ impl<B: SuperBlock> BlockKernel<16> for KQuant<B> {
         lanes: &mut [__m512; T],
     ) {
         let quads: [&[[i8; 4]]; T] = array!(T, |t| x[t].qs.as_chunks::<QK_K>().0[unit].as_chunks().0);
-        let pairs: [&[[i16; 2]]; T] = array!(T, |t| x[t].bsums.as_chunks::<16>().0[unit].as_chunks().0);
         let mut sum = [_mm512_setzero_si512(); T];
         for (c, chain) in panel.q.chunks_exact(B::CHAIN).enumerate() {
             let mut products = [_mm512_setzero_si512(); T];
@@ -133,22 +133,10 @@ impl<B: SuperBlock> BlockKernel<16> for KQuant<B> {
                 };
             }
         }
-        let mut min_sum = [_mm512_setzero_si512(); T];
-        for (p, mins) in panel.mins.iter().enumerate() {
-            for t in 0..T {
-                min_sum[t] = _mm512_dpwssd_epi32(min_sum[t], *mins, spread_pair(pairs[t][p]));
-            }
-        }
-        for t in 0..T {
-            let d_a = _mm512_set1_ps(x[t].d[unit]);
-            let scale = _mm512_mul_ps(panel.d, d_a);
-            lanes[t] = if B::FLOAT_MINS {
-                let acc = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sum[t]), lanes[t]);
-                let min_scale = _mm512_mul_ps(panel.dmin, d_a);
-                _mm512_fnmadd_ps(min_scale, _mm512_cvtepi32_ps(min_sum[t]), acc)
-            } else {
-                _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(_mm512_sub_epi32(sum[t], min_sum[t])), lanes[t])
-            };
+        if B::FLOAT_MINS {
+            add_sums::<{ Mins::Float as u8 }, T>(panel, &x, unit, &sum, lanes);
+        } else {
+            add_sums::<{ Mins::Integer as u8 }, T>(panel, &x, unit, &sum, lanes);
         }
     }
 
@@ -265,11 +253,4 @@ fn to_floats(v: __m128i) -> [f32; 4] {
     // SAFETY: 16 bytes can be written, and no alignment is asked for.
     unsafe { _mm_storeu_ps(out.as_mut_ptr(), _mm_cvtepi32_ps(v)) };
     out
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) fn spread_pair(pair: [i16; 2]) -> __m512i {
-    let ([a, b], [c, d]) = (pair[0].to_ne_bytes(), pair[1].to_ne_bytes());
-    _mm512_set1_epi32(i32::from_ne_bytes([a, b, c, d]))
 }

@@ -15,61 +15,36 @@ mod unpack;
 use std::arch::x86_64::*;
 
 use super::blocks::{self, BlockKernel};
-use super::{Isa, Kernels, OutTile, Tile, TileKernel, avx2, kernel, missing_features, ops};
+use super::{Isa, Kernels, OutTile, Tile, TileKernel, avx2, kernel, missing_features, ops, scalar};
 use crate::gguf::TensorType;
-use crate::quant::{
-    BlockIQ1M, BlockIQ1S, BlockIQ2S, BlockIQ2XS, BlockIQ2XXS, BlockIQ3S, BlockIQ3XXS, BlockIQ4NL, BlockIQ4XS,
-    BlockMXFP4, BlockNVFP4, BlockQ1_0, BlockQ2_0, BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K,
-    BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, BlockTQ1_0, BlockTQ2_0,
-};
-use blocks32::Blocks32;
-use kquants::KQuant;
-use super_blocks::SuperBlocks;
+pub(super) use blocks32::{Blocks32, Panel as Panel32, add_sum, offset};
+pub(super) use kquants::KQuant;
+pub(super) use super_blocks::{SuperBlocks, add_sums};
+pub(super) use unpack::{Panel as SuperPanel, SuperBlock};
 
 pub(super) static KERNELS: Kernels = Kernels {
     isa: Isa::Avx512,
     missing: missing_features!("avx512f", "avx512bw", "avx512vl", "avx512vnni"),
     tiles: TILES,
+    base: Some(&scalar::KERNELS),
     ops: || &ops::AVX512,
 };
 
-static TILES: &[TileKernel] = &[
-    kernel(TensorType::F32, "vec_dot_f32_f32", floats::tile::<floats::F32>),
-    kernel(TensorType::F16, "vec_dot_f16_f16", floats::tile::<floats::F16>),
-    kernel(TensorType::BF16, "vec_dot_bf16_bf16", floats::tile::<floats::Bf16>),
-    kernel(TensorType::Q4_0, "vec_dot_q4_0_q8_0", quantised::<Blocks32<BlockQ4_0>>),
-    kernel(TensorType::Q4_1, "vec_dot_q4_1_q8_1", quantised::<Blocks32<BlockQ4_1>>),
-    kernel(TensorType::Q5_0, "vec_dot_q5_0_q8_0", quantised::<Blocks32<BlockQ5_0>>),
-    kernel(TensorType::Q5_1, "vec_dot_q5_1_q8_1", quantised::<Blocks32<BlockQ5_1>>),
-    kernel(TensorType::Q8_0, "vec_dot_q8_0_q8_0", quantised::<Blocks32<BlockQ8_0>>),
-    kernel(TensorType::Q2_K, "vec_dot_q2_k_q8_k", quantised::<SuperBlocks<BlockQ2K>>),
-    kernel(TensorType::Q3_K, "vec_dot_q3_k_q8_k", quantised::<SuperBlocks<BlockQ3K>>),
-    kernel(TensorType::Q4_K, "vec_dot_q4_k_q8_k", quantised::<KQuant<BlockQ4K>>),
-    kernel(TensorType::Q5_K, "vec_dot_q5_k_q8_k", quantised::<KQuant<BlockQ5K>>),
-    kernel(TensorType::Q6_K, "vec_dot_q6_k_q8_k", quantised::<KQuant<BlockQ6K>>),
-    kernel(TensorType::IQ2_XXS, "vec_dot_iq2_xxs_q8_k", quantised::<SuperBlocks<BlockIQ2XXS>>),
-    kernel(TensorType::IQ2_XS, "vec_dot_iq2_xs_q8_k", quantised::<SuperBlocks<BlockIQ2XS>>),
-    kernel(TensorType::IQ2_S, "vec_dot_iq2_s_q8_k", quantised::<SuperBlocks<BlockIQ2S>>),
-    kernel(TensorType::IQ3_XXS, "vec_dot_iq3_xxs_q8_k", quantised::<SuperBlocks<BlockIQ3XXS>>),
-    kernel(TensorType::IQ3_S, "vec_dot_iq3_s_q8_k", quantised::<SuperBlocks<BlockIQ3S>>),
-    kernel(TensorType::IQ1_S, "vec_dot_iq1_s_q8_k", quantised::<SuperBlocks<BlockIQ1S>>),
-    kernel(TensorType::IQ1_M, "vec_dot_iq1_m_q8_k", quantised::<SuperBlocks<BlockIQ1M>>),
-    kernel(TensorType::IQ4_NL, "vec_dot_iq4_nl_q8_0", quantised::<Blocks32<BlockIQ4NL>>),
-    kernel(TensorType::IQ4_XS, "vec_dot_iq4_xs_q8_k", quantised::<SuperBlocks<BlockIQ4XS>>),
-    kernel(TensorType::TQ1_0, "vec_dot_tq1_0_q8_k", quantised::<SuperBlocks<BlockTQ1_0>>),
-    kernel(TensorType::TQ2_0, "vec_dot_tq2_0_q8_k", quantised::<SuperBlocks<BlockTQ2_0>>),
-    kernel(TensorType::MXFP4, "vec_dot_mxfp4_q8_0", quantised::<Blocks32<BlockMXFP4>>),
-    kernel(TensorType::NVFP4, "vec_dot_nvfp4_q8_0", quantised::<Blocks32<BlockNVFP4>>),
-    kernel(TensorType::Q1_0, "vec_dot_q1_0_q8_0", quantised::<Blocks32<BlockQ1_0>>),
-    kernel(TensorType::Q2_0, "vec_dot_q2_0_q8_0", quantised::<Blocks32<BlockQ2_0>>),
-];
+static TILES: &[TileKernel] = tiles_with_quantised!(
+    KQuant,
+    [
+        kernel(TensorType::F32, "vec_dot_f32_f32", floats::tile::<floats::F32>),
+        kernel(TensorType::F16, "vec_dot_f16_f16", floats::tile::<floats::F16>),
+        kernel(TensorType::BF16, "vec_dot_bf16_bf16", floats::tile::<floats::Bf16>)
+    ]
+);
 
 /// # Safety
 /// The CPU must have the features of this kernel set.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn quantised<K: BlockKernel<16>>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
+unsafe fn quantised<K: BlockKernel<ROWS>, const ROWS: usize>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
     // SAFETY: the caller vouches for the CPU.
-    unsafe { blocks::tile::<K, 16>(tile, out) }
+    unsafe { blocks::tile::<K, ROWS>(tile, out) }
 }
 
 /// How far ahead of the weights in use memory is asked for, bytes: where rows follow one another, and where

@@ -7,26 +7,13 @@ use std::marker::PhantomData;
 
 use super::super::avx2::{EightRows, Mins, SuperBlock, d_pair};
 use super::super::blocks::BlockKernel;
-use super::kquants::spread_pair;
+use super::unpack::Panel;
 use super::{
     PREFETCH, PREFETCH_ROWS, join, join_ps, load_16_i16, load_64_i8, prefetch, spread_quad, to_array,
 };
 use crate::quant::{ActivationRow, Q8KRow, QK_K};
 
-pub(super) struct SuperBlocks<B>(PhantomData<B>);
-
-/// Sixteen rows of a super-block; lane `r` (of 32 bits) belongs to row `r`.
-pub(super) struct Panel {
-    /// Four weights each.
-    q: [__m512i; QK_K / 4],
-    /// The scales of 16 weights each.
-    scales: [__m512i; QK_K / 16],
-    /// The mins of two groups of 16 weights each, as i16.
-    mins: [__m512i; QK_K / 32],
-    d: __m512,
-    /// Negative.
-    dmin: __m512,
-}
+pub(in super::super) struct SuperBlocks<B>(PhantomData<B>);
 
 impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
     const PANEL_TOKENS: usize = 4;
@@ -131,7 +118,6 @@ fn add_panel<const SIGNED: bool, const MINS: u8, const T: usize>(
 ) {
     let zero = _mm512_setzero_si512();
     let quads: [&[[i8; 4]]; T] = array!(T, |t| x[t].qs.as_chunks::<QK_K>().0[unit].as_chunks().0);
-    let pairs: [&[[i16; 2]]; T] = array!(T, |t| x[t].bsums.as_chunks::<16>().0[unit].as_chunks().0);
     let mut sum = [zero; T];
     for (g, (group, scale)) in panel.q.as_chunks::<4>().0.iter().zip(panel.scales).enumerate() {
         let mut products = [zero; T];
@@ -148,7 +134,21 @@ fn add_panel<const SIGNED: bool, const MINS: u8, const T: usize>(
             sum[t] = _mm512_add_epi32(sum[t], _mm512_mullo_epi32(products[t], scale));
         }
     }
-    let mut min_sum = [zero; T];
+    add_sums::<MINS, T>(panel, &x, unit, &sum, lanes);
+}
+
+/// Adds the sums of a super-block's products, and its mins, to the lanes of some tokens.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(in super::super) fn add_sums<const MINS: u8, const T: usize>(
+    panel: &Panel,
+    x: &[Q8KRow<'_>; T],
+    unit: usize,
+    sum: &[__m512i; T],
+    lanes: &mut [__m512; T],
+) {
+    let pairs: [&[[i16; 2]]; T] = array!(T, |t| x[t].bsums.as_chunks::<16>().0[unit].as_chunks().0);
+    let mut min_sum = [_mm512_setzero_si512(); T];
     let mins = if MINS == Mins::None as u8 { &[] } else { &panel.mins[..] };
     for (p, mins) in mins.iter().enumerate() {
         for t in 0..T {
@@ -164,6 +164,13 @@ fn add_panel<const SIGNED: bool, const MINS: u8, const T: usize>(
             lanes[t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(min_sum[t]), lanes[t]);
         }
     }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn spread_pair(pair: [i16; 2]) -> __m512i {
+    let ([a, b], [c, d]) = (pair[0].to_ne_bytes(), pair[1].to_ne_bytes());
+    _mm512_set1_epi32(i32::from_ne_bytes([a, b, c, d]))
 }
 
 /// A super-block in registers of 64 weights.

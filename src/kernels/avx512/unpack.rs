@@ -9,7 +9,7 @@ use super::{columns, join, load_16_bytes, load_32_bytes, load_64_bytes, widen_f1
 use crate::quant::{BlockQ4K, BlockQ5K, BlockQ6K, QK_K};
 
 /// What stands beside the weights of four super-blocks; quarter `i` of a register is super-block `i`'s.
-pub(super) struct Heads {
+pub(in super::super) struct Heads {
     /// Q4_K and Q5_K: eight scales in bytes 8..16; Q6_K: sixteen signed ones.
     scales: __m512i,
     /// Q4_K and Q5_K: eight mins in bytes 0..8.
@@ -19,21 +19,22 @@ pub(super) struct Heads {
 }
 
 /// Sixteen rows of a super-block; lane `r` (of 32 bits) belongs to row `r`.
-pub(super) struct Panel {
-    /// Four weights each, unsigned.
+pub(in super::super) struct Panel {
+    /// Four weights each; Q4_K's, Q5_K's and Q6_K's are unsigned.
     pub q: [__m512i; QK_K / 4],
     /// The scales: eight of 32 weights each or sixteen of 16 weights each.
     pub scales: [__m512i; QK_K / 16],
-    /// The mins of two groups of 16 weights each.
+    /// The mins of two groups of 16 weights each, as i16.
     pub mins: [__m512i; QK_K / 32],
     pub d: __m512,
+    /// Negative.
     pub dmin: __m512,
 }
 
 /// What the formats differ in.
 ///
 /// All `unsafe` functions have one condition: the CPU has the features of this kernel set.
-pub(super) trait SuperBlock: Copy + FromZeros {
+pub(in super::super) trait SuperBlock: Copy + FromZeros {
     /// Mins are in units of their own (`dmin`); otherwise in the scales' and part of the integer sum.
     const FLOAT_MINS: bool;
     /// Quads of weights that have a scale in common.
@@ -345,7 +346,8 @@ fn panel_with_mins(heads: [&[u8; 16]; 16]) -> Panel {
         panel.mins[i] = _mm512_or_si512(min, _mm512_slli_epi32::<16>(min));
     }
     panel.d = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(d));
-    panel.dmin = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(d)));
+    let minus = _mm512_set1_epi32(i32::MIN);
+    panel.dmin = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_xor_si512(d, minus))));
     panel
 }
 

@@ -1,0 +1,146 @@
+//! The AVX-VNNI kernel set: the AVX2 set with `vpdpbusd` and `vpdpwssd`, which multiply and add up in one instruction, where the
+//! formats' products of integers are.
+//!
+//! Panels, unpacking and float steps are the AVX2 set's.
+
+mod super_blocks;
+
+use std::arch::x86_64::*;
+use std::marker::PhantomData;
+
+use super::avx2::{self, Block, Multiply};
+use super::blocks::{self, BlockKernel};
+use super::{Isa, Kernels, OutTile, Tile, TileKernel, kernel, missing_features, ops};
+use crate::gguf::TensorType;
+use crate::quant::{ActivationRow, Q8_0Row};
+
+pub(super) static KERNELS: Kernels = Kernels {
+    isa: Isa::AvxVnni,
+    missing: missing_features!("avx2", "fma", "f16c", "avxvnni"),
+    tiles: TILES,
+    base: Some(&avx2::KERNELS),
+    ops: || &ops::AVX2,
+};
+
+static TILES: &[TileKernel] = tiles_with_quantised!(SuperBlocks, []);
+
+/// # Safety
+/// The CPU must have the features of this kernel set.
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+unsafe fn quantised<K: BlockKernel<ROWS>, const ROWS: usize>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
+    // SAFETY: the caller vouches for the CPU.
+    unsafe { blocks::tile::<K, ROWS>(tile, out) }
+}
+
+/// [`Multiply`] with VNNI.
+struct Vnni;
+
+impl Multiply for Vnni {
+    #[inline(always)]
+    unsafe fn add_quads(acc: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i {
+        // SAFETY: the caller vouches for the CPU.
+        unsafe { _mm256_dpbusd_avx_epi32(acc, unsigned, signed) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_pairs(acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: the caller vouches for the CPU.
+        unsafe { _mm256_dpwssd_avx_epi32(acc, a, b) }
+    }
+}
+
+/// An AVX2 kernel, its products computed with VNNI.
+struct WithVnni<K>(PhantomData<K>);
+
+type Blocks32<B> = WithVnni<avx2::Blocks32<B>>;
+type SuperBlocks<B> = WithVnni<avx2::SuperBlocks<B>>;
+
+/// What of [`BlockKernel`] is as in the AVX2 kernel.
+macro_rules! as_in_avx2 {
+    ($row:ident, $rows:literal, $kernel:ty) => {
+        const PANEL_TOKENS: usize = <$kernel as BlockKernel<$rows>>::PANEL_TOKENS;
+        const TOKENS_A_PANEL: usize = <$kernel as BlockKernel<$rows>>::TOKENS_A_PANEL;
+        const TOKENS: usize = <$kernel as BlockKernel<$rows>>::TOKENS;
+
+        type Row<'a> = $row<'a>;
+        type Panel = <$kernel as BlockKernel<$rows>>::Panel;
+        type Lanes = <$kernel as BlockKernel<$rows>>::Lanes;
+
+        #[inline(always)]
+        fn row(x: ActivationRow<'_>) -> $row<'_> {
+            <$kernel as BlockKernel<$rows>>::row(x)
+        }
+
+        #[inline(always)]
+        fn units(row_bytes: usize) -> usize {
+            <$kernel as BlockKernel<$rows>>::units(row_bytes)
+        }
+
+        #[inline(always)]
+        unsafe fn no_lanes() -> Self::Lanes {
+            // SAFETY: the caller vouches for the CPU.
+            unsafe { <$kernel as BlockKernel<$rows>>::no_lanes() }
+        }
+
+        #[inline(always)]
+        unsafe fn no_panel() -> Self::Panel {
+            // SAFETY: the caller vouches for the CPU.
+            unsafe { <$kernel as BlockKernel<$rows>>::no_panel() }
+        }
+
+        #[inline(always)]
+        unsafe fn unpack(rows: &[&[u8]; $rows], unit: usize, panel: &mut Self::Panel) {
+            // SAFETY: the caller vouches for the CPU.
+            unsafe { <$kernel as BlockKernel<$rows>>::unpack(rows, unit, panel) }
+        }
+
+        #[inline(always)]
+        unsafe fn finish(lanes: &Self::Lanes) -> [f32; $rows] {
+            // SAFETY: the caller vouches for the CPU.
+            unsafe { <$kernel as BlockKernel<$rows>>::finish(lanes) }
+        }
+    };
+}
+use as_in_avx2;
+
+impl<B: Block> BlockKernel<8> for Blocks32<B> {
+    as_in_avx2!(Q8_0Row, 8, avx2::Blocks32<B>);
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8_0Row<'_>; T]) -> [f32; T] {
+        // SAFETY: the caller vouches for the CPU.
+        unsafe { avx2::blocks32_dots::<B, Vnni, T>(weights, x) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    unsafe fn accumulate<const T: usize>(
+        panel: &Self::Panel,
+        x: &[Q8_0Row<'_>; T],
+        unit: usize,
+        lanes: &mut [Self::Lanes; T],
+    ) {
+        let offset = i32::from(B::OFFSET);
+        match (B::SIGNED, B::HALVES, B::MINS) {
+            (true, _, _) => add_panel::<true, false, false, T>(panel, x, unit, 0, lanes),
+            (_, true, _) => add_panel::<false, true, false, T>(panel, x, unit, offset, lanes),
+            (_, _, true) => add_panel::<false, false, true, T>(panel, x, unit, 0, lanes),
+            _ => add_panel::<false, false, false, T>(panel, x, unit, offset, lanes),
+        }
+    }
+}
+
+/// The same for all formats of a kind, and compiled once for them.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+fn add_panel<const SIGNED: bool, const HALVES: bool, const MINS: bool, const T: usize>(
+    panel: &avx2::Panel32,
+    x: &[Q8_0Row<'_>; T],
+    unit: usize,
+    offset: i32,
+    lanes: &mut [[__m256; 8]; T],
+) {
+    // SAFETY: this function is compiled for the features that the CPU has.
+    unsafe { avx2::add_panel32::<SIGNED, HALVES, MINS, Vnni, T>(panel, x, unit, offset, lanes) }
+}
