@@ -105,14 +105,35 @@ fn open(builder: GgufBuilder) -> Result<Gguf, GgufError> {
     open_bytes(&builder.build())
 }
 
+/// Every way to read a model refuses it with the same words: those of the error, of the file by the name it has here.
+fn refused_alike(files: &[(String, Vec<u8>)], mut error: GgufError, named: &str) {
+    error.path = named.into();
+    #[cfg(unix)]
+    {
+        let dir = TempDir::new().unwrap();
+        files.iter().for_each(|(name, bytes)| fs::write(dir.path().join(name), bytes).unwrap());
+        let size = files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        for command in common::limits::COMMANDS {
+            let args: Vec<&str> = (command.iter()).map(|&arg| if arg == "m.gguf" { &files[0].0 } else { arg }).collect();
+            let run = common::limits::wayinfer(dir.path(), size, &args);
+            assert_eq!((run.status.code(), run.stdout.as_str()), (Some(1), ""), "{args:?}");
+            assert_eq!(run.error(), format!("error: {error}"), "{args:?}");
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = (files, error);
+}
+
 /// One test a file: the kind of error, and how its text starts or what it contains.
 macro_rules! refused {
     ($($name:ident: $file:expr => $kind:pat, $text:literal;)*) => {$(
         #[test]
         fn $name() {
-            let error = open($file).expect_err("it is refused");
+            let bytes = $file.build();
+            let error = open_bytes(&bytes).expect_err("it is refused");
             assert!(matches!(error.kind, $kind), "another kind: {:?}", error.kind);
             assert!(error.to_string().contains($text), "another text: {error}");
+            refused_alike(&[("m.gguf".to_owned(), bytes)], error, "m.gguf");
         }
     )*};
 }
@@ -477,6 +498,14 @@ macro_rules! split_refused {
             let error = open_split($from, $change).expect_err("it is refused");
             assert!(matches!(error.kind, $kind), "another kind: {:?}", error.kind);
             assert!(error.to_string().contains($text), "another text: {error}");
+            let mut parts = small_model().split(3);
+            let change: fn(&mut Vec<GgufBuilder>) = $change;
+            change(&mut parts);
+            let file = |no: usize| (split_name("m", no, 3), parts[no].build());
+            // The part that is opened comes first.
+            let files: Vec<_> = (0..3).map(|i| file(($from + i) % 3)).collect();
+            let named = error.path.file_name().and_then(|name| name.to_str()).unwrap().to_owned();
+            refused_alike(&files, error, &named);
         }
     )*};
 }

@@ -62,7 +62,9 @@ pub fn open_for_small_reads(path: &Path) -> io::Result<File> {
 /// # Errors
 /// Where the file ends earlier, or what the system says.
 pub fn read_exact(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; len];
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    bytes.resize(len, 0);
     let mut done = 0;
     while done < len {
         match sys::read_at(file, &mut bytes[done..], offset + done as u64) {

@@ -20,6 +20,8 @@ mod plan;
 mod populate;
 mod requests;
 mod ring;
+#[cfg(unix)]
+mod sigbus;
 mod speed;
 mod stats;
 mod streamed;
@@ -397,7 +399,26 @@ impl Store {
         Ok(guards.remove(0).1)
     }
 
-    /// The bytes of a weight in its mapped file, wherever the plan has them.
+    /// Whether the bytes that were read from mapped files so far were the files': asked after a pass, or whatever else
+    /// reads mapped bytes, before what was made of them is used. Cheap: a flag and the size of each file.
+    ///
+    /// # Errors
+    /// Where a file has been cut short since it was opened, or could not be read.
+    pub fn check_mapped(&self) -> Result<(), StoreError> {
+        // Of a streamed model nothing is mapped but what is in memory anyway.
+        if self.streamed.is_some() {
+            return Ok(());
+        }
+        self.files.iter().enumerate().try_for_each(|(part, file)| match file {
+            FileBytes::Memory { .. } => Ok(()),
+            FileBytes::Mapped(file) => file.check(|offset| {
+                let holds = |e: &&Extent| e.part == part && e.bytes.contains(&(offset as usize));
+                self.extents.iter().find(holds).map(|e| &*e.tensor)
+            }),
+        })
+    }
+
+    /// The bytes of a weight in its mapped file, wherever the plan has them; see [`Store::check_mapped`].
     pub fn mapped(&self, id: WeightId) -> &[u8] {
         let extent = &self.extents[id.index()];
         &self.files[extent.part][extent.bytes.clone()]

@@ -21,8 +21,8 @@ const NAME: &str = "chat_template";
 const MAX_TEMPLATE: usize = 1 << 20;
 
 /// Fuel of a rendering: instructions, of which each also pays for 64 bytes of data, so that the memory a
-/// template can fill is 128 MB at most.
-const FUEL: u64 = 2_000_000;
+/// template can fill is 32 MB at most. Real templates use some hundreds a message.
+const FUEL: u64 = 500_000;
 
 /// A message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]

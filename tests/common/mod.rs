@@ -3,6 +3,9 @@
 
 pub mod gguf;
 pub mod goldens;
+#[cfg(unix)]
+pub mod limits;
+pub mod tiny;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
