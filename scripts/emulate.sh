@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 cpu=${EMULATED_CPU:-corei7_icelake_u} # one of those that `bochs --help cpu` lists
 work=target/emulate
 target=x86_64-unknown-linux-gnu
-fixtures=${WAYINFER_FIXTURES:-moe-q4_k_m,odd-q8_0}
+fixtures=${WAYINFER_FIXTURES:-moe-q4_k_m,odd-q8_0,mixed}
 mkdir -p "$work"
 exec 9>"$work/lock"
 flock -n 9 || { echo "another run has $work" >&2; exit 2; }

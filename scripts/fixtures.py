@@ -20,6 +20,8 @@ import numpy as np
 SCRIPTS = Path(__file__).resolve().parent
 REFERENCE = SCRIPTS / "ggml/target-portable/release/wayinfer-ggml"
 F16, F32 = np.float16, np.float32
+# Types that the package does not know by name yet.
+NEW_TYPES = {"Q2_0": 42}
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,16 @@ ODD = Shape(seed=30, title="odd sizes: 3 layers, heads of 40, GQA 3:1, attention
             "a vocabulary of 333, output tied to the embedding", layers=3, embd=288, heads=12, kv=4, head=40, ffn=416,
             vocab=333, tokenizer="llama", rope_base=10000.0, rope_factors=False, tied=True)
 
+MIXED = Shape(seed=41, title="a format a matrix: all that the other models lack", layers=3, kv=1, ffn=256, vocab=264,
+              rope_factors=False, tied=True)
+# The formats of a layer's matrices: q, k, v, output, gate, up, down.
+MIXTURE = [
+    ["Q2_K", "Q4_0", "Q4_1", "IQ2_XXS", "IQ2_XS", "IQ2_S", "TQ2_0"],
+    ["IQ3_XXS", "Q5_0", "Q5_1", "IQ3_S", "IQ1_S", "IQ1_M", "Q3_K"],
+    ["IQ4_XS", "IQ4_NL", "NVFP4", "Q1_0", "Q2_0", "TQ1_0", "MXFP4"],
+]
+MATRICES = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
+
 # name -> shape, file type (F32: as written here), what is done afterwards
 FIXTURES = {
     "dense-f32": (DENSE, "F32", None),
@@ -63,6 +75,7 @@ FIXTURES = {
     "moe-per-expert-q4_k_m": (MOE, "Q4_K_M", "split experts"),
     "moe-router-f16-q4_k_m": (replace(MOE, router=F16), "Q4_K_M", None),
     "odd-q8_0": (ODD, "Q8_0", None),
+    "mixed": (MIXED, "F32", "encode matrices"),
 }
 
 
@@ -176,6 +189,28 @@ def write_base(path, s):
     finish(w)
 
 
+def encode_matrices(source, path):
+    """The same model, each matrix in a format of its own, encoded by ggml: the embedding in Q4_0, the others as `MIXTURE` has
+    them."""
+    reader = gguf.GGUFReader(source)
+    w = like(reader, path)
+    with tempfile.TemporaryDirectory() as tmp:
+        floats, blocks = Path(tmp) / "floats", Path(tmp) / "blocks"
+        for t in reader.tensors:
+            if len(t.shape) == 1:
+                w.add_tensor(t.name, t.data)
+                continue
+            _, layer, matrix, *_ = t.name.split(".") if t.name.startswith("blk.") else (None, None, None)
+            name = MIXTURE[int(layer)][MATRICES.index(matrix)] if layer else "Q4_0"
+            floats.write_bytes(np.ascontiguousarray(t.data, F32).tobytes())
+            rows, cols = t.data.shape
+            subprocess.run([REFERENCE, "encode", name, str(cols), floats, blocks], check=True)
+            data = np.frombuffer(blocks.read_bytes(), np.int8)
+            ty = NEW_TYPES.get(name) or gguf.GGMLQuantizationType[name]
+            w.add_tensor(t.name, data, raw_shape=(rows, cols), raw_dtype=ty)
+    finish(w)
+
+
 def finish(w):
     w.write_header_to_file(); w.write_kv_data_to_file(); w.write_tensors_to_file(); w.close()
 
@@ -227,9 +262,11 @@ def make(name, out):
     path = Path(out) / f"{name}.gguf"
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as tmp:
-        base = path if ftype == "F32" else Path(tmp) / "base.gguf"
+        base = path if ftype == "F32" and not after else Path(tmp) / "base.gguf"
         write_base(base, shape)
-        if ftype != "F32":
+        if after == "encode matrices":
+            encode_matrices(base, path)
+        elif ftype != "F32":
             done = Path(tmp) / "quantised.gguf" if after else path
             subprocess.run([REFERENCE, "quantize", base, done, ftype], check=True)
             if after == "split experts":
@@ -263,7 +300,9 @@ def readme():
              "| file | what | weights | sizes |", "|---|---|---|---|"]
     for name, (s, ftype, after) in FIXTURES.items():
         weights = "F32, as the script writes it" if ftype == "F32" else f"quantised by ggml to {ftype}"
-        if after:
+        if after == "encode matrices":
+            weights = "each matrix encoded by ggml in a format of its own"
+        elif after:
             weights += ", then one tensor an expert (`blk.0.ffn_gate.3.weight`), the bytes those of moe-q4_k_m"
         if s.router is F16:
             weights += ", the router in F16"

@@ -28,6 +28,8 @@ WHOLE = {"dense-q4_k_m"}
 KV_F16 = {"dense-q8_0"}
 # llama.cpp no longer loads one tensor an expert: the same weights' goldens serve.
 SAME_AS = {"moe-per-expert-q4_k_m": "moe-q4_k_m"}
+# Models without goldens, and why.
+WITHOUT = {"mixed": "each of its formats has goldens; its runs are compared among kernel sets"}
 # Models that are made elsewhere and only captured here: name -> model file, prompts file (a name -> token ids).
 DEMO = "demo-q4_k_m"
 OTHERS = {DEMO: (f"fixtures/{DEMO}.gguf", "golden/demo-prompts.json")}
@@ -120,7 +122,9 @@ def make(out, only):
             continue
         model = fixtures.make(name, out / "fixtures")
         entry = described(out, f"fixtures/{name}.gguf")
-        if name in SAME_AS:
+        if name in WITHOUT:
+            entry |= {"without_goldens": WITHOUT[name], "goldens": []}
+        elif name in SAME_AS:
             entry["goldens_of"] = SAME_AS[name]
         else:
             entry["goldens"] = capture(name, model, PROMPTS, out)

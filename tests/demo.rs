@@ -108,7 +108,14 @@ fn every_command_knows_the_demo_by_name() {
 /// The last logits of a prompt of 40 tokens and of two more.
 fn logits(gguf: &Gguf) -> Vec<f32> {
     let model = Model::load(gguf).unwrap_or_else(|e| panic!("{e}"));
-    let options = SessionOptions { context: 64, batch: 32, kv: KvType::F16, threads: 2, isa: None };
+    let options = SessionOptions {
+        context: 64,
+        batch: 32,
+        kv: KvType::F16,
+        threads: 2,
+        isa: None,
+        guess_experts: false,
+    };
     let mut session = Session::new(&model, &options).expect("a session");
     let ids: Vec<u32> = (0..40).map(|i| i * 7 % 300).collect();
     [&ids[..], &[3], &[4]]

@@ -58,7 +58,14 @@ impl Demo {
     }
 
     fn session(&self) -> Session<'_> {
-        let options = SessionOptions { context: 128, batch: 128, kv: KvType::F32, threads: 2, isa: None };
+        let options = SessionOptions {
+            context: 128,
+            batch: 128,
+            kv: KvType::F32,
+            threads: 2,
+            isa: None,
+            guess_experts: false,
+        };
         Session::new(&self.model, &options).expect("a session")
     }
 

@@ -33,7 +33,7 @@ fn small(dir: &TempDir) {
         .tensor("one", ty::F32, &[2, 2], floats(&[7.5; 4]))
         .tensor("nan", ty::F32, &[2], floats(&[f32::NAN; 2]))
         .tensor("none", ty::F32, &[0, 4], Data::Zero)
-        .tensor("unsupported", ty::Q2_K, &[256, 2], Data::Zero)
+        .tensor("unsupported", ty::Q8_K, &[256, 2], Data::Zero)
         .tensor("evil\u{1b}[31m", ty::F32, &[1], floats(&[1.0]))
         .write(&dir.path().join("m.gguf"));
 }
@@ -59,10 +59,6 @@ fn json(dir: &TempDir, args: &[&str]) -> Value {
     let text = stdout(dir, &[args, &["--json"]].concat());
     assert_eq!(text.lines().count(), 1, "{text}");
     serde_json::from_str(&text).expect("output is JSON")
-}
-
-fn same(a: f32, b: f32) -> bool {
-    a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
 }
 
 /// The shape that a `.npy` file names, and its values.
@@ -101,10 +97,39 @@ fn values_are_ggmls_bit_for_bit() {
         assert_eq!(text.lines().count(), rows);
         let printed: Vec<f32> = text.split_whitespace().map(|v| v.parse().expect("a float")).collect();
         for values in [npy, tensor.values, printed] {
-            assert_eq!(values.len(), goldens.values.len());
-            let wrong = values.iter().zip(&goldens.values).position(|(a, b)| !same(*a, *b));
-            assert_eq!(wrong, None, "{}", format.ty);
+            assert_eq!(values.len(), rows * cols);
+            let mut cases = values.chunks(cols).enumerate();
+            let wrong = cases.find(|(case, values)| !goldens.decodes_to(*case, values));
+            assert_eq!(wrong.map(|(case, _)| &goldens.decode_cases[case]), None, "{}", format.ty);
         }
+    }
+}
+
+/// Plain numbers, rounded to f32: what nothing is computed with can be looked at all the same.
+#[test]
+fn numbers_of_other_types() {
+    let dir = TempDir::new().expect("a folder");
+    let bytes = |values: &[&[u8]]| Data::Bytes(values.concat());
+    GgufBuilder::new()
+        .tensor("i8", ty::I8, &[2], bytes(&[&[0x80, 0x7f]]))
+        .tensor("i16", ty::I16, &[2], bytes(&[&i16::MIN.to_le_bytes(), &258i16.to_le_bytes()]))
+        .tensor("i32", ty::I32, &[2], bytes(&[&i32::MAX.to_le_bytes(), &(-7i32).to_le_bytes()]))
+        .tensor("i64", ty::I64, &[2], bytes(&[&i64::MIN.to_le_bytes(), &16_777_217i64.to_le_bytes()]))
+        .tensor(
+            "f64",
+            ty::F64,
+            &[3],
+            bytes(&[&0.1f64, &-1e300, &f64::NAN].map(|v| v.to_le_bytes()).each_ref().map(|b| &b[..])),
+        )
+        .write(&dir.path().join("m.gguf"));
+    for (name, values) in [
+        ("i8", "-128.0 127.0\n"),
+        ("i16", "-32768.0 258.0\n"),
+        ("i32", "2147483600.0 -7.0\n"),
+        ("i64", "-9.223372e18 16777216.0\n"),
+        ("f64", "0.1 -inf NaN\n"),
+    ] {
+        assert_eq!(stdout(&dir, &[name, "--values"]), values, "{name}");
     }
 }
 

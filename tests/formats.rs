@@ -58,13 +58,17 @@ fn every_format_computes_what_ggml_computed() {
 #[test]
 fn bounds_are_tight() {
     assert_eq!(DOT_BOUNDS.len(), FORMATS.len());
+    let mut loose = Vec::new();
     for format in FORMATS {
         let bound = dot_bound(format.ty).unwrap_or_else(|| panic!("no bound for {}", format.ty));
         let worst = check_against_ggml(&FormatUnderTest::of(format), &goldens(format)).dots.worst_ulp;
         println!("{}: worst {worst:.5} ULP, table {}, bound {}", format.ty, bound.measured, bound.bound);
-        assert!(worst <= bound.measured && bound.measured <= worst * 1.01, "{}", format.ty);
-        assert!(bound.measured < bound.bound && bound.bound <= 10.0 * bound.measured, "{}", format.ty);
+        let measured = worst <= bound.measured && bound.measured <= worst * 1.01;
+        if !measured || bound.bound <= bound.measured || bound.bound > 10.0 * bound.measured {
+            loose.push(format.ty);
+        }
     }
+    assert_eq!(loose, []);
 }
 
 #[test]
@@ -371,14 +375,15 @@ mod canaries {
         }
     }
 
-    /// A kernel that is wrong at one edge only: with exactly four tokens, in the last row.
+    /// A kernel that is wrong at one edge only: with exactly four tokens, in the last row of the first (whose activations
+    /// are ordinary, so that the dot is a number).
     #[test]
     fn one_edge_wrong() {
         fn faulty(kernels: &'static Kernels, weights: WeightMatrix<'_>, x: &Activations, out: &mut [f32]) {
             matmul(kernels, weights, x, out);
             let rows = weights.rows();
             if x.rows() == 4 && rows == 33 {
-                out[4 * rows - 1] = f32::from_bits(out[4 * rows - 1].to_bits() ^ 1);
+                out[rows - 1] = f32::from_bits(out[rows - 1].to_bits() ^ 1);
             }
         }
         let scalar = Kernels::by_isa(Isa::Scalar).expect("every CPU has it");
@@ -387,7 +392,7 @@ mod canaries {
             let first = reports[0].first.as_ref().unwrap_or_else(|| panic!("{} not seen", format.ty));
             assert_eq!(
                 (first.ty, first.rows, first.tokens, first.row, first.token),
-                (format.ty, 33, 4, 32, 3)
+                (format.ty, 33, 4, 32, 0)
             );
         }
     }
@@ -410,6 +415,7 @@ fn of_one_column(dots: &[(f32, f32, f32)]) -> FormatGoldens {
         case_len: 1,
         blocks: bytes(&[1.0]),
         values: vec![1.0],
+        digests: vec![],
         activation_cases: vec!["one".into()],
         inputs: vec![1.0],
         quantised: bytes(&[1.0]),

@@ -133,9 +133,9 @@ fn checks() {
     // Nor does what is sound but cannot be run.
     let foreign = small_model()
         .with(|b| b.pairs[0].value = "gemma9".into())
-        .tensor("blk.0.ffn_up.weight", ty::Q2_K, &[256, 2], Data::Zero)
-        .tensor("blk.0.ffn_gate.weight", ty::MXFP4, &[256, 2], Data::Zero)
-        .tensor("blk.1.ffn_up.weight", ty::Q2_K, &[256, 2], Data::Zero);
+        .tensor("blk.0.ffn_up.weight", ty::I32, &[256, 2], Data::Zero)
+        .tensor("blk.0.ffn_gate.weight", ty::F64, &[256, 2], Data::Zero)
+        .tensor("blk.1.ffn_up.weight", ty::I32, &[256, 2], Data::Zero);
     let dir = TempDir::new().unwrap();
     write_split(&foreign.split(3), dir.path(), "m");
     snapshot("check_cannot_run", dir.path(), 80, &["inspect", "m-00001-of-00003.gguf", "--check"]);

@@ -23,6 +23,7 @@ const FIXTURES: &[&str] = &[
     "moe-per-expert-q4_k_m",
     "moe-router-f16-q4_k_m",
     "odd-q8_0",
+    "mixed",
     "demo-q4_k_m",
 ];
 
@@ -46,7 +47,7 @@ fn load(path: &Path) -> Model {
 }
 
 fn session(model: &Model, isa: Isa, threads: usize, batch: usize, kv: KvType) -> Session<'_> {
-    let options = SessionOptions { context: 160, batch, kv, threads, isa: Some(isa) };
+    let options = SessionOptions { context: 160, batch, kv, threads, isa: Some(isa), guess_experts: false };
     Session::new(model, &options).expect("a session")
 }
 
@@ -226,7 +227,14 @@ fn large_models_too() {
         let model = load(&path);
         let prompt: Vec<u32> = (0..512).map(|i| ((100 + 7919 * i) % model.config().vocab) as u32).collect();
         let last = |isa, threads, batch, tokens: usize| {
-            let options = SessionOptions { context: 512, batch, kv: KvType::F16, threads, isa: Some(isa) };
+            let options = SessionOptions {
+                context: 512,
+                batch,
+                kv: KvType::F16,
+                threads,
+                isa: Some(isa),
+                guess_experts: false,
+            };
             let mut session = Session::new(&model, &options).expect("a session");
             session.feed(&prompt[..tokens], Logits::Last).expect("a pass");
             session.logits().to_vec()

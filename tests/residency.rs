@@ -36,7 +36,12 @@ fn load(path: &Path) -> Model {
 }
 
 fn session(model: &Model) -> Session<'_> {
-    let options = SessionOptions { context: 64, batch: 24, kv: KvType::F16, threads: 2, isa: None };
+    session_that(model, false)
+}
+
+fn session_that(model: &Model, guess_experts: bool) -> Session<'_> {
+    let options =
+        SessionOptions { context: 64, batch: 24, kv: KvType::F16, threads: 2, isa: None, guess_experts };
     Session::new(model, &options).expect("a session")
 }
 
@@ -76,7 +81,11 @@ impl Observer for Recorder {
 
 /// Every node of a prompt in two batches, of which the first ends early, and of three more tokens.
 fn record(model: &Model) -> Result<Vec<(Node, Vec<u32>)>, SessionError> {
-    let mut session = session(model);
+    record_of(&mut session(model))
+}
+
+fn record_of(session: &mut Session<'_>) -> Result<Vec<(Node, Vec<u32>)>, SessionError> {
+    let model = session.model();
     let prompt: Vec<u32> = (0..37).map(|i| ((3 + 7919 * i) % model.config().vocab) as u32).collect();
     let mut recorder = Recorder::default();
     let go_on = |_| ControlFlow::Continue(());
@@ -104,6 +113,22 @@ fn every_budget_gives_the_bits_of_the_mapped_run() {
             let what = format!("{name}, budget {which}");
             assert_same(&truth, &record(&model).expect(&what), &what);
             assert!(model.store().stats().bytes_read > 0);
+        }
+    }
+}
+
+#[test]
+fn guessed_experts_change_nothing() {
+    for name in ["moe-q4_k_m", "moe-per-expert-q4_k_m", "demo-q4_k_m"] {
+        let path = fixture(name);
+        let truth = record(&load(&path)).expect("a mapped run");
+        for which in 0..3 {
+            let model = streamed(&path, |budgets| budgets[which], &open_file);
+            let nodes = record_of(&mut session_that(&model, true)).expect("a run");
+            assert_same(&truth, &nodes, name);
+            let stats = model.store().stats();
+            assert!(stats.right_guesses <= stats.guesses);
+            assert!(which == 0 || stats.guesses > 0, "{name}, budget {which}: nothing was guessed");
         }
     }
 }

@@ -227,7 +227,14 @@ fn runs_that_differ_are_told_apart() {
         (Model::load(&gguf).expect("a model"), NodeGraph::new(&gguf, 2))
     };
     let ((a, graph), (b, _)) = (open("moe-q4_k_m.gguf"), open("moe-router-f16-q4_k_m.gguf"));
-    let options = SessionOptions { context: 16, batch: 8, kv: KvType::F32, threads: 2, isa: None };
+    let options = SessionOptions {
+        context: 16,
+        batch: 8,
+        kv: KvType::F32,
+        threads: 2,
+        isa: None,
+        guess_experts: false,
+    };
     let session = |model| Session::new(model, &options).expect("a session");
     let compare = CompareOptions {
         isolate: false,
@@ -252,7 +259,7 @@ fn what_cannot_be_meant_is_refused() {
     refused(&["-m", MODEL, "-p", "abc", "-n", "18446744073709551615"], 2, "too many steps");
     refused(&["-m", MODEL, "-p", "abc", "--nodes", "nothing"], 1, "no node is asked for");
     refused(&["-m", MODEL, "-p", "abc", "--save", "t", "--json"], 2, "cannot be used with");
-    refused(&["-m", MODEL, "--golden", "fixtures"], 1, "fixtures: cannot be mapped: not a regular file");
+    refused(&["-m", MODEL, "--golden", "fixtures"], 1, "fixtures: cannot be opened: not a regular file");
 
     refused(&[], 2, "no model");
     refused(&["-m", MODEL, "-p", "abc", "--isolate"], 2, "--isolate without a reference");

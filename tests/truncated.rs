@@ -30,7 +30,7 @@ fn load(dir: &TempDir, files: &[&str]) -> (Vec<PathBuf>, Model) {
 }
 
 fn session(model: &Model) -> Session<'_> {
-    let options = SessionOptions { context: 64, batch: 16, kv: KvType::F16, threads: 2, isa: None };
+    let options = SessionOptions { context: 64, batch: 16, kv: KvType::F16, threads: 2, isa: None, guess_experts: false };
     Session::new(model, &options).unwrap()
 }
 

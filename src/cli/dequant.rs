@@ -137,7 +137,7 @@ impl Selected<'_> {
         Header {
             model: self.path.display().to_string(),
             tensor: self.name.to_owned(),
-            ty: self.rows.format().ty.name(),
+            ty: self.rows.ty().name(),
             shape: self.rows.shape(),
         }
     }

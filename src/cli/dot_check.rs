@@ -188,14 +188,14 @@ fn check_tensor(
     for (expert, bytes) in bytes.chunks(per_expert * row_bytes).enumerate() {
         let bytes = &bytes[..most_rows.map_or(per_expert, |n| n.get().min(per_expert)) * row_bytes];
         for (i, bytes) in bytes.chunks(ROWS_AT_ONCE * row_bytes).enumerate() {
-            let weights = rows.matrix(bytes);
+            let weights = rows.matrix(bytes)?;
             let place = if experts == 1 { String::new() } else { format!(" expert {expert},") };
             let case = format!("{name},{place} rows from {}", i * ROWS_AT_ONCE);
             pool.install(|| compare_with_scalar(sets, weights, bytes, &case, &mut results));
         }
     }
     rows.check()?;
-    let format = rows.format();
+    let format = rows.format()?;
     let kernels = sets.iter().zip(results);
     let kernels =
         kernels.map(|(&kernels, scalar)| KernelRow { format, kernels, scalar, ggml: None, speed: None });

@@ -30,6 +30,10 @@ pub struct EngineArgs {
     #[arg(long, value_name = "SIZE", value_parser = memory_size)]
     pub ram: Option<u64>,
 
+    /// Guess the experts of the next layer and read them ahead, where experts are streamed; changes no result
+    #[arg(long)]
+    pub guess_experts: bool,
+
     /// Type of the KV cache
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     pub kv: KvType,
@@ -44,6 +48,7 @@ impl EngineArgs {
             kv: self.kv,
             threads: threads(self.threads),
             isa: self.isa,
+            guess_experts: self.guess_experts,
         }
     }
 }

@@ -93,10 +93,21 @@ pub fn settle(
     logits: usize,
 ) -> Result<(), CliError> {
     let path = loaded.gguf.parts[0].path.clone();
+    warn_of_more_than_there_is(engine.ram);
     let budget = Budget::new(engine.ram, &loaded.model, sessions, logits);
     let plan = budget.plan(&loaded.model).map_err(|error| error.in_file(&path))?;
     loaded.model.settle(plan)?;
     Ok(())
+}
+
+/// More than is available is the user's choice, but seldom meant.
+fn warn_of_more_than_there_is(ram: Option<u64>) {
+    if let Some((ram, available)) =
+        ram.zip(available_memory_bytes()).filter(|(ram, available)| ram > available)
+    {
+        let [ram, available] = [ram, available].map(output::binary_bytes);
+        eprintln!("warning: --ram asks for {ram}, where {available} are available");
+    }
 }
 
 /// A plan in numbers.
@@ -174,6 +185,11 @@ pub struct Traffic {
     misses: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     hit_rate: Option<f64>,
+    /// Experts read on a guess, and those of them that were chosen.
+    #[serde(skip_serializing_if = "is_zero")]
+    guesses: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    right_guesses: u64,
     bytes_read: u64,
     bytes_read_per_token: f64,
     read_bytes_s: f64,
@@ -184,6 +200,10 @@ pub struct Traffic {
     bound_tok_s: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fraction_of_bound: Option<f64>,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Traffic {
@@ -198,6 +218,8 @@ impl Traffic {
             hits: stats.hits,
             misses: stats.misses,
             hit_rate: (lookups > 0).then_some(hit_bytes / bytes),
+            guesses: stats.guesses,
+            right_guesses: stats.right_guesses,
             bytes_read: stats.bytes_read,
             bytes_read_per_token: stats.bytes_read as f64 / tokens.max(1) as f64,
             read_bytes_s: stats.bytes_read as f64 / seconds,

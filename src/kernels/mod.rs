@@ -127,6 +127,15 @@ pub(crate) struct TileKernel {
     run: unsafe fn(&Tile<'_>, &mut OutTile<'_>),
 }
 
+/// A row of a set's table.
+const fn kernel(
+    ty: TensorType,
+    name: &'static str,
+    run: unsafe fn(&Tile<'_>, &mut OutTile<'_>),
+) -> TileKernel {
+    TileKernel { ty, name, run }
+}
+
 /// The operands of a tile: some rows of weights, all rows of activations.
 ///
 /// Made by [`matmul`] only, which has checked that the weights are `rows` rows of `x.cols()` elements of

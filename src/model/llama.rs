@@ -265,7 +265,7 @@ impl Architecture for Llama {
             run.norm("ffn_norm", il, &layer.ffn_norm);
             match &layer.ffn {
                 Ffn::Dense { gate, up, down } => run.dense_ffn(il, gate, up, down)?,
-                Ffn::Moe(moe) => moe.forward(&mut run, il)?,
+                Ffn::Moe(moe) => moe.forward(&mut run, il, self.layers.get(il + 1).and_then(Layer::moe))?,
             }
             run.residual("l_out", il)?;
         }
@@ -276,8 +276,11 @@ impl Architecture for Llama {
 impl Layer {
     /// Experts that are as good as sure to be used by so many tokens.
     fn expected_experts(&self, tokens: usize) -> impl Iterator<Item = WeightId> {
-        let moe = if let Ffn::Moe(moe) = &self.ffn { Some(moe) } else { None };
-        moe.into_iter().flat_map(move |moe| moe.expected(tokens))
+        self.moe().into_iter().flat_map(move |moe| moe.expected(tokens))
+    }
+
+    fn moe(&self) -> Option<&Moe> {
+        if let Ffn::Moe(moe) = &self.ffn { Some(moe) } else { None }
     }
 
     /// What every token touches: all but the experts.

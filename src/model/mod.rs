@@ -93,6 +93,8 @@ pub struct Pass<'a> {
     pub tokens: &'a [u32],
     pub first_pos: usize,
     pub logits: Logits,
+    /// Whether to guess the experts of the next layer and read them ahead; changes no result.
+    pub guess_experts: bool,
     pub observer: &'a mut dyn Observer,
 }
 

@@ -56,11 +56,14 @@ impl Moe {
         self.router.id
     }
 
-    /// The network, `normed` to `normed`.
-    pub fn forward(&self, run: &mut Run<'_>, il: usize) -> Result<(), ForwardError> {
+    /// The network, `normed` to `normed`; `next` is that of the next layer, whose experts may be read ahead.
+    pub fn forward(&self, run: &mut Run<'_>, il: usize, next: Option<&Moe>) -> Result<(), ForwardError> {
         self.route(run, il)?;
         group(&mut run.state.moe, run.tokens, self.experts);
         self.announce(run);
+        if let Some(next) = next.filter(|_| run.guess_experts) {
+            next.guess(run)?;
+        }
         self.hidden(run, il)?;
         self.output(run, il)?;
         self.combine(run, il);
@@ -98,6 +101,27 @@ impl Moe {
         let parts = [&self.gate, &self.up, &self.down].into_iter();
         let chosen = parts.flat_map(|part| part.iter().zip(tokens).filter(|(_, tokens)| !tokens.is_empty()));
         run.announce(chosen.map(|(matrix, _)| matrix.id));
+    }
+
+    /// Reads ahead the experts that this layer's router would choose for the input of the layer before: the residual
+    /// stream changes little from one to the next.
+    fn guess(&self, run: &mut Run<'_>) -> Result<(), StoreError> {
+        let (t, Experts { count, used }) = (run.tokens, self.experts);
+        let inputs = &run.state.inputs;
+        let certain = self.expected(t).next().is_some();
+        if certain || !run.store.is_resident(self.router.id) || !inputs.has(self.router.activation()) {
+            return Ok(());
+        }
+        let mut logits = vec![0.0; t * count];
+        let product = Product { matrix: &self.router, inputs, out: &mut logits };
+        multiply(run.kernels, run.store, vec![product])?;
+        let mut chosen = vec![0; t * used];
+        for (logits, chosen) in logits.chunks_exact(count).zip(chosen.chunks_exact_mut(used)) {
+            ops::top_k(logits, chosen);
+        }
+        let parts = [&self.gate, &self.up, &self.down].into_iter();
+        run.store.may_need(parts.flat_map(|part| chosen.iter().map(|&e| part[e as usize].id)));
+        Ok(())
     }
 
     /// The experts that a pass over so many tokens is as good as sure to use, before it is known which: all of

@@ -21,6 +21,7 @@ pub(super) struct Run<'a> {
     kv: &'a mut KvCache,
     ids: &'a [u32],
     first_pos: usize,
+    pub guess_experts: bool,
     /// Tokens in the buffers now: T.
     pub tokens: usize,
 }
@@ -31,11 +32,11 @@ impl<'a> Run<'a> {
     /// # Panics
     /// Where they do not fit the buffers or the KV cache: the session's mistake.
     pub fn new(config: &'a Config, store: &'a Store, pass: Pass<'a>) -> Run<'a> {
-        let Pass { kernels, state, kv, tokens: ids, first_pos, observer, .. } = pass;
+        let Pass { kernels, state, kv, tokens: ids, first_pos, guess_experts, observer, .. } = pass;
         assert!(ids.len() <= state.batch(), "{} tokens in a batch of {}", ids.len(), state.batch());
         assert!(first_pos + ids.len() <= kv.context(), "tokens beyond the KV cache");
         state.logits.clear();
-        Run { config, store, kernels, state, observer, kv, ids, first_pos, tokens: ids.len() }
+        Run { config, store, kernels, state, observer, kv, ids, first_pos, guess_experts, tokens: ids.len() }
     }
 
     /// Says which weights come next.

@@ -170,6 +170,11 @@ impl Inputs {
         }
     }
 
+    /// Whether the input was prepared as this type.
+    pub fn has(&self, ty: ActivationType) -> bool {
+        self.by_type[..self.used].iter().any(|(t, _)| *t == ty)
+    }
+
     /// The input as this type.
     ///
     /// # Panics

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::{QK_K, QK8_0, kquants, q8_0};
+use super::{QK_K, QK8_0, legacy, super_blocks};
 
 /// What activations are rounded to before a dot; one for each family of weight types, as in ggml.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,6 +16,8 @@ pub enum ActivationType {
     BF16,
     /// Blocks of 32, scale `max / 127` rounded to f16.
     Q8_0,
+    /// As Q8_0, with the sum of the block's values, rounded to f16.
+    Q8_1,
     /// Super-blocks of 256, f32 scale, sums of every 16.
     Q8_K,
 }
@@ -25,9 +27,14 @@ impl ActivationType {
     pub const fn block_len(self) -> usize {
         match self {
             ActivationType::F32 | ActivationType::F16 | ActivationType::BF16 => 1,
-            ActivationType::Q8_0 => QK8_0,
+            ActivationType::Q8_0 | ActivationType::Q8_1 => QK8_0,
             ActivationType::Q8_K => QK_K,
         }
+    }
+
+    /// Whether values are rounded to integers and scales; otherwise to floats.
+    pub const fn is_quantised(self) -> bool {
+        matches!(self, ActivationType::Q8_0 | ActivationType::Q8_1 | ActivationType::Q8_K)
     }
 }
 
@@ -54,7 +61,9 @@ pub struct Activations {
     qs: Vec<i8>,
     /// Quantised types: `[rows][cols / block]` scales.
     d: Vec<f32>,
-    /// Q8_K: `[rows][cols / 16]` sums of 16 elements of `qs`.
+    /// Q8_1: `[rows][cols / 32]` sums of 32 elements of `qs` times their scale.
+    s: Vec<f32>,
+    /// Quantised types: `[rows][cols / 16]` sums of 16 elements of `qs`.
     bsums: Vec<i16>,
 }
 
@@ -64,16 +73,21 @@ pub enum ActivationRow<'a> {
     /// F32, F16 or BF16: values of that type, as f32.
     Floats(ActivationType, &'a [f32]),
     Q8_0(Q8_0Row<'a>),
+    Q8_1(Q8_0Row<'a>),
     Q8K(Q8KRow<'a>),
 }
 
-/// A row rounded to Q8_0: `n` blocks of 32.
+/// A row rounded to Q8_0 or Q8_1: `n` blocks of 32.
 #[derive(Clone, Copy, Debug)]
 pub struct Q8_0Row<'a> {
     /// `[32 * n]`, -127 to 127.
     pub qs: &'a [i8],
     /// `[n]` scales, values of f16.
     pub d: &'a [f32],
+    /// Q8_1: `[n]` sums of the blocks' values, values of f16; Q8_0: empty.
+    pub s: &'a [f32],
+    /// `[2 * n]` sums of 16 elements of `qs` each.
+    pub bsums: &'a [i16],
 }
 
 /// A row rounded to Q8_K: `n` super-blocks of 256.
@@ -92,6 +106,7 @@ impl<'a> ActivationRow<'a> {
         match self {
             ActivationRow::Floats(ty, _) => ty,
             ActivationRow::Q8_0(_) => ActivationType::Q8_0,
+            ActivationRow::Q8_1(_) => ActivationType::Q8_1,
             ActivationRow::Q8K(_) => ActivationType::Q8_K,
         }
     }
@@ -117,6 +132,18 @@ impl<'a> ActivationRow<'a> {
         match self {
             ActivationRow::Q8_0(row) => row,
             other => panic!("activations of type {:?} where Q8_0 was needed", other.ty()),
+        }
+    }
+
+    /// The row, of type Q8_1.
+    ///
+    /// # Panics
+    /// Where the row is of another type.
+    #[inline(always)]
+    pub fn q8_1(self) -> Q8_0Row<'a> {
+        match self {
+            ActivationRow::Q8_1(row) => row,
+            other => panic!("activations of type {:?} where Q8_1 was needed", other.ty()),
         }
     }
 
@@ -149,6 +176,7 @@ impl Activations {
             values: Vec::new(),
             qs: Vec::new(),
             d: Vec::new(),
+            s: Vec::new(),
             bsums: Vec::new(),
         }
     }
@@ -180,7 +208,7 @@ impl Activations {
             ActivationType::F32 => self.values.copy_from_slice(x),
             ActivationType::F16 => round_to(x, &mut self.values, |x| f16::from_f32(x).to_f32()),
             ActivationType::BF16 => round_to(x, &mut self.values, |x| bf16::from_f32(x).to_f32()),
-            ActivationType::Q8_0 | ActivationType::Q8_K => {
+            ActivationType::Q8_0 | ActivationType::Q8_1 | ActivationType::Q8_K => {
                 if let Some(at) = first_non_finite(x) {
                     return Err(NonFinite { row: at / cols, index: at % cols });
                 }
@@ -192,28 +220,49 @@ impl Activations {
 
     /// Rounds finite values to the quantised type that the buffers are sized for.
     fn quantize_blocks(&mut self, x: &[f32]) {
-        if self.ty == ActivationType::Q8_0 {
-            let (x, _) = x.as_chunks::<QK8_0>();
-            let (qs, _) = self.qs.as_chunks_mut::<QK8_0>();
-            let min = PARALLEL / QK8_0;
-            let block = |((x, qs), d): ((_, _), &mut f32)| *d = q8_0::quantize_block(x, qs);
-            if x.len() < 2 * min {
-                x.iter().zip(qs).zip(&mut self.d).for_each(block);
-            } else {
-                x.par_iter().zip(qs).zip(&mut self.d).with_min_len(min).for_each(block);
+        match self.ty {
+            ActivationType::Q8_K => {
+                let (x, _) = x.as_chunks::<QK_K>();
+                let (qs, _) = self.qs.as_chunks_mut::<QK_K>();
+                let (bsums, _) = self.bsums.as_chunks_mut::<{ QK_K / 16 }>();
+                let min = PARALLEL / QK_K;
+                let block = |(((x, qs), bsums), d): (((_, _), _), &mut f32)| {
+                    *d = super_blocks::quantize_block(x, qs, bsums);
+                };
+                if x.len() < 2 * min {
+                    x.iter().zip(qs).zip(bsums).zip(&mut self.d).for_each(block);
+                } else {
+                    x.par_iter().zip(qs).zip(bsums).zip(&mut self.d).with_min_len(min).for_each(block);
+                }
             }
-        } else {
-            let (x, _) = x.as_chunks::<QK_K>();
-            let (qs, _) = self.qs.as_chunks_mut::<QK_K>();
-            let (bsums, _) = self.bsums.as_chunks_mut::<{ QK_K / 16 }>();
-            let min = PARALLEL / QK_K;
-            let block = |(((x, qs), bsums), d): (((_, _), _), &mut f32)| {
-                *d = kquants::quantize_block(x, qs, bsums);
-            };
-            if x.len() < 2 * min {
-                x.iter().zip(qs).zip(bsums).zip(&mut self.d).for_each(block);
-            } else {
-                x.par_iter().zip(qs).zip(bsums).zip(&mut self.d).with_min_len(min).for_each(block);
+            ActivationType::Q8_1 => {
+                let (x, _) = x.as_chunks::<QK8_0>();
+                let (qs, _) = self.qs.as_chunks_mut::<QK8_0>();
+                let (bsums, _) = self.bsums.as_chunks_mut::<2>();
+                let min = PARALLEL / QK8_0;
+                let block = |((((x, qs), bsums), d), s): ((((_, _), _), &mut f32), &mut f32)| {
+                    (*d, *s) = legacy::quantize_q8_1(x, qs, bsums);
+                };
+                let (d, s) = (&mut self.d, &mut self.s);
+                if x.len() < 2 * min {
+                    x.iter().zip(qs).zip(bsums).zip(d).zip(s).for_each(block);
+                } else {
+                    x.par_iter().zip(qs).zip(bsums).zip(d).zip(s).with_min_len(min).for_each(block);
+                }
+            }
+            _ => {
+                let (x, _) = x.as_chunks::<QK8_0>();
+                let (qs, _) = self.qs.as_chunks_mut::<QK8_0>();
+                let (bsums, _) = self.bsums.as_chunks_mut::<2>();
+                let min = PARALLEL / QK8_0;
+                let block = |(((x, qs), bsums), d): (((_, _), _), &mut f32)| {
+                    *d = legacy::quantize_q8_0(x, qs, bsums);
+                };
+                if x.len() < 2 * min {
+                    x.iter().zip(qs).zip(bsums).zip(&mut self.d).for_each(block);
+                } else {
+                    x.par_iter().zip(qs).zip(bsums).zip(&mut self.d).with_min_len(min).for_each(block);
+                }
             }
         }
     }
@@ -233,6 +282,14 @@ impl Activations {
             ActivationType::Q8_0 => ActivationRow::Q8_0(Q8_0Row {
                 qs: &self.qs[i * cols..][..cols],
                 d: &self.d[i * (cols / QK8_0)..][..cols / QK8_0],
+                s: &[],
+                bsums: &self.bsums[i * (cols / 16)..][..cols / 16],
+            }),
+            ActivationType::Q8_1 => ActivationRow::Q8_1(Q8_0Row {
+                qs: &self.qs[i * cols..][..cols],
+                d: &self.d[i * (cols / QK8_0)..][..cols / QK8_0],
+                s: &self.s[i * (cols / QK8_0)..][..cols / QK8_0],
+                bsums: &self.bsums[i * (cols / 16)..][..cols / 16],
             }),
             ActivationType::Q8_K => ActivationRow::Q8K(Q8KRow {
                 qs: &self.qs[i * cols..][..cols],
@@ -258,19 +315,21 @@ impl Activations {
         gather(&self.values, rows, self.rows, &mut out.values);
         gather(&self.qs, rows, self.rows, &mut out.qs);
         gather(&self.d, rows, self.rows, &mut out.d);
+        gather(&self.s, rows, self.rows, &mut out.s);
         gather(&self.bsums, rows, self.rows, &mut out.bsums);
     }
 
     /// Sizes the buffers; what they hold is open.
     fn resize(&mut self, ty: ActivationType, rows: usize, cols: usize) {
         assert!(cols.is_multiple_of(ty.block_len()), "a row of {cols} is no whole number of {ty:?} blocks");
-        let quantised = matches!(ty, ActivationType::Q8_0 | ActivationType::Q8_K);
+        let quantised = ty.is_quantised();
         let n = rows * cols;
         (self.ty, self.rows, self.cols) = (ty, rows, cols);
         self.values.resize(if quantised { 0 } else { n }, 0.0);
         self.qs.resize(if quantised { n } else { 0 }, 0);
         self.d.resize(if quantised { n / ty.block_len() } else { 0 }, 0.0);
-        self.bsums.resize(if ty == ActivationType::Q8_K { n / 16 } else { 0 }, 0);
+        self.s.resize(if ty == ActivationType::Q8_1 { n / ty.block_len() } else { 0 }, 0.0);
+        self.bsums.resize(if quantised { n / 16 } else { 0 }, 0);
     }
 }
 

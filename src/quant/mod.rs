@@ -7,13 +7,16 @@
 //! All products are f32, `fma(a, b, c)` is `a * b + c` rounded once, and a product of scales is
 //! rounded before it is used.
 //!
-//! * **K-quants** (Q4_K, Q5_K, Q6_K with Q8_K): one accumulator that starts at +0. For every
+//! * **Super-blocks** (K-, IQ- and ternary quants, with Q8_K): one accumulator that starts at +0. For every
 //!   super-block in rising order: `acc = fma(d_w * d_a, sum as f32, acc)`, where `sum` is the integer
-//!   sum over the super-block of sub-block scale times weight times activation; then, where the format
-//!   has mins, `acc = fma(-(dmin_w * d_a), min_sum as f32, acc)`, where `min_sum` is the integer sum
+//!   sum over the super-block of scale times weight times activation, scales and weights as integers (what is left over,
+//!   a power of two, is part of `d_w`); then, where the format has mins,
+//!   `acc = fma(-(dmin_w * d_a), min_sum as f32, acc)`, where `min_sum` is the integer sum
 //!   of sub-block min times the sub-block's sum of activations. `as f32` rounds half to even.
-//! * **Q8_0** (with Q8_0): eight lanes, +0 at first; block `b` goes to lane `b % 8`:
-//!   `lane = fma(d_w * d_a, sum as f32, lane)`. Lanes that have no block at the tail stay as they are.
+//! * **Blocks of 32** (Q8_0, Q4_0 and their like, with Q8_0; Q4_1 and Q5_1 with Q8_1): eight lanes, +0 at first; part `u`
+//!   of 32 weights goes to lane `u % 8`: `lane = fma(d_w * d_a, sum as f32, lane)`; of NVFP4, whose scales are for 16
+//!   weights, this is done for the first half and then for the second; then, where the format has mins,
+//!   `lane = fma(m_w, s_a, lane)`. Lanes that have no part at the tail stay as they are.
 //!   The result is [`tree8`] of the lanes.
 //! * **Floats** (F32, F16, BF16): sixteen lanes, +0 at first; element `i` goes to lane `i % 16`:
 //!   `lane = fma(w, a, lane)`. The tail is filled up with zeros to a full step of sixteen. The result
@@ -21,18 +24,38 @@
 //!   first, as ggml does.
 
 mod activations;
+mod blocks32;
+mod codebooks;
 mod floats;
+pub(crate) mod grids;
+mod iquants;
 mod kquants;
-mod q8_0;
+mod legacy;
+mod low_bits;
+mod numbers;
+mod super_blocks;
+mod ternary;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
 pub use activations::{ActivationRow, ActivationType, Activations, NonFinite, Q8_0Row, Q8KRow};
-pub use kquants::{BlockQ4K, BlockQ5K, BlockQ6K, QK_K, scales_and_mins};
-pub use q8_0::{BlockQ8_0, QK8_0};
+pub use blocks32::PART;
+pub use codebooks::{
+    BlockIQ4NL, BlockIQ4XS, BlockMXFP4, BlockNVFP4, FP4_VALUES, IQ4_VALUES, half_of_e8m0, half_of_ue4m3,
+};
+pub use iquants::{
+    BlockIQ1M, BlockIQ1S, BlockIQ2S, BlockIQ2XS, BlockIQ2XXS, BlockIQ3S, BlockIQ3XXS, GridBlock,
+};
+pub use kquants::{BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, scales_and_mins, six_bit_scales};
+pub use legacy::{BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, QK8_0};
+pub use low_bits::{BlockQ1_0, BlockQ2_0};
+pub use super_blocks::QK_K;
+pub use ternary::{BlockTQ1_0, BlockTQ2_0};
 
 use crate::gguf::TensorType;
+use blocks32::Blocks32;
+use super_blocks::SuperBlocks;
 
 /// A tensor type that can be computed with.
 #[derive(Debug)]
@@ -102,11 +125,46 @@ pub static FORMATS: &[Format] = &[
     Format::of::<floats::F32>(),
     Format::of::<floats::F16>(),
     Format::of::<floats::Bf16>(),
-    Format::of::<q8_0::Q8_0>(),
-    Format::of::<kquants::Q4K>(),
-    Format::of::<kquants::Q5K>(),
-    Format::of::<kquants::Q6K>(),
+    Format::of::<Blocks32<BlockQ4_0>>(),
+    Format::of::<Blocks32<BlockQ4_1>>(),
+    Format::of::<Blocks32<BlockQ5_0>>(),
+    Format::of::<Blocks32<BlockQ5_1>>(),
+    Format::of::<Blocks32<BlockQ8_0>>(),
+    Format::of::<SuperBlocks<BlockQ2K>>(),
+    Format::of::<SuperBlocks<BlockQ3K>>(),
+    Format::of::<SuperBlocks<BlockQ4K>>(),
+    Format::of::<SuperBlocks<BlockQ5K>>(),
+    Format::of::<SuperBlocks<BlockQ6K>>(),
+    Format::of::<SuperBlocks<BlockIQ2XXS>>(),
+    Format::of::<SuperBlocks<BlockIQ2XS>>(),
+    Format::of::<SuperBlocks<BlockIQ2S>>(),
+    Format::of::<SuperBlocks<BlockIQ3XXS>>(),
+    Format::of::<SuperBlocks<BlockIQ3S>>(),
+    Format::of::<SuperBlocks<BlockIQ1S>>(),
+    Format::of::<SuperBlocks<BlockIQ1M>>(),
+    Format::of::<Blocks32<BlockIQ4NL>>(),
+    Format::of::<SuperBlocks<BlockIQ4XS>>(),
+    Format::of::<SuperBlocks<BlockTQ1_0>>(),
+    Format::of::<SuperBlocks<BlockTQ2_0>>(),
+    Format::of::<Blocks32<BlockMXFP4>>(),
+    Format::of::<Blocks32<BlockNVFP4>>(),
+    Format::of::<Blocks32<BlockQ1_0>>(),
+    Format::of::<Blocks32<BlockQ2_0>>(),
 ];
+
+/// A tensor type whose values are known: one of [`FORMATS`], or plain numbers that nothing is computed with.
+#[derive(Clone, Copy, Debug)]
+pub struct Decoder {
+    pub ty: TensorType,
+    /// As [`Format::decode`].
+    pub decode: fn(&[u8], &mut [f32]),
+}
+
+/// The decoder of a tensor type; `None` where its values mean nothing by themselves (Q8_1, Q8_K).
+pub fn decoder(ty: TensorType) -> Option<Decoder> {
+    let number = || numbers::NUMBERS.iter().find(|decoder| decoder.ty == ty).copied();
+    format(ty).map(|format| Decoder { ty, decode: format.decode }).or_else(number)
+}
 
 /// The format of a tensor type; `None` where it cannot be computed with.
 pub fn format(ty: TensorType) -> Option<&'static Format> {
@@ -142,3 +200,19 @@ macro_rules! assert_block_layout {
     };
 }
 use assert_block_layout;
+
+/// A method for each of these block structs: bytes as blocks.
+macro_rules! block_slice {
+    ($($block:ty),*) => {$(
+        impl $block {
+            /// The bytes as blocks.
+            ///
+            /// # Panics
+            /// Where they are no whole number of blocks.
+            pub fn slice(bytes: &[u8]) -> &[$block] {
+                zerocopy::FromBytes::ref_from_bytes(bytes).expect("a whole number of blocks")
+            }
+        }
+    )*};
+}
+use block_slice;

@@ -80,17 +80,83 @@ impl Kind {
     }
 }
 
-/// Offsets of a block's f16 scales.
-fn scale_offsets(ty: TensorType) -> &'static [usize] {
+/// Where a block's scales stand, and how they are written.
+#[derive(Clone, Copy)]
+enum Scales {
+    None,
+    /// f16 at these offsets.
+    F16(&'static [usize]),
+    /// The first byte: a power of two (MXFP4).
+    E8M0,
+    /// The first four bytes: floats of 4 + 3 bits (NVFP4).
+    Ue4m3,
+    /// An f16 in the highest nibbles of the last four words (IQ1_M).
+    Nibbles,
+}
+
+fn scales(ty: TensorType) -> Scales {
     match ty {
-        TensorType::Q8_0 => &[0],
-        TensorType::Q4_K | TensorType::Q5_K => &[0, 2],
-        TensorType::Q6_K => &[208],
-        _ => &[],
+        TensorType::Q2_K => Scales::F16(&[80, 82]),
+        TensorType::Q3_K => Scales::F16(&[108]),
+        TensorType::Q4_1 | TensorType::Q5_1 | TensorType::Q4_K | TensorType::Q5_K => Scales::F16(&[0, 2]),
+        TensorType::Q6_K => Scales::F16(&[208]),
+        TensorType::TQ1_0 => Scales::F16(&[52]),
+        TensorType::TQ2_0 => Scales::F16(&[64]),
+        TensorType::IQ1_M => Scales::Nibbles,
+        TensorType::MXFP4 => Scales::E8M0,
+        TensorType::NVFP4 => Scales::Ue4m3,
+        ty if ty.block_len() == 1 => Scales::None,
+        _ => Scales::F16(&[0]),
     }
 }
 
-/// A scale of this kind; `None` where the kind leaves scales as they come.
+impl Scales {
+    /// Writes scales of this kind into a block, where the kind does not leave them as they come.
+    fn write(self, kind: Kind, block: &mut [u8], random: &mut Random) {
+        match self {
+            Scales::None => {}
+            Scales::F16(offsets) => {
+                for &at in offsets {
+                    if let Some(scale) = scale(kind, random) {
+                        block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+                    }
+                }
+            }
+            Scales::Nibbles => {
+                if let Some(scale) = scale(kind, random) {
+                    let at = block.len() - 8;
+                    for (i, word) in block[at..].chunks_mut(2).enumerate() {
+                        word[1] = word[1] & 0x0f | ((scale >> (4 * i)) as u8 & 0x0f) << 4;
+                    }
+                }
+            }
+            Scales::E8M0 => {
+                block[0] = match kind {
+                    Kind::Ordinary | Kind::Extreme => 127 - 12 + random.below(4) as u8,
+                    Kind::OddScales => [0, 1, 2, 127, 254, 255][random.below(6)],
+                    Kind::ZeroScales => 0,
+                    Kind::SubnormalScales => random.below(2) as u8,
+                    Kind::LargestScales => 255,
+                    Kind::AnyBits | Kind::AllOnes | Kind::AllZeros => return,
+                }
+            }
+            Scales::Ue4m3 => {
+                for byte in &mut block[..4] {
+                    *byte = match kind {
+                        Kind::Ordinary | Kind::Extreme => 8 + random.below(0x20) as u8,
+                        Kind::OddScales => [0, 1, 7, 8, 0x7e, 0x7f, 0x80, 0xff][random.below(8)],
+                        Kind::ZeroScales => [0, 0x7f, 0x80][random.below(3)],
+                        Kind::SubnormalScales => 1 + random.below(7) as u8,
+                        Kind::LargestScales => 0x7e,
+                        Kind::AnyBits | Kind::AllOnes | Kind::AllZeros => return,
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// An f16 scale of this kind; `None` where the kind leaves scales as they come.
 fn scale(kind: Kind, random: &mut Random) -> Option<u16> {
     const ODD: [u16; 10] = [0, 0x8000, 1, 0x83ff, 0x0400, 0x7bff, 0xfbff, 0x7c00, 0xfc00, 0x7e01];
     let sign = |random: &mut Random| (random.bits() & 0x8000) as u16;
@@ -141,11 +207,7 @@ pub(crate) fn weights(format: &Format, kind: Kind, rows: usize, cols: usize, ran
                 _ => random.bits() as u8,
             };
         }
-        for &at in scale_offsets(format.ty) {
-            if let Some(scale) = scale(kind, random) {
-                block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
-            }
-        }
+        scales(format.ty).write(kind, block, random);
         if let Some(bits) = float_bits(kind, format.ty, random) {
             let len = block.len();
             block.copy_from_slice(&bits.to_le_bytes()[..len]);

@@ -58,6 +58,8 @@ pub struct SessionOptions {
     pub threads: usize,
     /// The kernel set; the best that the CPU has where not given.
     pub isa: Option<Isa>,
+    /// Whether to guess the experts of the next layer and read them ahead, where weights are streamed.
+    pub guess_experts: bool,
 }
 
 /// Tokens in one pass, unless asked otherwise.
@@ -92,6 +94,7 @@ pub struct Session<'m> {
     tokens: Vec<u32>,
     /// The row of the last pass's logits that belongs to the last position; `None`: the last row.
     row: Option<usize>,
+    guess_experts: bool,
 }
 
 impl<'m> Session<'m> {
@@ -115,6 +118,7 @@ impl<'m> Session<'m> {
             context,
             batch,
             past: 0,
+            guess_experts: options.guess_experts,
             tokens: Vec::new(),
             row: None,
         })
@@ -193,6 +197,7 @@ impl<'m> Session<'m> {
                 tokens: chunk,
                 first_pos: self.past,
                 logits: wanted,
+                guess_experts: self.guess_experts,
                 observer: &mut *observer,
             };
             let model = self.model;

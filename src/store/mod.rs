@@ -353,6 +353,18 @@ impl Store {
         }
     }
 
+    /// Says that these weights may be read soon. Reads nothing where it is not certain to be free. Never blocks.
+    pub fn may_need(&self, ids: impl IntoIterator<Item = WeightId>) {
+        if let Some(streamed) = &self.streamed {
+            streamed.may_need(&ids.into_iter().map(WeightId::index).collect::<Vec<_>>());
+        }
+    }
+
+    /// Whether a weight can be had without waiting.
+    pub fn is_resident(&self, id: WeightId) -> bool {
+        self.streamed(id).is_none_or(|streamed| streamed.is_resident(id.index()))
+    }
+
     /// Those of some weights that are in memory, with their index in `ids`; where none is, waits for the first. Use
     /// and drop them before asking for the rest.
     ///

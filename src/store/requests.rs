@@ -134,6 +134,8 @@ pub struct State {
     classes: Vec<(usize, usize)>,
     ring: Ring,
     cycle: Vec<usize>,
+    /// Experts that were guessed before their layer has chosen.
+    guesses: Vec<usize>,
     /// Announced experts that have no room yet.
     ahead: VecDeque<usize>,
     pass: u64,
@@ -165,6 +167,7 @@ impl State {
             cached,
             ring,
             cycle,
+            guesses: Vec::new(),
             ahead: VecDeque::new(),
             pass: 0,
             layer: 0,
@@ -190,6 +193,7 @@ impl State {
         self.pass += 1;
         self.position = 0;
         self.ahead.clear();
+        self.guesses.clear();
     }
 
     fn load_pinned(&mut self, id: usize) {
@@ -202,7 +206,9 @@ impl State {
     /// When a weight is needed: in this pass, or in the next where its turn is over.
     fn key(&self, id: usize) -> u64 {
         let position = self.weights[id].position;
-        let pass = if position < self.position { self.pass + 1 } else { self.pass };
+        // A pass is not left by a look ahead, only by going round.
+        let behind = self.position.saturating_sub(position);
+        let pass = if 2 * behind > self.weights.len() as u64 { self.pass + 1 } else { self.pass };
         pass * (self.weights.len() as u64 + 1) + position
     }
 
@@ -434,6 +440,7 @@ impl State {
     pub fn announce(&mut self, ids: &[usize]) {
         let cached = || ids.iter().copied().filter(|&id| self.members[id].is_some());
         let ids: Vec<usize> = cached().collect();
+        self.settle_guesses(&ids);
         for &id in &ids {
             self.residences[id].wanted = self.pass;
         }
@@ -441,6 +448,38 @@ impl State {
             self.see(id);
             if self.residences[id].is_absent() && !self.place_cached(id, true) {
                 self.ahead.push_back(id);
+            }
+        }
+    }
+
+    /// Begins to read experts that the next layer may choose, after everything that is certain and only where there is
+    /// room that nothing certain needs.
+    pub fn guess(&mut self, ids: &[usize]) {
+        for &id in ids {
+            if self.members[id].is_some() && self.residences[id].is_absent() && self.place_cached(id, true) {
+                self.residences[id].wanted = self.pass;
+                self.guesses.push(id);
+            }
+        }
+    }
+
+    /// The layer of `chosen` has chosen: guesses that were wrong are given up where they have not been begun.
+    fn settle_guesses(&mut self, chosen: &[usize]) {
+        let Some(&first) = chosen.first() else { return };
+        let layer = self.weights[first].layer;
+        for id in std::mem::take(&mut self.guesses) {
+            if self.weights[id].layer != layer {
+                self.guesses.push(id);
+                continue;
+            }
+            self.stats.guesses += 1;
+            if chosen.contains(&id) {
+                self.stats.right_guesses += 1;
+                continue;
+            }
+            self.residences[id].wanted = 0;
+            if self.residences[id].is_loading() && self.residences[id].given == 0 {
+                self.abandon(id);
             }
         }
     }

@@ -11,6 +11,9 @@ pub struct ResidencyStats {
     /// Bytes of them.
     pub hit_bytes: u64,
     pub miss_bytes: u64,
+    /// Experts read on a guess, and those of them that were chosen then.
+    pub guesses: u64,
+    pub right_guesses: u64,
     /// Bytes that came from the disk, for any reason.
     pub bytes_read: u64,
     /// Time in which a pass stood still for want of weights.
@@ -24,6 +27,8 @@ impl ResidencyStats {
         self.misses += other.misses;
         self.hit_bytes += other.hit_bytes;
         self.miss_bytes += other.miss_bytes;
+        self.guesses += other.guesses;
+        self.right_guesses += other.right_guesses;
         self.bytes_read += other.bytes_read;
         self.wait += other.wait;
     }
@@ -35,6 +40,8 @@ impl ResidencyStats {
             misses: self.misses - earlier.misses,
             hit_bytes: self.hit_bytes - earlier.hit_bytes,
             miss_bytes: self.miss_bytes - earlier.miss_bytes,
+            guesses: self.guesses - earlier.guesses,
+            right_guesses: self.right_guesses - earlier.right_guesses,
             bytes_read: self.bytes_read - earlier.bytes_read,
             wait: self.wait.saturating_sub(earlier.wait),
         }

@@ -91,6 +91,13 @@ impl Streamed {
         self.shared.wake_readers(&mut state);
     }
 
+    /// Begins to read experts that may be wanted soon, where nothing certain is to be read.
+    pub fn may_need(&self, ids: &[usize]) {
+        let mut state = self.shared.lock();
+        state.guess(ids);
+        self.shared.wake_readers(&mut state);
+    }
+
     /// Those of `ids` (by index) that are in memory, of which there is one at least: waits for it.
     pub fn hold_some(&self, ids: &[usize]) -> Result<Vec<usize>, Arc<Fault>> {
         let mut state = self.shared.lock();

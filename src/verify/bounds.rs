@@ -68,5 +68,12 @@ pub fn find(kind: NodeKind, weight: Option<TensorType>, kv: KvType) -> Option<&'
 
 /// The NMSE allowed; 0, the same bits, where no row says otherwise.
 pub fn isolated(kind: NodeKind, weight: Option<TensorType>, kv: KvType) -> f64 {
-    find(kind, weight, kv).map_or(0.0, |row| row.nmse)
+    match find(kind, weight, kv) {
+        Some(row) => row.nmse,
+        // A format that no captured model has: the widest of the others.
+        None if kind == NodeKind::Product => {
+            ISOLATED.iter().filter(|row| row.kind == kind).fold(0.0, |widest, row| row.nmse.max(widest))
+        }
+        None => 0.0,
+    }
 }

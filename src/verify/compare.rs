@@ -350,7 +350,7 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
         reference: &[f32],
         values: &[f32],
     ) -> Option<Flips> {
-        if !matches!(ty, ActivationType::Q8_0 | ActivationType::Q8_K) {
+        if !ty.is_quantised() {
             return None;
         }
         let cols = if node.shape[2] > 1 { node.shape[2] } else { node.shape[1] };
@@ -371,7 +371,7 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
 
 fn integers(row: ActivationRow<'_>) -> &[i8] {
     match row {
-        ActivationRow::Q8_0(row) => row.qs,
+        ActivationRow::Q8_0(row) | ActivationRow::Q8_1(row) => row.qs,
         ActivationRow::Q8K(row) => row.qs,
         ActivationRow::Floats(..) => &[],
     }

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::gguf::{Gguf, TensorInfo, TensorType};
 use crate::kernels::WeightMatrix;
-use crate::quant::{self, FORMATS, Format};
+use crate::quant::{self, Decoder, FORMATS, Format};
 use crate::store::{Role, Store, StoreError, WeightId};
 
 /// Rows that cannot be had.
@@ -62,7 +62,9 @@ pub struct Place {
 pub struct WeightRows {
     store: Store,
     id: WeightId,
-    format: &'static Format,
+    decoder: Decoder,
+    /// What names the tensor in an error.
+    name: (PathBuf, String),
     /// Columns, rows of an expert, experts.
     sizes: [u64; 3],
     /// Among the rows of all experts.
@@ -81,7 +83,7 @@ impl WeightRows {
     /// A type that cannot be computed with, rows or an expert that are not there, a file that cannot be read.
     pub fn open(gguf: &Gguf, tensor: &TensorInfo, selection: &Selection) -> Result<WeightRows, RowsError> {
         let (path, name) = (gguf.parts[tensor.part].path.clone(), tensor.name.clone());
-        let Some(format) = quant::format(tensor.ty) else {
+        let Some(decoder) = quant::decoder(tensor.ty) else {
             return Err(RowsError::UnsupportedType { path, tensor: name, ty: tensor.ty });
         };
         if tensor.elements() == 0 {
@@ -97,7 +99,8 @@ impl WeightRows {
         Ok(WeightRows {
             store,
             id,
-            format,
+            decoder,
+            name: (path, name),
             sizes,
             rows,
             selection: selection.clone(),
@@ -105,8 +108,19 @@ impl WeightRows {
         })
     }
 
-    pub fn format(&self) -> &'static Format {
-        self.format
+    pub fn ty(&self) -> TensorType {
+        self.decoder.ty
+    }
+
+    /// The rows' format.
+    ///
+    /// # Errors
+    /// Where they cannot be computed with.
+    pub fn format(&self) -> Result<&'static Format, RowsError> {
+        quant::format(self.ty()).ok_or_else(|| {
+            let (path, tensor) = self.name.clone();
+            RowsError::UnsupportedType { path, tensor, ty: self.ty() }
+        })
     }
 
     /// Elements of a row.
@@ -157,12 +171,15 @@ impl WeightRows {
 
     /// A matrix of rows that are these bytes, a part of [`WeightRows::bytes`].
     ///
+    /// # Errors
+    /// Where they cannot be computed with.
+    ///
     /// # Panics
     /// Where they are no whole number of rows.
-    pub fn matrix<'a>(&self, bytes: &'a [u8]) -> WeightMatrix<'a> {
-        let cols = self.cols() as usize; // what is mapped fits
-        let rows = bytes.len() / self.format.row_bytes(cols);
-        WeightMatrix::new(self.format.ty, bytes, rows, cols).expect("opened with a format")
+    pub fn matrix<'a>(&self, bytes: &'a [u8]) -> Result<WeightMatrix<'a>, RowsError> {
+        let (format, cols) = (self.format()?, self.cols() as usize); // what is mapped fits
+        let rows = bytes.len() / format.row_bytes(cols);
+        Ok(WeightMatrix::new(format.ty, bytes, rows, cols).expect("it is a format"))
     }
 
     /// Whether [`WeightRows::bytes`] were the file's all the time.
@@ -178,13 +195,13 @@ impl WeightRows {
     /// # Errors
     /// As [`WeightRows::check`].
     pub fn chunks(&self) -> impl Iterator<Item = Result<Vec<f32>, RowsError>> {
-        let (format, bytes) = (self.format, self.bytes());
-        let chunk_bytes = format.row_bytes(CHUNK);
-        let (block_len, block_bytes) = (format.ty.block_len() as usize, format.ty.block_bytes() as usize);
+        let (Decoder { ty, decode }, bytes) = (self.decoder, self.bytes());
+        let (block_len, block_bytes) = (ty.block_len() as usize, ty.block_bytes() as usize);
+        let chunk_bytes = CHUNK / block_len * block_bytes;
         (0..bytes.len()).step_by(chunk_bytes).map(move |at| {
             let bytes = &bytes[at..bytes.len().min(at + chunk_bytes)];
             let mut values = vec![0f32; bytes.len() / block_bytes * block_len];
-            (format.decode)(bytes, &mut values);
+            decode(bytes, &mut values);
             self.check().map(|()| values)
         })
     }

@@ -77,7 +77,8 @@ impl Loaded {
     pub fn session(&self, isa: Option<Isa>, threads: usize) -> Session<'_> {
         let prompt = self.golden.prompt().len();
         let context = prompt + self.golden.greedy().len();
-        let options = SessionOptions { context, batch: prompt, kv: self.kv(), threads, isa };
+        let options =
+            SessionOptions { context, batch: prompt, kv: self.kv(), threads, isa, guess_experts: false };
         Session::new(&self.model, &options).expect("a session")
     }
 

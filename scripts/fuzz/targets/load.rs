@@ -33,7 +33,7 @@ fn run(gguf: &Gguf, streamed: bool) -> Option<Vec<u32>> {
     }
     let mut model = Model::load(gguf).ok()?;
     let text = Tokenizer::from_metadata(gguf.metadata(), None).ok();
-    let options = SessionOptions { context: 12, batch: 4, kv: KvType::F16, threads: 1, isa: None };
+    let options = SessionOptions { context: 12, batch: 4, kv: KvType::F16, threads: 1, isa: None, guess_experts: false };
     if options.memory_bytes(model.config(), 1) > MOST_MEMORY {
         return None;
     }

@@ -6,6 +6,7 @@
 //! capture    every node of a run, its logits and its greedy continuation
 //! formats    decoded values, quantised activations and dots of each block format
 //! quantize   a float GGUF to another file type
+//! encode     floats as a format's blocks
 //! answers    greedy continuations of a list of prompts
 //! bench      llama.cpp and wayinfer on the same model, in turns
 //! ```
@@ -13,6 +14,7 @@
 pub mod answers;
 pub mod bench;
 pub mod capture;
+pub mod encode;
 pub mod error;
 pub mod ffi;
 pub mod formats;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use wayinfer_ggml::{answers, bench, capture, ffi, formats, quantize};
+use wayinfer_ggml::{answers, bench, capture, encode, ffi, formats, quantize};
 
 /// Makes WayInfer's fixtures and goldens with ggml, and measures llama.cpp as its peer
 #[derive(Parser)]
@@ -14,12 +14,16 @@ enum Command {
     Formats(formats::Args),
     /// A float GGUF to another file type
     Quantize(quantize::Args),
+    /// Floats to a format's blocks
+    Encode(encode::Args),
     /// Greedy answers to a JSON list of prompts
     Answers(answers::Args),
     /// llama.cpp and wayinfer on the same model, in turns
     Bench(bench::Args),
     /// One measurement of llama.cpp, in the JSON of `wayinfer bench`
     BenchPeer(bench::PeerArgs),
+    /// How fast ggml's dots read weights, a format after another
+    BenchDots(bench::DotArgs),
     /// What this build of ggml is
     Info,
 }
@@ -29,9 +33,11 @@ fn main() -> ExitCode {
         Command::Capture(args) => capture::run(&args),
         Command::Formats(args) => formats::run(&args),
         Command::Quantize(args) => quantize::run(&args),
+        Command::Encode(args) => encode::run(&args),
         Command::Answers(args) => answers::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::BenchPeer(args) => bench::run_peer(&args),
+        Command::BenchDots(args) => bench::run_dots(&args),
         Command::Info => {
             println!(
                 "{}",

@@ -117,7 +117,7 @@ fn print(
 ) -> Result<(), CliError> {
     let line = |what: &Selected<'_>| {
         let path = what.path.display().to_string();
-        format!("{}: {} ({})", escape(&path), escape(what.name), what.rows.format().ty)
+        format!("{}: {} ({})", escape(&path), escape(what.name), what.rows.ty())
     };
     writeln!(out, "{}\nagainst {}\n", line(selected), line(reference))?;
     let mut table = output::new_table(&["values", &grouped(d.count)], &[]);

@@ -107,7 +107,7 @@ fn print(
         n => format!("{} ({:.2} %)", grouped(n), n as f64 * 100.0 / s.count as f64),
     };
     let shown = first.iter().map(|v| format!("{v:?}")).collect::<Vec<_>>().join(" ");
-    let mut table = output::new_table(&["type", selected.rows.format().ty.name()], &[]);
+    let mut table = output::new_table(&["type", selected.rows.ty().name()], &[]);
     table.add_row(["shape", &format!("{} (slowest first)", shape(&selected.rows.shape()))]);
     table.add_row(["elements", &grouped(s.count)]);
     table.add_row(["min", &extreme(s.min)]);

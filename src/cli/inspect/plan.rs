@@ -34,7 +34,14 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), CliError> {
     let Loaded { model, .. } = engine_args::load(args.model.source())?;
     let context = engine_args::context(args.ctx, model.config().context);
     let threads = engine_args::threads(None);
-    let session = SessionOptions { context, batch: DEFAULT_BATCH, kv: KvType::default(), threads, isa: None };
+    let session = SessionOptions {
+        context,
+        batch: DEFAULT_BATCH,
+        kv: KvType::default(),
+        threads,
+        isa: None,
+        guess_experts: false,
+    };
     let budget = Budget::new(args.ram, &model, &[session], 1);
     let plan = budget.plan(&model).in_file(path)?;
     let direct = match model.store().paths().next().filter(|_| !plan.is_mapped()) {

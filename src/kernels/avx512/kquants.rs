@@ -262,7 +262,7 @@ fn to_floats(v: __m128i) -> [f32; 4] {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn spread_pair(pair: [i16; 2]) -> __m512i {
+pub(super) fn spread_pair(pair: [i16; 2]) -> __m512i {
     let ([a, b], [c, d]) = (pair[0].to_ne_bytes(), pair[1].to_ne_bytes());
     _mm512_set1_epi32(i32::from_ne_bytes([a, b, c, d]))
 }

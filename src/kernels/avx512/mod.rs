@@ -6,17 +6,25 @@
 //! Every function here that is marked with target features relies on the same thing: a
 //! `&'static Kernels` of this set exists, hence the CPU has them.
 
+mod blocks32;
 mod floats;
 mod kquants;
-mod q8_0;
+mod super_blocks;
 mod unpack;
 
 use std::arch::x86_64::*;
 
 use super::blocks::{self, BlockKernel};
-use super::{Isa, Kernels, OutTile, Tile, TileKernel, avx2, missing_features, ops};
+use super::{Isa, Kernels, OutTile, Tile, TileKernel, avx2, kernel, missing_features, ops};
 use crate::gguf::TensorType;
-use crate::quant::{BlockQ4K, BlockQ5K, BlockQ6K};
+use crate::quant::{
+    BlockIQ1M, BlockIQ1S, BlockIQ2S, BlockIQ2XS, BlockIQ2XXS, BlockIQ3S, BlockIQ3XXS, BlockIQ4NL, BlockIQ4XS,
+    BlockMXFP4, BlockNVFP4, BlockQ1_0, BlockQ2_0, BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K,
+    BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, BlockTQ1_0, BlockTQ2_0,
+};
+use blocks32::Blocks32;
+use kquants::KQuant;
+use super_blocks::SuperBlocks;
 
 pub(super) static KERNELS: Kernels = Kernels {
     isa: Isa::Avx512,
@@ -26,25 +34,34 @@ pub(super) static KERNELS: Kernels = Kernels {
 };
 
 static TILES: &[TileKernel] = &[
-    TileKernel { ty: TensorType::F32, name: "vec_dot_f32_f32", run: floats::tile::<floats::F32> },
-    TileKernel { ty: TensorType::F16, name: "vec_dot_f16_f16", run: floats::tile::<floats::F16> },
-    TileKernel { ty: TensorType::BF16, name: "vec_dot_bf16_bf16", run: floats::tile::<floats::Bf16> },
-    TileKernel { ty: TensorType::Q8_0, name: "vec_dot_q8_0_q8_0", run: quantised::<q8_0::Q8_0> },
-    TileKernel {
-        ty: TensorType::Q4_K,
-        name: "vec_dot_q4_k_q8_k",
-        run: quantised::<kquants::KQuant<BlockQ4K>>,
-    },
-    TileKernel {
-        ty: TensorType::Q5_K,
-        name: "vec_dot_q5_k_q8_k",
-        run: quantised::<kquants::KQuant<BlockQ5K>>,
-    },
-    TileKernel {
-        ty: TensorType::Q6_K,
-        name: "vec_dot_q6_k_q8_k",
-        run: quantised::<kquants::KQuant<BlockQ6K>>,
-    },
+    kernel(TensorType::F32, "vec_dot_f32_f32", floats::tile::<floats::F32>),
+    kernel(TensorType::F16, "vec_dot_f16_f16", floats::tile::<floats::F16>),
+    kernel(TensorType::BF16, "vec_dot_bf16_bf16", floats::tile::<floats::Bf16>),
+    kernel(TensorType::Q4_0, "vec_dot_q4_0_q8_0", quantised::<Blocks32<BlockQ4_0>>),
+    kernel(TensorType::Q4_1, "vec_dot_q4_1_q8_1", quantised::<Blocks32<BlockQ4_1>>),
+    kernel(TensorType::Q5_0, "vec_dot_q5_0_q8_0", quantised::<Blocks32<BlockQ5_0>>),
+    kernel(TensorType::Q5_1, "vec_dot_q5_1_q8_1", quantised::<Blocks32<BlockQ5_1>>),
+    kernel(TensorType::Q8_0, "vec_dot_q8_0_q8_0", quantised::<Blocks32<BlockQ8_0>>),
+    kernel(TensorType::Q2_K, "vec_dot_q2_k_q8_k", quantised::<SuperBlocks<BlockQ2K>>),
+    kernel(TensorType::Q3_K, "vec_dot_q3_k_q8_k", quantised::<SuperBlocks<BlockQ3K>>),
+    kernel(TensorType::Q4_K, "vec_dot_q4_k_q8_k", quantised::<KQuant<BlockQ4K>>),
+    kernel(TensorType::Q5_K, "vec_dot_q5_k_q8_k", quantised::<KQuant<BlockQ5K>>),
+    kernel(TensorType::Q6_K, "vec_dot_q6_k_q8_k", quantised::<KQuant<BlockQ6K>>),
+    kernel(TensorType::IQ2_XXS, "vec_dot_iq2_xxs_q8_k", quantised::<SuperBlocks<BlockIQ2XXS>>),
+    kernel(TensorType::IQ2_XS, "vec_dot_iq2_xs_q8_k", quantised::<SuperBlocks<BlockIQ2XS>>),
+    kernel(TensorType::IQ2_S, "vec_dot_iq2_s_q8_k", quantised::<SuperBlocks<BlockIQ2S>>),
+    kernel(TensorType::IQ3_XXS, "vec_dot_iq3_xxs_q8_k", quantised::<SuperBlocks<BlockIQ3XXS>>),
+    kernel(TensorType::IQ3_S, "vec_dot_iq3_s_q8_k", quantised::<SuperBlocks<BlockIQ3S>>),
+    kernel(TensorType::IQ1_S, "vec_dot_iq1_s_q8_k", quantised::<SuperBlocks<BlockIQ1S>>),
+    kernel(TensorType::IQ1_M, "vec_dot_iq1_m_q8_k", quantised::<SuperBlocks<BlockIQ1M>>),
+    kernel(TensorType::IQ4_NL, "vec_dot_iq4_nl_q8_0", quantised::<Blocks32<BlockIQ4NL>>),
+    kernel(TensorType::IQ4_XS, "vec_dot_iq4_xs_q8_k", quantised::<SuperBlocks<BlockIQ4XS>>),
+    kernel(TensorType::TQ1_0, "vec_dot_tq1_0_q8_k", quantised::<SuperBlocks<BlockTQ1_0>>),
+    kernel(TensorType::TQ2_0, "vec_dot_tq2_0_q8_k", quantised::<SuperBlocks<BlockTQ2_0>>),
+    kernel(TensorType::MXFP4, "vec_dot_mxfp4_q8_0", quantised::<Blocks32<BlockMXFP4>>),
+    kernel(TensorType::NVFP4, "vec_dot_nvfp4_q8_0", quantised::<Blocks32<BlockNVFP4>>),
+    kernel(TensorType::Q1_0, "vec_dot_q1_0_q8_0", quantised::<Blocks32<BlockQ1_0>>),
+    kernel(TensorType::Q2_0, "vec_dot_q2_0_q8_0", quantised::<Blocks32<BlockQ2_0>>),
 ];
 
 /// # Safety
@@ -63,9 +80,9 @@ const PREFETCH_ROWS: usize = 512;
 /// Asks for the memory `ahead` bytes after `at`'s start, as much as `at` is long.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn prefetch<T>(at: &T, ahead: usize) {
+fn prefetch<T: ?Sized>(at: &T, ahead: usize) {
     let start = std::ptr::from_ref(at).cast::<i8>().wrapping_add(ahead);
-    for line in 0..size_of::<T>().div_ceil(64) {
+    for line in 0..size_of_val(at).div_ceil(64) {
         _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line * 64));
     }
 }
@@ -86,7 +103,6 @@ macro_rules! loads {
 loads! {
     load_16_bytes: [u8; 16] => __m128i, _mm_loadu_si128;
     load_32_bytes: [u8; 32] => __m256i, _mm256_loadu_si256;
-    load_32_i8: [i8; 32] => __m256i, _mm256_loadu_si256;
     load_16_i16: [i16; 16] => __m256i, _mm256_loadu_si256;
     load_64_bytes: [u8; 64] => __m512i, _mm512_loadu_si512;
     load_64_i8: [i8; 64] => __m512i, _mm512_loadu_si512;
@@ -110,6 +126,13 @@ fn to_array(v: __m512) -> [f32; 16] {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn join(low: __m256i, high: __m256i) -> __m512i {
     _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+}
+
+/// Lanes 0..8 from `low`, 8..16 from `high`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn join_ps(low: __m256, high: __m256) -> __m512 {
+    _mm512_castsi512_ps(join(_mm256_castps_si256(low), _mm256_castps_si256(high)))
 }
 
 /// 16 bytes of each of sixteen rows as four registers of 32-bit lanes: lane `r` of register `k` has row `r`'s bytes

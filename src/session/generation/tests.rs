@@ -47,7 +47,8 @@ struct Seen {
 }
 
 fn session<'m>(model: &'m Model, context: usize, batch: usize, prompt: &[u32]) -> Session<'m> {
-    let options = SessionOptions { context, batch, kv: KvType::F16, threads: 2, isa: None };
+    let options =
+        SessionOptions { context, batch, kv: KvType::F16, threads: 2, isa: None, guess_experts: false };
     let mut session = Session::new(model, &options).expect("a session");
     session.feed(prompt, Logits::Last).expect("the prompt");
     session

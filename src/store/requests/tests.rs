@@ -212,3 +212,30 @@ fn large_weights_are_read_in_pieces() {
     assert!(state.finish_piece(&pieces[1], Ok(())));
     assert!(state.is_ready(0));
 }
+
+#[test]
+fn wrong_guesses_are_given_up_before_they_cost_a_read() {
+    let mut state = state(&experts(), 50);
+    read_all(&mut state);
+    state.begin_pass();
+    state.announce(&[2, 3]);
+    state.guess(&[8, 9]);
+    // What is certain comes first.
+    let order = |state: &mut State| {
+        state.next_piece(0).map(|piece| (piece.weight, state.finish_piece(&piece, Ok(()))))
+    };
+    assert_eq!(order(&mut state), Some((2, true)));
+    assert_eq!(order(&mut state), Some((3, true)));
+    [2, 3].into_iter().for_each(|id| hold(&mut state, id));
+    [2, 3].into_iter().for_each(|id| state.release(id));
+    state.announce(&[9, 10]);
+    assert!(state.residences[8].is_absent(), "8 was guessed, not chosen and not begun");
+    assert_eq!(read_all(&mut state), [9, 10]);
+    assert_eq!((state.stats.guesses, state.stats.right_guesses), (2, 1));
+    // A guess never drives out what is certain.
+    state.begin_pass();
+    state.announce(&[2, 3, 4, 5]);
+    let before = state.queues[0].clone();
+    state.guess(&[8, 11]);
+    assert_eq!(state.queues[0], before);
+}

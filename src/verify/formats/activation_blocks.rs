@@ -6,6 +6,8 @@ use crate::quant::{ActivationRow, ActivationType, Q8_0Row, Q8KRow, QK_K, QK8_0};
 
 /// Bytes of a Q8_0 block: f16 scale, quants.
 const Q8_0_BYTES: usize = 2 + QK8_0;
+/// Bytes of a Q8_1 block: f16 scale, f16 sum, quants.
+const Q8_1_BYTES: usize = 4 + QK8_0;
 /// Bytes of a Q8_K block: f32 scale, quants, sums of 16 as i16.
 const Q8_K_BYTES: usize = 4 + QK_K + 2 * (QK_K / 16);
 
@@ -15,6 +17,7 @@ pub fn row_bytes(ty: ActivationType, n: usize) -> usize {
         ActivationType::F32 => 4 * n,
         ActivationType::F16 | ActivationType::BF16 => 2 * n,
         ActivationType::Q8_0 => n / QK8_0 * Q8_0_BYTES,
+        ActivationType::Q8_1 => n / QK8_0 * Q8_1_BYTES,
         ActivationType::Q8_K => n / QK_K * Q8_K_BYTES,
     }
 }
@@ -26,6 +29,7 @@ pub fn ggml_name(ty: ActivationType) -> &'static str {
         ActivationType::F16 => "f16",
         ActivationType::BF16 => "bf16",
         ActivationType::Q8_0 => "q8_0",
+        ActivationType::Q8_1 => "q8_1",
         ActivationType::Q8_K => "q8_K",
     }
 }
@@ -33,6 +37,7 @@ pub fn ggml_name(ty: ActivationType) -> &'static str {
 /// A row as ggml lays it out.
 pub fn to_bytes(row: ActivationRow<'_>) -> Vec<u8> {
     let quants = |qs: &[i8]| qs.iter().map(|q| *q as u8).collect::<Vec<u8>>();
+    let half = |v: f32| f16::from_f32(v).to_le_bytes();
     match row {
         ActivationRow::Floats(ty, values) => values
             .iter()
@@ -42,11 +47,13 @@ pub fn to_bytes(row: ActivationRow<'_>) -> Vec<u8> {
                 _ => v.to_le_bytes().to_vec(),
             })
             .collect(),
-        ActivationRow::Q8_0(Q8_0Row { qs, d }) => {
+        ActivationRow::Q8_0(Q8_0Row { qs, d, .. }) => {
             let blocks = qs.chunks_exact(QK8_0).zip(d);
-            blocks
-                .flat_map(|(qs, d)| [f16::from_f32(*d).to_le_bytes().to_vec(), quants(qs)].concat())
-                .collect()
+            blocks.flat_map(|(qs, d)| [&half(*d)[..], &quants(qs)].concat()).collect()
+        }
+        ActivationRow::Q8_1(Q8_0Row { qs, d, s, .. }) => {
+            let blocks = qs.chunks_exact(QK8_0).zip(d).zip(s);
+            blocks.flat_map(|((qs, d), s)| [&half(*d)[..], &half(*s), &quants(qs)].concat()).collect()
         }
         ActivationRow::Q8K(Q8KRow { qs, d, bsums }) => {
             let blocks = qs.chunks_exact(QK_K).zip(d).zip(bsums.chunks_exact(QK_K / 16));
@@ -65,6 +72,11 @@ pub fn field_at(ty: ActivationType, at: usize) -> String {
             (block, 0..2) => format!("scale of block {block}"),
             (block, at) => format!("value {}", block * QK8_0 + at - 2),
         },
+        ActivationType::Q8_1 => match (at / Q8_1_BYTES, at % Q8_1_BYTES) {
+            (block, 0..2) => format!("scale of block {block}"),
+            (block, 2..4) => format!("sum of block {block}"),
+            (block, at) => format!("value {}", block * QK8_0 + at - 4),
+        },
         ActivationType::Q8_K => match (at / Q8_K_BYTES, at % Q8_K_BYTES) {
             (block, 0..4) => format!("scale of block {block}"),
             (block, at) if at < 4 + QK_K => format!("value {}", block * QK_K + at - 4),
@@ -80,6 +92,7 @@ pub struct OwnedRow {
     values: Vec<f32>,
     qs: Vec<i8>,
     d: Vec<f32>,
+    s: Vec<f32>,
     bsums: Vec<i16>,
 }
 
@@ -87,7 +100,7 @@ impl OwnedRow {
     /// # Panics
     /// Where the bytes are no whole number of blocks.
     pub fn parse(ty: ActivationType, bytes: &[u8]) -> OwnedRow {
-        let mut row = OwnedRow { ty, values: vec![], qs: vec![], d: vec![], bsums: vec![] };
+        let mut row = OwnedRow { ty, values: vec![], qs: vec![], d: vec![], s: vec![], bsums: vec![] };
         let block = row_bytes(ty, ty.block_len());
         assert!(bytes.len().is_multiple_of(block), "whole blocks of {ty:?}");
         for block in bytes.chunks_exact(block) {
@@ -102,6 +115,11 @@ impl OwnedRow {
                     row.d.push(f16::from_le_bytes(half()).to_f32());
                     row.qs.extend(quants(&block[2..]));
                 }
+                ActivationType::Q8_1 => {
+                    row.d.push(f16::from_le_bytes(half()).to_f32());
+                    row.s.push(f16::from_le_bytes([block[2], block[3]]).to_f32());
+                    row.qs.extend(quants(&block[4..]));
+                }
                 ActivationType::Q8_K => {
                     row.d.push(f32::from_le_bytes(word()));
                     row.qs.extend(quants(&block[4..4 + QK_K]));
@@ -110,15 +128,20 @@ impl OwnedRow {
                 }
             }
         }
+        if matches!(ty, ActivationType::Q8_0 | ActivationType::Q8_1) {
+            let sixteens = row.qs.as_chunks::<16>().0.iter();
+            row.bsums = sixteens.map(|qs| qs.iter().map(|q| i16::from(*q)).sum()).collect();
+        }
         row
     }
 
     /// The row for a dot.
     pub fn row(&self) -> ActivationRow<'_> {
-        let (qs, d) = (&self.qs[..], &self.d[..]);
+        let (qs, d, bsums) = (&self.qs[..], &self.d[..], &self.bsums[..]);
         match self.ty {
-            ActivationType::Q8_0 => ActivationRow::Q8_0(Q8_0Row { qs, d }),
-            ActivationType::Q8_K => ActivationRow::Q8K(Q8KRow { qs, d, bsums: &self.bsums }),
+            ActivationType::Q8_0 => ActivationRow::Q8_0(Q8_0Row { qs, d, s: &[], bsums }),
+            ActivationType::Q8_1 => ActivationRow::Q8_1(Q8_0Row { qs, d, s: &self.s, bsums }),
+            ActivationType::Q8_K => ActivationRow::Q8K(Q8KRow { qs, d, bsums }),
             ty => ActivationRow::Floats(ty, &self.values),
         }
     }
@@ -147,6 +170,7 @@ mod tests {
             ActivationType::F16,
             ActivationType::BF16,
             ActivationType::Q8_0,
+            ActivationType::Q8_1,
             ActivationType::Q8_K,
         ] {
             let mut rows = Activations::new();
@@ -177,6 +201,8 @@ mod tests {
         ];
         assert_eq!(fields, wanted);
         assert_eq!(field_at(ActivationType::Q8_0, 36), "value 32");
+        let fields = [35, 36, 39, 40].map(|at| field_at(ActivationType::Q8_1, at));
+        assert_eq!(fields, ["value 31", "scale of block 1", "sum of block 1", "value 32"]);
         assert_eq!(field_at(ActivationType::BF16, 3), "value 1");
     }
 }

@@ -4,10 +4,11 @@ use std::fmt;
 
 use super::activation_blocks::{self, OwnedRow};
 use super::against_scalar::Matmul;
+use super::goldens::digest;
 use super::{DotSet, FormatGoldens, FormatUnderTest, dot_bound, same};
 use crate::gguf::TensorType;
 use crate::kernels::{Kernels, WeightMatrix};
-use crate::quant::{ActivationType, Activations, Format, NonFinite};
+use crate::quant::{Activations, Format, NonFinite};
 
 /// The first thing that was wrong.
 #[derive(Clone, Debug, PartialEq)]
@@ -108,8 +109,20 @@ fn check_decode(format: &FormatUnderTest, goldens: &FormatGoldens) -> Tally {
     let n = goldens.case_len;
     let bytes = goldens.blocks.len() / goldens.decode_cases.len().max(1);
     let mut out = vec![0f32; n];
-    let cases = goldens.decode_cases.iter().zip(goldens.blocks.chunks(bytes.max(1)));
-    for ((name, block), wanted) in cases.zip(goldens.values.chunks(n)) {
+    let cases = || goldens.decode_cases.iter().zip(goldens.blocks.chunks(bytes.max(1)));
+    for ((name, block), &wanted) in cases().zip(&goldens.digests) {
+        (format.decode)(block, &mut out);
+        let found = digest(&out);
+        tally.compared += n as u64 - 1;
+        tally.add(found == wanted, || Mismatch {
+            ty: format.ty,
+            check: "decode",
+            case: format!("case \"{name}\", {n} values"),
+            found: format!("digest {found:#018x}"),
+            wanted: format!("{wanted:#018x}"),
+        });
+    }
+    for ((name, block), wanted) in cases().zip(goldens.values.chunks(n)) {
         (format.decode)(block, &mut out);
         for (i, (&found, &wanted)) in out.iter().zip(wanted).enumerate() {
             tally.add(same(found, wanted), || Mismatch {
@@ -173,7 +186,7 @@ fn compare_quantised(
 /// Quantised types refuse what is not finite, by its place.
 fn check_refusals(format: &FormatUnderTest, goldens: &FormatGoldens, tally: &mut Tally) {
     let n = goldens.case_len;
-    let quantised = matches!(format.activation, ActivationType::Q8_0 | ActivationType::Q8_K);
+    let quantised = format.activation.is_quantised();
     for bad in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
         for index in [0, n / 2, n - 1] {
             let mut input = vec![1.0; n];

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::activation_blocks;
+use super::{activation_blocks, same};
 use crate::quant::Format;
 use crate::verify::{Element, Tensor, TensorFile, TensorFileError};
 
@@ -31,8 +31,10 @@ pub struct FormatGoldens {
     pub case_len: usize,
     /// `[decode_cases][bytes of case_len weights]`
     pub blocks: Vec<u8>,
-    /// `[decode_cases][case_len]`
+    /// `[decode_cases][case_len]`, or nothing where there are digests.
     pub values: Vec<f32>,
+    /// `[decode_cases]`: digests of the values, or nothing where those are there.
+    pub digests: Vec<u64>,
     /// Names of the cases of quantising activations.
     pub activation_cases: Vec<String>,
     /// `[activation_cases][case_len]`
@@ -66,6 +68,8 @@ struct Description {
     decode_cases: Vec<String>,
     activation_cases: Vec<String>,
     lengths: Vec<usize>,
+    /// The format in whose file the inputs stand.
+    activations_of: Option<String>,
 }
 
 impl FormatGoldens {
@@ -78,22 +82,39 @@ impl FormatGoldens {
         if !path.exists() {
             return Ok(None);
         }
-        Reader::open(&path, format)?.read().map(Some)
+        Reader::open(folder, &path, format)?.read().map(Some)
+    }
+}
+
+impl FormatGoldens {
+    /// Whether these are the values of a case of decoding, to the bit (any NaN is any NaN).
+    ///
+    /// # Panics
+    /// Where there is no such case.
+    pub fn decodes_to(&self, case: usize, values: &[f32]) -> bool {
+        match self.digests.get(case) {
+            Some(&wanted) => digest(values) == wanted,
+            None => {
+                let wanted = &self.values[case * self.case_len..][..self.case_len];
+                values.len() == wanted.len() && values.iter().zip(wanted).all(|(a, b)| same(*a, *b))
+            }
+        }
     }
 }
 
 struct Reader<'a> {
     file: TensorFile,
+    /// The file that has the inputs, where it is another; whether it has them quantised as well.
+    owner: Option<(TensorFile, bool)>,
     format: &'a Format,
     description: Description,
 }
 
 impl<'a> Reader<'a> {
-    fn open(path: &Path, format: &'a Format) -> Result<Reader<'a>, GoldenError> {
+    fn open(folder: &Path, path: &Path, format: &'a Format) -> Result<Reader<'a>, GoldenError> {
         let file = TensorFile::open(path)?;
         let bad = |why: String| GoldenError::Description { path: path.to_owned(), why };
-        let text = file.text("wayinfer").ok_or_else(|| bad("the header has no key wayinfer".into()))?;
-        let description: Description = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
+        let description = description(&file)?;
         let wanted = format!("{} with {}", format.ty, activation_blocks::ggml_name(format.activation));
         let found = format!("{} with {}", description.name, description.activation_format);
         if found != wanted {
@@ -105,7 +126,18 @@ impl<'a> Reader<'a> {
         if description.decode_cases.is_empty() || description.activation_cases.is_empty() {
             return Err(bad("it has no cases".into()));
         }
-        Ok(Reader { file, format, description })
+        let owner = match &description.activations_of {
+            None => None,
+            Some(name) => {
+                if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+                    return Err(bad(format!("{name:?} is no format")));
+                }
+                let owner = TensorFile::open(&folder.join(format!("{name}.safetensors")))?;
+                let same = self::description(&owner)?.activation_format == description.activation_format;
+                Some((owner, same))
+            }
+        };
+        Ok(Reader { file, owner, format, description })
     }
 
     /// Whether `n` values are whole blocks, of weights and of activations, of a size that bears multiplying.
@@ -120,10 +152,11 @@ impl<'a> Reader<'a> {
     fn read(self) -> Result<FormatGoldens, GoldenError> {
         let (decode_cases, activation_cases) =
             (self.description.decode_cases.clone(), self.description.activation_cases.clone());
-        let case_len = match self.file.shape("decode/values") {
+        let case_len = match self.inputs().shape("activations/inputs") {
             Some(&[_, n]) if Reader::is_whole(self.format, n) => n,
-            _ => return Err(self.shape("decode/values", vec![decode_cases.len(), 256])),
+            _ => return Err(shape(self.inputs(), "activations/inputs", vec![activation_cases.len(), 256])),
         };
+        let of_digests = self.file.contains("decode/digests");
         let weights = self.format.row_bytes(case_len);
         let quantised = activation_blocks::row_bytes(self.format.activation, case_len);
         let (decode, activation) = (decode_cases.len(), activation_cases.len());
@@ -138,10 +171,17 @@ impl<'a> Reader<'a> {
             return Err(GoldenError::Description { path, why: "it has no dots".into() });
         }
         Ok(FormatGoldens {
-            blocks: self.values("decode/blocks", &[decode, weights])?,
-            values: self.values("decode/values", &[decode, case_len])?,
-            inputs: self.values("activations/inputs", &[activation, case_len])?,
-            quantised: self.values("activations/quantised", &[activation, quantised])?,
+            blocks: values(&self.file, "decode/blocks", &[decode, weights])?,
+            values: match of_digests {
+                false => values(&self.file, "decode/values", &[decode, case_len])?,
+                true => vec![],
+            },
+            digests: match of_digests {
+                false => vec![],
+                true => digests(values(&self.file, "decode/digests", &[decode, 8])?),
+            },
+            inputs: values(self.inputs(), "activations/inputs", &[activation, case_len])?,
+            quantised: values(self.quantised(), "activations/quantised", &[activation, quantised])?,
             dots,
             exact,
             decode_cases,
@@ -150,34 +190,63 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// The file that has the inputs.
+    fn inputs(&self) -> &TensorFile {
+        self.owner.as_ref().map_or(&self.file, |(owner, _)| owner)
+    }
+
+    /// The file that has them quantised.
+    fn quantised(&self) -> &TensorFile {
+        self.owner.as_ref().filter(|(_, same)| *same).map_or(&self.file, |(owner, _)| owner)
+    }
+
     fn dots(&self, folder: &str, cols: usize) -> Result<DotSet, GoldenError> {
         let name = |what: &str| format!("{folder}/{cols}/{what}");
         let dots: Tensor<f32> = self.file.tensor(&name("dots"))?;
         let rows = dots.values.len();
         if rows == 0 {
-            return Err(self.shape(&name("dots"), vec![1]));
+            return Err(shape(&self.file, &name("dots"), vec![1]));
         }
         let quantised = activation_blocks::row_bytes(self.format.activation, cols);
         Ok(DotSet {
             cols,
-            weights: self.values(&name("weights"), &[rows, self.format.row_bytes(cols)])?,
-            inputs: self.values(&name("inputs"), &[rows, cols])?,
-            quantised: self.values(&name("quantised"), &[rows, quantised])?,
+            weights: values(&self.file, &name("weights"), &[rows, self.format.row_bytes(cols)])?,
+            inputs: values(self.inputs(), &name("inputs"), &[rows, cols])?,
+            quantised: values(self.quantised(), &name("quantised"), &[rows, quantised])?,
             dots: dots.values,
         })
     }
+}
 
-    /// A tensor of this shape.
-    fn values<T: Element>(&self, name: &str, shape: &[usize]) -> Result<Vec<T>, GoldenError> {
-        let tensor = self.file.tensor(name)?;
-        if tensor.shape != shape {
-            return Err(self.shape(name, shape.to_vec()));
-        }
-        Ok(tensor.values)
-    }
+fn description(file: &TensorFile) -> Result<Description, GoldenError> {
+    let bad = |why: String| GoldenError::Description { path: file.path().to_owned(), why };
+    let text = file.text("wayinfer").ok_or_else(|| bad("the header has no key wayinfer".into()))?;
+    serde_json::from_str(text).map_err(|e| bad(e.to_string()))
+}
 
-    fn shape(&self, name: &str, wanted: Vec<usize>) -> GoldenError {
-        let found = self.file.shape(name).unwrap_or_default().to_vec();
-        GoldenError::Shape { path: self.file.path().to_owned(), name: name.to_owned(), found, wanted }
+/// A tensor of this shape.
+fn values<T: Element>(file: &TensorFile, name: &str, wanted: &[usize]) -> Result<Vec<T>, GoldenError> {
+    let tensor = file.tensor(name)?;
+    if tensor.shape != wanted {
+        return Err(shape(file, name, wanted.to_vec()));
     }
+    Ok(tensor.values)
+}
+
+fn shape(file: &TensorFile, name: &str, wanted: Vec<usize>) -> GoldenError {
+    let found = file.shape(name).unwrap_or_default().to_vec();
+    GoldenError::Shape { path: file.path().to_owned(), name: name.to_owned(), found, wanted }
+}
+
+fn digests(bytes: Vec<u8>) -> Vec<u64> {
+    bytes.as_chunks().0.iter().map(|digest| u64::from_le_bytes(*digest)).collect()
+}
+
+/// FNV-1a of 64 bits (Fowler, Noll, Vo) over the values' bytes; any NaN counts as the same.
+pub(super) fn digest(values: &[f32]) -> u64 {
+    let bits = |v: &f32| if v.is_nan() { 0x7fc0_0000 } else { v.to_bits() };
+    let bytes = values.iter().flat_map(|v| bits(v).to_le_bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }

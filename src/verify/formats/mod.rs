@@ -35,7 +35,7 @@ pub struct FormatUnderTest {
     pub activation: ActivationType,
     /// As [`Format::decode`].
     pub decode: fn(&[u8], &mut [f32]),
-    /// Rounds a row of activations; the result in ggml's blocks of that type (Q8_0: f16 scale, 32 bytes; Q8_K: f32 scale,
+    /// Rounds a row of activations; the result in ggml's blocks of that type (Q8_0: f16 scale, 32 bytes; Q8_1: f16 scale, f16 sum, 32 bytes; Q8_K: f32 scale,
     /// 256 bytes, 16 sums of i16), little-endian.
     pub quantise: fn(ActivationType, &[f32]) -> Result<Vec<u8>, NonFinite>,
     /// As [`Format::dot`].

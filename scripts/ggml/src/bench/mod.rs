@@ -1,6 +1,7 @@
 //! llama.cpp and wayinfer on the same model, in turns: each measurement in a process of its own, which warms up with one
 //! round of its work and measures the next; one uncounted turn first; the order turned round every time; medians.
 
+mod dots;
 mod peer;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use serde_json::json;
 
 use crate::error::{Error, Result, refuse};
 use crate::ffi;
+pub use dots::{DotArgs, run_dots};
 pub use peer::{PeerArgs, run_peer};
 
 /// What both sides measure.

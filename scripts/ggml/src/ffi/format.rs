@@ -29,7 +29,7 @@ pub mod ids {
         IQ1_S = GGML_TYPE_IQ1_S, IQ1_M = GGML_TYPE_IQ1_M,
         IQ4_NL = GGML_TYPE_IQ4_NL, IQ4_XS = GGML_TYPE_IQ4_XS,
         TQ1_0 = GGML_TYPE_TQ1_0, TQ2_0 = GGML_TYPE_TQ2_0,
-        MXFP4 = GGML_TYPE_MXFP4, NVFP4 = GGML_TYPE_NVFP4,
+        MXFP4 = GGML_TYPE_MXFP4, NVFP4 = GGML_TYPE_NVFP4, Q1_0 = GGML_TYPE_Q1_0, Q2_0 = GGML_TYPE_Q2_0,
     }
 }
 
@@ -145,6 +145,37 @@ impl Format {
 
     fn lacks(&self, what: &str) -> Error {
         Error::Ggml(format!("{}: this build has no {what}", self.name()))
+    }
+}
+
+/// Rows of one format.
+pub struct Rows {
+    bytes: Aligned,
+    format: Format,
+    cols: usize,
+}
+
+impl Rows {
+    /// Rows of `cols` values each.
+    ///
+    /// # Panics
+    /// Where the bytes are no whole rows.
+    pub fn new(bytes: &[u8], format: &Format, cols: usize) -> Self {
+        assert!(bytes.len().is_multiple_of(format.row_bytes(cols)));
+        Self { bytes: Aligned::from(bytes), format: *format, cols }
+    }
+
+    /// The dots of each row with a row of quantised activations.
+    pub fn dots(&self, x: &Rows, out: &mut [f32]) -> Result<()> {
+        let f = self.format.cpu.vec_dot.ok_or_else(|| self.format.lacks("dot"))?;
+        let (n, stride) = (self.cols, self.format.row_bytes(self.cols));
+        assert!(out.len() * stride <= self.bytes.len);
+        assert!(x.format.id == self.format.activation().id && x.bytes.len >= x.format.row_bytes(n));
+        for (i, out) in out.iter_mut().enumerate() {
+            // SAFETY: both rows hold `n` values in the formats that the function was made for; one result.
+            unsafe { f(n as i32, out, 0, self.bytes.ptr().byte_add(i * stride), 0, x.bytes.ptr(), 0, 1) };
+        }
+        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@ use llama_cpp_sys_2 as sys;
 
 use crate::error::{Error, Result, refuse};
 
-pub use format::{Format, FormatId, ids as format_ids};
+pub use format::{Format, FormatId, Rows, ids as format_ids};
 pub use model::{Batch, Context, ContextOptions, Flash, KvType, Model, ModelOptions};
 pub use node::{Node, NodeValues};
 

@@ -10,10 +10,15 @@
 //!   activation block's largest magnitude 127 * 2^k with one k a row, and a row's sum of magnitudes under 2^24 units.
 //!   Each of these dots is checked here against the sum in f64.
 //!
+//! A file may leave out what another one has: where the description names another format (`activations_of`), all `inputs`
+//! stand in that one's file, and `quantised` as well if its activations are of the same format. It has `decode/digests` U8
+//! [cases, 8] for `decode/values` then: FNV-1a of 64 bits over a case's values, little-endian, any NaN as 0x7fc00000.
+//!
 //! The description (JSON, key `wayinfer`) names the cases of `decode` and `activations` in order, the block's sizes, the
 //! activations' format and the lengths.
 
 mod inputs;
+mod owner;
 mod table;
 
 use std::path::PathBuf;
@@ -26,7 +31,9 @@ use crate::error::{Result, refuse};
 use crate::ffi::{self, Format};
 use crate::tensors::Tensors;
 use inputs::{activation_cases, normal};
-use table::{FORMATS, Row, Scale, Values};
+use owner::Owner;
+pub(crate) use table::FORMATS;
+use table::{Row, Scale, Values};
 
 /// Which formats, and where to.
 #[derive(clap::Args, Debug)]
@@ -55,14 +62,26 @@ pub fn run(args: &Args) -> Result<()> {
         let mut tensors = Tensors::default();
         let mut rng = ChaCha8Rng::seed_from_u64(row.seed());
         let format = Format::new(row.id);
+        let owner = row.activations_of.map(|owner| Owner::open(&args.out, owner)).transpose()?;
         let decoded = decode(row, &format, &mut rng, &mut tensors)?;
-        let quantised = activations(&format, &mut rng, &mut tensors)?;
+        let quantised = match &owner {
+            None => activations(&format, &mut rng, &mut tensors)?,
+            Some(owner) => owner.activations(&format, &mut tensors)?,
+        };
         let lengths: Vec<usize> = LENGTHS.into_iter().filter(|n| n % format.block_len() == 0).collect();
         for &n in &lengths {
-            dots(row, &format, n, &mut rng, &mut tensors)?;
-            exact(row, &format, n, &mut rng, &mut tensors)?;
+            match &owner {
+                None => {
+                    dots(row, &format, n, &mut rng, &mut tensors)?;
+                    exact(row, &format, n, &mut rng, &mut tensors)?;
+                }
+                Some(owner) => {
+                    owner.dots(row, &format, n, &mut rng, &mut tensors)?;
+                    owner.exact(row, &format, n, &mut rng, &mut tensors)?;
+                }
+            }
         }
-        let description = json!({
+        let mut description = json!({
             "format": 1,
             "name": row.name,
             "block_values": format.block_len(),
@@ -73,6 +92,9 @@ pub fn run(args: &Args) -> Result<()> {
             "lengths": lengths,
             "llama.cpp": ffi::version(),
         });
+        if let Some(owner) = row.activations_of {
+            description["activations_of"] = owner.into();
+        }
         tensors.save(&path, &description)?;
         eprintln!("{}", path.display());
     }
@@ -113,8 +135,22 @@ fn decode(row: &Row, format: &Format, rng: &mut ChaCha8Rng, tensors: &mut Tensor
     }
     let blocks: Vec<u8> = cases.iter().flat_map(|(_, block)| block.clone()).collect();
     tensors.u8("decode/blocks", &[cases.len(), bytes], &blocks);
-    tensors.f32("decode/values", &[cases.len(), CASE], &values);
+    if row.activations_of.is_none() {
+        tensors.f32("decode/values", &[cases.len(), CASE], &values);
+    } else {
+        let digests: Vec<u8> = values.chunks(CASE).flat_map(|case| digest(case).to_le_bytes()).collect();
+        tensors.u8("decode/digests", &[cases.len(), 8], &digests);
+    }
     Ok(cases.into_iter().map(|(name, _)| name).collect())
+}
+
+/// FNV-1a of 64 bits (Fowler, Noll, Vo) over the values' bytes; any NaN counts as the same.
+fn digest(values: &[f32]) -> u64 {
+    let bits = |v: &f32| if v.is_nan() { 0x7fc0_0000 } else { v.to_bits() };
+    let bytes = values.iter().flat_map(|v| bits(v).to_le_bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 /// A row of random weights whose values are of a usual size: random bits with plain scales, where there are scales.
@@ -163,21 +199,35 @@ impl DotRows {
 
     fn save(self, folder: &str, n: usize, tensors: &mut Tensors) {
         let rows = self.dots.len();
-        tensors.u8(format!("{folder}/{n}/weights"), &[rows, self.weights.len() / rows], &self.weights);
         tensors.f32(format!("{folder}/{n}/inputs"), &[rows, n], &self.inputs);
+        self.save_quantised(folder, n, tensors);
+        self.save_dots(folder, n, tensors);
+    }
+
+    fn save_quantised(&self, folder: &str, n: usize, tensors: &mut Tensors) {
+        let rows = self.dots.len();
         tensors.u8(format!("{folder}/{n}/quantised"), &[rows, self.quantised.len() / rows], &self.quantised);
+    }
+
+    fn save_dots(&self, folder: &str, n: usize, tensors: &mut Tensors) {
+        let rows = self.dots.len();
+        tensors.u8(format!("{folder}/{n}/weights"), &[rows, self.weights.len() / rows], &self.weights);
         tensors.f32(format!("{folder}/{n}/dots"), &[rows], &self.dots);
     }
 }
 
-/// Half of the rows are ggml's own quantisation of normal values, half have random bits.
+/// The weights of row `i`: half of the rows are ggml's own quantisation of normal values, half have random bits.
+fn dot_weights(row: &Row, format: &Format, n: usize, i: usize, rng: &mut ChaCha8Rng) -> Vec<u8> {
+    match i % 2 {
+        0 => format.quantise_weights(&normal(rng, n, 0.05), n),
+        _ => sane(row, format, n, rng),
+    }
+}
+
 fn dots(row: &Row, format: &Format, n: usize, rng: &mut ChaCha8Rng, tensors: &mut Tensors) -> Result<()> {
     let mut rows = DotRows::default();
     for i in 0..ROWS {
-        let weights = match i % 2 {
-            0 => format.quantise_weights(&normal(rng, n, 0.05), n),
-            _ => sane(row, format, n, rng),
-        };
+        let weights = dot_weights(row, format, n, i, rng);
         let mut inputs = normal(rng, n, 1.0);
         if i % 4 == 3 {
             inputs[n / 3] *= 30.0; // an outlier, as real activations have
@@ -201,35 +251,55 @@ fn exact(row: &Row, format: &Format, n: usize, rng: &mut ChaCha8Rng, tensors: &m
     }
     let mut rows = DotRows::default();
     for i in 0..ROWS {
-        let weights = match row.values {
-            Values::Blocks => {
-                let mut bytes = random_bytes(rng, format.row_bytes(n));
-                row.set_scales(&mut bytes, format, row.scale.power_of_two());
-                bytes
-            }
-            Values::Floats => {
-                let integers: Vec<f32> = (0..n).map(|_| (integer(rng, 127) as f32) / 64.0).collect();
-                format.quantise_weights(&integers, n)
-            }
-        };
+        let weights = exact_weights(row, format, n, rng);
         let unit = [1.0f32, 0.25, 8.0, 0.0625][i % 4];
         let mut inputs: Vec<f32> = (0..n).map(|_| integer(rng, bound) as f32 * unit).collect();
         for block in inputs.chunks_mut(target.block_len().max(32)) {
             let at = rng.next_u32() as usize % block.len();
             block[at] = if rng.next_u32().is_multiple_of(2) { 127.0 * unit } else { -127.0 * unit };
         }
-        let magnitudes: f32 = inputs.iter().map(|x| (x / unit).abs()).sum();
-        if magnitudes as u32 * units >= 1 << 24 {
-            return refuse(format!("{}: a row of {n} values may sum to 2^24 units", row.name));
-        }
-        let dot = rows.push(format, &weights, &inputs)?;
-        let decoded = format.decode(&weights, n)?;
-        let sum: f64 = decoded.iter().zip(&inputs).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
-        if f64::from(dot) != sum {
-            return refuse(format!("{}: the dot of {n} values is {dot}, its exact value {sum}", row.name));
-        }
+        push_exact(row, format, units, &weights, &inputs, &mut rows)?;
     }
     rows.save("exact", n, tensors);
+    Ok(())
+}
+
+/// Random weights, all scales one power of two.
+fn exact_weights(row: &Row, format: &Format, n: usize, rng: &mut ChaCha8Rng) -> Vec<u8> {
+    match row.values {
+        Values::Blocks => {
+            let mut bytes = random_bytes(rng, format.row_bytes(n));
+            row.set_scales(&mut bytes, format, row.scale.power_of_two());
+            bytes
+        }
+        Values::Floats => {
+            let integers: Vec<f32> = (0..n).map(|_| (integer(rng, 127) as f32) / 64.0).collect();
+            format.quantise_weights(&integers, n)
+        }
+    }
+}
+
+/// Adds a row of the exact class, whose largest magnitude a block is 127 of its units, a power of two.
+fn push_exact(
+    row: &Row,
+    format: &Format,
+    units: u32,
+    weights: &[u8],
+    inputs: &[f32],
+    rows: &mut DotRows,
+) -> Result<()> {
+    let n = inputs.len();
+    let unit = inputs.iter().fold(0f32, |max, x| max.max(x.abs())) / 127.0;
+    let magnitudes: f32 = inputs.iter().map(|x| (x / unit).abs()).sum();
+    if magnitudes as u32 * units >= 1 << 24 {
+        return refuse(format!("{}: a row of {n} values may sum to 2^24 units", row.name));
+    }
+    let dot = rows.push(format, weights, inputs)?;
+    let decoded = format.decode(weights, n)?;
+    let sum: f64 = decoded.iter().zip(inputs).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
+    if f64::from(dot) != sum {
+        return refuse(format!("{}: the dot of {n} values is {dot}, its exact value {sum}", row.name));
+    }
     Ok(())
 }
 

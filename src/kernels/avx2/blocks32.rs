@@ -1,0 +1,371 @@
+//! Formats whose activations go in blocks of 32 (Q8_0, Q8_1): a block is one or several parts of 32 weights.
+//!
+//! `maddubs` wants one side unsigned: signed weights go in as magnitudes (128 at most, which fits), activations with
+//! the weights' signs. Activations are never -128, so turning their sign is exact, and 2 * 128 * 127 fits i16. Small
+//! weights are taken without their offset instead, which the sums of activations (`bsums`) make up for.
+
+use std::arch::x86_64::*;
+use std::marker::PhantomData;
+
+use zerocopy::FromZeros;
+
+use super::super::blocks::BlockKernel;
+use super::{load_f32, load_i8, load_i16, prefetch, spread_quad, to_array, transpose8, tree8};
+use crate::quant::{ActivationRow, PART, Q8_0Row};
+
+pub(in super::super) struct Blocks32<B>(PhantomData<B>);
+
+/// What the formats differ in.
+///
+/// All `unsafe` functions have one condition: the CPU has the features of this kernel set. They are inlined always, whatever
+/// their length (which functions with features of their own cannot be), so that weights stay in registers.
+pub(in super::super) trait Block: Copy + FromZeros {
+    /// Parts of a block.
+    const PARTS: usize = 1;
+    /// Whether weights may be negative.
+    const SIGNED: bool = true;
+    /// What is to be taken off weights that are not.
+    const OFFSET: i16 = 0;
+    /// Each half of a part has a scale of its own.
+    const HALVES: bool = false;
+    /// Weights have mins, which go with the sums of Q8_1.
+    const MINS: bool = false;
+
+    fn slice(bytes: &[u8]) -> &[Self];
+    /// Weights of part `p`, in order, as i8, `OFFSET` not taken off.
+    unsafe fn part(&self, p: usize) -> __m256i;
+    /// Of eight parts, which are whole blocks: their scales (of their first halves), and what else the format has: the
+    /// scales of their second halves or their mins.
+    unsafe fn scales(blocks: &[Self]) -> [__m256; 2];
+}
+
+/// Blocks that make eight parts.
+pub(in super::super) const fn eight_parts<B: Block>() -> usize {
+    8 / B::PARTS
+}
+
+/// Eight rows of up to eight parts; lane `r` belongs to row `r`.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Panel {
+    /// Parts there are.
+    pub parts: usize,
+    /// `[part]`, four weights each.
+    pub q: [[__m256i; PART / 4]; 8],
+    /// `[part]`: scales, and what else the format has.
+    pub scales: [[__m256; 8]; 2],
+}
+
+/// A row of activations, of the type that goes with the format.
+#[inline(always)]
+pub(in super::super) fn activations<B: Block>(x: ActivationRow<'_>) -> Q8_0Row<'_> {
+    if B::MINS { x.q8_1() } else { x.q8_0() }
+}
+
+/// Up to eight parts of a row of activations.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Eight<'a> {
+    pub qs: &'a [[i8; PART]; 8],
+    pub d: &'a [f32; 8],
+    /// Q8_1's sums; otherwise anything.
+    pub s: &'a [f32; 8],
+    pub bsums: &'a [i16; 16],
+}
+
+impl<'a> Eight<'a> {
+    /// The eight parts from `at` on; `None` where fewer are left.
+    #[inline(always)]
+    pub fn of<B: Block>(x: Q8_0Row<'a>, at: usize) -> Option<Eight<'a>> {
+        let (qs, d) = (x.qs.as_chunks().0.get(at..)?.first_chunk()?, x.d.get(at..)?.first_chunk()?);
+        let bsums = x.bsums.get(2 * at..)?.first_chunk()?;
+        Some(Eight { qs, d, s: if B::MINS { x.s.get(at..)?.first_chunk()? } else { d }, bsums })
+    }
+}
+
+/// The parts that are left of a row, filled up with zeros.
+pub(in super::super) struct Tail<B> {
+    pub blocks: [B; 8],
+    qs: [[i8; PART]; 8],
+    d: [f32; 8],
+    s: [f32; 8],
+    bsums: [i16; 16],
+}
+
+impl<B: Block> Tail<B> {
+    #[inline(always)]
+    pub fn new(blocks: &[B]) -> Tail<B> {
+        let mut tail = Tail {
+            blocks: [B::new_zeroed(); 8],
+            qs: [[0; PART]; 8],
+            d: [0.0; 8],
+            s: [0.0; 8],
+            bsums: [0; 16],
+        };
+        tail.blocks[..blocks.len()].copy_from_slice(blocks);
+        tail
+    }
+
+    /// The `n` parts of activations from `at` on.
+    #[inline(always)]
+    pub fn x(&mut self, x: Q8_0Row<'_>, at: usize, n: usize) -> Eight<'_> {
+        self.qs[..n].copy_from_slice(&x.qs.as_chunks().0[at..at + n]);
+        self.d[..n].copy_from_slice(&x.d[at..at + n]);
+        if B::MINS {
+            self.s[..n].copy_from_slice(&x.s[at..at + n]);
+        }
+        self.bsums[..2 * n].copy_from_slice(&x.bsums[2 * at..2 * (at + n)]);
+        Eight { qs: &self.qs, d: &self.d, s: &self.s, bsums: &self.bsums }
+    }
+}
+
+impl<B: Block> BlockKernel<8> for Blocks32<B> {
+    const PANEL_TOKENS: usize = 6;
+    const TOKENS: usize = 4;
+
+    type Row<'a> = Q8_0Row<'a>;
+    type Panel = Panel;
+    type Lanes = [__m256; 8];
+
+    #[inline(always)]
+    fn row(x: ActivationRow<'_>) -> Q8_0Row<'_> {
+        activations::<B>(x)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8_0Row<'_>; T]) -> [f32; T] {
+        let eights = B::slice(weights).chunks_exact(eight_parts::<B>());
+        let tail = eights.remainder();
+        let mut acc = [_mm256_setzero_ps(); T];
+        let mut at = 0;
+        for blocks in eights {
+            prefetch(blocks);
+            // SAFETY: the caller vouches for the CPU.
+            let (w, scales) = unsafe { (weights_of(blocks), B::scales(blocks)) };
+            for t in 0..T {
+                let Some(x) = Eight::of::<B>(x[t], at) else {
+                    unreachable!("as many activations as weights")
+                };
+                acc[t] = add_parts::<B>(&w, scales, x, acc[t]);
+            }
+            at += 8;
+        }
+        if !tail.is_empty() {
+            let n = tail.len() * B::PARTS;
+            let mut tail = Tail::new(tail);
+            let there = array!(8, |b| if b < n { -1 } else { 0 });
+            for t in 0..T {
+                let blocks = &tail.blocks[..eight_parts::<B>()];
+                // SAFETY: the caller vouches for the CPU.
+                let (w, scales) = unsafe { (weights_of(blocks), B::scales(blocks)) };
+                let next = add_parts::<B>(&w, scales, tail.x(x[t], at, n), acc[t]);
+                // Lanes without a part stay as they are.
+                acc[t] = _mm256_blendv_ps(acc[t], next, mask(there));
+            }
+        }
+        array!(T, |t| tree8(acc[t]))
+    }
+
+    #[inline(always)]
+    fn units(row_bytes: usize) -> usize {
+        row_bytes.div_ceil(eight_parts::<B>() * size_of::<B>())
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn no_lanes() -> [__m256; 8] {
+        [_mm256_setzero_ps(); 8]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn unpack(rows: &[&[u8]; 8], unit: usize) -> Panel {
+        let step = eight_parts::<B>();
+        let rows: [&[B]; 8] = array!(8, |r| &B::slice(rows[r])[unit * step..]);
+        let blocks = rows[0].len().min(step);
+        let mut panel = Panel {
+            parts: blocks * B::PARTS,
+            q: [[_mm256_setzero_si256(); PART / 4]; 8],
+            scales: [[_mm256_setzero_ps(); 8]; 2],
+        };
+        for b in 0..panel.parts {
+            // SAFETY: the caller vouches for the CPU.
+            panel.q[b] = transpose8(array!(8, |r| unsafe { part(&rows[r][b / B::PARTS], b % B::PARTS) }));
+        }
+        let scales: [[__m256; 2]; 8] = array!(8, |r| {
+            let mut eight = [B::new_zeroed(); 8];
+            eight[..blocks].copy_from_slice(&rows[r][..blocks]);
+            // SAFETY: the caller vouches for the CPU.
+            unsafe { scales(&eight[..step]) }
+        });
+        for (i, to) in panel.scales.iter_mut().enumerate() {
+            let columns = transpose8(array!(8, |r| _mm256_castps_si256(scales[r][i])));
+            *to = array!(8, |b| _mm256_castsi256_ps(columns[b]));
+        }
+        panel
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn accumulate<const T: usize>(
+        panel: &Panel,
+        x: [Q8_0Row<'_>; T],
+        unit: usize,
+        lanes: &mut [[__m256; 8]; T],
+    ) {
+        match (B::SIGNED, B::HALVES, B::MINS) {
+            (true, _, _) => add_panel::<true, false, false, T>(panel, x, unit, 0, lanes),
+            (_, true, _) => add_panel::<false, true, false, T>(panel, x, unit, B::OFFSET.into(), lanes),
+            (_, _, true) => add_panel::<false, false, true, T>(panel, x, unit, 0, lanes),
+            _ => add_panel::<false, false, false, T>(panel, x, unit, B::OFFSET.into(), lanes),
+        }
+    }
+
+    /// The tree of [`crate::quant::tree8`], over lanes that hold eight rows each.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn finish([a, b, c, d, e, f, g, h]: &[__m256; 8]) -> [f32; 8] {
+        let even = _mm256_add_ps(_mm256_add_ps(*a, *e), _mm256_add_ps(*c, *g));
+        let odd = _mm256_add_ps(_mm256_add_ps(*b, *f), _mm256_add_ps(*d, *h));
+        to_array(_mm256_add_ps(even, odd))
+    }
+}
+
+/// The weights of eight parts.
+///
+/// # Safety
+/// The CPU must have the features of this kernel set.
+#[inline(always)]
+pub(in super::super) unsafe fn weights_of<B: Block>(blocks: &[B]) -> [__m256i; 8] {
+    // SAFETY: the caller vouches for the CPU.
+    array!(8, |b| unsafe { blocks[b / B::PARTS].part(b % B::PARTS) })
+}
+
+/// Not inlined: panels are unpacked seldom.
+///
+/// # Safety
+/// The CPU must have the features of this kernel set.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn part<B: Block>(block: &B, p: usize) -> __m256i {
+    // SAFETY: the caller vouches for the CPU.
+    unsafe { block.part(p) }
+}
+
+/// # Safety
+/// The CPU must have the features of this kernel set.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn scales<B: Block>(blocks: &[B]) -> [__m256; 2] {
+    // SAFETY: the caller vouches for the CPU.
+    unsafe { B::scales(blocks) }
+}
+
+/// Adds a panel's products with some tokens to their lanes: the same for all formats of a kind, and compiled once for them.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_panel<const SIGNED: bool, const HALVES: bool, const MINS: bool, const T: usize>(
+    panel: &Panel,
+    x: [Q8_0Row<'_>; T],
+    unit: usize,
+    offset: i32,
+    lanes: &mut [[__m256; 8]; T],
+) {
+    let qs = array!(T, |t| x[t].qs.as_chunks::<PART>().0);
+    for (b, q) in panel.q[..panel.parts].iter().enumerate() {
+        let at = 8 * unit + b;
+        let quads: [&[[i8; 4]]; T] = array!(T, |t| qs[t][at].as_chunks().0);
+        let sums = array!(T, |t| array!(2, |half| i32::from(x[t].bsums[2 * at + half])));
+        let mut sum = if HALVES {
+            array!(T, |t| _mm256_set1_epi32(-offset * sums[t][0]))
+        } else {
+            array!(T, |t| _mm256_set1_epi32(-offset * (sums[t][0] + sums[t][1])))
+        };
+        let mut first = [_mm256_setzero_si256(); T];
+        for (k, q) in q.iter().enumerate() {
+            if HALVES && k == PART / 8 {
+                first = sum;
+                sum = array!(T, |t| _mm256_set1_epi32(-offset * sums[t][1]));
+            }
+            let magnitude = if SIGNED { _mm256_abs_epi8(*q) } else { *q };
+            for t in 0..T {
+                let x = spread_quad(quads[t][k]);
+                let signed = if SIGNED { _mm256_sign_epi8(x, *q) } else { x };
+                let products = _mm256_maddubs_epi16(magnitude, signed);
+                sum[t] = _mm256_add_epi32(sum[t], _mm256_madd_epi16(products, _mm256_set1_epi16(1)));
+            }
+        }
+        for t in 0..T {
+            let d_a = _mm256_set1_ps(x[t].d[at]);
+            let scales = [panel.scales[0][b], panel.scales[1][b]];
+            let s = if MINS { _mm256_set1_ps(x[t].s[at]) } else { d_a };
+            lanes[t][b] = add::<HALVES, MINS>(scales, d_a, s, [first[t], sum[t]], lanes[t][b]);
+        }
+    }
+}
+
+/// Adds a part to each of eight lanes: the scales (and what else the format has), the activations' scales and Q8_1's sums, the
+/// sums over the first and the second halves.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add<const HALVES: bool, const MINS: bool>(
+    [d, more]: [__m256; 2],
+    d_a: __m256,
+    s: __m256,
+    [first, second]: [__m256i; 2],
+    lanes: __m256,
+) -> __m256 {
+    let scale = _mm256_mul_ps(d, d_a);
+    if HALVES {
+        let lanes = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(first), lanes);
+        return _mm256_fmadd_ps(_mm256_mul_ps(more, d_a), _mm256_cvtepi32_ps(second), lanes);
+    }
+    let lanes = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(_mm256_add_epi32(first, second)), lanes);
+    if MINS { _mm256_fmadd_ps(more, s, lanes) } else { lanes }
+}
+
+/// Adds eight parts of a row to the lanes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_parts<B: Block>(w: &[__m256i; 8], scales: [__m256; 2], x: Eight<'_>, lanes: __m256) -> __m256 {
+    let ones = _mm256_set1_epi16(1);
+    let s: [__m256i; 8] = array!(8, |b| {
+        let (w, x) = (w[b], load_i8(&x.qs[b]));
+        let products = if B::SIGNED {
+            _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
+        } else {
+            _mm256_maddubs_epi16(w, x)
+        };
+        _mm256_madd_epi16(products, ones)
+    });
+    let four = |i: usize| {
+        _mm256_hadd_epi32(_mm256_hadd_epi32(s[i], s[i + 1]), _mm256_hadd_epi32(s[i + 2], s[i + 3]))
+    };
+    let (a, b) = (four(0), four(4));
+    let halves = [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)];
+    let mut halves = halves;
+    if B::OFFSET != 0 {
+        // In each lane the sums over the first and the second half.
+        let (bsums, offset) = (load_i16(x.bsums), i32::from(B::OFFSET));
+        if B::HALVES {
+            let (first, second) = (_mm256_set1_epi32(offset), _mm256_set1_epi32(offset << 16));
+            halves[0] = _mm256_sub_epi32(halves[0], _mm256_madd_epi16(bsums, first));
+            halves[1] = _mm256_sub_epi32(halves[1], _mm256_madd_epi16(bsums, second));
+        } else {
+            let both = _mm256_set1_epi16(B::OFFSET);
+            halves[0] = _mm256_sub_epi32(halves[0], _mm256_madd_epi16(bsums, both));
+        }
+    }
+    let (d_a, s) = (load_f32(x.d), load_f32(x.s));
+    match (B::HALVES, B::MINS) {
+        (true, _) => add::<true, false>(scales, d_a, s, halves, lanes),
+        (_, true) => add::<false, true>(scales, d_a, s, halves, lanes),
+        _ => add::<false, false>(scales, d_a, s, halves, lanes),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn mask(lanes: [i32; 8]) -> __m256 {
+    let [a, b, c, d, e, f, g, h] = lanes;
+    _mm256_castsi256_ps(_mm256_setr_epi32(a, b, c, d, e, f, g, h))
+}

@@ -1,0 +1,282 @@
+//! The IQ formats of 1 to 3 bits in registers: points of grids, looked up eight weights at a time.
+
+use std::arch::x86_64::*;
+
+use super::legacy::bytes_of_bits;
+use super::super_blocks::{Mins, Scales, SuperBlock, Unpacked};
+use super::{load_16_bytes, load_u8, to_words};
+use crate::quant::grids::{IQ1_GRID, IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID, IQ3_S_GRID, IQ3_XXS_GRID};
+use crate::quant::{
+    BlockIQ1M, BlockIQ1S, BlockIQ2S, BlockIQ2XS, BlockIQ2XXS, BlockIQ3S, BlockIQ3XXS, GridBlock,
+};
+
+/// Four points of eight weights.
+///
+/// # Safety
+/// All indices must be below `N`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn points_of_8<const N: usize>(grid: &[u64; N], [a, b, c, d]: [usize; 4]) -> __m256i {
+    debug_assert!(a < N && b < N && c < N && d < N);
+    // SAFETY: in bounds by the caller's promise.
+    let two = |a, b| unsafe {
+        let at = grid.as_ptr().cast::<f64>();
+        _mm_loadh_pd(_mm_load_sd(at.add(a)), at.add(b))
+    };
+    _mm256_castpd_si256(_mm256_set_m128d(two(c, d), two(a, b)))
+}
+
+/// Eight points of four weights.
+///
+/// # Safety
+/// All indices must be below `N`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn points_of_4<const N: usize>(grid: &[u32; N], at: [usize; 8]) -> __m256i {
+    debug_assert!(at.iter().all(|at| *at < N));
+    // SAFETY: in bounds by the caller's promise.
+    let [a, b, c, d, e, f, g, h] = array!(8, |i| unsafe { *grid.get_unchecked(at[i]) } as i32);
+    _mm256_setr_epi32(a, b, c, d, e, f, g, h)
+}
+
+/// A byte of 32 to a word of 16: those from `16 part` on.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn words_of(bytes: &[u8], part: usize) -> __m256i {
+    _mm256_cvtepu8_epi16(load_16_bytes(bytes.as_chunks().0.get(part).unwrap_or(&[0; 16])))
+}
+
+/// Eight signs a byte from seven, which are in the words' bits from 0, 7, 14 and 21 on: the eighth makes their number even.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn four_times_seven(words: __m256i) -> [u32; 8] {
+    let field = |v, mask| _mm256_and_si256(v, _mm256_set1_epi32(mask));
+    let (a, b) = (field(words, 0x7f), field(_mm256_slli_epi32::<1>(words), 0x7f00));
+    let c = field(_mm256_slli_epi32::<2>(words), 0x7f_0000);
+    let d = field(_mm256_slli_epi32::<3>(words), 0x7f00_0000);
+    to_dwords(with_eighth(_mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d))))
+}
+
+/// Sets the highest bit of each byte, which is clear, where the number of the others is odd.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn with_eighth(bytes: __m256i) -> __m256i {
+    // Bits that come from the next byte do not reach the lowest one.
+    let odd = _mm256_xor_si256(bytes, _mm256_srli_epi32::<4>(bytes));
+    let odd = _mm256_xor_si256(odd, _mm256_srli_epi32::<2>(odd));
+    let odd = _mm256_xor_si256(odd, _mm256_srli_epi32::<1>(odd));
+    _mm256_or_si256(bytes, _mm256_and_si256(_mm256_slli_epi32::<7>(odd), _mm256_set1_epi8(-128)))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn to_dwords(v: __m256i) -> [u32; 8] {
+    let mut out = [0; 8];
+    // SAFETY: 32 bytes can be written, and no alignment is asked for.
+    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), v) };
+    out
+}
+
+/// `2 s + 1`
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn odd_words(s: __m128i) -> __m128i {
+    _mm_or_si128(_mm_slli_epi16::<1>(s), _mm_set1_epi16(1))
+}
+
+/// The scales in the nibbles of eight bytes, each of 16 weights.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn scales_in_nibbles(scales: &[u8; 8]) -> Scales {
+    let both = _mm_cvtsi64_si128(i64::from_le_bytes(*scales));
+    let bytes = _mm_and_si128(_mm_unpacklo_epi8(both, _mm_srli_epi16::<4>(both)), _mm_set1_epi8(15));
+    Scales::of_16_bytes(_mm_or_si128(_mm_add_epi8(bytes, bytes), _mm_set1_epi8(1)))
+}
+
+/// Scales of 32 weights in the highest four bits of words.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn scales_on_top(words: __m256i) -> Scales {
+    let scales = _mm256_srli_epi32::<28>(words);
+    Scales::of_8_words(odd_words(_mm_packs_epi32(
+        _mm256_castsi256_si128(scales),
+        _mm256_extracti128_si256::<1>(scales),
+    )))
+}
+
+/// Signs from a bit each: 1 or -1.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn signs_of(bits: u32) -> __m256i {
+    _mm256_or_si256(bytes_of_bits(bits.to_le_bytes()), _mm256_set1_epi8(1))
+}
+
+/// A format of magnitudes and signs: in one expression its 32 weights `j` (for which a block makes ready), its signs, its
+/// scales.
+macro_rules! signed {
+    ($block:ident, chain: $chain:literal, |$self:ident, $j:ident| { $($ready:stmt;)* } => $points:expr, $signs:expr, $scales:expr) => {
+        impl SuperBlock for $block {
+            const SIGNED: bool = true;
+            const CHAIN: usize = $chain;
+            const UNIT: f32 = <$block as GridBlock>::UNIT;
+
+            #[inline(always)]
+            fn slice(bytes: &[u8]) -> &[$block] {
+                $block::slice(bytes)
+            }
+
+            #[inline(always)]
+            fn d(&self) -> [[u8; 2]; 2] {
+                [self.d, [0; 2]]
+            }
+
+            #[inline(always)]
+            unsafe fn unpack(&$self) -> Unpacked {
+                // SAFETY: the caller vouches for the CPU; indices are bytes or masked to the grid's size.
+                unsafe {
+                    $($ready)*
+                    Unpacked {
+                        q: array!(8, |$j| $points),
+                        signs: array!(8, |$j| signs_of($signs)),
+                        scales: $scales,
+                        group_mins: _mm256_setzero_si256(),
+                    }
+                }
+            }
+        }
+    };
+}
+
+// 2 * 2 * 43 * 127 = 21844
+signed!(BlockIQ2XXS, chain: 2, |self, j| {
+    let (first, last) = self.qs.as_flattened().split_at(32);
+    let words = |bytes: &[u8]| _mm256_castsi256_ps(load_u8(bytes.first_chunk().unwrap_or(&[0; 32])));
+    // Of every two words the second: of sub-blocks 0, 1, 4, 5 in one half, 2, 3, 6, 7 in the other.
+    let words = _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(words(first), words(last)));
+    let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+    let signs = four_times_seven(words);
+} => points_of_8(&IQ2_XXS_GRID, array!(4, |l| usize::from(self.qs[j][l]))), signs[j], scales_on_top(words));
+signed!(BlockIQ2XS, chain: 2, |self, j| {
+    let words = array!(2, |half| load_u8(self.qs.as_flattened().as_chunks().0.get(half).unwrap_or(&[0; 32])));
+    let at = array!(2, |half| to_words(_mm256_and_si256(words[half], _mm256_set1_epi16(511))));
+    let seven = _mm256_packus_epi16(_mm256_srli_epi16::<9>(words[0]), _mm256_srli_epi16::<9>(words[1]));
+    let signs = to_dwords(with_eighth(_mm256_permute4x64_epi64::<0b11_01_10_00>(seven)));
+} => points_of_8(&IQ2_XS_GRID, array!(4, |l| usize::from(at[j / 4][j % 4 * 4 + l]))), signs[j], scales_in_nibbles(&self.scales));
+signed!(BlockIQ2S, chain: 2, |self, j| {} => points_of_8(&IQ2_S_GRID, {
+    let high = usize::from(self.qh[j]) << 8;
+    array!(4, |l| usize::from(self.qs[4 * j + l]) | (high >> (2 * l)) & 0x300)
+}), u32::from_le_bytes(array!(4, |l| self.signs[4 * j + l])), scales_in_nibbles(&self.scales));
+// 2 * 2 * 62 * 127 = 31496
+signed!(BlockIQ3XXS, chain: 2, |self, j| {
+    let words = load_u8(self.signs.as_flattened().first_chunk().unwrap_or(&[0; 32]));
+    let signs = four_times_seven(words);
+} => points_of_4(&IQ3_XXS_GRID, array!(8, |i| usize::from(self.qs[8 * j + i]))), signs[j], scales_on_top(words));
+// 4 * 2 * 15 * 127 = 15240
+signed!(BlockIQ3S, chain: 4, |self, j| {
+    let high = _mm256_set1_epi64x(i64::from_le_bytes(self.qh));
+    // Byte `j` to the eight words of sub-block `j`, a bit of it to bit 8.
+    let spread = _mm256_setr_epi8(
+        0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1,
+    );
+    let up = _mm256_setr_epi16(256, 128, 64, 32, 16, 8, 4, 2, 256, 128, 64, 32, 16, 8, 4, 2);
+    let at = array!(4, |part| {
+        let own = _mm256_add_epi8(spread, _mm256_set1_epi16(2 * part as i16));
+        let own = _mm256_mullo_epi16(_mm256_shuffle_epi8(high, own), up);
+        to_words(_mm256_or_si256(words_of(&self.qs, part), _mm256_and_si256(own, _mm256_set1_epi16(0x100))))
+    });
+    let both = _mm_cvtsi32_si128(i32::from_le_bytes(self.scales));
+    let nibbles = _mm_and_si128(_mm_unpacklo_epi8(both, _mm_srli_epi16::<4>(both)), _mm_set1_epi8(15));
+} => points_of_4(&IQ3_S_GRID, array!(8, |i| usize::from(at[j / 2][j % 2 * 8 + i]))), u32::from_le_bytes(array!(4, |l| self.signs[4 * j + l])), Scales::of_8_words(odd_words(_mm_cvtepu8_epi16(nibbles))));
+
+/// Indices of IQ1's points: their low bits, and of words that are a sub-block's each, moved up by a product and down by
+/// shifts, the three bits above.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn iq1_indices(low: __m256i, words: __m256i, up: i64, last: __m256i) -> [u16; 16] {
+    let first = _mm256_mullo_epi16(words, _mm256_set1_epi64x(up));
+    let first = _mm256_and_si256(first, _mm256_set1_epi64x(0x0000_0700_0700_0700));
+    let last = _mm256_and_si256(last, _mm256_set1_epi64x(0x0700_0000_0000_0000));
+    to_words(_mm256_or_si256(low, _mm256_or_si256(first, last)))
+}
+
+/// Word `4 half + i / 4` of eight to each of four words `i`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn four_times(words: &[u8; 16], half: usize) -> __m256i {
+    let spread = _mm256_setr_epi8(
+        0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3, 4, 5, 4, 5, 4, 5, 4, 5, 6, 7, 6, 7, 6, 7, 6, 7,
+    );
+    let spread = _mm256_add_epi8(spread, _mm256_set1_epi8(8 * half as i8));
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_16_bytes(words)), spread)
+}
+
+/// IQ1: nine is added to the weights, `8 t + e`; the grid has `8 t + 8`, and `e + 1` is added here.
+macro_rules! ternary {
+    ($block:ident, |$self:ident, $j:ident| { $($ready:stmt;)* } => $at:expr, $more:expr, $scales:expr) => {
+        impl SuperBlock for $block {
+            const MINS: Mins = Mins::Integer;
+            const CHAIN: usize = 4; // 4 * 2 * 18 * 127 = 18288
+            const UNIT: f32 = <$block as GridBlock>::UNIT;
+
+            #[inline(always)]
+            fn slice(bytes: &[u8]) -> &[$block] {
+                $block::slice(bytes)
+            }
+
+            #[inline(always)]
+            fn d(&self) -> [[u8; 2]; 2] {
+                [GridBlock::d(self), [0; 2]]
+            }
+
+            #[inline(always)]
+            unsafe fn unpack(&$self) -> Unpacked {
+                // SAFETY: the caller vouches for the CPU; indices have eleven bits.
+                unsafe {
+                    $($ready)*
+                    let q = array!(8, |$j| {
+                        _mm256_add_epi8(points_of_8(&IQ1_GRID, $at), $more)
+                    });
+                    let scales: Scales = $scales;
+                    let nine = _mm256_mullo_epi16(scales.groups, _mm256_set1_epi16(9));
+                    Unpacked { q, signs: q, scales, group_mins: nine }
+                }
+            }
+        }
+    };
+}
+
+ternary!(BlockIQ1S, |self, j| {
+    let words = load_16_bytes(self.qh.as_flattened().first_chunk().unwrap_or(&[0; 16]));
+    let scales = _mm_and_si128(_mm_srli_epi16::<12>(words), _mm_set1_epi16(7));
+} => {
+    let high = usize::from(u16::from_le_bytes(self.qh[j])) << 8;
+    array!(4, |l| usize::from(self.qs[4 * j + l]) | (high >> (3 * l)) & 0x700)
+}, _mm256_set1_epi8(2 - 2 * (self.qh[j][1] >> 7) as i8), Scales::of_8_words(odd_words(scales)));
+ternary!(BlockIQ1M, |self, j| {
+    let words = array!(2, |half| four_times(&self.qh, half));
+    let at = array!(2, |half| {
+        iq1_indices(words_of(&self.qs, half), words[half], 0x0001_0010_0100, _mm256_srli_epi16::<4>(words[half]))
+    });
+    // Where the highest bit of a nibble is set 0, elsewhere 2, for eight weights each.
+    let more = array!(2, |half| {
+        let top = _mm256_mullo_epi16(words[half], _mm256_set1_epi64x(0x0001_0010_0100_1000));
+        let set = _mm256_srai_epi16::<15>(top);
+        to_words(_mm256_add_epi16(_mm256_add_epi16(set, set), _mm256_set1_epi16(2)))
+    });
+    let eights = _mm256_setr_epi8(
+        0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2, 4, 4, 4, 4, 4, 4, 4, 4, 6, 6, 6, 6, 6, 6, 6, 6,
+    );
+    // Each word of scales four times; then each of its fields moved to the top.
+    let scales = i64::from_le_bytes(array!(8, |i| self.scales[i / 2][i % 2]));
+    let fields = _mm256_mullo_epi16(
+        four_times(&array!(16, |i| scales.to_le_bytes()[i % 8]), 0),
+        _mm256_set1_epi64x(0x0010_0080_0400_2000),
+    );
+    let s = _mm256_srli_epi16::<13>(fields);
+    let odd = _mm256_or_si256(_mm256_add_epi16(s, s), _mm256_set1_epi16(1));
+    let bytes = _mm_packs_epi16(_mm256_castsi256_si128(odd), _mm256_extracti128_si256::<1>(odd));
+} => array!(4, |l| usize::from(at[j / 4][j % 4 * 4 + l])), {
+    let four = array!(4, |l| u64::from(more[j / 4][j % 4 * 4 + l]));
+    let four = four[0] | four[1] << 16 | four[2] << 32 | four[3] << 48;
+    _mm256_shuffle_epi8(_mm256_set1_epi64x(four as i64), eights)
+}, Scales::of_16_bytes(bytes));

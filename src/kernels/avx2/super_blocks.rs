@@ -1,0 +1,341 @@
+//! Formats whose activations go in super-blocks of 256 (Q8_K).
+//!
+//! `maddubs` wants one side unsigned. Where weights have an offset (Q6_K's is 32) they are taken without, and it is a "min"
+//! of the offset times the scale, an integer as well, which the sums of activations (`bsums`) turn into one multiply-add.
+//! Other signed weights go in as magnitudes, activations (never -128) with their signs.
+//! Products of unsigned weights and activations (at most 127) are added in i16 as far as they cannot overflow (`CHAIN`),
+//! then multiplied by the sub-block's scale into i32.
+
+use std::arch::x86_64::*;
+use std::marker::PhantomData;
+
+use super::super::blocks::BlockKernel;
+use super::{load_i8, load_i16, load_u8, prefetch, spread_quad, to_array, transpose8, widen_f16};
+use crate::quant::{ActivationRow, Q8KRow, QK_K};
+
+pub(in super::super) struct SuperBlocks<B>(PhantomData<B>);
+
+/// A super-block in registers.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Unpacked {
+    /// Weights in order, unsigned: without their offset, or magnitudes.
+    pub q: [__m256i; 8],
+    /// Of signed weights bytes of the same signs (zeros only where the weight is zero); otherwise anything.
+    pub signs: [__m256i; 8],
+    pub scales: Scales,
+    /// i16: mins of the sixteen groups of 16 weights, in order; anything where there are none.
+    pub group_mins: __m256i,
+}
+
+/// The scales of a super-block, as i16.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Scales {
+    /// Word `j` of each half: the scale of that half of 32 weights `j`.
+    pub spread: __m256i,
+    /// Scales of the sixteen groups of 16 weights, in order.
+    pub groups: __m256i,
+}
+
+impl Scales {
+    /// From sixteen signed bytes.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub fn of_16_bytes(scales: __m128i) -> Scales {
+        let even_odd = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+        Scales {
+            spread: _mm256_cvtepi8_epi16(_mm_shuffle_epi8(scales, even_odd)),
+            groups: _mm256_cvtepi8_epi16(scales),
+        }
+    }
+
+    /// From eight words, each for 32 weights.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub fn of_8_words(scales: __m128i) -> Scales {
+        let twice = _mm256_set_m128i(_mm_unpackhi_epi16(scales, scales), _mm_unpacklo_epi16(scales, scales));
+        Scales { spread: _mm256_broadcastsi128_si256(scales), groups: twice }
+    }
+}
+
+/// What is taken off beside the products.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Mins {
+    None,
+    /// In the scales' units, part of the integer sum.
+    Integer,
+    /// In units of their own (`dmin`).
+    Float,
+}
+
+/// What the formats differ in.
+pub(in super::super) trait SuperBlock: Sized {
+    const MINS: Mins = Mins::None;
+    /// Weights are magnitudes with signs.
+    const SIGNED: bool = false;
+    /// How many products of two pairs may be added in i16: `CHAIN * 2 * max(q) * 127 < 2^15`; 1, 2, 4 or 8, which is for
+    /// scales of 32 weights.
+    const CHAIN: usize;
+    /// All scales are one, and a super-block's products can be added in i16.
+    const NO_SCALES: bool = false;
+    /// What `d` is multiplied by: a power of two.
+    const UNIT: f32 = 1.0;
+    fn slice(bytes: &[u8]) -> &[Self];
+    /// `[d, dmin]` as f16 bytes.
+    fn d(&self) -> [[u8; 2]; 2];
+    /// Inlined always, whatever its length (which functions with features of their own cannot be), so that weights stay in
+    /// registers.
+    ///
+    /// # Safety
+    /// The CPU must have the features of this kernel set.
+    unsafe fn unpack(&self) -> Unpacked;
+}
+
+/// Masks for `_mm256_shuffle_epi8` that spread word `j` over a half.
+static SPREAD: [[u8; 32]; 8] = {
+    let mut masks = [[0; 32]; 8];
+    let mut i = 0;
+    while i < 256 {
+        masks[i / 32][i % 32] = (i / 32 * 2 + i % 2) as u8;
+        i += 1;
+    }
+    masks
+};
+
+/// Eight rows of a super-block; lane `r` (of 32 bits) belongs to row `r`.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Panel {
+    /// Four weights each.
+    pub q: [__m256i; QK_K / 4],
+    /// The scale of 16 weights each, in both words.
+    pub scales: [__m256i; QK_K / 16],
+    /// The mins of two groups of 16 weights each.
+    pub mins: [__m256i; QK_K / 32],
+    pub d: __m256,
+    /// Negative.
+    pub dmin: __m256,
+}
+
+impl<B: SuperBlock> BlockKernel<8> for SuperBlocks<B> {
+    const PANEL_TOKENS: usize = 6;
+    const TOKENS: usize = 4;
+
+    type Row<'a> = Q8KRow<'a>;
+    type Panel = Panel;
+    type Lanes = [__m256; 1];
+
+    #[inline(always)]
+    fn row(x: ActivationRow<'_>) -> Q8KRow<'_> {
+        x.q8_k()
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8KRow<'_>; T]) -> [f32; T] {
+        let blocks = B::slice(weights);
+        let n = blocks.len();
+        let x = array!(T, |t| {
+            let (qs, bsums) = (x[t].qs.as_chunks::<QK_K>().0, x[t].bsums.as_chunks::<16>().0);
+            (&qs[..n], &bsums[..n], &x[t].d[..n])
+        });
+        let mut acc = [_mm_setzero_ps(); T];
+        for (b, block) in blocks.iter().enumerate() {
+            prefetch(block);
+            // SAFETY: the caller vouches for the CPU.
+            let w = unsafe { block.unpack() };
+            let d = d_pair(block);
+            for (acc, (qs, bsums, d_a)) in acc.iter_mut().zip(x) {
+                *acc = add_block::<B>(&w, d, &qs[b], &bsums[b], d_a[b], *acc);
+            }
+        }
+        array!(T, |t| _mm_cvtss_f32(acc[t]))
+    }
+
+    #[inline(always)]
+    fn units(row_bytes: usize) -> usize {
+        row_bytes / size_of::<B>()
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn no_lanes() -> [__m256; 1] {
+        [_mm256_setzero_ps()]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn unpack(rows: &[&[u8]; 8], unit: usize) -> Panel {
+        let blocks: [&B; 8] = array!(8, |r| &B::slice(rows[r])[unit]);
+        // SAFETY: the caller vouches for the CPU.
+        let w: [Unpacked; 8] = array!(8, |r| unsafe { unpacked(blocks[r]) });
+        let mut q = [_mm256_setzero_si256(); QK_K / 4];
+        for (j, q) in q.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            *q = transpose8(array!(8, |r| {
+                if B::SIGNED { _mm256_sign_epi8(w[r].q[j], w[r].signs[j]) } else { w[r].q[j] }
+            }));
+        }
+        let pairs = transpose8(array!(8, |r| w[r].scales.groups));
+        let both_low = _mm256_setr_epi8(
+            0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13, 0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13,
+            12, 13,
+        );
+        let both_high = _mm256_or_si256(both_low, _mm256_set1_epi8(2));
+        let scales = array!(16, |g| {
+            _mm256_shuffle_epi8(pairs[g / 2], if g % 2 == 0 { both_low } else { both_high })
+        });
+        let mins = transpose8(array!(8, |r| w[r].group_mins));
+        let d = _mm256_mul_ps(widen_f16(array!(8, |r| blocks[r].d()[0])), _mm256_set1_ps(B::UNIT));
+        let dmin = widen_f16(array!(8, |r| blocks[r].d()[1]));
+        Panel { q, scales, mins, d, dmin: _mm256_xor_ps(dmin, _mm256_set1_ps(-0.0)) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn accumulate<const T: usize>(
+        panel: &Panel,
+        x: [Q8KRow<'_>; T],
+        unit: usize,
+        lanes: &mut [[__m256; 1]; T],
+    ) {
+        let kind = (B::SIGNED, B::MINS, B::CHAIN);
+        match kind {
+            (true, _, 1) => add_panel::<true, NONE, 1, T>(panel, x, unit, lanes),
+            (true, _, 2) => add_panel::<true, NONE, 2, T>(panel, x, unit, lanes),
+            (true, _, _) => add_panel::<true, NONE, 4, T>(panel, x, unit, lanes),
+            (_, Mins::Float, 4) => add_panel::<false, FLOAT, 4, T>(panel, x, unit, lanes),
+            (_, Mins::Float, _) => add_panel::<false, FLOAT, 8, T>(panel, x, unit, lanes),
+            (_, _, 2) => add_panel::<false, INTEGER, 2, T>(panel, x, unit, lanes),
+            _ => add_panel::<false, INTEGER, 4, T>(panel, x, unit, lanes),
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn finish([acc]: &[__m256; 1]) -> [f32; 8] {
+        to_array(*acc)
+    }
+}
+
+/// [`Mins`] as numbers, for generic functions.
+const NONE: u8 = Mins::None as u8;
+const INTEGER: u8 = Mins::Integer as u8;
+const FLOAT: u8 = Mins::Float as u8;
+
+/// Adds a panel's products with some tokens to their lanes: the same for all formats of a kind, and compiled once for them.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_panel<const SIGNED: bool, const MINS: u8, const CHAIN: usize, const T: usize>(
+    panel: &Panel,
+    x: [Q8KRow<'_>; T],
+    unit: usize,
+    lanes: &mut [[__m256; 1]; T],
+) {
+    let quads: [&[[i8; 4]]; T] = array!(T, |t| x[t].qs.as_chunks::<QK_K>().0[unit].as_chunks().0);
+    let pairs: [&[[i16; 2]]; T] = array!(T, |t| x[t].bsums.as_chunks::<16>().0[unit].as_chunks().0);
+    let mut sum = [_mm256_setzero_si256(); T];
+    for (c, chain) in panel.q.chunks_exact(CHAIN).enumerate() {
+        let mut products = [_mm256_setzero_si256(); T];
+        for (k, q) in chain.iter().enumerate() {
+            let magnitude = if SIGNED { _mm256_abs_epi8(*q) } else { *q };
+            for t in 0..T {
+                let x = spread_quad(quads[t][c * CHAIN + k]);
+                let x = if SIGNED { _mm256_sign_epi8(x, *q) } else { x };
+                let product = _mm256_maddubs_epi16(magnitude, x);
+                products[t] = _mm256_add_epi16(products[t], product);
+            }
+        }
+        let scale = panel.scales[c * CHAIN / 4];
+        for t in 0..T {
+            sum[t] = _mm256_add_epi32(sum[t], _mm256_madd_epi16(products[t], scale));
+        }
+    }
+    let mut min_sum = [_mm256_setzero_si256(); T];
+    let mins = if MINS == NONE { &[] } else { &panel.mins[..] };
+    for (p, mins) in mins.iter().enumerate() {
+        for t in 0..T {
+            let product = _mm256_madd_epi16(*mins, spread_pair(pairs[t][p]));
+            min_sum[t] = _mm256_add_epi32(min_sum[t], product);
+        }
+    }
+    for t in 0..T {
+        let d_a = _mm256_set1_ps(x[t].d[unit]);
+        let scale = _mm256_mul_ps(panel.d, d_a);
+        let sum = if MINS == INTEGER { _mm256_sub_epi32(sum[t], min_sum[t]) } else { sum[t] };
+        lanes[t][0] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(sum), lanes[t][0]);
+        if MINS == FLOAT {
+            let min_scale = _mm256_mul_ps(panel.dmin, d_a);
+            lanes[t][0] = _mm256_fmadd_ps(min_scale, _mm256_cvtepi32_ps(min_sum[t]), lanes[t][0]);
+        }
+    }
+}
+
+/// Not inlined: panels are unpacked seldom.
+///
+/// # Safety
+/// The CPU must have the features of this kernel set.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn unpacked<B: SuperBlock>(block: &B) -> Unpacked {
+    // SAFETY: the caller vouches for the CPU.
+    unsafe { block.unpack() }
+}
+
+/// Adds one super-block's dot to the lowest lane of `acc`; `d` is `[d, -dmin, ..]`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_block<B: SuperBlock>(
+    w: &Unpacked,
+    d: __m128,
+    qs: &[i8; QK_K],
+    bsums: &[i16; 16],
+    d_a: f32,
+    acc: __m128,
+) -> __m128 {
+    let (qs, _) = qs.as_chunks::<32>();
+    let mut sum = _mm256_setzero_si256();
+    for j in 0..8 {
+        let x = load_i8(&qs[j]);
+        let x = if B::SIGNED { _mm256_sign_epi8(x, w.signs[j]) } else { x };
+        let products = _mm256_maddubs_epi16(w.q[j], x);
+        if B::NO_SCALES {
+            sum = _mm256_add_epi16(sum, products);
+        } else {
+            let scale = _mm256_shuffle_epi8(w.scales.spread, load_u8(&SPREAD[j]));
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, scale));
+        }
+    }
+    if B::NO_SCALES {
+        sum = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+    }
+    let halves = |v| _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+    let scale = _mm_mul_ps(d, _mm_set1_ps(d_a));
+    let min_sum = || _mm256_madd_epi16(w.group_mins, load_i16(bsums));
+    if let Mins::Float = B::MINS {
+        let (s, m) = (halves(sum), halves(min_sum()));
+        let twos = _mm_add_epi32(_mm_unpacklo_epi64(s, m), _mm_unpackhi_epi64(s, m));
+        // [sum, sum, min_sum, min_sum]
+        let sums = _mm_cvtepi32_ps(_mm_add_epi32(twos, _mm_shuffle_epi32::<0b10_11_00_01>(twos)));
+        let acc = _mm_fmadd_ss(scale, sums, acc);
+        return _mm_fmadd_ss(_mm_movehdup_ps(scale), _mm_movehl_ps(sums, sums), acc);
+    }
+    let fours = halves(if let Mins::Integer = B::MINS { _mm256_sub_epi32(sum, min_sum()) } else { sum });
+    let twos = _mm_add_epi32(fours, _mm_shuffle_epi32::<0b00_00_11_10>(fours));
+    let one = _mm_add_epi32(twos, _mm_shuffle_epi32::<0b00_00_00_01>(twos));
+    _mm_fmadd_ss(scale, _mm_cvtepi32_ps(one), acc)
+}
+
+/// `[d, -dmin, ..]`
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in super::super) fn d_pair<B: SuperBlock>(block: &B) -> __m128 {
+    let d = block.d();
+    let pair = i32::from_le_bytes([d[0][0], d[0][1], d[1][0], d[1][1]]);
+    let pair = _mm_xor_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(pair)), _mm_setr_ps(0.0, -0.0, 0.0, 0.0));
+    if B::UNIT == 1.0 { pair } else { _mm_mul_ps(pair, _mm_set1_ps(B::UNIT)) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn spread_pair(pair: [i16; 2]) -> __m256i {
+    let ([a, b], [c, d]) = (pair[0].to_ne_bytes(), pair[1].to_ne_bytes());
+    _mm256_set1_epi32(i32::from_ne_bytes([a, b, c, d]))
+}

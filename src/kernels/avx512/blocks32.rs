@@ -1,0 +1,269 @@
+//! Formats whose activations go in blocks of 32 (Q8_0, Q8_1); the AVX2 set unpacks them.
+//!
+//! `vpdpbusd` wants one side unsigned. For a row, weights go in as magnitudes (128 at most) and activations, which are
+//! never -128, with the weights' signs: exact. Panels hold signed weights plus 128 instead, which activations need not
+//! follow; 128 times the sum of the activations is what their sums start below zero with. Weights that are unsigned but for
+//! an offset are treated in this way in rows as well.
+
+use std::arch::x86_64::*;
+use std::marker::PhantomData;
+
+use super::super::avx2::{self, Block, Eight, Tail, activations, eight_parts, weights_of};
+use super::super::blocks::BlockKernel;
+use super::{
+    PREFETCH, PREFETCH_ROWS, join, join_ps, load_8_f32, load_16_i16, load_64_i8, prefetch, spread_quad,
+    sum_quarters, to_array,
+};
+use crate::quant::{ActivationRow, PART, Q8_0Row};
+
+pub(super) struct Blocks32<B>(PhantomData<B>);
+
+/// Sixteen rows of up to eight parts; lane `r` belongs to row `r`.
+pub(super) struct Panel {
+    /// Parts there are.
+    parts: usize,
+    /// `[part]`, four weights each, plus [`offset`].
+    q: [[__m512i; PART / 4]; 8],
+    /// `[part]`: scales, and what else the format has.
+    scales: [[__m512; 8]; 2],
+}
+
+impl<B: Block> BlockKernel<16> for Blocks32<B> {
+    const PANEL_TOKENS: usize = 4;
+    const TOKENS: usize = 8;
+
+    type Row<'a> = Q8_0Row<'a>;
+    type Panel = Panel;
+    /// By index of the part, as in [`crate::quant`].
+    type Lanes = [__m512; 8];
+
+    #[inline(always)]
+    fn row(x: ActivationRow<'_>) -> Q8_0Row<'_> {
+        activations::<B>(x)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8_0Row<'_>; T]) -> [f32; T] {
+        let eights = B::slice(weights).chunks_exact(eight_parts::<B>());
+        let tail = eights.remainder();
+        let mut acc = [_mm256_setzero_ps(); T];
+        let mut at = 0;
+        for blocks in eights {
+            prefetch(blocks, PREFETCH);
+            // SAFETY: the caller vouches for the CPU.
+            let w = unsafe { Weights::of(blocks) };
+            for t in 0..T {
+                let Some(x) = Eight::of::<B>(x[t], at) else {
+                    unreachable!("as many activations as weights")
+                };
+                acc[t] = w.add::<B>(x, acc[t], 0xff);
+            }
+            at += 8;
+        }
+        if !tail.is_empty() {
+            let n = tail.len() * B::PARTS;
+            let mut tail = Tail::new(tail);
+            // SAFETY: the caller vouches for the CPU.
+            let w = unsafe { Weights::of(&tail.blocks[..eight_parts::<B>()]) };
+            for t in 0..T {
+                // Lanes without a part stay as they are.
+                acc[t] = w.add::<B>(tail.x(x[t], at, n), acc[t], 0xff >> (8 - n));
+            }
+        }
+        array!(T, |t| avx2::tree8(acc[t]))
+    }
+
+    #[inline(always)]
+    fn units(row_bytes: usize) -> usize {
+        row_bytes.div_ceil(eight_parts::<B>() * size_of::<B>())
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn no_lanes() -> [__m512; 8] {
+        [_mm512_setzero_ps(); 8]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn unpack(rows: &[&[u8]; 16], unit: usize) -> Panel {
+        let here = eight_parts::<B>() * size_of::<B>();
+        for row in rows {
+            let row = &row[unit * here..];
+            prefetch(&row[..here.min(row.len())], PREFETCH_ROWS);
+        }
+        // SAFETY: the caller vouches for the CPU.
+        let [low, high] = array!(2, |half| unsafe {
+            <avx2::Blocks32<B> as BlockKernel<8>>::unpack(&array!(8, |r| rows[8 * half + r]), unit)
+        });
+        let sign = _mm512_set1_epi8(if B::SIGNED { -128 } else { 0 });
+        Panel {
+            parts: low.parts,
+            q: array!(8, |b| array!(8, |k| _mm512_xor_si512(join(low.q[b][k], high.q[b][k]), sign))),
+            scales: array!(2, |i| array!(8, |b| join_ps(low.scales[i][b], high.scales[i][b]))),
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn accumulate<const T: usize>(
+        panel: &Panel,
+        x: [Q8_0Row<'_>; T],
+        unit: usize,
+        lanes: &mut [[__m512; 8]; T],
+    ) {
+        match (B::HALVES, B::MINS) {
+            (true, _) => add_panel::<true, false, T>(panel, x, unit, offset::<B>(), lanes),
+            (_, true) => add_panel::<false, true, T>(panel, x, unit, offset::<B>(), lanes),
+            _ => add_panel::<false, false, T>(panel, x, unit, offset::<B>(), lanes),
+        }
+    }
+
+    /// The tree of [`crate::quant::tree8`], over lanes that hold sixteen rows each.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn finish([a, b, c, d, e, f, g, h]: &[__m512; 8]) -> [f32; 16] {
+        let even = _mm512_add_ps(_mm512_add_ps(*a, *e), _mm512_add_ps(*c, *g));
+        let odd = _mm512_add_ps(_mm512_add_ps(*b, *f), _mm512_add_ps(*d, *h));
+        to_array(_mm512_add_ps(even, odd))
+    }
+}
+
+/// What a panel's weights are too large by.
+const fn offset<B: Block>() -> i32 {
+    if B::SIGNED { 128 } else { B::OFFSET as i32 }
+}
+
+/// Adds a panel's products with some tokens to their lanes: the same for all formats of a kind, and compiled once for them.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn add_panel<const HALVES: bool, const MINS: bool, const T: usize>(
+    panel: &Panel,
+    x: [Q8_0Row<'_>; T],
+    unit: usize,
+    offset: i32,
+    lanes: &mut [[__m512; 8]; T],
+) {
+    let qs = array!(T, |t| &x[t].qs.as_chunks::<PART>().0[8 * unit..]);
+    let sums = array!(T, |t| &x[t].bsums.as_chunks::<2>().0[8 * unit..]);
+    // Without a bound that it does not know, the compiler unrolls the inner loop into the stores below, and then keeps
+    // the activations of all tokens on the stack.
+    let steps = std::hint::black_box(PART / 8);
+    for (b, q) in panel.q[..panel.parts].iter().enumerate() {
+        let quads: [&[[[i8; 4]; 2]]; T] = array!(T, |t| qs[t][b].as_chunks().0.as_chunks().0);
+        let (pairs, _) = q.as_chunks::<2>();
+        let at = 8 * unit + b;
+        let d_a = array!(T, |t| _mm512_set1_ps(x[t].d[at]));
+        if HALVES {
+            for (half, pairs) in pairs.as_chunks::<2>().0.iter().enumerate() {
+                let mut sum = array!(T, |t| _mm512_set1_epi32(-offset * i32::from(sums[t][b][half])));
+                for (k, pair) in pairs.iter().enumerate() {
+                    add_pair(&mut sum, *pair, array!(T, |t| quads[t][2 * half + k]));
+                }
+                for t in 0..T {
+                    let scale = _mm512_mul_ps(panel.scales[half][b], d_a[t]);
+                    lanes[t][b] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sum[t]), lanes[t][b]);
+                }
+            }
+            continue;
+        }
+        let mut sum = array!(T, |t| _mm512_set1_epi32(-offset * i32::from(sums[t][b][0] + sums[t][b][1])));
+        for (k, pair) in pairs[..steps].iter().enumerate() {
+            add_pair(&mut sum, *pair, array!(T, |t| quads[t][k]));
+        }
+        for t in 0..T {
+            let scale = _mm512_mul_ps(panel.scales[0][b], d_a[t]);
+            lanes[t][b] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sum[t]), lanes[t][b]);
+            if MINS {
+                let s = _mm512_set1_ps(x[t].s[at]);
+                lanes[t][b] = _mm512_fmadd_ps(panel.scales[1][b], s, lanes[t][b]);
+            }
+        }
+    }
+}
+
+/// Adds the products of eight weights of each row.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn add_pair<const T: usize>(sum: &mut [__m512i; T], [q, next]: [__m512i; 2], x: [[[i8; 4]; 2]; T]) {
+    for t in 0..T {
+        sum[t] = _mm512_dpbusd_epi32(sum[t], q, spread_quad(x[t][0]));
+    }
+    for t in 0..T {
+        sum[t] = _mm512_dpbusd_epi32(sum[t], next, spread_quad(x[t][1]));
+    }
+}
+
+/// The weights of eight parts: magnitudes and where they are negative, of two parts each, and the scales.
+struct Weights {
+    magnitudes: [__m512i; 4],
+    negative: [__mmask64; 4],
+    scales: [__m256; 2],
+}
+
+impl Weights {
+    /// # Safety
+    /// The CPU must have the features of this kernel set.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn of<B: Block>(blocks: &[B]) -> Weights {
+        // SAFETY: the caller vouches for the CPU.
+        let (w, scales) = unsafe { (weights_of(blocks), B::scales(blocks)) };
+        let w = array!(4, |i| join(w[2 * i], w[2 * i + 1]));
+        Weights {
+            magnitudes: array!(4, |i| if B::SIGNED { _mm512_abs_epi8(w[i]) } else { w[i] }),
+            negative: array!(4, |i| if B::SIGNED { _mm512_movepi8_mask(w[i]) } else { 0 }),
+            scales,
+        }
+    }
+
+    /// Adds the dots with eight parts of activations to the lanes of the mask.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn add<B: Block>(&self, x: Eight<'_>, lanes: __m256, mask: __mmask8) -> __m256 {
+        let zero = _mm512_setzero_si512();
+        let [first, second] = half_sums(array!(4, |i| {
+            let x = pair(x.qs, i);
+            let signed = if B::SIGNED { _mm512_mask_sub_epi8(x, self.negative[i], zero, x) } else { x };
+            _mm512_dpbusd_epi32(zero, self.magnitudes[i], signed)
+        }));
+        let bsums = load_16_i16(x.bsums);
+        let (mut first, mut second) = (first, second);
+        if B::OFFSET != 0 {
+            // In each lane the sums over the first and the second half.
+            let offset = i32::from(B::OFFSET);
+            first = _mm256_sub_epi32(first, _mm256_madd_epi16(bsums, _mm256_set1_epi32(offset)));
+            second = _mm256_sub_epi32(second, _mm256_madd_epi16(bsums, _mm256_set1_epi32(offset << 16)));
+        }
+        let ([d, more], d_a) = (self.scales, load_8_f32(x.d));
+        let scale = _mm256_mul_ps(d, d_a);
+        if B::HALVES {
+            let lanes = _mm256_mask3_fmadd_ps(scale, _mm256_cvtepi32_ps(first), lanes, mask);
+            let scale = _mm256_mul_ps(more, d_a);
+            return _mm256_mask3_fmadd_ps(scale, _mm256_cvtepi32_ps(second), lanes, mask);
+        }
+        let sum = _mm256_cvtepi32_ps(_mm256_add_epi32(first, second));
+        let lanes = _mm256_mask3_fmadd_ps(scale, sum, lanes, mask);
+        if B::MINS { _mm256_mask3_fmadd_ps(more, load_8_f32(x.s), lanes, mask) } else { lanes }
+    }
+}
+
+/// Parts `2 i` and `2 i + 1`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn pair(x: &[[i8; PART]; 8], i: usize) -> __m512i {
+    load_64_i8(x.as_flattened().as_chunks().0.get(i).unwrap_or(&[0; 64]))
+}
+
+/// The sums over the halves of eight parts in order, of which register `i` has part `2 i` in its lower half and `2 i + 1`
+/// in its upper one.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn half_sums(sums: [__m512i; 4]) -> [__m256i; 2] {
+    // Quarters 0 and 1 of parts 0, 2, 4, 6, quarters 2 and 3 of parts 1, 3, 5, 7.
+    let quarters = sum_quarters(sums);
+    let order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+    let sums = _mm512_permutexvar_epi32(order, quarters);
+    [_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64::<1>(sums)]
+}

@@ -1,0 +1,225 @@
+//! Formats whose activations go in super-blocks of 256 (Q8_K), but for those in `kquants`; the AVX2 set unpacks them.
+//!
+//! `vpdpbusd` adds four products of an unsigned and a signed byte to an i32; sums of quads are multiplied by the scales.
+
+use std::arch::x86_64::*;
+use std::marker::PhantomData;
+
+use super::super::avx2::{self, Mins, SuperBlock, d_pair};
+use super::super::blocks::BlockKernel;
+use super::kquants::spread_pair;
+use super::{
+    PREFETCH, PREFETCH_ROWS, join, join_ps, load_16_i16, load_64_i8, prefetch, spread_quad, to_array,
+};
+use crate::quant::{ActivationRow, Q8KRow, QK_K};
+
+pub(super) struct SuperBlocks<B>(PhantomData<B>);
+
+/// Sixteen rows of a super-block; lane `r` (of 32 bits) belongs to row `r`.
+pub(super) struct Panel {
+    /// Four weights each.
+    q: [__m512i; QK_K / 4],
+    /// The scales of 16 weights each.
+    scales: [__m512i; QK_K / 16],
+    /// The mins of two groups of 16 weights each, as i16.
+    mins: [__m512i; QK_K / 32],
+    d: __m512,
+    /// Negative.
+    dmin: __m512,
+}
+
+impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
+    const PANEL_TOKENS: usize = 4;
+    const TOKENS: usize = 8;
+
+    type Row<'a> = Q8KRow<'a>;
+    type Panel = Panel;
+    type Lanes = __m512;
+
+    #[inline(always)]
+    fn row(x: ActivationRow<'_>) -> Q8KRow<'_> {
+        x.q8_k()
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8KRow<'_>; T]) -> [f32; T] {
+        let blocks = B::slice(weights);
+        let mut acc = [0f32; T];
+        for (b, block) in blocks.iter().enumerate() {
+            prefetch(block, PREFETCH);
+            // SAFETY: the caller vouches for the CPU.
+            let w = unsafe { Weights::of(block) };
+            for t in 0..T {
+                let (qs, bsums) = (&x[t].qs.as_chunks::<QK_K>().0[b], &x[t].bsums.as_chunks::<16>().0[b]);
+                acc[t] = w.add::<B>(qs, bsums, x[t].d[b], acc[t]);
+            }
+        }
+        acc
+    }
+
+    #[inline(always)]
+    fn units(row_bytes: usize) -> usize {
+        row_bytes / size_of::<B>()
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn no_lanes() -> __m512 {
+        _mm512_setzero_ps()
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn unpack(rows: &[&[u8]; 16], unit: usize) -> Panel {
+        for row in rows {
+            prefetch(&B::slice(row)[unit], PREFETCH_ROWS);
+        }
+        // SAFETY: the caller vouches for the CPU.
+        let [low, high] = array!(2, |half| unsafe {
+            <avx2::SuperBlocks<B> as BlockKernel<8>>::unpack(&array!(8, |r| rows[8 * half + r]), unit)
+        });
+        Panel {
+            q: array!(QK_K / 4, |i| join(low.q[i], high.q[i])),
+            // Both words of a lane have the scale.
+            scales: array!(QK_K / 16, |i| _mm512_srai_epi32::<16>(join(low.scales[i], high.scales[i]))),
+            mins: array!(QK_K / 32, |i| join(low.mins[i], high.mins[i])),
+            d: join_ps(low.d, high.d),
+            dmin: join_ps(low.dmin, high.dmin),
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn accumulate<const T: usize>(
+        panel: &Panel,
+        x: [Q8KRow<'_>; T],
+        unit: usize,
+        lanes: &mut [__m512; T],
+    ) {
+        match (B::SIGNED, B::MINS) {
+            (true, _) => add_panel::<true, { Mins::None as u8 }, T>(panel, x, unit, lanes),
+            (_, Mins::Float) => add_panel::<false, { Mins::Float as u8 }, T>(panel, x, unit, lanes),
+            _ => add_panel::<false, { Mins::Integer as u8 }, T>(panel, x, unit, lanes),
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn finish(lanes: &__m512) -> [f32; 16] {
+        to_array(*lanes)
+    }
+}
+
+/// Adds a panel's products with some tokens to their lanes: the same for all formats of a kind, and compiled once for them.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn add_panel<const SIGNED: bool, const MINS: u8, const T: usize>(
+    panel: &Panel,
+    x: [Q8KRow<'_>; T],
+    unit: usize,
+    lanes: &mut [__m512; T],
+) {
+    let zero = _mm512_setzero_si512();
+    let quads: [&[[i8; 4]]; T] = array!(T, |t| x[t].qs.as_chunks::<QK_K>().0[unit].as_chunks().0);
+    let pairs: [&[[i16; 2]]; T] = array!(T, |t| x[t].bsums.as_chunks::<16>().0[unit].as_chunks().0);
+    let mut sum = [zero; T];
+    for (g, (group, scale)) in panel.q.as_chunks::<4>().0.iter().zip(panel.scales).enumerate() {
+        let mut products = [zero; T];
+        for (k, q) in group.iter().enumerate() {
+            let (magnitude, negative) =
+                if SIGNED { (_mm512_abs_epi8(*q), _mm512_movepi8_mask(*q)) } else { (*q, 0) };
+            for t in 0..T {
+                let x = spread_quad(quads[t][4 * g + k]);
+                let x = if SIGNED { _mm512_mask_sub_epi8(x, negative, zero, x) } else { x };
+                products[t] = _mm512_dpbusd_epi32(products[t], magnitude, x);
+            }
+        }
+        for t in 0..T {
+            sum[t] = _mm512_add_epi32(sum[t], _mm512_mullo_epi32(products[t], scale));
+        }
+    }
+    let mut min_sum = [zero; T];
+    let mins = if MINS == Mins::None as u8 { &[] } else { &panel.mins[..] };
+    for (p, mins) in mins.iter().enumerate() {
+        for t in 0..T {
+            min_sum[t] = _mm512_dpwssd_epi32(min_sum[t], *mins, spread_pair(pairs[t][p]));
+        }
+    }
+    for t in 0..T {
+        let d_a = _mm512_set1_ps(x[t].d[unit]);
+        let sum = if MINS == Mins::Integer as u8 { _mm512_sub_epi32(sum[t], min_sum[t]) } else { sum[t] };
+        lanes[t] = _mm512_fmadd_ps(_mm512_mul_ps(panel.d, d_a), _mm512_cvtepi32_ps(sum), lanes[t]);
+        if MINS == Mins::Float as u8 {
+            let scale = _mm512_mul_ps(panel.dmin, d_a);
+            lanes[t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(min_sum[t]), lanes[t]);
+        }
+    }
+}
+
+/// A super-block in registers of 64 weights.
+struct Weights {
+    magnitudes: [__m512i; 4],
+    negative: [__mmask64; 4],
+    /// Of each four weights.
+    scales: [__m512i; 4],
+    group_mins: __m256i,
+    d: f32,
+    /// Negative.
+    dmin: f32,
+}
+
+impl Weights {
+    /// # Safety
+    /// The CPU must have the features of this kernel set.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn of<B: SuperBlock>(block: &B) -> Weights {
+        // SAFETY: the caller vouches for the CPU.
+        let w = unsafe { block.unpack() };
+        let scales = _mm512_cvtepi16_epi32(w.scales.groups);
+        let lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+        let d = d_pair(block);
+        Weights {
+            magnitudes: array!(4, |j| join(w.q[2 * j], w.q[2 * j + 1])),
+            negative: array!(4, |j| {
+                if B::SIGNED { _mm512_movepi8_mask(join(w.signs[2 * j], w.signs[2 * j + 1])) } else { 0 }
+            }),
+            scales: array!(4, |j| {
+                let lanes = _mm512_add_epi32(lanes, _mm512_set1_epi32(4 * j as i32));
+                _mm512_permutexvar_epi32(lanes, scales)
+            }),
+            group_mins: w.group_mins,
+            d: _mm_cvtss_f32(d),
+            dmin: _mm_cvtss_f32(_mm_movehdup_ps(d)),
+        }
+    }
+
+    /// The accumulator with the dot with a super-block of activations added.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn add<B: SuperBlock>(&self, qs: &[i8; QK_K], bsums: &[i16; 16], d_a: f32, acc: f32) -> f32 {
+        let zero = _mm512_setzero_si512();
+        let (qs, _) = qs.as_chunks::<64>();
+        let mut sum = zero;
+        for (j, qs) in qs.iter().enumerate() {
+            let x = load_64_i8(qs);
+            let x = if B::SIGNED { _mm512_mask_sub_epi8(x, self.negative[j], zero, x) } else { x };
+            let products = _mm512_dpbusd_epi32(zero, self.magnitudes[j], x);
+            sum = _mm512_add_epi32(sum, _mm512_mullo_epi32(products, self.scales[j]));
+        }
+        let mins = _mm512_zextsi256_si512(_mm256_madd_epi16(self.group_mins, load_16_i16(bsums)));
+        let scale = self.d * d_a;
+        match B::MINS {
+            Mins::None => scale.mul_add(_mm512_reduce_add_epi32(sum) as f32, acc),
+            Mins::Integer => {
+                let sum = _mm512_sub_epi32(sum, mins);
+                scale.mul_add(_mm512_reduce_add_epi32(sum) as f32, acc)
+            }
+            Mins::Float => {
+                let acc = scale.mul_add(_mm512_reduce_add_epi32(sum) as f32, acc);
+                (self.dmin * d_a).mul_add(_mm512_reduce_add_epi32(mins) as f32, acc)
+            }
+        }
+    }
+}
