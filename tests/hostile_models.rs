@@ -3,12 +3,14 @@
 #![cfg(unix)]
 
 mod common;
+#[path = "common/limits.rs"]
+mod limits;
 
 use std::fs;
 
 use common::gguf::{Data, GgufBuilder, Kv, ty};
-use common::limits::{self, COMMANDS, Watched};
 use common::tiny::{TOKENS, tiny_bpe, tiny_model};
+use limits::{COMMANDS, Watched};
 use tempfile::TempDir;
 
 fn run(bytes: &[u8], args: &[&str]) -> Watched {
@@ -54,31 +56,6 @@ fn the_models_are_sound_before_they_are_spoiled() {
         assert_eq!(chat.status.success(), model.pairs.iter().any(|p| p.key.ends_with(b"chat_template")));
         let check = run(&bytes, &["inspect", "--check", "m.gguf"]);
         assert!(check.status.success(), "{}{}", check.stdout, check.stderr);
-    }
-}
-
-/// A run that takes too much is found out: this very test, which is told to.
-#[test]
-fn the_limits_trip() {
-    let hungry = std::env::var("WAYINFER_TEST_LIMITS");
-    match hungry.as_deref() {
-        Ok("memory") => drop(std::hint::black_box(vec![1u8; 80 << 20])),
-        Ok("time") => {
-            let start = std::time::Instant::now();
-            while start.elapsed().as_secs() < 3 {
-                std::hint::black_box(start);
-            }
-        }
-        Ok(_) => {}
-        Err(_) => {
-            for (what, kept) in [("memory", false), ("time", false), ("nothing", true)] {
-                let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-                command.args(["--exact", "the_limits_trip"]).env("WAYINFER_TEST_LIMITS", what);
-                let run = limits::watch(&mut command);
-                assert!(run.status.success());
-                assert_eq!(run.kept_limits(0), kept, "{what}: {:.2} s, {} bytes", run.time, run.memory);
-            }
-        }
     }
 }
 
@@ -183,7 +160,7 @@ refused! {
     merge_not_utf8: tiny_bpe().set("tokenizer.ggml.merges", Kv::array(8, 1, [&3u64.to_le_bytes()[..], b"a \xff"].concat())) => "merge 0 is";
     merge_of_unknown_tokens: tiny_bpe().set("tokenizer.ggml.merges", vec!["a q"]) => "a merge uses \"q\", which is not in the vocabulary";
     merge_to_an_unknown_token: tiny_bpe().set("tokenizer.ggml.merges", vec!["b a"]) => "a merge uses \"ba\", which is not in the vocabulary";
-    byte_without_a_token: tiny_bpe().set("tokenizer.ggml.tokens", token_list(&[b"x"])) => "the vocabulary has no token for the byte 0x61";
+    byte_without_a_token: tiny_bpe().set("tokenizer.ggml.tokens", token_list(&[b"x"])).set("tokenizer.ggml.merges", Vec::<&str>::new()) => "the vocabulary has no token for the byte 0x61";
 }
 
 /// As many tokens as the tiny models have, the first of which are these.
@@ -215,10 +192,14 @@ refused! {
 #[track_caller]
 fn noisy(model: GgufBuilder, text: &str) {
     let bytes = model.build();
-    for args in [&COMMANDS[1][..], &["generate", "-m", "m.gguf", "-p", "a", "-n", "2", "--json", "--kv", "f32"]] {
+    for args in [COMMANDS[1], &["generate", "-m", "m.gguf", "-p", "a", "-n", "2", "--json", "--kv", "f32"]] {
         let generate = run(&bytes, args);
         assert_eq!((generate.status.code(), generate.stdout.as_str()), (Some(1), ""), "{}", generate.stderr);
-        assert!(generate.error().starts_with("error: m.gguf: ") && generate.error().contains(text), "{}", generate.stderr);
+        assert!(
+            generate.error().starts_with("error: m.gguf: ") && generate.error().contains(text),
+            "{}",
+            generate.stderr
+        );
     }
     run(&bytes, COMMANDS[2]);
 }
@@ -249,8 +230,8 @@ noisy! {
 fn keys_beyond_f16_are_told_from_those_beyond_f32() {
     let bytes = tiny_model().values("blk.0.attn_k.weight", |v| v.iter_mut().for_each(|v| *v *= 1e8)).build();
     let f16 = run(&bytes, COMMANDS[1]);
-    assert!(f16.error().contains("Kcur of layer 0 does not fit f16"), "{}", f16.stderr);
-    assert!(f16.stderr.contains("hint: --kv f32"), "{}", f16.stderr);
+    assert!(f16.error().contains("Kcur of layer 0 is "), "{}", f16.stderr);
+    assert!(f16.error().contains("does not fit a KV cache of f16: one of f32 holds it"), "{}", f16.stderr);
     let f32 = run(&bytes, &[COMMANDS[1], &["--kv", "f32"]].concat());
     assert!(f32.status.success(), "{}", f32.stderr);
 }
@@ -301,8 +282,12 @@ template_refused! {
 /// Templates that may be refused or not: whatever they do, within the limits (which [`chat`] checks).
 #[test]
 fn templates_that_ask_for_much() {
-    let chains = ["{{ a".to_owned() + &"|upper".repeat(100_000) + " }}", "{{ a".to_owned() + &".b".repeat(100_000) + " }}"];
-    let sums = ["{{ 1".to_owned() + &"+1".repeat(100_000) + " }}", "{{ 1".to_owned() + &"**9".repeat(1000) + " }}"];
+    let chains = [
+        "{{ a".to_owned() + &"|upper".repeat(100_000) + " }}",
+        "{{ a".to_owned() + &".b".repeat(100_000) + " }}",
+    ];
+    let sums =
+        ["{{ 1".to_owned() + &"+1".repeat(100_000) + " }}", "{{ 1".to_owned() + &"**9".repeat(1000) + " }}"];
     let calls = [
         "{{ 'x' | indent(2000000000) }}",
         "{{ 'a\nb' | indent(2000000000, true, true) }}",
@@ -333,12 +318,20 @@ fn templates_that_ask_for_much() {
 #[test]
 fn template_too_long() {
     let run = chat(&"x".repeat((1 << 20) + 1));
-    assert!(run.error().contains("the chat template is 1048577 bytes long, more than 1048576"), "{}", run.stderr);
+    assert!(
+        run.error().contains("the chat template is 1048577 bytes long, more than 1048576"),
+        "{}",
+        run.stderr
+    );
 }
 
 #[test]
 fn template_of_another_type() {
     let bytes = tiny_model().set("tokenizer.chat_template", vec!["a"]).build();
     let run = run(&bytes, &["generate", "-m", "m.gguf", "-p", "a", "--chat"]);
-    assert!(run.error().contains("tokenizer.chat_template is an array of 1 str, where a string"), "{}", run.stderr);
+    assert!(
+        run.error().contains("tokenizer.chat_template is an array of 1 str, where a string"),
+        "{}",
+        run.stderr
+    );
 }

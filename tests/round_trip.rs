@@ -55,19 +55,21 @@ fn model() -> impl Strategy<Value = GgufBuilder> {
     let name = "\\PC{0,8}";
     let pairs = vec((name, value()), 0..12);
     let tensors = vec((name, shape(), any::<u64>()), 0..12);
-    (2..=3u32, proptest::option::of(3..13u32), pairs, tensors).prop_map(|(version, alignment, pairs, tensors)| {
-        let mut model = GgufBuilder::new().version(version);
-        if let Some(bits) = alignment {
-            model = model.alignment(1 << bits);
-        }
-        for (i, (key, value)) in pairs.into_iter().enumerate() {
-            model = model.kv(format!("{i}.{key}"), value);
-        }
-        for (i, (name, (ty, dims), seed)) in tensors.into_iter().enumerate() {
-            model = model.tensor(format!("{i}.{name}"), ty, &dims, Data::Random(seed));
-        }
-        model
-    })
+    (2..=3u32, proptest::option::of(3..13u32), pairs, tensors).prop_map(
+        |(version, alignment, pairs, tensors)| {
+            let mut model = GgufBuilder::new().version(version);
+            if let Some(bits) = alignment {
+                model = model.alignment(1 << bits);
+            }
+            for (i, (key, value)) in pairs.into_iter().enumerate() {
+                model = model.kv(format!("{i}.{key}"), value);
+            }
+            for (i, (name, (ty, dims), seed)) in tensors.into_iter().enumerate() {
+                model = model.tensor(format!("{i}.{name}"), ty, &dims, Data::Random(seed));
+            }
+            model
+        },
+    )
 }
 
 /// A builder of what was read, and of the tensors' bytes in the file.
@@ -102,13 +104,16 @@ fn again(value: &Value) -> Kv {
         Value::I64(v) => (*v).into(),
         Value::F64(v) => (*v).into(),
         Value::Array(Array::Texts(texts)) => {
-            let bytes = texts.iter().flat_map(|t| [&(t.len() as u64).to_le_bytes()[..], t].concat()).collect();
+            let bytes =
+                texts.iter().flat_map(|t| [&(t.len() as u64).to_le_bytes()[..], t].concat()).collect();
             Kv::array(8, texts.len() as u64, bytes)
         }
         Value::Array(Array::Packed(packed)) => {
             let elements: Vec<Kv> = packed.iter().map(|v| again(&v)).collect();
             // An empty array has its type all the same.
-            let id = (0..13).find(|&id| wayinfer::gguf::ValueType::from_id(id) == Some(packed.ty())).expect("an id");
+            let id = (0..13)
+                .find(|&id| wayinfer::gguf::ValueType::from_id(id) == Some(packed.ty()))
+                .expect("an id");
             Kv::array(id, packed.len() as u64, elements.into_iter().flat_map(|e| e.bytes).collect())
         }
     }

@@ -49,7 +49,8 @@ impl CliError {
         {
             return ExitCode::SUCCESS;
         }
-        let (file, error) = (self.file.as_ref().map(|path| format!("{}: ", path.display())), self.error.to_string());
+        let (file, error) =
+            (self.file.as_ref().map(|path| format!("{}: ", path.display())), self.error.to_string());
         // What the files' own layers say names them already.
         let file = file.filter(|file| !error.starts_with(file)).unwrap_or_default();
         eprintln!("error: {}", escape(&format!("{file}{error}")));

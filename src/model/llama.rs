@@ -146,7 +146,10 @@ fn config(gguf: &Gguf, vocab: usize) -> Result<Config, ModelError> {
     };
     let experts = config.experts.map_or(0, |experts| experts.count.saturating_mul(config.layers));
     if experts > MAX_EXPERTS {
-        let what = format!("makes {experts} experts of {} layers, where at most {MAX_EXPERTS} make sense", config.layers);
+        let what = format!(
+            "makes {experts} experts of {} layers, where at most {MAX_EXPERTS} make sense",
+            config.layers
+        );
         return Err(problem("expert_count", what));
     }
     refuse_others(keys)?;

@@ -55,11 +55,14 @@ pub enum ForwardError {
     #[error("token {id} is outside the vocabulary of {vocab}")]
     TokenRange { id: u32, vocab: usize },
     #[error(
-        "{node} of layer {layer} is not finite (token {token} of the batch, element {index}): the model's weights hold NaN or \
-         infinities, or its arithmetic overflows"
+        "{node} of layer {layer} is not finite (token {token} of the batch, element {index}): the model's weights hold \
+         NaN or infinities, or its arithmetic overflows"
     )]
     NotFinite { node: &'static str, layer: usize, token: usize, index: usize },
-    #[error("{node} of layer {layer} does not fit f16: it is {value} (token {token} of the batch, element {index})")]
+    #[error(
+        "{node} of layer {layer} is {value} (token {token} of the batch, element {index}), which does not fit a KV cache of f16: \
+         one of f32 holds it"
+    )]
     BeyondF16 { node: &'static str, layer: usize, token: usize, index: usize, value: f32 },
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),

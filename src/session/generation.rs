@@ -96,7 +96,9 @@ impl Generation<'_, '_> {
         match self.session.feed_drafted(id, drafts) {
             Ok(()) => drafter.passed(started.elapsed()),
             // It may be a draft's doing that would never be drawn: the token alone shows it.
-            Err(SessionError::Forward(ForwardError::NotFinite { .. } | ForwardError::BeyondF16 { .. })) if !drafts.is_empty() => {
+            Err(SessionError::Forward(ForwardError::NotFinite { .. } | ForwardError::BeyondF16 { .. }))
+                if !drafts.is_empty() =>
+            {
                 drafter.withdraw();
                 self.stats.passes += 1;
                 self.session.feed(&[id], Logits::Last)?;

@@ -38,7 +38,9 @@ pub enum SessionError {
         "the logits at position {position} are not finite (first at token {id}): the model's weights or its arithmetic overflow"
     )]
     LogitsNotFinite { position: usize, id: usize },
-    #[error("the logits at position {position} are all the same ({value}): the model says nothing, its weights may be zeros")]
+    #[error(
+        "the logits at position {position} are all the same ({value}): the model says nothing, its weights may be zeros"
+    )]
     LogitsEqual { position: usize, value: f32 },
     #[error("there are no logits: no pass has left any")]
     NoLogits,

@@ -451,7 +451,9 @@ impl Store {
         assert!(range.end <= extent.bytes.len(), "a part outside of its weight");
         if matches!(extent.role, Role::Always) && streamed.is_resident(id.index()) {
             let guard = self.acquire(id)?;
-            scratch.resize(range.len());
+            scratch
+                .resize(range.len())
+                .map_err(|error| self.read_error(id, extent.bytes.start as u64, Arc::new(error)))?;
             scratch.as_mut().copy_from_slice(&guard[range]);
             let read: &AlignedBuffer = scratch;
             return Ok(read.as_ref());

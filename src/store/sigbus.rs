@@ -207,13 +207,19 @@ mod tests {
         assert_eq!((sum(&map[..5 * page]), watch.fault()), (5 * page, None));
         // Four threads at once, each of which may be the first.
         std::thread::scope(|scope| {
-            let parts = (0..4).map(|i| scope.spawn({
-                let map = &map;
-                move || sum(&map[5 * page + i..])
-            }));
+            let parts = (0..4).map(|i| {
+                scope.spawn({
+                    let map = &map;
+                    move || sum(&map[5 * page + i..])
+                })
+            });
             parts.collect::<Vec<_>>().into_iter().for_each(|part| assert_eq!(part.join().unwrap(), 0));
         });
-        assert!(watch.fault().is_some_and(|at| (5 * page..5 * page + 4).contains(&at)), "{:?}", watch.fault());
+        assert!(
+            watch.fault().is_some_and(|at| (5 * page..5 * page + 4).contains(&at)),
+            "{:?}",
+            watch.fault()
+        );
         // It stays noted when the file has its bytes again.
         file.set_len((PAGES * page) as u64).unwrap();
         assert!(watch.fault().is_some());

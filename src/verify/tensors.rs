@@ -11,7 +11,7 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::store::{MappedFile, StoreError};
+use crate::store::{MappedFile, OutOfMemory, StoreError};
 
 /// Why a file of tensors cannot be read or written.
 #[derive(Debug, Error)]
@@ -131,7 +131,11 @@ impl TensorFile {
         let (from, to) = info.data_offsets;
         // In bounds: the header's offsets were checked against the file's length.
         let bytes = &self.file[self.start + from..self.start + to];
-        let values = bytes.chunks_exact(size_of::<T>()).filter_map(|b| T::read_from_bytes(b).ok()).collect();
+        let mut values = Vec::new();
+        values
+            .try_reserve_exact(bytes.len() / size_of::<T>())
+            .map_err(|_| StoreError::from(OutOfMemory { bytes: bytes.len() as u128, what: "a tensor" }))?;
+        values.extend(bytes.chunks_exact(size_of::<T>()).filter_map(|b| T::read_from_bytes(b).ok()));
         self.file.check(|_| Some(name))?;
         Ok(Tensor { shape: info.shape.clone(), values })
     }

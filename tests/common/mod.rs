@@ -3,8 +3,6 @@
 
 pub mod gguf;
 pub mod goldens;
-#[cfg(unix)]
-pub mod limits;
 pub mod tiny;
 
 use std::path::{Path, PathBuf};

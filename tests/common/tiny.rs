@@ -105,18 +105,19 @@ impl GgufBuilder {
 
     /// Gives a tensor another type, shape and data.
     pub fn replace(mut self, name: &str, ty: super::gguf::Ty, dims: &[u64], data: impl Into<Data>) -> Self {
-        let tensor = self.tensors.iter_mut().find(|t| t.name == name.as_bytes()).expect("the tensor is there");
+        let tensor =
+            self.tensors.iter_mut().find(|t| t.name == name.as_bytes()).expect("the tensor is there");
         (tensor.ty, tensor.dims, tensor.data) = (ty, dims.to_vec(), data.into());
         self
     }
 
     /// Changes the values of an F32 tensor; a tensor of any other kind is the test's mistake.
     pub fn values(mut self, name: &str, change: impl FnOnce(&mut [f32])) -> Self {
-        let tensor = self.tensors.iter_mut().find(|t| t.name == name.as_bytes()).expect("the tensor is there");
+        let tensor =
+            self.tensors.iter_mut().find(|t| t.name == name.as_bytes()).expect("the tensor is there");
         let Data::Bytes(bytes) = &mut tensor.data else { panic!("{name} has values") };
         assert_eq!(tensor.ty, ty::F32);
-        let mut values: Vec<f32> =
-            bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+        let mut values: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
         change(&mut values);
         *bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         self
