@@ -274,7 +274,7 @@ template_refused! {
     template_that_raises: "{{ raise_exception('no') }}" => "no";
     template_with_deep_brackets: "{{ ".to_owned() + &"(".repeat(100_000) + "1" + &")".repeat(100_000) + " }}" => "";
     template_with_deep_lists: "{{ ".to_owned() + &"[".repeat(100_000) + &"]".repeat(100_000) + " }}" => "";
-    template_with_deep_blocks: "{% if true %}".repeat(50_000) + &"{% endif %}".repeat(50_000) => "";
+    template_with_deep_blocks: "{% if true %}".repeat(40_000) + &"{% endif %}".repeat(40_000) => "";
     template_with_many_signs: "{{ ".to_owned() + &"-".repeat(500_000) + "1 }}" => "";
     template_with_many_nots: "{{ ".to_owned() + &"not ".repeat(200_000) + "1 }}" => "";
 }

@@ -24,4 +24,4 @@ mkdir -p target/findings
 # Files of a moment belong in memory.
 if [ -d /dev/shm ]; then export TMPDIR=/dev/shm; fi
 exec "$bin/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=256 -max_len=200000 \
-    -artifact_prefix="target/findings/$target-" -print_final_stats=1 "$@" "$corpus/$target"
+    -artifact_prefix="target/findings/$target-" -print_final_stats=1 -detect_leaks=0 "$@" "$corpus/$target"

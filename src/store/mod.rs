@@ -37,7 +37,7 @@ pub use budget::available_memory_bytes;
 pub use disk::{ALIGNMENT, AlignedBuffer, OpenFile, ReadAt, open_file};
 pub use error::StoreError;
 pub use file::MappedFile;
-pub use os::{peak_rss_bytes, private_bytes};
+pub use os::{confine, peak_rss_bytes, private_bytes};
 pub use plan::{Place, Plan, Role, Shortage, SlotClass, WeightUse};
 use populate::Populate;
 use requests::{Fault, Weight};

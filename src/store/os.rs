@@ -1,4 +1,40 @@
-//! What only the operating system can tell.
+//! What only the operating system can tell or do.
+
+use std::io;
+use std::time::Duration;
+
+/// Bounds what this process may still take: memory of its own from now on in bytes, time of its processors. Who takes more
+/// memory is refused it; whose time is over is ended by the system (SIGPROF). There is no way back.
+///
+/// macOS does not bound memory, systems other than Unix bound neither.
+///
+/// # Errors
+/// What the system says.
+#[cfg(unix)]
+pub fn confine(memory: u64, time: Duration) -> io::Result<()> {
+    let done = |result: libc::c_int| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    let most = |n: u64| libc::rlimit { rlim_cur: n as libc::rlim_t, rlim_max: n as libc::rlim_t };
+    // SAFETY: both read the structs whose addresses they are given.
+    unsafe {
+        done(libc::setrlimit(libc::RLIMIT_DATA, &most(memory)))?;
+        // A process that is ended leaves nothing behind.
+        done(libc::setrlimit(libc::RLIMIT_CORE, &most(0)))?;
+    }
+    let once = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let value = libc::timeval {
+        tv_sec: time.as_secs() as libc::time_t,
+        tv_usec: time.subsec_micros() as libc::suseconds_t,
+    };
+    let timer = libc::itimerval { it_interval: once, it_value: value };
+    // SAFETY: reads the struct whose address it is given, and stores nothing at a null pointer.
+    done(unsafe { libc::setitimer(libc::ITIMER_PROF, &timer, std::ptr::null_mut()) })
+}
+
+/// See the Unix version.
+#[cfg(not(unix))]
+pub fn confine(_memory: u64, _time: Duration) -> io::Result<()> {
+    Ok(())
+}
 
 /// The process's high-water mark of resident memory in bytes, mapped file pages included; `None` where
 /// the system does not say.

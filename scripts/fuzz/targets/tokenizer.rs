@@ -10,7 +10,7 @@ mod gguf;
 use arbitrary::Arbitrary;
 use gguf::{GgufBuilder, Kv};
 use libfuzzer_sys::fuzz_target;
-use wayinfer::text::{ChatTemplate, EncodeOptions, Message, Tokenizer};
+use wayinfer::text::{ChatTemplate, Conversation, EncodeOptions, Message, Tokenizer};
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
@@ -55,7 +55,7 @@ fn check(tokenizer: &Tokenizer, input: &Input) {
     }
     if let Ok(template) = ChatTemplate::new(input.template) {
         let messages = [Message::new("system", "Be brief."), Message::new("user", input.text)];
-        if let Ok(rendered) = template.render(&messages, true, tokenizer) {
+        if let Ok(rendered) = template.render(&Conversation::new(&messages, true, tokenizer)) {
             let _ = tokenizer.encode_chat(&rendered);
         }
     }
