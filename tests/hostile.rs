@@ -223,12 +223,16 @@ fn paths_that_hold_no_model() {
     assert!(matches!(error.kind, Kind::NotAFile("a directory")), "{error}");
     let error = open_path(&dir.path().join("none.gguf")).unwrap_err();
     assert!(matches!(error.kind, Kind::Io(_)), "{error}");
-    let error = open_bytes(b"").unwrap_err();
-    assert!(matches!(error.kind, Kind::Empty), "{error}");
-    let error = open_bytes(b"GG").unwrap_err();
-    assert!(matches!(error.kind, Kind::BadMagic { .. }), "{error}");
-    let error = open_bytes(b"GGUF").unwrap_err();
-    assert!(matches!(error.kind, Kind::Truncated { .. }), "{error}");
+    let is_kind: [(&[u8], fn(&Kind) -> bool); 3] = [
+        (b"", |kind| matches!(kind, Kind::Empty)),
+        (b"GG", |kind| matches!(kind, Kind::BadMagic { .. })),
+        (b"GGUF", |kind| matches!(kind, Kind::Truncated { .. })),
+    ];
+    for (bytes, is_kind) in is_kind {
+        let error = open_bytes(bytes).unwrap_err();
+        assert!(is_kind(&error.kind), "{error}");
+        refused_alike(&[("m.gguf".to_owned(), bytes.to_vec())], &error);
+    }
 }
 
 // ---- Metadata --------------------------------------------------------------------------------------------------------
@@ -326,6 +330,7 @@ fn data_cut_short_by_one_byte() {
     let whole = second_tensor(|_| ()).build();
     let error = open_bytes(&whole[..whole.len() - 1]).unwrap_err();
     assert!(matches!(&error.kind, Kind::DataBeyondFile { tensor, .. } if tensor == "third"), "{error}");
+    refused_alike(&[("m.gguf".to_owned(), whole[..whole.len() - 1].to_vec())], &error);
 }
 
 #[test]
@@ -541,6 +546,8 @@ fn split_part_missing() {
         let error = Gguf::open(&paths[from]).unwrap_err();
         assert!(matches!(error.kind, Kind::SplitMissing { part: 2, count: 3 }), "{error}");
         assert_eq!(error.path, paths[1]);
+        let file = |no: usize| (split_name("m", no, 3), parts[no].build());
+        refused_alike(&[file(from), file(2 - from)], &error);
     }
     fs::remove_file(&paths[0]).unwrap();
     let report = Gguf::check(&paths[2]);
@@ -554,6 +561,7 @@ fn split_without_its_name() {
     let dir = TempDir::new().unwrap();
     let error = open_path(&parts[0].write(&dir.path().join("renamed.gguf"))).unwrap_err();
     assert!(matches!(error.kind, Kind::SplitName { count: 2 }), "{error}");
+    refused_alike(&[("renamed.gguf".to_owned(), parts[0].build())], &error);
     let error = open_path(&parts[0].write(&dir.path().join("m-00001-of-00003.gguf"))).unwrap_err();
     assert!(matches!(error.kind, Kind::SplitValue { field: "count", .. }), "{error}");
 }

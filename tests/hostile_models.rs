@@ -261,33 +261,58 @@ macro_rules! template_refused {
 template_refused! {
     template_that_does_not_parse: "{% for %}" => "syntax error";
     template_without_end: "{% for a in range(9999) %}".repeat(4) + &"{% endfor %}".repeat(4) => "too much time or memory";
-    template_that_doubles: "{% set ns = namespace(s='0123456789abcdef') %}{% for i in range(9999) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}" => "";
-    template_that_calls_itself: "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}" => "";
+    template_that_doubles: "{% set ns = namespace(s='0123456789abcdef') %}{% for i in range(9999) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}" => "too much time or memory";
+    template_that_calls_itself: "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}" => "recursion limit exceeded";
     template_of_large_output: "{% for a in range(9999) %}{{ '".to_owned() + &"x".repeat(100_000) + "' }}{% endfor %}" => "too much time or memory";
-    template_that_repeats_a_text: "{{ 'x' * 9999999999 }}" => "";
-    template_of_a_large_range: "{{ range(9999999999) | list | length }}" => "";
-    template_that_reads_a_file: "{% include '/etc/passwd' %}" => "";
-    template_that_imports: "{% import 'os' as os %}{{ os.popen('id') }}" => "";
-    template_that_extends: "{% extends 'other' %}" => "";
-    template_that_reaches_for_python: "{{ ''.__class__.__mro__[1].__subclasses__() }}" => "";
-    template_that_reaches_for_globals: "{{ cycler.__init__.__globals__.os.popen('id').read() }}" => "";
+    template_that_repeats_a_text: "{{ 'x' * 9999999999 }}" => "too much time or memory";
+    template_of_a_large_range: "{{ range(9999999999) | list | length }}" => "range has too many elements";
+    template_that_reads_a_file: "{% include '/etc/passwd' %}" => "non-existing template '/etc/passwd'";
+    template_that_imports: "{% import 'os' as os %}{{ os.popen('id') }}" => "non-existing template 'os'";
+    template_that_extends: "{% extends 'other' %}" => "template \"other\" does not exist";
+    template_that_reaches_for_python: "{{ ''.__class__.__mro__[1].__subclasses__() }}" => "`(...).__class__` is undefined";
+    template_that_reaches_for_globals: "{{ cycler.__init__.__globals__.os.popen('id').read() }}" => "`cycler` is undefined";
     template_that_raises: "{{ raise_exception('no') }}" => "no";
-    template_with_deep_brackets: "{{ ".to_owned() + &"(".repeat(100_000) + "1" + &")".repeat(100_000) + " }}" => "";
-    template_with_deep_lists: "{{ ".to_owned() + &"[".repeat(100_000) + &"]".repeat(100_000) + " }}" => "";
-    template_with_deep_blocks: "{% if true %}".repeat(40_000) + &"{% endif %}".repeat(40_000) => "";
-    template_with_many_signs: "{{ ".to_owned() + &"-".repeat(500_000) + "1 }}" => "";
-    template_with_many_nots: "{{ ".to_owned() + &"not ".repeat(200_000) + "1 }}" => "";
+    template_with_deep_brackets: "{{ ".to_owned() + &"(".repeat(100_000) + "1" + &")".repeat(100_000) + " }}" => "maximum recursion limits";
+    template_with_deep_lists: "{{ ".to_owned() + &"[".repeat(100_000) + &"]".repeat(100_000) + " }}" => "maximum recursion limits";
+    template_with_deep_blocks: "{% if true %}".repeat(40_000) + &"{% endif %}".repeat(40_000) => "maximum recursion limits";
+    template_with_many_signs: "{{ ".to_owned() + &"-".repeat(500_000) + "1 }}" => "nested too deeply";
+    template_with_many_nots: "{{ ".to_owned() + &"not ".repeat(200_000) + "1 }}" => "nested too deeply";
+    template_with_many_branches: "{% if a %}".to_owned() + &"{% elif b %}".repeat(50_000) + "{% endif %}" => "nested too deeply";
+    template_of_lists_without_end: "{% set a = namespace(x=[]) %}{% for i in range(40) %}{% set a.x = [a.x, a.x] %}{% endfor %}{{ a.x }}" => "too much time or memory";
+    template_of_a_value_in_itself: "{% set a = namespace() %}{% set a.a = a %}{{ a }}" => "nested too deeply";
 }
 
 /// Templates that may be refused or not: whatever they do, within the limits (which [`chat`] checks).
 #[test]
-fn templates_that_ask_for_much() {
-    let chains = [
-        "{{ a".to_owned() + &"|upper".repeat(100_000) + " }}",
-        "{{ a".to_owned() + &".b".repeat(100_000) + " }}",
+fn templates_of_long_expressions() {
+    let chains =
+        ["|upper", ".b", "[0]", "()", "+1", "**9", "~1", "<1", " and 1", " if 1", " if 1 else 1", " is odd"];
+    for chain in chains {
+        chat(&("{{ a".to_owned() + &chain.repeat(60_000) + " }}"));
+    }
+}
+
+#[test]
+fn templates_of_values_without_end() {
+    let doubled = "{% set a = namespace(x=[]) %}{% set b = namespace(x=[]) %}\
+        {% for i in range(40) %}{% set a.x = [a.x, a.x] %}{% set b.x = [b.x, b.x] %}{% endfor %}";
+    let deep = "{% set a = namespace(x=[]) %}{% for i in range(30000) %}{% set a.x = [a.x] %}{% endfor %}";
+    let cyclic = "{% set a = namespace() %}{% set b = namespace() %}{% set a.x = b %}{% set b.x = a %}";
+    let uses = [
+        "{{ a.x | tojson }}",
+        "{{ a.x | string | length }}",
+        "{{ a.x ~ 'x' }}",
+        "{{ a.x == b.x }}",
+        "{{ a.x in [b.x] }}",
+        "",
     ];
-    let sums =
-        ["{{ 1".to_owned() + &"+1".repeat(100_000) + " }}", "{{ 1".to_owned() + &"**9".repeat(1000) + " }}"];
+    for (value, end) in [doubled, deep, cyclic].iter().flat_map(|value| uses.map(|end| (value, end))) {
+        chat(&format!("{value}{end}"));
+    }
+}
+
+#[test]
+fn templates_that_ask_for_much() {
     let calls = [
         "{{ 'x' | indent(2000000000) }}",
         "{{ 'a\nb' | indent(2000000000, true, true) }}",
@@ -304,15 +329,33 @@ fn templates_that_ask_for_much() {
         "{{ ('x' * 1000000).replace('x', 'y' * 1000000) }}",
         "{{ ('x' * 1000000).replace('', 'y' * 1000000) }}",
         "{{ (('x,' * 1000000).split(',')) | join('y' * 1000000) }}",
+        "{{ ('y' * 100000).join(('x,' * 10000).split(',')) }}",
         "{{ range(100000) | join(',') | length }}",
-        "{% set a = namespace(x=[]) %}{% for i in range(99999) %}{% set a.x = [a.x, a.x] %}{% endfor %}{{ a.x }}",
-        "{% set a = namespace(x=[]) %}{% for i in range(99999) %}{% set a.x = [a.x] %}{% endfor %}{{ a.x | tojson }}",
-        "{% set a = namespace() %}{% set a.a = a %}{{ a }}{{ a | tojson }}",
         "{{ dict(a=1) | tojson(indent=16) }}{{ [1] | tojson(indent=17) }}",
+        "{{ 9 ** 9 ** 9 ** 9 }}{{ 'abc'[9223372036854775807::-9223372036854775807] }}",
+        "{% set s = 'x' * 1000000 %}{% for i in range(99999) %}{% if s.count('y') %}{% endif %}{% endfor %}",
+        "{% set s = 'x' * 1000000 %}{% for i in range(99999) %}{% set t = s.upper() %}{% endfor %}",
     ];
-    for template in calls.iter().map(|t| (*t).to_owned()).chain(chains).chain(sums) {
-        chat(&template);
+    for template in calls {
+        chat(template);
     }
+    for long in
+        ["{# ".repeat(100_000), "{% raw %}".repeat(100_000), format!("{{{{ {} }}}}", "9".repeat(500_000))]
+    {
+        chat(&long);
+    }
+}
+
+/// What the template may take grows with the conversation.
+#[test]
+fn a_long_conversation_is_rendered() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("m.gguf"), tiny_model().build()).unwrap();
+    fs::write(dir.path().join("long.txt"), "a".repeat(2 << 20)).unwrap();
+    let output = common::wayinfer(dir.path(), 100, &["generate", "-m", "m.gguf", "-f", "long.txt", "--chat"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    // It is all there, and too long for the model.
+    assert!(stderr.contains("error: the prompt has 2097") && stderr.contains("-c/--ctx"), "{stderr}");
 }
 
 #[test]

@@ -169,6 +169,27 @@ mod program {
         refused(&child.wait_with_output().unwrap(), "");
     }
 
+    /// It prints when all is done: what shows that it computes are the threads that do.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn trace_ends_with_an_error() {
+        let dir = TempDir::new().unwrap();
+        let model = dir.path().join("m.gguf");
+        fs::copy(fixtures().join("dense-f32.gguf"), &model).unwrap();
+        let mut child =
+            start(&dir, &["trace", "-m", "m.gguf", "-p", "a", "-n", "500", "-t", "2", "--isa", "scalar"]);
+        let tasks = format!("/proc/{}/task", child.id());
+        let threads = || fs::read_dir(&tasks).map_or(0, |tasks| tasks.count());
+        while threads() < 3 {
+            assert!(child.try_wait().unwrap().is_none(), "it has ended");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        set_len(&model, 4096);
+        let output = child.wait_with_output().unwrap();
+        refused(&output, "");
+        assert!(output.stdout.is_empty());
+    }
+
     #[test]
     fn dequant_ends_with_an_error() {
         let dir = TempDir::new().unwrap();

@@ -1,21 +1,12 @@
 #!/usr/bin/env bash
-# Runs a fuzz target for some seconds, or builds them all: scripts/fuzz/run.sh TARGET SECONDS [libFuzzer's options]
-# A stable toolchain does: the options of sanitizers are asked of it as cargo-fuzz asks a nightly one.
+# Runs a fuzz target for some seconds: scripts/fuzz/run.sh TARGET SECONDS [libFuzzer's options]
 set -euo pipefail
 cd "$(dirname "$0")"
 target=${1:?a target: header, load, split, tokenizer, golden}
 seconds=${2:?seconds}
 shift 2
 
-host=$(rustc -vV | sed -n 's/^host: //p')
-export RUSTC_BOOTSTRAP=1
-export RUSTFLAGS="-Zsanitizer=address -Cpasses=sancov-module --cfg fuzzing \
-    -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
-    -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares"
-# With a target named, build scripts are spared the sanitizer.
-cargo build --release --target "$host" --bin "$target" --bin seeds
-bin=target/$host/release
-
+bin=$(./build.sh "$target" seeds)
 corpus=target/corpus
 if [ ! -d "$corpus/$target" ]; then
     "$bin/seeds" "$corpus" ../../fixtures
@@ -23,5 +14,6 @@ fi
 mkdir -p target/findings
 # Files of a moment belong in memory.
 if [ -d /dev/shm ]; then export TMPDIR=/dev/shm; fi
-exec "$bin/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=256 -max_len=200000 \
-    -artifact_prefix="target/findings/$target-" -print_final_stats=1 -detect_leaks=0 "$@" "$corpus/$target"
+# Leaks: threads that end with a session leave the list of their destructors behind, which is the C library's.
+exec "$bin/$target" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=1536 -malloc_limit_mb=512 -max_len=200000 \
+    -detect_leaks=0 -artifact_prefix="target/findings/$target-" -print_final_stats=1 "$@" "$corpus/$target"

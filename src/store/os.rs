@@ -3,8 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-/// Bounds what this process may still take: memory of its own from now on in bytes, time of its processors. Who takes more
-/// memory is refused it; whose time is over is ended by the system (SIGPROF). There is no way back.
+/// Bounds what this process may take: memory of its own in bytes, with what it has; time of its processors from now on. Who
+/// takes more memory is refused it; whose time is over is ended by the system (SIGPROF). There is no way back.
 ///
 /// macOS does not bound memory, systems other than Unix bound neither.
 ///
@@ -13,12 +13,15 @@ use std::time::Duration;
 #[cfg(unix)]
 pub fn confine(memory: u64, time: Duration) -> io::Result<()> {
     let done = |result: libc::c_int| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
-    let most = |n: u64| libc::rlimit { rlim_cur: n as libc::rlim_t, rlim_max: n as libc::rlim_t };
-    // SAFETY: both read the structs whose addresses they are given.
-    unsafe {
-        done(libc::setrlimit(libc::RLIMIT_DATA, &most(memory)))?;
-        // A process that is ended leaves nothing behind.
-        done(libc::setrlimit(libc::RLIMIT_CORE, &most(0)))?;
+    // A process that is ended leaves no file behind.
+    for (resource, most) in [(libc::RLIMIT_DATA, memory), (libc::RLIMIT_CORE, 0)] {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: fills the struct whose address it is given.
+        done(unsafe { libc::getrlimit(resource, &mut limit) })?;
+        limit.rlim_max = limit.rlim_max.min(most as libc::rlim_t);
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: reads the struct whose address it is given.
+        done(unsafe { libc::setrlimit(resource, &limit) })?;
     }
     let once = libc::timeval { tv_sec: 0, tv_usec: 0 };
     let value = libc::timeval {
