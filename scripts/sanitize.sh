@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
-# Short runs of `generate` under tools that watch memory and threads: dense and MoE models, two kernel sets, mapped and
-# streamed. Exit code 0: nothing was found.
+# Short runs of `generate` under tools that watch memory: dense and MoE models, two kernel sets, mapped and streamed. Exit
+# code 0: nothing was found.
 #
-#   scripts/sanitize.sh [asan] [memcheck] [tsan]      all of them where none is named
+#   scripts/sanitize.sh [asan] [memcheck]      both where none is named
 #
-# asan: the address sanitizer. tsan: the thread sanitizer, which needs the standard library built anew (rustup component
-# add rust-src). memcheck: valgrind. A stable toolchain does.
+# asan: the address sanitizer. memcheck: valgrind. A stable toolchain does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,9 +20,6 @@ canary() { # name, body, options of rustc
 }
 past_the_end='let v = std::hint::black_box(vec![1u8; 40]); // SAFETY: none, that is the point.
     if unsafe { v.as_ptr().add(40).read_volatile() } == 7 { println!("7"); }'
-race='static mut N: u64 = 0; // SAFETY: none, that is the point.
-    let add = || (0..100_000).for_each(|_| unsafe { (&raw mut N).write_volatile((&raw mut N).read_volatile() + 1) });
-    let other = std::thread::spawn(add); add(); other.join().unwrap();'
 
 finds() { # the tool's words, command
     if "${@:2}" >"$work/canary.log" 2>&1 || ! grep -q "$1" "$work/canary.log"; then
@@ -76,21 +72,10 @@ memcheck() {
     runs target/debug/wayinfer "${valgrind[@]}"
 }
 
-tsan() {
-    echo "== thread sanitizer"
-    export RUSTC_BOOTSTRAP=1
-    local flags=(-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer)
-    canary tsan-canary "$race" "${flags[@]}" --target "$host"
-    finds "data race" "$work/tsan-canary"
-    RUSTFLAGS="-Zsanitizer=thread" CARGO_PROFILE_DEV_DEBUG=line-tables-only \
-        cargo build --locked -Zbuild-std --target "$host" --target-dir "$work/tsan"
-    runs "$work/tsan/$host/debug/wayinfer"
-}
-
-if [ $# = 0 ]; then set -- asan memcheck tsan; fi
+if [ $# = 0 ]; then set -- asan memcheck; fi
 for tool in "$@"; do
     case $tool in
-    asan | memcheck | tsan) "$tool" ;;
+    asan | memcheck) "$tool" ;;
     *) echo "no such tool: $tool" >&2 && exit 2 ;;
     esac
 done
