@@ -172,8 +172,8 @@ def add_tokenizer(w, s):
     w.add_add_bos_token(True)
 
 
-def write_base(path, s):
-    """The float model: F32, and the router in the shape's own type."""
+def writer(path, s):
+    """A writer with all metadata of a model of this shape."""
     w = gguf.GGUFWriter(path, "llama")
     w.add_name(s.title)
     w.add_context_length(512); w.add_embedding_length(s.embd); w.add_block_count(s.layers)
@@ -184,9 +184,24 @@ def write_base(path, s):
     if s.experts:
         w.add_expert_count(s.experts); w.add_expert_used_count(s.used)
     add_tokenizer(w, s)
+    return w
+
+
+def write_base(path, s):
+    """The float model: F32, and the router in the shape's own type."""
+    w = writer(path, s)
     for name, values in tensors(s):
         w.add_tensor(name, values)
     finish(w)
+
+
+def encode(values, name):
+    """A float matrix in a block format, by ggml: its bytes, and the format's type."""
+    with tempfile.TemporaryDirectory() as tmp:
+        floats, blocks = Path(tmp) / "floats", Path(tmp) / "blocks"
+        floats.write_bytes(np.ascontiguousarray(values, F32).tobytes())
+        subprocess.run([REFERENCE, "encode", name, str(values.shape[1]), floats, blocks], check=True)
+        return np.frombuffer(blocks.read_bytes(), np.int8), NEW_TYPES.get(name) or gguf.GGMLQuantizationType[name]
 
 
 def encode_matrices(source, path):
@@ -194,20 +209,13 @@ def encode_matrices(source, path):
     them."""
     reader = gguf.GGUFReader(source)
     w = like(reader, path)
-    with tempfile.TemporaryDirectory() as tmp:
-        floats, blocks = Path(tmp) / "floats", Path(tmp) / "blocks"
-        for t in reader.tensors:
-            if len(t.shape) == 1:
-                w.add_tensor(t.name, t.data)
-                continue
-            _, layer, matrix, *_ = t.name.split(".") if t.name.startswith("blk.") else (None, None, None)
-            name = MIXTURE[int(layer)][MATRICES.index(matrix)] if layer else "Q4_0"
-            floats.write_bytes(np.ascontiguousarray(t.data, F32).tobytes())
-            rows, cols = t.data.shape
-            subprocess.run([REFERENCE, "encode", name, str(cols), floats, blocks], check=True)
-            data = np.frombuffer(blocks.read_bytes(), np.int8)
-            ty = NEW_TYPES.get(name) or gguf.GGMLQuantizationType[name]
-            w.add_tensor(t.name, data, raw_shape=(rows, cols), raw_dtype=ty)
+    for t in reader.tensors:
+        if len(t.shape) == 1:
+            w.add_tensor(t.name, t.data)
+            continue
+        _, layer, matrix, *_ = t.name.split(".") if t.name.startswith("blk.") else (None, None, None)
+        data, ty = encode(t.data, MIXTURE[int(layer)][MATRICES.index(matrix)] if layer else "Q4_0")
+        w.add_tensor(t.name, data, raw_shape=t.data.shape, raw_dtype=ty)
     finish(w)
 
 

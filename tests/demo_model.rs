@@ -8,7 +8,7 @@ use serde_json::Value;
 use wayinfer::gguf::Gguf;
 use wayinfer::model::{KvType, Logits, Model, NoObserver, Node, Observer};
 use wayinfer::session::{Session, SessionOptions};
-use wayinfer::text::{ChatTemplate, Message, Tokenizer};
+use wayinfer::text::{ChatTemplate, Conversation, Message, Tokenizer};
 use wayinfer::verify::TensorFile;
 
 const QUESTIONS: usize = 500;
@@ -73,7 +73,8 @@ impl Demo {
     fn prompt(&self, said: &[&str]) -> Vec<u32> {
         let roles = ["user", "assistant"].iter().cycle();
         let messages: Vec<Message> = roles.zip(said).map(|(&role, &text)| Message::new(role, text)).collect();
-        let rendered = self.template.render(&messages, true, &self.tokenizer).expect("a rendering");
+        let rendered =
+            self.template.render(&Conversation::new(&messages, true, &self.tokenizer)).expect("a rendering");
         self.tokenizer.encode_chat(&rendered).expect("ids")
     }
 

@@ -2,6 +2,9 @@
 //! allocating beyond what the file's own size justifies.
 
 mod common;
+#[cfg(unix)]
+#[path = "common/limits.rs"]
+mod limits;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -105,14 +108,37 @@ fn open(builder: GgufBuilder) -> Result<Gguf, GgufError> {
     open_bytes(&builder.build())
 }
 
+/// Every way to read a model refuses it with the same words: those of the error, of the file by the name it has here.
+fn refused_alike(files: &[(String, Vec<u8>)], error: &GgufError) {
+    let folder = error.path.parent().map(|folder| format!("{}/", folder.display())).unwrap_or_default();
+    let error = error.to_string().replace(&folder, "");
+    #[cfg(unix)]
+    {
+        let dir = TempDir::new().unwrap();
+        files.iter().for_each(|(name, bytes)| fs::write(dir.path().join(name), bytes).unwrap());
+        let size = files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        for command in limits::COMMANDS {
+            let args: Vec<&str> =
+                (command.iter()).map(|&arg| if arg == "m.gguf" { &files[0].0 } else { arg }).collect();
+            let run = limits::wayinfer(dir.path(), size, &args);
+            assert_eq!((run.status.code(), run.stdout.as_str()), (Some(1), ""), "{args:?}");
+            assert_eq!(run.error(), format!("error: {error}"), "{args:?}");
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = (files, error);
+}
+
 /// One test a file: the kind of error, and how its text starts or what it contains.
 macro_rules! refused {
     ($($name:ident: $file:expr => $kind:pat, $text:literal;)*) => {$(
         #[test]
         fn $name() {
-            let error = open($file).expect_err("it is refused");
+            let bytes = $file.build();
+            let error = open_bytes(&bytes).expect_err("it is refused");
             assert!(matches!(error.kind, $kind), "another kind: {:?}", error.kind);
             assert!(error.to_string().contains($text), "another text: {error}");
+            refused_alike(&[("m.gguf".to_owned(), bytes)], &error);
         }
     )*};
 }
@@ -197,12 +223,15 @@ fn paths_that_hold_no_model() {
     assert!(matches!(error.kind, Kind::NotAFile("a directory")), "{error}");
     let error = open_path(&dir.path().join("none.gguf")).unwrap_err();
     assert!(matches!(error.kind, Kind::Io(_)), "{error}");
-    let error = open_bytes(b"").unwrap_err();
-    assert!(matches!(error.kind, Kind::Empty), "{error}");
-    let error = open_bytes(b"GG").unwrap_err();
-    assert!(matches!(error.kind, Kind::BadMagic { .. }), "{error}");
-    let error = open_bytes(b"GGUF").unwrap_err();
-    assert!(matches!(error.kind, Kind::Truncated { .. }), "{error}");
+    for bytes in [&b""[..], b"GG", b"GGUF"] {
+        let error = open_bytes(bytes).unwrap_err();
+        match bytes.len() {
+            0 => assert!(matches!(error.kind, Kind::Empty), "{error}"),
+            2 => assert!(matches!(error.kind, Kind::BadMagic { .. }), "{error}"),
+            _ => assert!(matches!(error.kind, Kind::Truncated { .. }), "{error}"),
+        }
+        refused_alike(&[("m.gguf".to_owned(), bytes.to_vec())], &error);
+    }
 }
 
 // ---- Metadata --------------------------------------------------------------------------------------------------------
@@ -300,6 +329,7 @@ fn data_cut_short_by_one_byte() {
     let whole = second_tensor(|_| ()).build();
     let error = open_bytes(&whole[..whole.len() - 1]).unwrap_err();
     assert!(matches!(&error.kind, Kind::DataBeyondFile { tensor, .. } if tensor == "third"), "{error}");
+    refused_alike(&[("m.gguf".to_owned(), whole[..whole.len() - 1].to_vec())], &error);
 }
 
 #[test]
@@ -477,6 +507,13 @@ macro_rules! split_refused {
             let error = open_split($from, $change).expect_err("it is refused");
             assert!(matches!(error.kind, $kind), "another kind: {:?}", error.kind);
             assert!(error.to_string().contains($text), "another text: {error}");
+            let mut parts = small_model().split(3);
+            let change: fn(&mut Vec<GgufBuilder>) = $change;
+            change(&mut parts);
+            let file = |no: usize| (split_name("m", no, 3), parts[no].build());
+            // The part that is opened comes first.
+            let files: Vec<_> = (0..3).map(|i| file(($from + i) % 3)).collect();
+            refused_alike(&files, &error);
         }
     )*};
 }
@@ -508,6 +545,8 @@ fn split_part_missing() {
         let error = Gguf::open(&paths[from]).unwrap_err();
         assert!(matches!(error.kind, Kind::SplitMissing { part: 2, count: 3 }), "{error}");
         assert_eq!(error.path, paths[1]);
+        let file = |no: usize| (split_name("m", no, 3), parts[no].build());
+        refused_alike(&[file(from), file(2 - from)], &error);
     }
     fs::remove_file(&paths[0]).unwrap();
     let report = Gguf::check(&paths[2]);
@@ -521,6 +560,7 @@ fn split_without_its_name() {
     let dir = TempDir::new().unwrap();
     let error = open_path(&parts[0].write(&dir.path().join("renamed.gguf"))).unwrap_err();
     assert!(matches!(error.kind, Kind::SplitName { count: 2 }), "{error}");
+    refused_alike(&[("renamed.gguf".to_owned(), parts[0].build())], &error);
     let error = open_path(&parts[0].write(&dir.path().join("m-00001-of-00003.gguf"))).unwrap_err();
     assert!(matches!(error.kind, Kind::SplitValue { field: "count", .. }), "{error}");
 }

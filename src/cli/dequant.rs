@@ -183,7 +183,7 @@ fn print_values(selected: &Selected<'_>, json: bool, out: &mut impl Write) -> Re
         write!(out, "{},\"values\":[", header.trim_end_matches('}'))?;
     }
     for chunk in selected.rows.chunks() {
-        for value in chunk {
+        for value in chunk? {
             let start = match (json, column == 0) {
                 (true, true) if first => "[",
                 (true, true) => ",[",
@@ -228,7 +228,7 @@ fn write_file(
         Some("npy") => {
             let mut writer = NpyWriter::create(file, &shape, args.force).map_err(exists)?;
             for chunk in selected.rows.chunks() {
-                writer.add(&chunk)?;
+                writer.add(&chunk?)?;
             }
             writer.finish()?;
         }
@@ -236,7 +236,8 @@ fn write_file(
             let mut writer = TensorWriter::create(file, args.force).map_err(exists)?;
             // What is mapped fits usize.
             let sizes: Vec<usize> = shape.iter().map(|&n| n as usize).collect();
-            writer.add_chunks::<f32>(selected.name, &sizes, selected.rows.chunks())?;
+            let chunks = selected.rows.chunks().map(|chunk| chunk.map_err(CliError::from));
+            writer.add_chunks::<f32, _>(selected.name, &sizes, chunks)?;
             writer.finish()?;
         }
         _ => {

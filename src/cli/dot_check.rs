@@ -194,6 +194,7 @@ fn check_tensor(
             pool.install(|| compare_with_scalar(sets, weights, bytes, &case, &mut results));
         }
     }
+    rows.check()?;
     let format = rows.format()?;
     let kernels = sets.iter().zip(results);
     let kernels =

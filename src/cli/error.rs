@@ -49,8 +49,11 @@ impl CliError {
         {
             return ExitCode::SUCCESS;
         }
-        let file = self.file.as_ref().map_or_else(String::new, |path| format!("{}: ", path.display()));
-        eprintln!("error: {}", escape(&format!("{file}{}", self.error)));
+        let (file, error) =
+            (self.file.as_ref().map(|path| format!("{}: ", path.display())), self.error.to_string());
+        // What the files' own layers say names them already.
+        let file = file.filter(|file| !error.starts_with(file)).unwrap_or_default();
+        eprintln!("error: {}", escape(&format!("{file}{error}")));
         if let Some(hint) = &self.hint {
             eprintln!("hint: {}", escape(hint));
         }

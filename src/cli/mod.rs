@@ -14,6 +14,7 @@ mod number;
 mod output;
 mod output_file;
 mod placement;
+mod render_chat;
 mod sampling_args;
 mod tensor_arg;
 mod tokenize;
@@ -43,6 +44,8 @@ enum Command {
     Trace(Box<trace::Args>),
     Dequant(dequant::Args),
     DotCheck(dot_check::Args),
+    #[command(hide = true)]
+    RenderChat(render_chat::Args),
 }
 
 /// Parses the arguments, runs the subcommand, reports what went wrong on stderr.
@@ -58,6 +61,7 @@ pub fn main() -> ExitCode {
         Command::Trace(args) => trace::run(&args),
         Command::Dequant(args) => dequant::run(&args),
         Command::DotCheck(args) => dot_check::run(&args),
+        Command::RenderChat(args) => render_chat::run(&args),
     };
     result.unwrap_or_else(|error| error.report())
 }

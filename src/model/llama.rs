@@ -50,7 +50,7 @@ pub(super) fn load(gguf: &Gguf, store: Store) -> Result<Model, ModelError> {
     // In the order of a pass.
     let rope_freqs = rope_freqs(&mut weights, &config)?;
     let layers = (0..config.layers).map(|il| layer(&mut weights, &config, il)).collect::<Result<_, _>>()?;
-    let output_norm = weights.vector("output_norm.weight", config.embd)?;
+    let output_norm = weights.norm("output_norm.weight", config.embd)?;
     let output = match weights.contains("output.weight") {
         true => weights.matrix("output.weight", config.embd, config.vocab, Role::Always)?,
         false => weights.as_output(token_embd),
@@ -72,12 +72,12 @@ fn rope_freqs(weights: &mut WeightLoader, c: &Config) -> Result<Option<Vec<f32>>
 fn layer(weights: &mut WeightLoader, c: &Config, il: usize) -> Result<Layer, ModelError> {
     let name = |part: &str| format!("blk.{il}.{part}");
     // In the order of a pass.
-    let attn_norm = weights.vector(&name("attn_norm.weight"), c.embd)?;
+    let attn_norm = weights.norm(&name("attn_norm.weight"), c.embd)?;
     let q = weights.linear(&name("attn_q"), c.embd, c.q_dim())?;
     let k = weights.linear(&name("attn_k"), c.embd, c.kv_dim())?;
     let v = weights.linear(&name("attn_v"), c.embd, c.kv_dim())?;
     let attn_output = weights.linear(&name("attn_output"), c.q_dim(), c.embd)?;
-    let ffn_norm = weights.vector(&name("ffn_norm.weight"), c.embd)?;
+    let ffn_norm = weights.norm(&name("ffn_norm.weight"), c.embd)?;
     let ffn = match c.experts {
         Some(experts) => Ffn::Moe(Moe::load(weights, c, experts, il)?),
         None => Ffn::Dense {
@@ -144,9 +144,20 @@ fn config(gguf: &Gguf, vocab: usize) -> Result<Config, ModelError> {
         window: Some(keys.count("attention.sliding_window")?).filter(|&n| n > 0),
         experts,
     };
+    let experts = config.experts.map_or(0, |experts| experts.count.saturating_mul(config.layers));
+    if experts > MAX_EXPERTS {
+        let what = format!(
+            "makes {experts} experts of {} layers, where at most {MAX_EXPERTS} make sense",
+            config.layers
+        );
+        return Err(problem("expert_count", what));
+    }
     refuse_others(keys)?;
     Ok(config)
 }
+
+/// Most experts of all layers: each takes some memory, however few its weights are.
+const MAX_EXPERTS: usize = 1 << 16;
 
 fn experts(keys: &mut Reader) -> Result<Option<Experts>, ModelError> {
     let (count, used) = (keys.count("expert_count")?, keys.count("expert_used_count")?);
@@ -252,14 +263,14 @@ impl Architecture for Llama {
                 run.keep_last_token();
             }
             run.attention_output(il, &layer.attn_output)?;
-            run.residual("ffn_inp", il);
+            run.residual("ffn_inp", il)?;
 
             run.norm("ffn_norm", il, &layer.ffn_norm);
             match &layer.ffn {
                 Ffn::Dense { gate, up, down } => run.dense_ffn(il, gate, up, down)?,
                 Ffn::Moe(moe) => moe.forward(&mut run, il, self.layers.get(il + 1).and_then(Layer::moe))?,
             }
-            run.residual("l_out", il);
+            run.residual("l_out", il)?;
         }
         run.logits(&self.output_norm, &self.output)
     }

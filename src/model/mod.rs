@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::gguf::{Gguf, Metadata, MetadataError};
 use crate::kernels::Kernels;
 use crate::quant::NonFinite;
-use crate::store::{OpenFile, Plan, Store, StoreError, open_file};
+use crate::store::{OpenFile, OutOfMemory, Plan, Store, StoreError, open_file};
 
 pub use config::{Config, Experts, Rope};
 pub use observer::{NoObserver, Node, Observer};
@@ -43,6 +43,10 @@ pub enum ModelError {
     UnknownTensor { name: String, architecture: String },
     #[error("tensor {name} holds {value} at element {index}")]
     NotFinite { name: String, index: usize, value: f32 },
+    #[error("tensor {name} holds zeros alone: a norm lets nothing through with it")]
+    ZeroNorm { name: String },
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
 }
 
 /// Why a forward pass stopped.
@@ -51,9 +55,17 @@ pub enum ForwardError {
     #[error("token {id} is outside the vocabulary of {vocab}")]
     TokenRange { id: u32, vocab: usize },
     #[error(
-        "the input of {node} of layer {layer} is not finite (token {token} of the batch, element {index})"
+        "{node} of layer {layer} is not finite (token {token} of the batch, element {index}): the model's weights hold \
+         NaN or infinities, or its arithmetic overflows"
     )]
     NotFinite { node: &'static str, layer: usize, token: usize, index: usize },
+    #[error(
+        "{node} of layer {layer} is {value} (token {token} of the batch, element {index}), which does not fit a KV cache of f16: \
+         one of f32 holds it"
+    )]
+    BeyondF16 { node: &'static str, layer: usize, token: usize, index: usize, value: f32 },
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -167,7 +179,10 @@ impl Model {
             return Err(ForwardError::TokenRange { id, vocab: self.config.vocab });
         }
         self.store.begin_pass();
-        self.architecture.forward(&self.config, &self.store, pass)
+        let passed = self.architecture.forward(&self.config, &self.store, pass);
+        // First: what a file has lost may be the cause of any other error.
+        self.store.check_mapped()?;
+        passed
     }
 }
 

@@ -4,7 +4,7 @@
 //! gave is kept apart and added in the order of rank, so that the result does not depend on the grouping.
 
 use crate::kernels::{Kernels, ops};
-use crate::store::{Role, Store, StoreError, WeightId};
+use crate::store::{Role, Store, StoreError, WeightId, zeroed};
 
 use super::config::{Config, Experts};
 use super::run::{Product, Run, multiply};
@@ -105,17 +105,17 @@ impl Moe {
 
     /// Reads ahead the experts that this layer's router would choose for the input of the layer before: the residual
     /// stream changes little from one to the next.
-    fn guess(&self, run: &mut Run<'_>) -> Result<(), StoreError> {
+    fn guess(&self, run: &mut Run<'_>) -> Result<(), ForwardError> {
         let (t, Experts { count, used }) = (run.tokens, self.experts);
         let inputs = &run.state.inputs;
         let certain = self.expected(t).next().is_some();
         if certain || !run.store.is_resident(self.router.id) || !inputs.has(self.router.activation()) {
             return Ok(());
         }
-        let mut logits = vec![0.0; t * count];
+        let mut logits = zeroed(&[t, count], "the guess of experts")?;
         let product = Product { matrix: &self.router, inputs, out: &mut logits };
         multiply(run.kernels, run.store, vec![product])?;
-        let mut chosen = vec![0; t * used];
+        let mut chosen = zeroed(&[t, used], "the guess of experts")?;
         for (logits, chosen) in logits.chunks_exact(count).zip(chosen.chunks_exact_mut(used)) {
             ops::top_k(logits, chosen);
         }

@@ -4,10 +4,10 @@
 use crate::kernels::Kernels;
 use crate::kernels::ops::{AttentionShape, RopeParams};
 use crate::quant;
-use crate::store::{AlignedBuffer, Store, StoreError, WeightId};
+use crate::store::{AlignedBuffer, OutOfMemory, Store, StoreError, WeightId};
 
 use super::config::Config;
-use super::state::{Inputs, KvCache, RunState};
+use super::state::{Inputs, KvCache, KvType, RunState};
 use super::weights::{Linear, Matrix};
 use super::{ForwardError, Node, Observer, Pass};
 
@@ -120,6 +120,8 @@ impl<'a> Run<'a> {
         ops.rope(c.rope.kind, &state.rope, ks, c.kv_heads, c.head_dim);
         Run::show(self.observer, "Qcur", Some(il), heads, qs);
         Run::show(self.observer, "Kcur", Some(il), kv_heads, ks);
+        check_kept("Kcur", il, self.kv.ty(), ks, c.kv_dim())?;
+        check_kept("Vcur", il, self.kv.ty(), vs, c.kv_dim())?;
         let context = self.kv.context();
         let (k_cache, v_cache) = self.kv.layer_mut(il);
         for (rows, cache) in [(ks, k_cache), (vs, v_cache)] {
@@ -173,12 +175,13 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Adds a block's output, `normed`, to the residual stream `x`.
-    pub fn residual(&mut self, name: &'static str, il: usize) {
+    /// Adds a block's output, `normed`, to the residual stream `x`, which whatever is not finite in a layer ends in.
+    pub fn residual(&mut self, name: &'static str, il: usize) -> Result<(), ForwardError> {
         let n = self.tokens * self.config.embd;
         let x = &mut self.state.x[..n];
         self.kernels.ops().add(x, &self.state.normed[..n]);
         Run::show(self.observer, name, Some(il), [self.tokens, self.config.embd, 1], x);
+        check_finite(name, il, x, self.config.embd)
     }
 
     /// A dense feed-forward network with SwiGLU, `normed` to `normed`.
@@ -221,11 +224,52 @@ impl<'a> Run<'a> {
             .inputs
             .prepare(&state.normed[..t * c.embd], c.embd, [output.activation()])
             .map_err(ForwardError::not_finite("result_norm", c.layers))?;
-        state.logits.resize(t * c.vocab, 0.0);
+        let wanted = t * c.vocab;
+        if state.logits.try_reserve_exact(wanted).is_err() {
+            let bytes = wanted as u128 * size_of::<f32>() as u128;
+            return Err(OutOfMemory { bytes, what: "the logits" }.into());
+        }
+        state.logits.resize(wanted, 0.0);
         let output = Linear::without_bias(*output);
         project(self.kernels, self.store, &state.inputs, &mut [(&output, &mut state.logits)])?;
         Run::show(self.observer, "result_output", None, [t, c.vocab, 1], &mut state.logits);
         Ok(())
+    }
+}
+
+/// The first of some values (rows of `cols`) that is not right, by its row and its column. All are looked at in
+/// stretches, which is fast, and one by one only where one of them is wrong.
+fn first_wrong(values: &[f32], cols: usize, right: impl Fn(f32) -> bool) -> Option<(usize, usize)> {
+    let all_right = |values: &[f32]| values.iter().fold(true, |all, &v| all & right(v));
+    let (i, stretch) = values.chunks(4096).enumerate().find(|(_, stretch)| !all_right(stretch))?;
+    let at = i * 4096 + stretch.iter().position(|&v| !right(v))?;
+    Some((at / cols, at % cols))
+}
+
+fn check_finite(node: &'static str, layer: usize, x: &[f32], cols: usize) -> Result<(), ForwardError> {
+    match first_wrong(x, cols, f32::is_finite) {
+        Some((token, index)) => Err(ForwardError::NotFinite { node, layer, token, index }),
+        None => Ok(()),
+    }
+}
+
+/// The least that is rounded to infinity as f16.
+const F16_OVERFLOW: f32 = 65520.0;
+
+/// Keys and values are kept: an infinite key takes its position out of the attention without a trace.
+fn check_kept(
+    node: &'static str,
+    layer: usize,
+    ty: KvType,
+    x: &[f32],
+    cols: usize,
+) -> Result<(), ForwardError> {
+    check_finite(node, layer, x, cols)?;
+    match first_wrong(x, cols, |v| ty == KvType::F32 || v.abs() < F16_OVERFLOW) {
+        Some((token, index)) => {
+            Err(ForwardError::BeyondF16 { node, layer, token, index, value: x[token * cols + index] })
+        }
+        None => Ok(()),
     }
 }
 

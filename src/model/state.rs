@@ -78,6 +78,7 @@ impl KvBuffer {
 pub struct KvCache {
     layers: Vec<(KvBuffer, KvBuffer)>,
     context: usize,
+    ty: KvType,
 }
 
 impl KvCache {
@@ -89,7 +90,7 @@ impl KvCache {
         let layers = (0..config.layers)
             .map(|_| Ok((KvBuffer::new(config, context, ty)?, KvBuffer::new(config, context, ty)?)))
             .collect::<Result<_, OutOfMemory>>()?;
-        Ok(KvCache { layers, context })
+        Ok(KvCache { layers, context, ty })
     }
 
     /// Bytes of a cache.
@@ -106,6 +107,11 @@ impl KvCache {
     /// Positions there is room for.
     pub fn context(&self) -> usize {
         self.context
+    }
+
+    /// What keys and values are kept as.
+    pub fn ty(&self) -> KvType {
+        self.ty
     }
 
     /// Keys and values of a layer.
@@ -307,6 +313,11 @@ impl RunState {
     /// Most tokens of a pass.
     pub fn batch(&self) -> usize {
         self.batch
+    }
+
+    /// Forgets the logits: those of a pass that failed are nobody's.
+    pub fn clear_logits(&mut self) {
+        self.logits.clear();
     }
 
     /// The logits that the last pass was asked for: `[tokens][vocabulary]`.

@@ -3,7 +3,7 @@
 use crate::gguf::{Gguf, TensorInfo, TensorType};
 use crate::kernels::{MatmulJob, WeightMatrix};
 use crate::quant::{self, ActivationType, Format};
-use crate::store::{Role, Store, WeightId};
+use crate::store::{Role, Store, WeightId, zeroed};
 
 use super::ModelError;
 use super::config::Experts;
@@ -167,7 +167,7 @@ impl<'a> WeightLoader<'a> {
     pub fn vector(&mut self, name: &str, n: usize) -> Result<Vec<f32>, ModelError> {
         let tensor = self.find(name, &[n])?;
         let id = self.store.register(tensor, 0..tensor.bytes, Role::Once)?;
-        let mut values = vec![0.0; n];
+        let mut values = zeroed(&[n], "a small tensor of the model")?;
         if let Some(format) = quant::format(tensor.ty) {
             (format.decode)(&self.store.read_once(id)?, &mut values);
         }
@@ -177,7 +177,16 @@ impl<'a> WeightLoader<'a> {
         }
     }
 
-    /// The same where the tensor may be absent.
+    /// The weights of a norm of `n` elements.
+    pub fn norm(&mut self, name: &str, n: usize) -> Result<Vec<f32>, ModelError> {
+        let weights = self.vector(name, n)?;
+        match weights.iter().any(|&w| w != 0.0) {
+            true => Ok(weights),
+            false => Err(ModelError::ZeroNorm { name: name.to_owned() }),
+        }
+    }
+
+    /// As [`WeightLoader::vector`] where the tensor may be absent.
     pub fn optional_vector(&mut self, name: &str, n: usize) -> Result<Option<Vec<f32>>, ModelError> {
         if self.contains(name) { self.vector(name, n).map(Some) } else { Ok(None) }
     }

@@ -75,7 +75,7 @@ impl Generation<'_, '_> {
             }
             self.pending = None;
         }
-        let logits = self.session.finite_logits()?;
+        let logits = self.session.usable_logits()?;
         let Some(chosen) = self.sampler.sample(logits) else { return Ok(None) };
         self.sampler.accept(chosen.id);
         let run = self.drafter.as_mut().is_some_and(|drafter| drafter.drawn(chosen.id));
@@ -96,7 +96,9 @@ impl Generation<'_, '_> {
         match self.session.feed_drafted(id, drafts) {
             Ok(()) => drafter.passed(started.elapsed()),
             // It may be a draft's doing that would never be drawn: the token alone shows it.
-            Err(SessionError::Forward(ForwardError::NotFinite { .. })) if !drafts.is_empty() => {
+            Err(SessionError::Forward(ForwardError::NotFinite { .. } | ForwardError::BeyondF16 { .. }))
+                if !drafts.is_empty() =>
+            {
                 drafter.withdraw();
                 self.stats.passes += 1;
                 self.session.feed(&[id], Logits::Last)?;

@@ -38,6 +38,12 @@ pub enum SessionError {
         "the logits at position {position} are not finite (first at token {id}): the model's weights or its arithmetic overflow"
     )]
     LogitsNotFinite { position: usize, id: usize },
+    #[error(
+        "the logits at position {position} are all the same ({value}): the model says nothing, its weights may be zeros"
+    )]
+    LogitsEqual { position: usize, value: f32 },
+    #[error("there are no logits: no pass has left any")]
+    NoLogits,
     #[error("interrupted")]
     Interrupted,
 }
@@ -197,8 +203,12 @@ impl<'m> Session<'m> {
                 observer: &mut *observer,
             };
             let model = self.model;
-            self.pool.install(|| model.forward(pass))?;
+            let passed = self.pool.install(|| model.forward(pass));
             self.row = None;
+            if let Err(error) = passed {
+                self.state.clear_logits();
+                return Err(error.into());
+            }
             self.past += chunk.len();
             self.tokens.extend_from_slice(chunk);
             done += chunk.len();
@@ -249,19 +259,25 @@ impl<'m> Session<'m> {
     /// The most probable next token; the lower id of equals.
     ///
     /// # Errors
-    /// Where a logit is not finite.
+    /// Where a logit is not finite, all are the same, or no pass has left any.
     pub fn argmax(&self) -> Result<u32, SessionError> {
-        let logits = self.finite_logits()?;
+        let logits = self.usable_logits()?;
         let best = (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
         Ok(best as u32)
     }
 
-    fn finite_logits(&self) -> Result<&[f32], SessionError> {
-        let all = self.logits();
-        let last = &all[all.len() - self.model.config().vocab..];
-        match last.iter().position(|l| !l.is_finite()) {
-            Some(id) => Err(SessionError::LogitsNotFinite { position: self.past.saturating_sub(1), id }),
-            None => Ok(last),
+    /// The logits of the last position, of which some differ.
+    fn usable_logits(&self) -> Result<&[f32], SessionError> {
+        let last = self.logits().rchunks(self.model.config().vocab).next().ok_or(SessionError::NoLogits)?;
+        let position = self.past.saturating_sub(1);
+        if let Some(id) = last.iter().position(|l| !l.is_finite()) {
+            return Err(SessionError::LogitsNotFinite { position, id });
+        }
+        match last {
+            [value, others @ ..] if !others.is_empty() && others.iter().all(|l| l == value) => {
+                Err(SessionError::LogitsEqual { position, value: *value })
+            }
+            _ => Ok(last),
         }
     }
 }

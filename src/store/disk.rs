@@ -6,6 +6,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::zeroed;
+
 /// What places, lengths and buffers of direct reads are multiples of: enough for every disk in use.
 pub const ALIGNMENT: usize = 4096;
 
@@ -62,7 +64,7 @@ pub fn open_for_small_reads(path: &Path) -> io::Result<File> {
 /// # Errors
 /// Where the file ends earlier, or what the system says.
 pub fn read_exact(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; len];
+    let mut bytes: Vec<u8> = zeroed(&[len], "reads").map_err(|_| io::ErrorKind::OutOfMemory)?;
     let mut done = 0;
     while done < len {
         match sys::read_at(file, &mut bytes[done..], offset + done as u64) {
@@ -77,8 +79,7 @@ pub fn read_exact(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
 
 /// Some file systems open a file for direct reads and then refuse these.
 fn takes_direct_reads(file: &File) -> bool {
-    let mut buffer = AlignedBuffer::new(ALIGNMENT);
-    sys::read_at(file, buffer.as_mut(), 0).is_ok()
+    AlignedBuffer::new(ALIGNMENT).and_then(|mut buffer| sys::read_at(file, buffer.as_mut(), 0)).is_ok()
 }
 
 #[derive(Debug)]
@@ -115,19 +116,30 @@ pub struct AlignedBuffer {
 }
 
 impl AlignedBuffer {
-    pub fn new(len: usize) -> AlignedBuffer {
+    /// A buffer of `len` bytes.
+    ///
+    /// # Errors
+    /// Where they cannot be had.
+    pub fn new(len: usize) -> io::Result<AlignedBuffer> {
         let mut buffer = AlignedBuffer::default();
-        buffer.resize(len);
-        buffer
+        buffer.resize(len)?;
+        Ok(buffer)
     }
 
     /// Makes it `len` bytes long; what it held is gone where it grows.
-    pub fn resize(&mut self, len: usize) {
+    ///
+    /// # Errors
+    /// Where they cannot be had.
+    pub fn resize(&mut self, len: usize) -> io::Result<()> {
         if len > self.bytes.len().saturating_sub(ALIGNMENT) {
-            self.bytes = vec![0; len + ALIGNMENT];
+            let out_of_memory = || io::Error::from(io::ErrorKind::OutOfMemory);
+            // Zeros that nothing has written cost no memory until they are read over.
+            let wanted = len.checked_add(ALIGNMENT).ok_or_else(out_of_memory)?;
+            self.bytes = zeroed(&[wanted], "reads").map_err(|_| out_of_memory())?;
             self.start = self.bytes.as_ptr().align_offset(ALIGNMENT);
         }
         self.len = len;
+        Ok(())
     }
 }
 
@@ -290,7 +302,7 @@ mod tests {
         let all = bytes(5 * ALIGNMENT);
         let portions = [Some(5000), None, Some(100), Some(ALIGNMENT), Some(3 * ALIGNMENT)];
         let file = Portions { bytes: all.clone(), portions: Mutex::new(portions.to_vec()) };
-        let mut buffer = AlignedBuffer::new(5 * ALIGNMENT);
+        let mut buffer = AlignedBuffer::new(5 * ALIGNMENT).unwrap();
         read_whole(&file, buffer.as_mut(), 0, 5 * ALIGNMENT).unwrap();
         assert_eq!(buffer.as_ref(), all);
     }
@@ -299,7 +311,7 @@ mod tests {
     fn the_end_of_a_file_is_an_error_only_where_bytes_are_needed() {
         let all = bytes(ALIGNMENT + 100);
         let file = Portions { bytes: all.clone(), portions: Mutex::default() };
-        let mut buffer = AlignedBuffer::new(2 * ALIGNMENT);
+        let mut buffer = AlignedBuffer::new(2 * ALIGNMENT).unwrap();
         read_whole(&file, buffer.as_mut(), 0, ALIGNMENT + 100).unwrap();
         assert_eq!(buffer.as_ref()[..all.len()], all);
         let error = read_whole(&file, buffer.as_mut(), 0, ALIGNMENT + 101).unwrap_err();
@@ -317,7 +329,7 @@ mod tests {
             file.write_all(&all).unwrap();
             file.as_file().sync_all().unwrap();
             let file = open_file(file.path()).unwrap();
-            let mut buffer = AlignedBuffer::new(3 * ALIGNMENT);
+            let mut buffer = AlignedBuffer::new(3 * ALIGNMENT).unwrap();
             read_whole(&*file, buffer.as_mut(), ALIGNMENT as u64, 2 * ALIGNMENT + 77).unwrap();
             assert_eq!(buffer.as_ref()[..2 * ALIGNMENT + 77], all[ALIGNMENT..], "{}", dir.display());
         }

@@ -23,6 +23,8 @@ pub enum StoreError {
         path.display()
     )]
     CutShort { path: PathBuf, tensor: String, offset: u64 },
+    #[error("{}: cannot be read at byte {offset}: {problem}", path.display())]
+    Lost { path: PathBuf, offset: u64, problem: &'static str },
     #[error(transparent)]
     Shortage(#[from] Shortage),
     #[error(transparent)]
@@ -41,6 +43,21 @@ impl StoreError {
         match error.kind() {
             std::io::ErrorKind::UnexpectedEof => StoreError::CutShort { path, tensor, offset },
             _ => StoreError::Read { path, tensor, offset, source: error },
+        }
+    }
+
+    /// Bytes of a mapping that its file does not have (any more), or that the system could not read.
+    pub(super) fn lost(path: &Path, tensor: Option<&str>, offset: u64, shorter: bool) -> StoreError {
+        let problem = match shorter {
+            true => "the file has been cut short since it was opened",
+            false => "the system failed to, or the file was cut short for a while",
+        };
+        match tensor {
+            Some(tensor) if shorter => {
+                StoreError::CutShort { path: path.to_owned(), tensor: tensor.to_owned(), offset }
+            }
+            Some(tensor) => StoreError::read(path, tensor, offset, Arc::new(std::io::Error::other(problem))),
+            None => StoreError::Lost { path: path.to_owned(), offset, problem },
         }
     }
 }

@@ -8,11 +8,16 @@ use std::path::{Path, PathBuf};
 use memmap2::{Advice, Mmap};
 
 use super::StoreError;
+#[cfg(unix)]
+use super::sigbus::Watch;
 
 /// The bytes of a file, read as they are touched.
 #[derive(Debug)]
 pub struct MappedFile {
     path: PathBuf,
+    /// Ends before the mapping does.
+    #[cfg(unix)]
+    watch: Watch,
     map: Mmap,
     /// Open on its own: advice on one of them is not for the other.
     file: Option<File>,
@@ -42,9 +47,36 @@ impl MappedFile {
     pub fn of(file: &File, path: &Path) -> Result<MappedFile, StoreError> {
         let failed = |error| StoreError::open(path, error);
         // SAFETY: the mapping is read-only; the bytes are only ever read as plain numbers, so
-        // a writer elsewhere can spoil results but not memory.
+        // a writer elsewhere can spoil results but not memory. Who cuts the file short is found out: see `check`.
         let map = unsafe { Mmap::map(file) }.map_err(failed)?;
-        Ok(MappedFile { path: path.to_owned(), map, file: None })
+        Ok(MappedFile {
+            path: path.to_owned(),
+            #[cfg(unix)]
+            watch: Watch::start(&map),
+            map,
+            file: None,
+        })
+    }
+
+    /// Whether all that was read so far were the file's bytes; asked after reading, before what was read is used.
+    ///
+    /// # Errors
+    /// Where the file has been cut short or could not be read; `tensor` names what lies at a place in it.
+    pub fn check<'a>(&self, tensor: impl FnOnce(u64) -> Option<&'a str>) -> Result<(), StoreError> {
+        #[cfg(unix)]
+        let fault = self.watch.fault().map(|offset| offset as u64);
+        #[cfg(not(unix))]
+        let fault = None;
+        // What is left of the last page reads as zeros without a fault.
+        let left = self.file.as_ref().and_then(|file| file.metadata().ok()).map(|found| found.len());
+        let lost = left.filter(|&left| left < self.map.len() as u64);
+        match fault.or(lost) {
+            None => Ok(()),
+            Some(offset) => {
+                let shorter = lost.is_some_and(|left| left <= offset) || self.file.is_none();
+                Err(StoreError::lost(&self.path, tensor(offset), offset, shorter))
+            }
+        }
     }
 
     /// Where it is.
@@ -56,7 +88,11 @@ impl MappedFile {
     pub(super) fn read(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         match &self.file {
             Some(file) => super::disk::read_exact(file, offset, len),
-            None => Ok(self.map[offset as usize..][..len].to_vec()),
+            None => {
+                let bytes = self.map[offset as usize..][..len].to_vec();
+                self.check(|_| None).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+                Ok(bytes)
+            }
         }
     }
 

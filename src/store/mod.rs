@@ -20,6 +20,8 @@ mod plan;
 mod populate;
 mod requests;
 mod ring;
+#[cfg(unix)]
+mod sigbus;
 mod speed;
 mod stats;
 mod streamed;
@@ -35,7 +37,7 @@ pub use budget::available_memory_bytes;
 pub use disk::{ALIGNMENT, AlignedBuffer, OpenFile, ReadAt, open_file};
 pub use error::StoreError;
 pub use file::MappedFile;
-pub use os::{peak_rss_bytes, private_bytes};
+pub use os::{confine, peak_rss_bytes, private_bytes};
 pub use plan::{Place, Plan, Role, Shortage, SlotClass, WeightUse};
 use populate::Populate;
 use requests::{Fault, Weight};
@@ -409,7 +411,26 @@ impl Store {
         Ok(guards.remove(0).1)
     }
 
-    /// The bytes of a weight in its mapped file, wherever the plan has them.
+    /// Whether the bytes that were read from mapped files so far were the files': asked after a pass, or whatever else
+    /// reads mapped bytes, before what was made of them is used. Cheap: a flag and the size of each file.
+    ///
+    /// # Errors
+    /// Where a file has been cut short since it was opened, or could not be read.
+    pub fn check_mapped(&self) -> Result<(), StoreError> {
+        // Of a streamed model nothing is mapped but what is in memory anyway.
+        if self.streamed.is_some() {
+            return Ok(());
+        }
+        self.files.iter().enumerate().try_for_each(|(part, file)| match file {
+            FileBytes::Memory { .. } => Ok(()),
+            FileBytes::Mapped(file) => file.check(|offset| {
+                let holds = |e: &&Extent| e.part == part && e.bytes.contains(&(offset as usize));
+                self.extents.iter().find(holds).map(|e| &*e.tensor)
+            }),
+        })
+    }
+
+    /// The bytes of a weight in its mapped file, wherever the plan has them; see [`Store::check_mapped`].
     pub fn mapped(&self, id: WeightId) -> &[u8] {
         let extent = &self.extents[id.index()];
         &self.files[extent.part][extent.bytes.clone()]
@@ -430,7 +451,9 @@ impl Store {
         assert!(range.end <= extent.bytes.len(), "a part outside of its weight");
         if matches!(extent.role, Role::Always) && streamed.is_resident(id.index()) {
             let guard = self.acquire(id)?;
-            scratch.resize(range.len());
+            scratch
+                .resize(range.len())
+                .map_err(|error| self.read_error(id, extent.bytes.start as u64, Arc::new(error)))?;
             scratch.as_mut().copy_from_slice(&guard[range]);
             let read: &AlignedBuffer = scratch;
             return Ok(read.as_ref());

@@ -27,7 +27,7 @@ pub fn read_speed(path: &Path, open: OpenFile<'_>) -> Result<Option<f64>, StoreE
     let pieces = bytes / PIECE as u64;
     let started = Instant::now();
     let read = |reader: usize| -> std::io::Result<u64> {
-        let mut buffer = AlignedBuffer::new(PIECE.next_multiple_of(ALIGNMENT));
+        let mut buffer = AlignedBuffer::new(PIECE.next_multiple_of(ALIGNMENT))?;
         // Places far from each other, by a step that is prime to most sizes.
         let (mut at, mut done) = (pieces * reader as u64 / READERS as u64, 0);
         while started.elapsed() < TIME {

@@ -151,7 +151,7 @@ impl Streamed {
         let file = self.shared.files[part].as_ref().ok_or(std::io::ErrorKind::NotFound)?;
         let from = start / ALIGNMENT as u64 * ALIGNMENT as u64;
         let within = (start - from) as usize..(end - from) as usize;
-        scratch.resize(within.end.next_multiple_of(ALIGNMENT));
+        scratch.resize(within.end.next_multiple_of(ALIGNMENT))?;
         read_whole(&*file.file, scratch.as_mut(), from, within.end)?;
         self.shared.lock().stats.bytes_read += scratch.as_ref().len() as u64;
         Ok(within)

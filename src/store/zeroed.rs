@@ -19,6 +19,7 @@ mod sealed {
     impl Number for u16 {}
     impl Number for u32 {}
     impl Number for i8 {}
+    impl Number for u8 {}
 }
 
 /// A vector of the product of `sizes` zeros. The system gives the pages when they are first written, so

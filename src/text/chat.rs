@@ -1,14 +1,17 @@
 //! A model's chat template: Jinja as transformers runs it, in `minijinja`.
 //!
 //! Templates come with the file and are not trusted: they see the conversation and nothing else, have no
-//! loader, and run on fuel, which bounds their time, memory and output.
+//! loader, and run on fuel, which bounds how many instructions they run and how much text they make. It does not bound
+//! all that a template can cost: deep expressions and values that hold themselves exhaust the stack, lists of lists of
+//! lists can be compared and printed for ever. Who does not know the template renders it in a process of its own, which
+//! may take little ([`confine`](crate::store::confine)), as the command line does.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, Error, ErrorKind, context};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 use super::{TextError, Tokenizer};
@@ -21,11 +24,11 @@ const NAME: &str = "chat_template";
 const MAX_TEMPLATE: usize = 1 << 20;
 
 /// Fuel of a rendering: instructions, of which each also pays for 64 bytes of data, so that the memory a
-/// template can fill is 128 MB at most.
-const FUEL: u64 = 2_000_000;
+/// template can fill is 32 MB at most. Real templates use some hundreds a message.
+const FUEL: u64 = 500_000;
 
 /// A message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// `system`, `user`, `assistant`, ..
     pub role: String,
@@ -36,6 +39,34 @@ impl Message {
     /// A message of this role.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Message {
         Message { role: role.into(), content: content.into() }
+    }
+}
+
+/// What a template sees: messages, and the texts of the model's special tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conversation {
+    messages: Vec<Message>,
+    add_generation_prompt: bool,
+    bos_token: String,
+    eos_token: String,
+    unk_token: String,
+    pad_token: String,
+}
+
+impl Conversation {
+    /// A conversation with a model of this vocabulary. With `add_generation_prompt` its text ends with what begins the
+    /// assistant's answer.
+    pub fn new(messages: &[Message], add_generation_prompt: bool, tokenizer: &Tokenizer) -> Conversation {
+        let text =
+            |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or_default().to_owned();
+        Conversation {
+            messages: messages.to_vec(),
+            add_generation_prompt,
+            bos_token: text(tokenizer.bos()),
+            eos_token: text(tokenizer.eos()),
+            unk_token: text(tokenizer.unknown()),
+            pad_token: text(tokenizer.padding()),
+        }
     }
 }
 
@@ -51,7 +82,15 @@ impl ChatTemplate {
     /// # Errors
     /// A template over 1 MiB, or one that cannot be parsed.
     pub fn from_metadata(meta: &Metadata) -> Result<Option<ChatTemplate>, TextError> {
-        meta.str(KEY)?.map(ChatTemplate::new).transpose()
+        ChatTemplate::source(meta)?.map(ChatTemplate::new).transpose()
+    }
+
+    /// The source of the model's template, where it has one.
+    ///
+    /// # Errors
+    /// A key that is not a text.
+    pub fn source(meta: &Metadata) -> Result<Option<&str>, TextError> {
+        Ok(meta.str(KEY)?)
     }
 
     /// A template from its source.
@@ -75,27 +114,21 @@ impl ChatTemplate {
         Ok(ChatTemplate { environment })
     }
 
-    /// The conversation as text for [`Tokenizer::encode_chat`]. With `add_generation_prompt` it ends with
-    /// what begins the assistant's answer.
+    /// The conversation as text for [`Tokenizer::encode_chat`].
     ///
     /// # Errors
     /// What the template raises, an error in it, or more work than it is allowed.
-    pub fn render(
-        &self,
-        messages: &[Message],
-        add_generation_prompt: bool,
-        tokenizer: &Tokenizer,
-    ) -> Result<String, TextError> {
-        let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or_default();
-        let messages: Vec<Value> =
-            messages.iter().map(|m| context! { role => &m.role[..], content => &m.content[..] }).collect();
+    pub fn render(&self, conversation: &Conversation) -> Result<String, TextError> {
+        let Conversation { messages, add_generation_prompt, bos_token, eos_token, unk_token, pad_token } =
+            conversation;
+        let message = |m: &Message| context! { role => &m.role[..], content => &m.content[..] };
         let values = context! {
-            messages,
+            messages => messages.iter().map(message).collect::<Vec<Value>>(),
             add_generation_prompt,
-            bos_token => text(tokenizer.bos()),
-            eos_token => text(tokenizer.eos()),
-            unk_token => text(tokenizer.unknown()),
-            pad_token => text(tokenizer.padding()),
+            bos_token,
+            eos_token,
+            unk_token,
+            pad_token,
             tools => (),
             documents => (),
         };
@@ -190,7 +223,7 @@ mod tests {
             Message::new("user", " Hi <b>\n"),
             Message::new("assistant", "Yes?"),
         ];
-        ChatTemplate::new(source)?.render(&messages, true, &tokenizer)
+        ChatTemplate::new(source)?.render(&Conversation::new(&messages, true, &tokenizer))
     }
 
     fn message(error: Result<String, TextError>) -> String {

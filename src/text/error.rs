@@ -38,6 +38,9 @@ pub enum TextError {
     /// A token's score is not a number.
     #[error("the score of token {id} is not a number")]
     BadScore { id: u32 },
+    /// There is no memory for what the file lists.
+    #[error("there is no memory for {len} {what}")]
+    OutOfMemory { what: &'static str, len: usize },
     /// The id of a special token is outside the vocabulary.
     #[error("{key} is {id}, but the vocabulary has {tokens} tokens")]
     SpecialOutOfRange { key: &'static str, id: u64, tokens: usize },

@@ -9,7 +9,7 @@
 //!   (`special`), the pre-tokenizers by their names in GGUF (`pre_tokenizer`), the meaning of
 //!   token types and special ids (`vocabulary`).
 //! - [`TokenStream`] turns generated ids into text as they come.
-//! - [`ChatTemplate`] renders a conversation.
+//! - [`ChatTemplate`] renders a [`Conversation`].
 
 mod byte_level;
 mod chat;
@@ -27,7 +27,7 @@ mod tests;
 mod tokenizer;
 mod vocabulary;
 
-pub use chat::{ChatTemplate, Message};
+pub use chat::{ChatTemplate, Conversation, Message};
 pub use error::TextError;
 pub use pre_tokenizer::pre_tokenizer_names;
 pub use stream::TokenStream;

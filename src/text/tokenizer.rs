@@ -1,6 +1,7 @@
 //! Text to ids and back.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -294,8 +295,9 @@ fn pre_name<'a>(
 /// The crate's BPE over the file's merges; `ids` must hold every token.
 fn bpe_model(meta: &Metadata, ids: IdsByText, ignore_merges: bool) -> Result<BPE, TextError> {
     let texts = meta.required(MERGES, meta.texts(MERGES)?)?;
-    let mut seen = std::collections::HashSet::with_capacity(texts.len());
-    let mut merges = Vec::with_capacity(texts.len());
+    let (mut seen, mut merges) = (HashSet::new(), Vec::new());
+    let out_of_memory = |_| TextError::OutOfMemory { what: "merges", len: texts.len() };
+    seen.try_reserve(texts.len()).and_then(|()| merges.try_reserve(texts.len())).map_err(out_of_memory)?;
     for (index, text) in texts.iter().enumerate() {
         // The first of two equal merges counts.
         if !seen.insert(text) {

@@ -177,7 +177,9 @@ fn named_where_empty(texts: &TextArray) -> TextArray {
 }
 
 fn index(texts: &TextArray) -> Result<IdsByText, TextError> {
-    let mut ids = IdsByText::with_capacity(texts.len());
+    let mut ids = IdsByText::default();
+    let out_of_memory = |_| TextError::OutOfMemory { what: "tokens", len: texts.len() };
+    ids.try_reserve(texts.len()).map_err(out_of_memory)?;
     for (id, text) in (0u32..).zip(texts.iter()) {
         let text = std::str::from_utf8(text).map_err(|_| TextError::TokenNotUtf8 { id })?;
         if let Some(first) = ids.insert(text.to_owned(), id) {

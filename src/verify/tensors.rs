@@ -11,7 +11,7 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::store::{MappedFile, StoreError};
+use crate::store::{MappedFile, OutOfMemory, StoreError};
 
 /// Why a file of tensors cannot be read or written.
 #[derive(Debug, Error)]
@@ -78,8 +78,10 @@ impl TensorFile {
     /// A file that cannot be mapped or is no safetensors file.
     pub fn open(path: &Path) -> Result<TensorFile, TensorFileError> {
         let file = MappedFile::open(path)?;
-        let (len, header) = SafeTensors::read_metadata(&file)
-            .map_err(|source| TensorFileError::Format { path: path.to_owned(), source })?;
+        let header = SafeTensors::read_metadata(&file);
+        file.check(|_| None)?;
+        let (len, header) =
+            header.map_err(|source| TensorFileError::Format { path: path.to_owned(), source })?;
         // The header is preceded by its length, in eight bytes.
         Ok(TensorFile { file, header, start: 8 + len })
     }
@@ -117,7 +119,7 @@ impl TensorFile {
     /// A tensor.
     ///
     /// # Errors
-    /// Where there is none of that name, or it is of another type.
+    /// Where there is none of that name, it is of another type, or the file has been cut short.
     pub fn tensor<T: Element>(&self, name: &str) -> Result<Tensor<T>, TensorFileError> {
         let path = || self.path().to_owned();
         let missing = || TensorFileError::Missing { path: path(), name: name.to_owned() };
@@ -129,7 +131,12 @@ impl TensorFile {
         let (from, to) = info.data_offsets;
         // In bounds: the header's offsets were checked against the file's length.
         let bytes = &self.file[self.start + from..self.start + to];
-        let values = bytes.chunks_exact(size_of::<T>()).filter_map(|b| T::read_from_bytes(b).ok()).collect();
+        let mut values = Vec::new();
+        values
+            .try_reserve_exact(bytes.len() / size_of::<T>())
+            .map_err(|_| StoreError::from(OutOfMemory { bytes: bytes.len() as u128, what: "a tensor" }))?;
+        values.extend(bytes.chunks_exact(size_of::<T>()).filter_map(|b| T::read_from_bytes(b).ok()));
+        self.file.check(|_| Some(name))?;
         Ok(Tensor { shape: info.shape.clone(), values })
     }
 }
@@ -184,29 +191,30 @@ impl TensorWriter {
         shape: &[usize],
         values: &[T],
     ) -> Result<(), TensorFileError> {
-        self.add_chunks(name, shape, std::iter::once(values))
+        self.add_chunks(name, shape, std::iter::once(Ok::<_, TensorFileError>(values)))
     }
 
     /// As [`TensorWriter::add`], of values that come in parts.
     ///
     /// # Errors
-    /// Where the bytes cannot be written.
+    /// Where the bytes cannot be written, or a part cannot be had.
     ///
     /// # Panics
     /// Where there are not as many values as the shape says.
-    pub fn add_chunks<T: Element>(
+    pub fn add_chunks<T: Element, E: From<TensorFileError>>(
         &mut self,
         name: &str,
         shape: &[usize],
-        chunks: impl Iterator<Item = impl AsRef<[T]>>,
-    ) -> Result<(), TensorFileError> {
+        chunks: impl Iterator<Item = Result<impl AsRef<[T]>, E>>,
+    ) -> Result<(), E> {
         // A name stands in the header once, and maybe once more in a text; besides, type, shape and place.
         self.header += 2 * name.len() + 160;
         if self.header > MAX_HEADER {
-            return Err(TensorFileError::TooMany { path: self.path.clone() });
+            return Err(TensorFileError::TooMany { path: self.path.clone() }.into());
         }
         let (start, mut count) = (self.written, 0);
         for chunk in chunks {
+            let chunk = chunk?;
             let bytes = chunk.as_ref().as_bytes();
             self.spool
                 .write_all(bytes)
@@ -245,6 +253,7 @@ impl TensorWriter {
             SafeTensorError::IoError(source) => failed(source),
             other => failed(std::io::Error::other(other.to_string())),
         })?;
+        spool.check(|_| None)?;
         let placed =
             if self.overwrite { whole.persist(&self.path) } else { whole.persist_noclobber(&self.path) };
         placed.map_err(|e| match e.error.kind() {

@@ -164,7 +164,7 @@ impl WeightRows {
         Place { expert, row: row % self.sizes[1], column: index % self.cols() }
     }
 
-    /// The rows as they are in the file.
+    /// The rows as they are in the file: [`WeightRows::check`] tells afterwards whether it had them all.
     pub fn bytes(&self) -> &[u8] {
         self.store.mapped(self.id)
     }
@@ -182,8 +182,19 @@ impl WeightRows {
         Ok(WeightMatrix::new(format.ty, bytes, rows, cols).expect("it is a format"))
     }
 
+    /// Whether [`WeightRows::bytes`] were the file's all the time.
+    ///
+    /// # Errors
+    /// Where the file has been cut short since it was opened, or could not be read.
+    pub fn check(&self) -> Result<(), RowsError> {
+        Ok(self.store.check_mapped()?)
+    }
+
     /// The values, some at a time and in order. How many they are each time has nothing to do with rows.
-    pub fn chunks(&self) -> impl Iterator<Item = Vec<f32>> {
+    ///
+    /// # Errors
+    /// As [`WeightRows::check`].
+    pub fn chunks(&self) -> impl Iterator<Item = Result<Vec<f32>, RowsError>> {
         let (Decoder { ty, decode }, bytes) = (self.decoder, self.bytes());
         let (block_len, block_bytes) = (ty.block_len() as usize, ty.block_bytes() as usize);
         let chunk_bytes = CHUNK / block_len * block_bytes;
@@ -191,7 +202,7 @@ impl WeightRows {
             let bytes = &bytes[at..bytes.len().min(at + chunk_bytes)];
             let mut values = vec![0f32; bytes.len() / block_bytes * block_len];
             decode(bytes, &mut values);
-            values
+            self.check().map(|()| values)
         })
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod gguf;
 pub mod goldens;
+pub mod tiny;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

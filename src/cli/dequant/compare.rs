@@ -34,7 +34,7 @@ pub fn run(
     let mut difference = Difference::default();
     // Both come in parts of the same sizes.
     for (wanted, found) in reference.rows.chunks().zip(selected.rows.chunks()) {
-        difference.add(&wanted, &found);
+        difference.add(&wanted?, &found?);
     }
     if args.json {
         return print_json(&report(selected, &reference, &difference), out);

@@ -18,15 +18,17 @@ const FIRST: usize = 6;
 pub fn run(selected: &Selected<'_>, json: bool, out: &mut impl Write) -> Result<(), CliError> {
     let (mut statistics, mut first) = (Statistics::default(), Vec::new());
     for chunk in selected.rows.chunks() {
+        let chunk = chunk?;
         first.extend(chunk.iter().take(FIRST - first.len()));
         statistics.add(&chunk);
     }
     let edges = statistics.min.zip(statistics.max);
-    let histogram = edges.map(|((low, _), (high, _))| {
-        let mut histogram = Histogram::new(low, high, BINS);
-        selected.rows.chunks().for_each(|chunk| histogram.add(&chunk));
-        histogram
-    });
+    let mut histogram = edges.map(|((low, _), (high, _))| Histogram::new(low, high, BINS));
+    if let Some(histogram) = &mut histogram {
+        for chunk in selected.rows.chunks() {
+            histogram.add(&chunk?);
+        }
+    }
     if json {
         return print_json(&report(selected, &statistics, histogram, &first), out);
     }

@@ -7,8 +7,8 @@ use clap::Args as ClapArgs;
 
 use super::Args;
 use crate::cli::input::Input;
-use crate::cli::{CliError, InFile};
-use crate::text::{ChatTemplate, EncodeOptions, Message, Tokenizer};
+use crate::cli::{CliError, InFile, render_chat};
+use crate::text::{ChatTemplate, Conversation, EncodeOptions, Message, Tokenizer};
 
 #[derive(ClapArgs, Debug)]
 #[group(multiple = false)]
@@ -62,17 +62,20 @@ pub fn encode(
         let options = EncodeOptions { add_special: true, parse_special: true };
         return tokenizer.encode(&text, options).in_file(path);
     }
-    let template = ChatTemplate::from_metadata(gguf.metadata()).in_file(path)?.ok_or_else(|| {
+    let template = ChatTemplate::source(gguf.metadata()).in_file(path)?.ok_or_else(|| {
         CliError::new("the model has no chat template")
             .in_file(path)
             .hint("without --chat the prompt goes in as given")
     })?;
+    let render = |messages: &[Message]| {
+        render_chat::render(template, &Conversation::new(messages, true, tokenizer)).in_file(path)
+    };
     let mut messages = vec![Message::new("user", &text)];
-    let mut rendered = template.render(&messages, true, tokenizer).in_file(path)?;
+    let mut rendered = render(&messages)?;
     if let Some(system) = &args.system {
         messages.insert(0, Message::new("system", system));
         let without = std::mem::take(&mut rendered);
-        rendered = template.render(&messages, true, tokenizer).in_file(path)?;
+        rendered = render(&messages)?;
         if rendered == without {
             let error = CliError::new("the chat template leaves system messages out");
             return Err(error.in_file(path).hint("leave --system out"));

@@ -1,0 +1,120 @@
+//! Writes the seeds of every target below a folder: small models that are sound, of every kind, and files of tensors.
+//! `seeds FOLDER FIXTURES`
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use wayinfer::gguf::Gguf;
+use wayinfer::verify::TensorWriter;
+
+#[path = "../../tests/common/gguf.rs"]
+#[allow(dead_code)]
+mod gguf;
+#[path = "../../tests/common/tiny.rs"]
+#[allow(dead_code)]
+mod tiny;
+
+use gguf::{Data, GgufBuilder, ty};
+
+/// Headers alone are of interest of anything larger.
+const LARGEST: usize = 200_000;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    let [root, fixtures] = &args[..] else { return Err("usage: seeds FOLDER FIXTURES".into()) };
+    let write = |target: &str, name: &str, bytes: &[u8]| -> std::io::Result<()> {
+        let folder = root.join(target);
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join(name), bytes)
+    };
+    let models = models();
+    for (name, model) in &models {
+        write("header", name, &model.build())?;
+        write("load", name, &model.build())?;
+        let parts: Vec<Vec<u8>> = model.split(3).iter().map(GgufBuilder::build).collect();
+        let part = |bytes: &Vec<u8>| [&(bytes.len() as u32).to_le_bytes()[..3], bytes].concat();
+        write("split", name, &parts.iter().map(part).collect::<Vec<_>>().concat())?;
+    }
+    write("header", "small", &gguf::small_model().build())?;
+    for entry in fs::read_dir(fixtures)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "gguf") {
+            let bytes = fs::read(&path)?;
+            let header = Gguf::open(path.as_path()).map_or(0, |gguf| gguf.parts[0].data_offset as usize);
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            write("header", &name, &bytes[..header.min(LARGEST).min(bytes.len())])?;
+        }
+    }
+    tokenizers(&write)?;
+    tensors(&root.join("golden"))
+}
+
+/// The tiny models, with each tensor type, with experts merged and one by one, with biases.
+fn models() -> Vec<(String, GgufBuilder)> {
+    let mut models = vec![("spm".to_owned(), tiny::tiny_model()), ("bpe".to_owned(), tiny::tiny_bpe())];
+    for &(name, ty) in gguf::ty::ALL {
+        if 64 % ty.1 == 0 {
+            let output = tiny::tiny_model();
+            let dims = [32u64.next_multiple_of(ty.1), tiny::TOKENS];
+            if dims[0] == 32 {
+                models.push((name.to_lowercase(), output.replace("output.weight", ty, &dims, Data::Random(1))));
+            }
+        }
+    }
+    let bias = tiny::tiny_model().tensor("blk.0.attn_q.bias", ty::F32, &[32], Data::Zero);
+    models.push(("bias".to_owned(), bias));
+    let experts = |model: GgufBuilder| {
+        let model = model.kv("llama.expert_count", 4u32).kv("llama.expert_used_count", 2u32);
+        let model = ["gate", "up", "down"]
+            .iter()
+            .fold(model, |model, part| model.without_tensor(&format!("blk.0.ffn_{part}.weight")));
+        let router = (0..4 * 32).map(|i| (i % 7) as f32 / 8.0).collect::<Vec<f32>>();
+        model.tensor("blk.0.ffn_gate_inp.weight", ty::F32, &[32, 4], router)
+    };
+    let matrix = |n: usize| (0..n).map(|i| (i % 11) as f32 / 64.0 - 0.07).collect::<Vec<f32>>();
+    let (mut merged, mut single) = (experts(tiny::tiny_model()), experts(tiny::tiny_model()));
+    for (part, cols, rows) in [("gate", 32, 64), ("up", 32, 64), ("down", 64, 32)] {
+        let dims = [cols, rows, 4];
+        merged = merged.tensor(format!("blk.0.ffn_{part}_exps.weight"), ty::F32, &dims, matrix(4 * 32 * 64));
+        for e in 0..4 {
+            single = single.tensor(format!("blk.0.ffn_{part}.{e}.weight"), ty::F32, &dims[..2], matrix(32 * 64));
+        }
+    }
+    models.push(("experts".to_owned(), merged));
+    models.push(("experts-single".to_owned(), single));
+    models
+}
+
+/// The tokenizer's input is made of its bytes by `arbitrary`: texts of every kind give it something to take.
+fn tokenizers(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> Result<(), Box<dyn Error>> {
+    let texts: [(&str, &[u8]); 4] = [
+        ("words", "\u{1}\u{1}the then hello <s> </s> ▁a ĠA <|im_end|> 0123 été 你好".as_bytes()),
+        ("template", b"\x00\x01{% for m in messages %}{{ m.role }}: {{ m.content | trim }}{% endfor %}{{ eos_token }}"),
+        ("functions", b"\x01\x00{{ raise_exception('x') }}{{ strftime_now('%Y') }}{{ messages | tojson(indent=2) }}"),
+        ("bytes", &[0xff; 64]),
+    ];
+    for (name, bytes) in texts {
+        write("tokenizer", name, bytes)?;
+        write("tokenizer", &format!("{name}-long"), &bytes.repeat(8))?;
+    }
+    Ok(())
+}
+
+fn tensors(folder: &Path) -> Result<(), Box<dyn Error>> {
+    fs::create_dir_all(folder)?;
+    let mut writer = TensorWriter::create(&folder.join("small.safetensors"), true)?;
+    writer.add("a", &[2, 3], &[1.0f32; 6])?;
+    writer.add("b", &[0], &[0u8; 0])?;
+    writer.finish()?;
+    let mut writer = TensorWriter::create(&folder.join("reference.safetensors"), true)?;
+    writer.text("wayinfer", r#"{"format":1,"kv":"f16","decode_steps":1,"order":["prefill/embd#0"]}"#);
+    writer.add("prompt", &[3], &[1i32, 2, 3])?;
+    writer.add("rows", &[2], &[0i32, 2])?;
+    writer.add("greedy/ids", &[1], &[7i32])?;
+    writer.add("prefill/embd#0", &[2, 4], &[0.5f32; 8])?;
+    writer.add("prefill/Qcur-0#1", &[2, 4], &[0.5f32; 8])?;
+    writer.add("decode.0/result_output#0", &[1, 4], &[0.5f32; 4])?;
+    writer.finish()?;
+    Ok(())
+}
