@@ -56,11 +56,18 @@ fn tiles_are_enabled() -> bool {
 /// Asks Linux to let this process, all its threads, use tiles; again does no harm.
 ///
 /// It is a part of finding out what the CPU can do, and the one system call outside of `store`.
+#[cfg(target_os = "linux")]
 fn ask_for_tiles() -> bool {
     const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
     const XFEATURE_XTILEDATA: libc::c_long = 18;
     // SAFETY: this `arch_prctl` takes two numbers and touches no memory of ours; unknown to a kernel, it fails.
     unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
+}
+
+/// Elsewhere whoever may use tiles at all need not ask.
+#[cfg(not(target_os = "linux"))]
+fn ask_for_tiles() -> bool {
+    true
 }
 
 /// A kernel of the AVX-512 set whose panels can be multiplied in tiles.
