@@ -23,6 +23,7 @@ FORMATS = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K",
 SHAPE = fixtures.Shape(seed=1, title="one format for all matrices", layers=4, embd=2048, heads=16, kv=4, head=128, ffn=8192,
                        rope_factors=False)
 ROWS = 64  # that repeat
+FEW_ROWS = {"IQ1_M": 2, "IQ1_S": 8, "IQ2_XXS": 8, "IQ2_XS": 8, "IQ2_S": 8}  # of formats that take their time to encode
 
 
 def matrices(s):
@@ -38,7 +39,7 @@ def matrices(s):
 
 def rows_of(name, cols):
     """A few random rows in a format: their bytes, and the format's type."""
-    values = fixtures.weights(np.random.default_rng(cols), ROWS, cols)
+    values = fixtures.weights(np.random.default_rng(cols), FEW_ROWS.get(name, ROWS), cols)
     if name == "F32":
         return values.tobytes(), gguf.GGMLQuantizationType.F32
     if name == "F16":
@@ -55,8 +56,9 @@ def write(path, name):
     few = {cols: rows_of(name, cols) for _, _, cols in matrices(SHAPE)}
     for tensor, rows, cols in matrices(SHAPE):
         data, ty = few[cols]
-        row = len(data) // ROWS
-        repeated = np.frombuffer((data * -(-rows // ROWS))[:rows * row], np.int8)
+        few_rows = FEW_ROWS.get(name, ROWS)
+        row = len(data) // few_rows
+        repeated = np.frombuffer((data * -(-rows // few_rows))[:rows * row], np.int8)
         w.add_tensor(tensor + ".weight", repeated, raw_shape=(rows, cols), raw_dtype=ty)
     ones = np.ones(SHAPE.embd, np.float32)
     for layer in range(SHAPE.layers):

@@ -4,6 +4,7 @@
 //! threads.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
@@ -81,22 +82,45 @@ pub fn matmul_batch(kernels: &'static Kernels, jobs: &mut [MatmulJob<'_>]) {
         jobs.iter().for_each(|job| unsafe { job.run(0..job.rows) });
         return;
     }
-    // Many more chunks than threads, so that a slow thread does not hold up the others; but each worth its while.
-    let chunk_work = (work / (threads * CHUNKS_A_THREAD)).max(MIN_PARALLEL_WORK / 4);
-    let chunks: Vec<(usize, Range<usize>)> = jobs
-        .iter()
-        .enumerate()
-        .flat_map(|(i, job)| job.chunks(chunk_work).map(move |rows| (i, rows)))
-        .collect();
-    // SAFETY: a job's chunks do not overlap.
-    chunks.par_iter().with_max_len(1).for_each(|(i, rows)| unsafe { jobs[*i].run(rows.clone()) });
+    let chunks = split(&jobs, work, threads);
+    // Each thread takes the next chunk there is: all work close together in memory, and who is slow takes fewer.
+    let next = AtomicUsize::new(0);
+    (0..threads.min(chunks.len())).into_par_iter().with_max_len(1).for_each(|_| {
+        while let Some((i, rows)) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
+            // SAFETY: a job's chunks do not overlap, and each is taken once.
+            unsafe { jobs[*i].run(rows.clone()) };
+        }
+    });
 }
 
 /// Work (see [`Checked::work`]) below which other threads are not worth waking.
 const MIN_PARALLEL_WORK: usize = 64 * 1024;
-const CHUNKS_A_THREAD: usize = 16;
+/// What each thread may take of the work that is left: the fewer, the fewer chunks.
+const CHUNKS_A_THREAD: usize = 4;
+/// What a chunk is at least of all work, for each thread.
+const LEAST_CHUNKS_A_THREAD: usize = 64;
 /// Chunks are a multiple of what the kernels take at once.
 const ROWS_AT_ONCE: usize = 16;
+
+/// Splits the rows of jobs into chunks: large ones first, then ever smaller ones, so that a slow thread does not hold up the
+/// others at the end.
+fn split(jobs: &[Checked<'_>], work: usize, threads: usize) -> Vec<(usize, Range<usize>)> {
+    let least = (work / (threads * LEAST_CHUNKS_A_THREAD)).max(MIN_PARALLEL_WORK / 4);
+    let mut left = work;
+    let mut chunks = Vec::new();
+    for (i, job) in jobs.iter().enumerate() {
+        let row_work = (job.row_bytes * job.x.rows()).max(1);
+        let mut start = 0;
+        while start < job.rows {
+            let wanted = (left / (threads * CHUNKS_A_THREAD)).max(least) / row_work;
+            let end = job.rows.min(start + wanted.next_multiple_of(ROWS_AT_ONCE).max(ROWS_AT_ONCE));
+            chunks.push((i, start..end));
+            left = left.saturating_sub((end - start) * row_work);
+            start = end;
+        }
+    }
+    chunks
+}
 
 /// A job whose operands go together, with its kernel.
 struct Checked<'a> {
@@ -133,13 +157,6 @@ impl<'a> Checked<'a> {
     /// An estimate of the work: bytes of weights, each read once and used for every token.
     fn work(&self) -> usize {
         self.weights.bytes.len().saturating_mul(self.x.rows())
-    }
-
-    /// Splits the rows into ranges of about this much work.
-    fn chunks(&self, work: usize) -> impl Iterator<Item = Range<usize>> + use<> {
-        let row_work = (self.row_bytes * self.x.rows()).max(1);
-        let (rows, step) = (self.rows, (work / row_work).next_multiple_of(ROWS_AT_ONCE).max(ROWS_AT_ONCE));
-        (0..rows).step_by(step).map(move |start| start..rows.min(start + step))
     }
 
     /// Computes these rows of the output.

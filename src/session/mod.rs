@@ -1,5 +1,6 @@
 //! SESSION: a run of a model: its KV cache and buffers, prefill in batches, decode as an iterator, speculation.
 
+mod awake;
 mod generation;
 mod sampler;
 mod speculation;
@@ -203,7 +204,7 @@ impl<'m> Session<'m> {
                 observer: &mut *observer,
             };
             let model = self.model;
-            let passed = self.pool.install(|| model.forward(pass));
+            let passed = awake::run(&self.pool, || model.forward(pass));
             self.row = None;
             if let Err(error) = passed {
                 self.state.clear_logits();

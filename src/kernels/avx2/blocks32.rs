@@ -225,6 +225,10 @@ pub(in super::super) unsafe fn dots<B: Block, M: Multiply, const T: usize>(
         let tail = eights.remainder();
         let mut acc = [_mm256_setzero_ps(); T];
         let mut at = 0;
+        // Products are added to the lanes while the next ones are computed: a chain of operations that the CPU else
+        // waits for. Before the first there are none, of scale zero.
+        let (zero, floats) = ([_mm256_setzero_si256(); 2], [_mm256_setzero_ps(); 2]);
+        let mut held = array!(T, |t| (zero, floats, Eight::of::<B>(x[t], 0)));
         for blocks in eights {
             prefetch(blocks, PREFETCH);
             let (w, scales) = (weights_of(blocks), B::scales(blocks));
@@ -232,9 +236,16 @@ pub(in super::super) unsafe fn dots<B: Block, M: Multiply, const T: usize>(
                 let Some(x) = Eight::of::<B>(x[t], at) else {
                     unreachable!("as many activations as weights")
                 };
-                acc[t] = add_parts::<B, M>(&w, scales, x, acc[t]);
+                let (sums, scales_before, x_before) = held[t];
+                held[t] = (products::<B, M>(&w, x), scales, Some(x));
+                acc[t] = add_products::<B>(sums, scales_before, x_before.unwrap_or(x), acc[t]);
             }
             at += 8;
+        }
+        for (acc, (sums, scales, x)) in acc.iter_mut().zip(held) {
+            if let Some(x) = x {
+                *acc = add_products::<B>(sums, scales, x, *acc);
+            }
         }
         if !tail.is_empty() {
             let n = tail.len() * B::PARTS;
@@ -243,7 +254,8 @@ pub(in super::super) unsafe fn dots<B: Block, M: Multiply, const T: usize>(
             for t in 0..T {
                 let blocks = &tail.blocks[..eight_parts::<B>()];
                 let (w, scales) = (weights_of(blocks), B::scales(blocks));
-                let next = add_parts::<B, M>(&w, scales, tail.x(x[t], at, n), acc[t]);
+                let x = tail.x(x[t], at, n);
+                let next = add_products::<B>(products::<B, M>(&w, x), scales, x, acc[t]);
                 // Lanes without a part stay as they are.
                 acc[t] = _mm256_blendv_ps(acc[t], next, mask(there));
             }
@@ -369,17 +381,13 @@ fn add<const HALVES: bool, const MINS: bool>(
     if MINS { _mm256_fmadd_ps(more, s, lanes) } else { lanes }
 }
 
-/// Adds eight parts of a row to the lanes.
+/// The products of eight parts, added as far as registers' halves go: in lane `i` of half `h` of register `r` those of half `h`
+/// of part `4 r + i`.
 ///
 /// # Safety
 /// As [`dots`].
 #[inline(always)]
-unsafe fn add_parts<B: Block, M: Multiply>(
-    w: &[__m256i; 8],
-    scales: [__m256; 2],
-    x: Eight<'_>,
-    lanes: __m256,
-) -> __m256 {
+unsafe fn products<B: Block, M: Multiply>(w: &[__m256i; 8], x: Eight<'_>) -> [__m256i; 2] {
     // SAFETY: the caller vouches for the CPU.
     unsafe {
         let zero = _mm256_setzero_si256();
@@ -391,12 +399,30 @@ unsafe fn add_parts<B: Block, M: Multiply>(
                 M::add_quads(zero, w, x)
             }
         });
+        // As horizontal additions would, which are slower.
+        let two = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
         let four = |i: usize| {
-            _mm256_hadd_epi32(_mm256_hadd_epi32(s[i], s[i + 1]), _mm256_hadd_epi32(s[i + 2], s[i + 3]))
+            let (a, b) = (two(s[i], s[i + 1]), two(s[i + 2], s[i + 3]));
+            _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b))
         };
-        let (a, b) = (four(0), four(4));
-        let halves = [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)];
-        let mut halves = halves;
+        [four(0), four(4)]
+    }
+}
+
+/// Adds eight parts' products to the lanes.
+///
+/// # Safety
+/// As [`dots`].
+#[inline(always)]
+unsafe fn add_products<B: Block>(
+    [a, b]: [__m256i; 2],
+    scales: [__m256; 2],
+    x: Eight<'_>,
+    lanes: __m256,
+) -> __m256 {
+    // SAFETY: the caller vouches for the CPU.
+    unsafe {
+        let mut halves = [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)];
         if B::OFFSET != 0 {
             // In each lane the sums over the first and the second half.
             let (bsums, offset) = (load_i16(x.bsums), i32::from(B::OFFSET));

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::blocks32::Block;
 use super::legacy::{bytes_of_bits, nibbles};
 use super::super_blocks::{Scales, SuperBlock, Unpacked};
-use super::{load_16_bytes, load_f32, widen_f16};
+use super::{load_16_bytes, load_f32, widen_f16, word_of};
 use crate::quant::{
     BlockIQ4NL, BlockIQ4XS, BlockMXFP4, BlockNVFP4, BlockQ1_0, BlockQ2_0, FP4_VALUES, IQ4_VALUES,
     half_of_e8m0, half_of_ue4m3,
@@ -93,7 +93,7 @@ block!(
 block!(
     BlockQ1_0, parts: 4, offset: 1, halves: false,
     |self, p| {
-        let set = bytes_of_bits(array!(4, |i| self.qs[4 * p + i]));
+        let set = bytes_of_bits(word_of(&self.qs, p));
         _mm256_and_si256(set, _mm256_set1_epi8(2))
     },
     |blocks| [widen_f16(array!(8, |u| blocks[u / 4].d)), _mm256_setzero_ps()]
@@ -101,7 +101,7 @@ block!(
 block!(
     BlockQ2_0, parts: 2, offset: 1, halves: false,
     |self, p| {
-        let bytes = _mm_cvtsi64_si128(i64::from_le_bytes(array!(8, |i| self.qs[8 * p + i])));
+        let bytes = _mm_cvtsi64_si128(i64::from_le_bytes(self.qs.as_chunks().0[p]));
         // Each byte four times, a field at a time at the bottom.
         let twice = _mm_unpacklo_epi8(bytes, bytes);
         let four = _mm256_set_m128i(_mm_unpackhi_epi16(twice, twice), _mm_unpacklo_epi16(twice, twice));

@@ -2,13 +2,54 @@
 
 use std::arch::x86_64::*;
 
-use super::legacy::bytes_of_bits;
+use super::legacy::{bytes_of_bits, bytes_of_dword};
 use super::super_blocks::{Mins, Scales, SuperBlock, Unpacked};
-use super::{load_16_bytes, load_u8, to_words};
+use super::{load_16_bytes, load_u8, opaque, word_of};
 use crate::quant::grids::{IQ1_GRID, IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID, IQ3_S_GRID, IQ3_XXS_GRID};
 use crate::quant::{
     BlockIQ1M, BlockIQ1S, BlockIQ2S, BlockIQ2XS, BlockIQ2XXS, BlockIQ3S, BlockIQ3XXS, GridBlock,
 };
+
+/// Sixteen places in a grid, four in each.
+#[derive(Clone, Copy)]
+struct Places([u64; 4]);
+
+impl Places {
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn new(words: __m256i) -> Places {
+        let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+        let all = [
+            _mm_cvtsi128_si64(low),
+            _mm_extract_epi64::<1>(low),
+            _mm_cvtsi128_si64(high),
+            _mm_extract_epi64::<1>(high),
+        ];
+        Places(array!(4, |i| kept_whole(all[i].cast_unsigned())))
+    }
+
+    /// Places `4 at` to `4 at + 3`.
+    #[inline(always)]
+    fn four(&self, at: usize) -> [usize; 4] {
+        array!(4, |i| usize::from((self.0[at] >> (16 * i)) as u16))
+    }
+
+    /// Places `8 at` to `8 at + 7`.
+    #[inline(always)]
+    fn eight(&self, at: usize) -> [usize; 8] {
+        let (a, b) = (self.four(2 * at), self.four(2 * at + 1));
+        [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]]
+    }
+}
+
+/// The same value. Compilers take the words of a register out one by one wherever they see that this is what is wanted, by an
+/// instruction that costs more than shifts of four at once.
+#[inline(always)]
+fn kept_whole(mut four: u64) -> u64 {
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("/* {0} */", inout(reg) four, options(pure, nomem, nostack, preserves_flags)) };
+    four
+}
 
 /// Four points of eight weights.
 ///
@@ -49,12 +90,20 @@ fn words_of(bytes: &[u8], part: usize) -> __m256i {
 /// Eight signs a byte from seven, which are in the words' bits from 0, 7, 14 and 21 on: the eighth makes their number even.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn four_times_seven(words: __m256i) -> [u32; 8] {
+fn four_times_seven(words: __m256i) -> [__m256i; 2] {
     let field = |v, mask| _mm256_and_si256(v, _mm256_set1_epi32(mask));
     let (a, b) = (field(words, 0x7f), field(_mm256_slli_epi32::<1>(words), 0x7f00));
     let c = field(_mm256_slli_epi32::<2>(words), 0x7f_0000);
     let d = field(_mm256_slli_epi32::<3>(words), 0x7f00_0000);
-    to_dwords(with_eighth(_mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d))))
+    halves_twice(with_eighth(_mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d))))
+}
+
+/// Each half in both.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn halves_twice(v: __m256i) -> [__m256i; 2] {
+    // Kept from being taken apart again: a dword costs one shuffle then.
+    [opaque(_mm256_permute2x128_si256::<0x00>(v, v)), opaque(_mm256_permute2x128_si256::<0x11>(v, v))]
 }
 
 /// Sets the highest bit of each byte, which is clear, where the number of the others is odd.
@@ -70,8 +119,8 @@ fn with_eighth(bytes: __m256i) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn to_dwords(v: __m256i) -> [u32; 8] {
-    let mut out = [0; 8];
+fn to_quads(v: __m256i) -> [i64; 4] {
+    let mut out = [0; 4];
     // SAFETY: 32 bytes can be written, and no alignment is asked for.
     unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), v) };
     out
@@ -104,11 +153,11 @@ fn scales_on_top(words: __m256i) -> Scales {
     )))
 }
 
-/// Signs from a bit each: 1 or -1.
+/// Signs from a byte each, of zeros or ones: 1 or -1.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn signs_of(bits: u32) -> __m256i {
-    _mm256_or_si256(bytes_of_bits(bits.to_le_bytes()), _mm256_set1_epi8(1))
+fn signs_of(bytes: __m256i) -> __m256i {
+    _mm256_or_si256(bytes, _mm256_set1_epi8(1))
 }
 
 /// A format of magnitudes and signs: in one expression its 32 weights `j` (for which a block makes ready), its signs, its
@@ -155,22 +204,26 @@ signed!(BlockIQ2XXS, chain: 2, |self, j| {
     let words = _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(words(first), words(last)));
     let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
     let signs = four_times_seven(words);
-} => points_of_8(&IQ2_XXS_GRID, array!(4, |l| usize::from(self.qs[j][l]))), signs[j], scales_on_top(words));
+} => points_of_8(&IQ2_XXS_GRID, array!(4, |l| usize::from(self.qs[j][l]))), bytes_of_dword(signs[j / 4], j % 4), scales_on_top(words));
 signed!(BlockIQ2XS, chain: 2, |self, j| {
     let words = array!(2, |half| load_u8(self.qs.as_flattened().as_chunks().0.get(half).unwrap_or(&[0; 32])));
-    let at = array!(2, |half| to_words(_mm256_and_si256(words[half], _mm256_set1_epi16(511))));
+    let at = array!(2, |half| Places::new(_mm256_and_si256(words[half], _mm256_set1_epi16(511))));
     let seven = _mm256_packus_epi16(_mm256_srli_epi16::<9>(words[0]), _mm256_srli_epi16::<9>(words[1]));
-    let signs = to_dwords(with_eighth(_mm256_permute4x64_epi64::<0b11_01_10_00>(seven)));
-} => points_of_8(&IQ2_XS_GRID, array!(4, |l| usize::from(at[j / 4][j % 4 * 4 + l]))), signs[j], scales_in_nibbles(&self.scales));
-signed!(BlockIQ2S, chain: 2, |self, j| {} => points_of_8(&IQ2_S_GRID, {
-    let high = usize::from(self.qh[j]) << 8;
-    array!(4, |l| usize::from(self.qs[4 * j + l]) | (high >> (2 * l)) & 0x300)
-}), u32::from_le_bytes(array!(4, |l| self.signs[4 * j + l])), scales_in_nibbles(&self.scales));
+    let signs = halves_twice(with_eighth(_mm256_permute4x64_epi64::<0b11_01_10_00>(seven)));
+} => points_of_8(&IQ2_XS_GRID, at[j / 4].four(j % 4)), bytes_of_dword(signs[j / 4], j % 4), scales_in_nibbles(&self.scales));
+signed!(BlockIQ2S, chain: 2, |self, j| {
+    let bytes = _mm_cvtsi64_si128(i64::from_le_bytes(self.qh));
+    let at = array!(2, |half| {
+        let up = _mm256_set1_epi64x(0x0004_0010_0040_0100);
+        let high = _mm256_mullo_epi16(four_times(_mm_cvtepu8_epi16(bytes), half), up);
+        Places::new(_mm256_or_si256(words_of(&self.qs, half), _mm256_and_si256(high, _mm256_set1_epi16(0x300))))
+    });
+} => points_of_8(&IQ2_S_GRID, at[j / 4].four(j % 4)), bytes_of_bits(word_of(&self.signs, j)), scales_in_nibbles(&self.scales));
 // 2 * 2 * 62 * 127 = 31496
 signed!(BlockIQ3XXS, chain: 2, |self, j| {
     let words = load_u8(self.signs.as_flattened().first_chunk().unwrap_or(&[0; 32]));
     let signs = four_times_seven(words);
-} => points_of_4(&IQ3_XXS_GRID, array!(8, |i| usize::from(self.qs[8 * j + i]))), signs[j], scales_on_top(words));
+} => points_of_4(&IQ3_XXS_GRID, array!(8, |i| usize::from(self.qs[8 * j + i]))), bytes_of_dword(signs[j / 4], j % 4), scales_on_top(words));
 // 4 * 2 * 15 * 127 = 15240
 signed!(BlockIQ3S, chain: 4, |self, j| {
     let high = _mm256_set1_epi64x(i64::from_le_bytes(self.qh));
@@ -182,37 +235,37 @@ signed!(BlockIQ3S, chain: 4, |self, j| {
     let at = array!(4, |part| {
         let own = _mm256_add_epi8(spread, _mm256_set1_epi16(2 * part as i16));
         let own = _mm256_mullo_epi16(_mm256_shuffle_epi8(high, own), up);
-        to_words(_mm256_or_si256(words_of(&self.qs, part), _mm256_and_si256(own, _mm256_set1_epi16(0x100))))
+        Places::new(_mm256_or_si256(words_of(&self.qs, part), _mm256_and_si256(own, _mm256_set1_epi16(0x100))))
     });
     let both = _mm_cvtsi32_si128(i32::from_le_bytes(self.scales));
     let nibbles = _mm_and_si128(_mm_unpacklo_epi8(both, _mm_srli_epi16::<4>(both)), _mm_set1_epi8(15));
-} => points_of_4(&IQ3_S_GRID, array!(8, |i| usize::from(at[j / 2][j % 2 * 8 + i]))), u32::from_le_bytes(array!(4, |l| self.signs[4 * j + l])), Scales::of_8_words(odd_words(_mm_cvtepu8_epi16(nibbles))));
+} => points_of_4(&IQ3_S_GRID, at[j / 2].eight(j % 2)), bytes_of_bits(word_of(&self.signs, j)), Scales::of_8_words(odd_words(_mm_cvtepu8_epi16(nibbles))));
 
-/// Indices of IQ1's points: their low bits, and of words that are a sub-block's each, moved up by a product and down by
-/// shifts, the three bits above.
+/// Indices of IQ1's points: their low bits, and of words that are a sub-block's each, the first three moved up by a product,
+/// the last as given, the three bits above.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn iq1_indices(low: __m256i, words: __m256i, up: i64, last: __m256i) -> [u16; 16] {
+fn iq1_indices(low: __m256i, words: __m256i, up: i64, last: __m256i) -> Places {
     let first = _mm256_mullo_epi16(words, _mm256_set1_epi64x(up));
     let first = _mm256_and_si256(first, _mm256_set1_epi64x(0x0000_0700_0700_0700));
     let last = _mm256_and_si256(last, _mm256_set1_epi64x(0x0700_0000_0000_0000));
-    to_words(_mm256_or_si256(low, _mm256_or_si256(first, last)))
+    Places::new(_mm256_or_si256(low, _mm256_or_si256(first, last)))
 }
 
 /// Word `4 half + i / 4` of eight to each of four words `i`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn four_times(words: &[u8; 16], half: usize) -> __m256i {
+fn four_times(words: __m128i, half: usize) -> __m256i {
     let spread = _mm256_setr_epi8(
         0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3, 4, 5, 4, 5, 4, 5, 4, 5, 6, 7, 6, 7, 6, 7, 6, 7,
     );
     let spread = _mm256_add_epi8(spread, _mm256_set1_epi8(8 * half as i8));
-    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_16_bytes(words)), spread)
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(words), spread)
 }
 
-/// IQ1: nine is added to the weights, `8 t + e`; the grid has `8 t + 8`, and `e + 1` is added here.
+/// IQ1: weights are `8 t + e`; the grid has `8 t + 8`. Weights and mins in one expression each.
 macro_rules! ternary {
-    ($block:ident, |$self:ident, $j:ident| { $($ready:stmt;)* } => $at:expr, $more:expr, $scales:expr) => {
+    ($block:ident, |$self:ident, $j:ident| { $($ready:stmt;)* } => $weights:expr, $scales:expr, $mins:expr) => {
         impl SuperBlock for $block {
             const MINS: Mins = Mins::Integer;
             const CHAIN: usize = 4; // 4 * 2 * 18 * 127 = 18288
@@ -233,27 +286,30 @@ macro_rules! ternary {
                 // SAFETY: the caller vouches for the CPU; indices have eleven bits.
                 unsafe {
                     $($ready)*
-                    let q = array!(8, |$j| {
-                        _mm256_add_epi8(points_of_8(&IQ1_GRID, $at), $more)
-                    });
+                    let q = array!(8, |$j| $weights);
                     let scales: Scales = $scales;
-                    let nine = _mm256_mullo_epi16(scales.groups, _mm256_set1_epi16(9));
-                    Unpacked { q, signs: q, scales, group_mins: nine }
+                    let group_mins = _mm256_mullo_epi16(scales.groups, $mins);
+                    Unpacked { q, signs: q, scales, group_mins }
                 }
             }
         }
     };
 }
 
+// `e` belongs to a whole sub-block, hence to the mins: `8 - e` is 7, or 9 where a sub-block's highest bit is set.
 ternary!(BlockIQ1S, |self, j| {
     let words = load_16_bytes(self.qh.as_flattened().first_chunk().unwrap_or(&[0; 16]));
+    let at = array!(2, |half| {
+        let words = four_times(words, half);
+        iq1_indices(words_of(&self.qs, half), words, 0x0004_0020_0100, _mm256_srli_epi16::<1>(words))
+    });
     let scales = _mm_and_si128(_mm_srli_epi16::<12>(words), _mm_set1_epi16(7));
-} => {
-    let high = usize::from(u16::from_le_bytes(self.qh[j])) << 8;
-    array!(4, |l| usize::from(self.qs[4 * j + l]) | (high >> (3 * l)) & 0x700)
-}, _mm256_set1_epi8(2 - 2 * (self.qh[j][1] >> 7) as i8), Scales::of_8_words(odd_words(scales)));
+    let set = _mm_srai_epi16::<15>(words);
+    let mins = Scales::of_8_words(_mm_sub_epi16(_mm_set1_epi16(7), _mm_add_epi16(set, set)));
+} => points_of_8(&IQ1_GRID, at[j / 4].four(j % 4)), Scales::of_8_words(odd_words(scales)), mins.groups);
+// `e` belongs to eight weights: `e + 1` is added to them, nine is the min.
 ternary!(BlockIQ1M, |self, j| {
-    let words = array!(2, |half| four_times(&self.qh, half));
+    let words = array!(2, |half| four_times(load_16_bytes(&self.qh), half));
     let at = array!(2, |half| {
         iq1_indices(words_of(&self.qs, half), words[half], 0x0001_0010_0100, _mm256_srli_epi16::<4>(words[half]))
     });
@@ -261,22 +317,18 @@ ternary!(BlockIQ1M, |self, j| {
     let more = array!(2, |half| {
         let top = _mm256_mullo_epi16(words[half], _mm256_set1_epi64x(0x0001_0010_0100_1000));
         let set = _mm256_srai_epi16::<15>(top);
-        to_words(_mm256_add_epi16(_mm256_add_epi16(set, set), _mm256_set1_epi16(2)))
+        to_quads(_mm256_add_epi16(_mm256_add_epi16(set, set), _mm256_set1_epi16(2)))
     });
     let eights = _mm256_setr_epi8(
         0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2, 4, 4, 4, 4, 4, 4, 4, 4, 6, 6, 6, 6, 6, 6, 6, 6,
     );
     // Each word of scales four times; then each of its fields moved to the top.
-    let scales = i64::from_le_bytes(array!(8, |i| self.scales[i / 2][i % 2]));
-    let fields = _mm256_mullo_epi16(
-        four_times(&array!(16, |i| scales.to_le_bytes()[i % 8]), 0),
-        _mm256_set1_epi64x(0x0010_0080_0400_2000),
-    );
+    let scales = _mm_cvtsi64_si128(i64::from_le_bytes(*self.scales.as_flattened().first_chunk().unwrap_or(&[0; 8])));
+    let fields = _mm256_mullo_epi16(four_times(scales, 0), _mm256_set1_epi64x(0x0010_0080_0400_2000));
     let s = _mm256_srli_epi16::<13>(fields);
     let odd = _mm256_or_si256(_mm256_add_epi16(s, s), _mm256_set1_epi16(1));
     let bytes = _mm_packs_epi16(_mm256_castsi256_si128(odd), _mm256_extracti128_si256::<1>(odd));
-} => array!(4, |l| usize::from(at[j / 4][j % 4 * 4 + l])), {
-    let four = array!(4, |l| u64::from(more[j / 4][j % 4 * 4 + l]));
-    let four = four[0] | four[1] << 16 | four[2] << 32 | four[3] << 48;
-    _mm256_shuffle_epi8(_mm256_set1_epi64x(four as i64), eights)
-}, Scales::of_16_bytes(bytes));
+} => {
+    let points = points_of_8(&IQ1_GRID, at[j / 4].four(j % 4));
+    _mm256_add_epi8(points, _mm256_shuffle_epi8(_mm256_set1_epi64x(more[j / 4][j % 4]), eights))
+}, Scales::of_16_bytes(bytes), _mm256_set1_epi16(9));

@@ -49,7 +49,7 @@ block!(BlockQ8_0, signed: true, offset: 0, mins: false, |self| load_i8(&self.qs)
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn five_bits(qs: &[u8; PART / 2], qh: [u8; 4]) -> __m256i {
-    let high = _mm256_and_si256(bytes_of_bits(qh), _mm256_set1_epi8(16));
+    let high = _mm256_and_si256(bytes_of_bits(u32::from_le_bytes(qh)), _mm256_set1_epi8(16));
     _mm256_or_si256(nibbles(qs), high)
 }
 
@@ -65,18 +65,25 @@ pub(super) fn nibbles(qs: &[u8; PART / 2]) -> __m256i {
 /// Bit `i` in all bits of byte `i`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn bytes_of_bits(bits: [u8; 4]) -> __m256i {
-    let spread = _mm256_shuffle_epi8(_mm256_set1_epi32(i32::from_le_bytes(bits)), load_u8(&BYTE_OF_BIT));
+pub(super) fn bytes_of_bits(bits: u32) -> __m256i {
+    bytes_of_dword(_mm256_set1_epi32(bits.cast_signed()), 0)
+}
+
+/// Bit `i` of dword `at`, which both halves have, in all bits of byte `i`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn bytes_of_dword(halves: __m256i, at: usize) -> __m256i {
+    let spread = _mm256_shuffle_epi8(halves, load_u8(&BYTE_OF_BIT[at]));
     // All other bits set: all bits set where that one is.
     let others = _mm256_set1_epi64x(0x7fbf_dfef_f7fb_fdfe);
     _mm256_cmpeq_epi8(_mm256_or_si256(spread, others), _mm256_set1_epi8(-1))
 }
 
-static BYTE_OF_BIT: [u8; 32] = {
-    let mut bytes = [0; 32];
+static BYTE_OF_BIT: [[u8; 32]; 4] = {
+    let mut bytes = [[0; 32]; 4];
     let mut i = 0;
-    while i < 32 {
-        bytes[i] = (i / 8) as u8;
+    while i < 128 {
+        bytes[i / 32][i % 32] = (i / 8) as u8;
         i += 1;
     }
     bytes

@@ -13,6 +13,7 @@ mod legacy;
 mod super_blocks;
 mod ternary;
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::blocks::{self, BlockKernel};
@@ -142,14 +143,20 @@ fn load_16_bytes(bytes: &[u8; 16]) -> __m128i {
     unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
 }
 
-/// The bytes of a register as words, to be looked up.
+/// The same value, of which the compiler does not know where it comes from, and which it therefore does not take apart for
+/// shuffles that cost more than the one asked for.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn to_words(v: __m256i) -> [u16; 16] {
-    let mut out = [0; 16];
-    // SAFETY: 32 bytes can be written, and no alignment is asked for.
-    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), v) };
-    out
+fn opaque(mut v: __m256i) -> __m256i {
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) v, options(pure, nomem, nostack, preserves_flags)) };
+    v
+}
+
+/// The bits of bytes `4 at` to `4 at + 3`: one load (bytes put together one by one are not made one).
+#[inline(always)]
+fn word_of<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+    u32::from_le_bytes(bytes.as_chunks().0[at])
 }
 
 #[inline]

@@ -11,7 +11,7 @@ use std::marker::PhantomData;
 
 use super::super::blocks::BlockKernel;
 use super::{
-    Maddubs, Multiply, PREFETCH, PREFETCH_ROWS, load_i8, load_i16, load_u8, prefetch, prefetch_next,
+    Maddubs, Multiply, PREFETCH, PREFETCH_ROWS, load_i8, load_i16, load_u8, opaque, prefetch, prefetch_next,
     spread_quad, to_array, transpose8, widen_f16,
 };
 use crate::quant::{ActivationRow, Q8KRow, QK_K};
@@ -46,7 +46,7 @@ impl Scales {
     pub fn of_16_bytes(scales: __m128i) -> Scales {
         let even_odd = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
         Scales {
-            spread: _mm256_cvtepi8_epi16(_mm_shuffle_epi8(scales, even_odd)),
+            spread: opaque(_mm256_cvtepi8_epi16(_mm_shuffle_epi8(scales, even_odd))),
             groups: _mm256_cvtepi8_epi16(scales),
         }
     }
@@ -56,7 +56,7 @@ impl Scales {
     #[target_feature(enable = "avx2,fma,f16c")]
     pub fn of_8_words(scales: __m128i) -> Scales {
         let twice = _mm256_set_m128i(_mm_unpackhi_epi16(scales, scales), _mm_unpacklo_epi16(scales, scales));
-        Scales { spread: _mm256_broadcastsi128_si256(scales), groups: twice }
+        Scales { spread: opaque(_mm256_broadcastsi128_si256(scales)), groups: twice }
     }
 }
 
@@ -261,15 +261,21 @@ pub(in super::super) unsafe fn dots<B: SuperBlock, M: Multiply, const T: usize>(
             (&qs[..n], &bsums[..n], &x[t].d[..n])
         });
         let mut acc = [_mm_setzero_ps(); T];
+        // A block's products are added up while the next one's are computed: a chain of operations that the CPU else waits
+        // for. Before the first there are none, of scale zero.
+        let (zero, float) = (_mm256_setzero_si256(), _mm_setzero_ps());
+        let mut held = [Products { sum: zero, mins: zero, scale: float }; T];
         for (b, block) in blocks.iter().enumerate() {
             prefetch(block, PREFETCH);
             let w = block.unpack();
             let d = d_pair(block);
-            for (acc, (qs, bsums, d_a)) in acc.iter_mut().zip(x) {
-                *acc = add_block::<B, M>(&w, d, &qs[b], &bsums[b], d_a[b], *acc);
+            for (t, (qs, bsums, d_a)) in x.iter().enumerate() {
+                let before = held[t];
+                held[t] = products::<B, M>(&w, d, &qs[b], &bsums[b], d_a[b]);
+                acc[t] = add_products::<B>(before, acc[t]);
             }
         }
-        array!(T, |t| _mm_cvtss_f32(acc[t]))
+        array!(T, |t| _mm_cvtss_f32(add_products::<B>(held[t], acc[t])))
     }
 }
 
@@ -378,19 +384,28 @@ unsafe fn unpacked<B: SuperBlock>(block: &B) -> Unpacked {
     unsafe { block.unpack() }
 }
 
-/// Adds one super-block's dot to the lowest lane of `acc`; `d` is `[d, -dmin, ..]`.
+/// One super-block's products, not yet added up.
+#[derive(Clone, Copy)]
+struct Products {
+    sum: __m256i,
+    /// The mins'.
+    mins: __m256i,
+    /// `[d, -dmin, ..]` times the activations'.
+    scale: __m128,
+}
+
+/// The products of a super-block; `d` is `[d, -dmin, ..]`.
 ///
 /// # Safety
 /// As [`dots`].
 #[inline(always)]
-unsafe fn add_block<B: SuperBlock, M: Multiply>(
+unsafe fn products<B: SuperBlock, M: Multiply>(
     w: &Unpacked,
     d: __m128,
     qs: &[i8; QK_K],
     bsums: &[i16; 16],
     d_a: f32,
-    acc: __m128,
-) -> __m128 {
+) -> Products {
     // SAFETY: the caller vouches for the CPU.
     unsafe {
         let (qs, _) = qs.as_chunks::<32>();
@@ -409,18 +424,35 @@ unsafe fn add_block<B: SuperBlock, M: Multiply>(
         if B::NO_SCALES {
             sum = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
         }
+        let mut mins = _mm256_setzero_si256();
+        if B::MINS != Mins::None {
+            mins = _mm256_madd_epi16(w.group_mins, load_i16(bsums));
+        }
+        if B::MINS == Mins::Integer {
+            sum = _mm256_sub_epi32(sum, mins);
+        }
+        Products { sum, mins, scale: _mm_mul_ps(d, _mm_set1_ps(d_a)) }
+    }
+}
+
+/// Adds one super-block's dot to the lowest lane of `acc`.
+///
+/// # Safety
+/// As [`dots`].
+#[inline(always)]
+unsafe fn add_products<B: SuperBlock>(Products { sum, mins, scale }: Products, acc: __m128) -> __m128 {
+    // SAFETY: the caller vouches for the CPU.
+    unsafe {
         let halves = |v| _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
-        let scale = _mm_mul_ps(d, _mm_set1_ps(d_a));
-        let min_sum = || _mm256_madd_epi16(w.group_mins, load_i16(bsums));
-        if let Mins::Float = B::MINS {
-            let (s, m) = (halves(sum), halves(min_sum()));
+        if B::MINS == Mins::Float {
+            let (s, m) = (halves(sum), halves(mins));
             let twos = _mm_add_epi32(_mm_unpacklo_epi64(s, m), _mm_unpackhi_epi64(s, m));
             // [sum, sum, min_sum, min_sum]
             let sums = _mm_cvtepi32_ps(_mm_add_epi32(twos, _mm_shuffle_epi32::<0b10_11_00_01>(twos)));
             let acc = _mm_fmadd_ss(scale, sums, acc);
             return _mm_fmadd_ss(_mm_movehdup_ps(scale), _mm_movehl_ps(sums, sums), acc);
         }
-        let fours = halves(if let Mins::Integer = B::MINS { _mm256_sub_epi32(sum, min_sum()) } else { sum });
+        let fours = halves(sum);
         let twos = _mm_add_epi32(fours, _mm_shuffle_epi32::<0b00_00_11_10>(fours));
         let one = _mm_add_epi32(twos, _mm_shuffle_epi32::<0b00_00_00_01>(twos));
         _mm_fmadd_ss(scale, _mm_cvtepi32_ps(one), acc)
@@ -433,7 +465,8 @@ unsafe fn add_block<B: SuperBlock, M: Multiply>(
 pub(in super::super) fn d_pair<B: SuperBlock>(block: &B) -> __m128 {
     let d = block.d();
     let pair = i32::from_le_bytes([d[0][0], d[0][1], d[1][0], d[1][1]]);
-    let pair = _mm_xor_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(pair)), _mm_setr_ps(0.0, -0.0, 0.0, 0.0));
+    let pair = _mm_cvtph_ps(_mm_cvtsi32_si128(pair));
+    let pair = if B::MINS == Mins::Float { _mm_xor_ps(pair, _mm_setr_ps(0.0, -0.0, 0.0, 0.0)) } else { pair };
     if B::UNIT == 1.0 { pair } else { _mm_mul_ps(pair, _mm_set1_ps(B::UNIT)) }
 }
 
