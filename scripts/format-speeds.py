@@ -23,7 +23,7 @@ FORMATS = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K",
 SHAPE = fixtures.Shape(seed=1, title="one format for all matrices", layers=4, embd=2048, heads=16, kv=4, head=128, ffn=8192,
                        rope_factors=False)
 ROWS = 64  # that repeat
-FEW_ROWS = {"IQ1_M": 2, "IQ1_S": 8, "IQ2_XXS": 8, "IQ2_XS": 8, "IQ2_S": 8}  # of formats that take their time to encode
+FEW_ROWS = {"IQ1_S": 2, "IQ2_XXS": 8, "IQ2_XS": 8, "IQ2_S": 8}  # of formats that take their time to encode
 
 
 def matrices(s):
@@ -37,8 +37,20 @@ def matrices(s):
     yield "output", s.vocab, s.embd
 
 
+def iq1_m(rng, rows, cols):
+    """Rows of blocks drawn at random, for ggml takes minutes to encode one: 56 bytes, in the highest nibbles of the last four words
+    the scale, an f16, lowest nibble first."""
+    blocks = rng.integers(0, 256, (rows, cols // 256, 56), np.uint8)
+    words = blocks[..., 48:].view("<u2")
+    words &= 0x0fff
+    words[..., 3] |= 0x1000  # 2^-11
+    return blocks.tobytes(), gguf.GGMLQuantizationType.IQ1_M
+
+
 def rows_of(name, cols):
     """A few random rows in a format: their bytes, and the format's type."""
+    if name == "IQ1_M":
+        return iq1_m(np.random.default_rng(cols), ROWS, cols)
     values = fixtures.weights(np.random.default_rng(cols), FEW_ROWS.get(name, ROWS), cols)
     if name == "F32":
         return values.tobytes(), gguf.GGMLQuantizationType.F32
