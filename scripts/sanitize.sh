@@ -2,9 +2,11 @@
 # Short runs of `generate` under tools that watch memory: dense and MoE models, two kernel sets, mapped and streamed. Exit
 # code 0: nothing was found.
 #
-#   scripts/sanitize.sh [asan] [memcheck]      both where none is named
+#   scripts/sanitize.sh [asan] [memcheck] [tsan]      all where none is named
 #
-# asan: the address sanitizer. memcheck: valgrind. A stable toolchain does.
+# asan: the address sanitizer. memcheck: valgrind. tsan: the thread sanitizer, over the standard library as well (rustup component
+# rust-src), for it must see what that does to threads; valgrind's helgrind does not know atomic operations, by which rayon's threads
+# hand over all their work, and takes each for a race. A stable toolchain does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -72,10 +74,22 @@ memcheck() {
     runs target/debug/wayinfer "${valgrind[@]}"
 }
 
-if [ $# = 0 ]; then set -- asan memcheck; fi
+tsan() {
+    echo "== thread sanitizer"
+    canary tsan-canary 'let v = Box::into_raw(Box::new(0u64)) as usize;
+        // SAFETY: none, that is the point.
+        let add = move || unsafe { *(v as *mut u64) += 1 };
+        let other = std::thread::spawn(add); add(); other.join().unwrap();' \
+        -Zsanitizer=thread --target "$host" -Cunsafe-allow-abi-mismatch=sanitizer
+    finds "data race" "$work/tsan-canary"
+    RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=thread" cargo build --release -Zbuild-std --target "$host" --target-dir "$work/tsan"
+    runs "$work/tsan/$host/release/wayinfer"
+}
+
+if [ $# = 0 ]; then set -- asan memcheck tsan; fi
 for tool in "$@"; do
     case $tool in
-    asan | memcheck) "$tool" ;;
+    asan | memcheck | tsan) "$tool" ;;
     *) echo "no such tool: $tool" >&2 && exit 2 ;;
     esac
 done

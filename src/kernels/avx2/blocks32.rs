@@ -84,6 +84,9 @@ impl<'a> Eight<'a> {
     }
 }
 
+/// Eight parts of zeros, their scales zero as well: their products leave lanes of zero as they are.
+const NOTHING: Eight<'static> = Eight { qs: &[[0; PART]; 8], d: &[0.0; 8], s: &[0.0; 8], bsums: &[0; 16] };
+
 /// The parts that are left of a row, filled up with zeros.
 pub(in super::super) struct Tail<B> {
     pub blocks: [B; 8],
@@ -226,9 +229,8 @@ pub(in super::super) unsafe fn dots<B: Block, M: Multiply, const T: usize>(
         let mut acc = [_mm256_setzero_ps(); T];
         let mut at = 0;
         // Products are added to the lanes while the next ones are computed: a chain of operations that the CPU else
-        // waits for. Before the first there are none, of scale zero.
-        let (zero, floats) = ([_mm256_setzero_si256(); 2], [_mm256_setzero_ps(); 2]);
-        let mut held = array!(T, |t| (zero, floats, Eight::of::<B>(x[t], 0)));
+        // waits for. Before the first there are none.
+        let mut held = [([_mm256_setzero_si256(); 2], [_mm256_setzero_ps(); 2], NOTHING); T];
         for blocks in eights {
             prefetch(blocks, PREFETCH);
             let (w, scales) = (weights_of(blocks), B::scales(blocks));
@@ -237,15 +239,13 @@ pub(in super::super) unsafe fn dots<B: Block, M: Multiply, const T: usize>(
                     unreachable!("as many activations as weights")
                 };
                 let (sums, scales_before, x_before) = held[t];
-                held[t] = (products::<B, M>(&w, x), scales, Some(x));
-                acc[t] = add_products::<B>(sums, scales_before, x_before.unwrap_or(x), acc[t]);
+                held[t] = (products::<B, M>(&w, x), scales, x);
+                acc[t] = add_products::<B>(sums, scales_before, x_before, acc[t]);
             }
             at += 8;
         }
         for (acc, (sums, scales, x)) in acc.iter_mut().zip(held) {
-            if let Some(x) = x {
-                *acc = add_products::<B>(sums, scales, x, *acc);
-            }
+            *acc = add_products::<B>(sums, scales, x, *acc);
         }
         if !tail.is_empty() {
             let n = tail.len() * B::PARTS;
