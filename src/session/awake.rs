@@ -1,8 +1,8 @@
 //! Threads that stay awake for the length of a pass.
 //!
-//! A pass is hundreds of parallel regions with short serial stretches between them. rayon's threads go to sleep after some ten
-//! microseconds without work, and to wake one takes some fifty (more in a virtual machine): of the time of a token of a model of
-//! 1 B parameters several per cent.
+//! A pass is dozens to hundreds of parallel regions with short serial stretches between them. rayon's threads go to sleep after some
+//! ten microseconds without work, and to wake one takes longer than a small model's region: those gain some 15 % by this, large ones
+//! nothing that could be measured.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;

@@ -1,16 +1,17 @@
 //! F32, F16 and BF16: the sixteen lanes are two registers.
+//!
+//! Memory is not asked for ahead, not even for one token: these weights take so little work that the CPU does it by itself, and two rows
+//! at a time with nothing else in between came out fastest.
 
 use std::arch::x86_64::*;
 
 use super::super::{OutTile, Tile};
-use super::{PREFETCH, load_16_bytes, load_f32, prefetch, tree8};
+use super::{load_16_bytes, load_f32, tree8};
 use crate::quant::ActivationType;
 
 /// How sixteen weights become two registers of f32.
 pub(super) trait Floats {
     const ACTIVATION: ActivationType;
-    /// Whether to ask for memory ahead. F32 comes as fast as the CPU asks for it by itself.
-    const PREFETCHED: bool = size_of::<Self::Step>() < 64;
     /// Sixteen weights, as in a file.
     type Step: Copy;
     fn steps(row: &[u8]) -> (&[Self::Step], &[u8]);
@@ -75,9 +76,8 @@ pub(super) unsafe fn tile<F: Floats>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
     let tokens = tile.x.rows();
     let mut r = 0;
     while r < tile.rows {
-        // For one token one row after another, as memory streams best, where something else takes its time; else blocks of up to
-        // 2 x 3 dots, which take 12 registers.
-        let pair = (tokens > 1 || !F::PREFETCHED) && r + 2 <= tile.rows;
+        // Blocks of up to 2 x 3 dots, which take 12 registers.
+        let pair = r + 2 <= tile.rows;
         let mut t = 0;
         while t < tokens {
             // SAFETY: the caller vouches for the CPU.
@@ -117,9 +117,6 @@ unsafe fn dots<F: Floats, const R: usize, const T: usize>(
     let n = w_fours[0].0.len();
     let (w_steps, x_steps) = (array!(R, |r| &w_fours[r].0[..n]), array!(T, |t| &x_fours[t].0[..n]));
     for k in 0..n {
-        if F::PREFETCHED && T == 1 && R == 1 {
-            prefetch(&w_steps[0][k], PREFETCH);
-        }
         for i in 0..4 {
             // SAFETY: the caller vouches for the CPU.
             unsafe {
