@@ -2,7 +2,7 @@
 # Short runs of `generate` under tools that watch memory: dense and MoE models, two kernel sets, mapped and streamed. Exit
 # code 0: nothing was found.
 #
-#   scripts/sanitize.sh [asan] [memcheck] [tsan]      all where none is named
+#   scripts/sanitize.sh [asan] [memcheck] [tsan]      the first two where none is named
 #
 # asan: the address sanitizer. memcheck: valgrind. tsan: the thread sanitizer, over the standard library as well (rustup component
 # rust-src), for it must see what that does to threads; valgrind's helgrind does not know atomic operations, by which rayon's threads
@@ -86,7 +86,7 @@ tsan() {
     runs "$work/tsan/$host/release/wayinfer"
 }
 
-if [ $# = 0 ]; then set -- asan memcheck tsan; fi
+if [ $# = 0 ]; then set -- asan memcheck; fi
 for tool in "$@"; do
     case $tool in
     asan | memcheck | tsan) "$tool" ;;
