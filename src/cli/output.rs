@@ -37,19 +37,29 @@ pub fn new_table(header: &[&str], numbers: &[usize]) -> Table {
 /// A string from a file as it may be shown: what would move the cursor, change colours or the
 /// direction of text, or hide itself is written as an escape.
 pub fn escape(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(is_unsafe) {
+    escape_where(text, is_unsafe)
+}
+
+/// Text that a model wrote as a terminal may show it: what would move the cursor or change colours is written as an
+/// escape, but for line ends and tabs. Marks that scripts and emoji need stay.
+pub fn escape_controls(text: &str) -> Cow<'_, str> {
+    escape_where(text, |c| c.is_control() && !matches!(c, '\n' | '\t'))
+}
+
+fn escape_where(text: &str, is_unsafe: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.chars().any(&is_unsafe) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 8);
     for c in text.chars() {
         match c {
+            c if !is_unsafe(c) => out.push(c),
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            c if is_unsafe(c) => {
+            c => {
                 let _ = write!(out, "\\u{{{:x}}}", c as u32); // a String takes all that is written
             }
-            c => out.push(c),
         }
     }
     Cow::Owned(out)
@@ -222,6 +232,7 @@ mod tests {
             "a\\u{1b}[31mb\\u{7}\\u{9b}\\u{202e}\\r\\n\\t"
         );
         assert_eq!(escape_lines("a\x1b\n\tb\r\nc"), "a\\u{1b}\n\tb\\r\nc");
+        assert_eq!(escape_controls("a\x1b[2J\u{9b}\u{200d}\n\tb\r"), "a\\u{1b}[2J\\u{9b}\u{200d}\n\tb\\r");
     }
 
     #[test]

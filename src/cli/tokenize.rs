@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use super::input::Input;
 use super::model_arg::ModelArg;
 use super::tokenizer_arg::TokenizerArg;
-use super::{CliError, InFile};
+use super::{CliError, InFile, output};
 use crate::text::{EncodeOptions, Tokenizer};
 
 /// Show how a model's tokenizer cuts a text into tokens, or turn token ids back into text
@@ -110,6 +110,8 @@ fn print_text(tokenizer: &Tokenizer, ids: &[u32], args: &Args, out: &mut impl Wr
     }
     if args.json {
         writeln!(out, "{}", serde_json::to_string(&tokenizer.decode(ids, args.special))?)?;
+    } else if io::stdout().is_terminal() {
+        write!(out, "{}", output::escape_controls(&tokenizer.decode(ids, args.special)))?;
     } else {
         out.write_all(&tokenizer.decode_bytes(ids, args.special))?;
     }

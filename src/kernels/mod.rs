@@ -8,7 +8,7 @@
 //! Holding a `&'static Kernels` proves that the CPU can run it: there is no other way to one than through
 //! [`Kernels::detect_best`], [`Kernels::by_isa`] and [`Kernels::available`], which ask the CPU.
 //!
-//! A new instruction set is a module that exports one `static KERNELS` and a line in [`TABLE`].
+//! A new instruction set is a module that exports one `static KERNELS` and a line in `TABLE`.
 
 /// `array!(N, |i| value)`: an array of `N` copyable values. For registers never `array::map` or `from_fn`: those
 /// are compiled without a kernel set's features, so that the closure is called for each element, through memory.

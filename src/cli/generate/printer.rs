@@ -1,10 +1,11 @@
 //! Text on its way to stdout.
 
-use std::io::Write;
+use std::borrow::Cow;
+use std::io::{IsTerminal, Write};
 use std::ops::ControlFlow;
 
 use super::Args;
-use crate::cli::CliError;
+use crate::cli::{CliError, output};
 use crate::session::StopMatcher;
 use crate::text::{TokenStream, Tokenizer};
 
@@ -14,6 +15,8 @@ pub struct Printer<'a> {
     stops: StopMatcher,
     /// Whether text is shown at once.
     live: bool,
+    /// Whether a terminal shows it.
+    terminal: bool,
     text: String,
 }
 
@@ -23,6 +26,7 @@ impl<'a> Printer<'a> {
             stream: tokenizer.stream(false),
             stops: StopMatcher::new(args.stop.iter().cloned()),
             live: !args.json,
+            terminal: std::io::stdout().is_terminal(),
             text: String::new(),
         }
     }
@@ -36,8 +40,9 @@ impl<'a> Printer<'a> {
 
     fn put(&mut self, piece: &str) -> Result<(), CliError> {
         if self.live && !piece.is_empty() {
+            let shown = if self.terminal { output::escape_controls(piece) } else { Cow::Borrowed(piece) };
             let mut out = std::io::stdout().lock();
-            out.write_all(piece.as_bytes())?;
+            out.write_all(shown.as_bytes())?;
             out.flush()?;
         }
         self.text.push_str(piece);

@@ -202,8 +202,8 @@ impl SuperBlock for BlockQ6K {
                         _mm256_or_si256(_mm256_and_si256(lows[j], low), _mm256_and_si256(highs[j], high));
                 }
             }
-            let scales = load_16_bytes(&array!(16, |i| self.scales[i] as u8));
-            let scales = Scales::of_16_bytes(scales);
+            // Sixteen bytes: one load (put together one by one they are not made one).
+            let scales = Scales::of_16_bytes(_mm_loadu_si128((&raw const self.scales).cast()));
             // At most 4096.
             Unpacked { q, signs: q, scales, group_mins: _mm256_slli_epi16::<5>(scales.groups) }
         }

@@ -417,7 +417,7 @@ unsafe fn products<B: SuperBlock, M: Multiply>(
             if B::NO_SCALES {
                 sum = _mm256_add_epi16(sum, products);
             } else {
-                let scale = _mm256_shuffle_epi8(w.scales.spread, load_u8(&SPREAD[j]));
+                let scale = _mm256_shuffle_epi8(w.scales.spread, opaque(load_u8(&SPREAD[j])));
                 sum = M::add_pairs(sum, products, scale);
             }
         }
