@@ -133,26 +133,33 @@ fn guessed_experts_change_nothing() {
     }
 }
 
-/// A disk with moods: what a read gives is decided by its number.
-#[derive(Debug)]
-struct Moody {
+/// A disk with moods: what a read gives is decided by its number, which is not its place: reads run side by side.
+struct Moody<F> {
     file: Arc<dyn ReadAt>,
     reads: AtomicU64,
-    mood: fn(u64, &dyn ReadAt, &mut [u8], u64) -> std::io::Result<usize>,
+    mood: F,
 }
 
-impl ReadAt for Moody {
+impl<F> std::fmt::Debug for Moody<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Moody").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl<F> ReadAt for Moody<F>
+where
+    F: Fn(u64, &dyn ReadAt, &mut [u8], u64) -> std::io::Result<usize> + Send + Sync,
+{
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
         (self.mood)(self.reads.fetch_add(1, Ordering::Relaxed), &*self.file, buffer, offset)
     }
 }
 
-macro_rules! moody {
-    ($mood:expr) => {
-        &|path: &Path| -> std::io::Result<Arc<dyn ReadAt>> {
-            Ok(Arc::new(Moody { file: open_file(path)?, reads: AtomicU64::new(0), mood: $mood }))
-        }
-    };
+fn moody<F>(mood: F) -> impl Fn(&Path) -> std::io::Result<Arc<dyn ReadAt>>
+where
+    F: Fn(u64, &dyn ReadAt, &mut [u8], u64) -> std::io::Result<usize> + Clone + Send + Sync + 'static,
+{
+    move |path| Ok(Arc::new(Moody { file: open_file(path)?, reads: AtomicU64::new(0), mood: mood.clone() }))
 }
 
 #[test]
@@ -163,7 +170,7 @@ fn slow_short_and_interrupted_reads_change_nothing() {
         let model = streamed(
             &path,
             |budgets| budgets[0],
-            moody!(|i, file, buffer, offset| {
+            &moody(|i, file, buffer, offset| {
                 match i * 7 % 5 {
                     0 => std::thread::sleep(Duration::from_micros(i * 37 % 500)),
                     1 => return Err(std::io::ErrorKind::Interrupted.into()),
@@ -178,24 +185,30 @@ fn slow_short_and_interrupted_reads_change_nothing() {
     }
 }
 
-/// The comparison above sees a single wrong bit.
+/// The comparison above sees a single wrong bit, wherever the weight has its place.
 #[test]
 fn a_bit_that_the_disk_turns_is_seen() {
     let path = fixture("moe-q4_k_m");
+    let gguf = Gguf::open(&path).expect("a fixture");
     let truth = record(&load(&path)).expect("a mapped run");
-    let model = streamed(
-        &path,
-        |budgets| budgets[1],
-        moody!(|i, file, buffer, offset| {
+    for which in 0..3 {
+        // The first weight of a row of Q8_0, behind its block's scale.
+        let place = gguf.tensor("blk.1.attn_k.weight").expect("the keys' weights").offset + 2;
+        let turned = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&turned);
+        let open = moody(move |_, file, buffer, offset| {
             let read = file.read_at(buffer, offset)?;
-            if i == 9 {
-                buffer[read / 2] ^= 0x40;
+            if (offset..offset + read as u64).contains(&place) {
+                buffer[(place - offset) as usize] ^= 0x40;
+                count.fetch_add(1, Ordering::Relaxed);
             }
             Ok(read)
-        }),
-    );
-    let got = record(&model).map(|nodes| nodes != truth);
-    assert!(got.unwrap_or(true), "the run is the same with a wrong bit in a weight");
+        });
+        let model = streamed(&path, |budgets| budgets[which], &open);
+        let nodes = record(&model).expect("a run");
+        assert!(turned.load(Ordering::Relaxed) > 0, "budget {which}: the weight was not read");
+        assert!(nodes != truth, "budget {which}: the run is the same with a wrong bit in a weight");
+    }
 }
 
 #[test]
@@ -206,7 +219,7 @@ fn a_disk_error_names_its_place_and_can_be_overcome() {
         let model = streamed(
             &path,
             |budgets| budgets[0],
-            moody!(|i, file, buffer, offset| match i {
+            &moody(|i, file, buffer, offset| match i {
                 11 | 40 => Err(std::io::Error::from_raw_os_error(5)),
                 _ => file.read_at(buffer, offset),
             }),
