@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import limits, ram_table
-from ram_table import ROWS, SIDES, Measured, Row, aligned, last_error, least_named, phases, residency, series, summary, table, warnings
+from ram_table import ROWS, SIDES, Measured, Row, aligned, budgets, last_error, least_named, phases, residency, summary, table, warnings
 
 SCRIPTS = Path(__file__).resolve().parent
 WAYINFER = SCRIPTS.parent / "target/release/wayinfer"
@@ -162,8 +162,8 @@ class Budgets:
         return max(least, int(1.5 * (residency(self.runs[-1], "plan", "pinned_bytes") or 0)))
 
     def run_all(self, steps: int) -> bool:
-        """The least budget that the program names, half the model's size, then from 1.5 times the pinned set to the model's size;
-        whether all is well."""
+        """The least budget that the program names, half the model's size, then from 1.5 times the pinned set to the model's size or
+        the machine's memory; whether all is well."""
         free = self.generate(None, None)
         if free.failed:
             stop(f"without a limit: {outcome(self.runs[-1])}", 1)
@@ -178,9 +178,8 @@ class Budgets:
             # Refused again: the fault is counted; the budget that is named now may do.
             least = least_named(self.runs[-1]["stderr"]) or 2 * least
         size = sum(part.stat().st_size for part in limits.parts_of(self.model))
-        self.check(size // 2)
-        first = self.first(least)
-        for budget in series(first, size, steps) if first > least else series(least, size, steps + 1)[1:]:
+        memory = limits.available_memory()
+        for budget in budgets(least, self.first(least), size, memory, steps):
             self.check(budget)
         print(aligned(self.cells))
         return self.faults == 0

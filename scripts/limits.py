@@ -204,6 +204,12 @@ def parts_of(model: Path) -> list[Path]:
     return [model.with_name(f"{split[1]}-{i:05}-of-{split[2]}.gguf") for i in range(1, int(split[2]) + 1)]
 
 
+def available_memory() -> int:
+    """Bytes that the machine has for a program, file pages counted as free."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+
+
 def drop_caches() -> None:
     os.sync()
     Path("/proc/sys/vm/drop_caches").write_text("3")

@@ -187,6 +187,15 @@ def series(first: int, last: int, steps: int) -> list[int]:
     return [round(first * (last / first) ** (i / (steps - 1))) for i in range(steps)]
 
 
+def budgets(least: int, first: int, size: int, memory: int, steps: int) -> list[int]:
+    """The budgets after the least one: half the model's size, then from `first` to its size, or to the machine's memory where that
+    is less; of a model too small for any, twice the least."""
+    top = min(size, memory)
+    half = [size // 2] if least < size // 2 <= top else []
+    rest = series(first, top, steps) if first > least else series(least, top, steps + 1)[1:]
+    return half + [budget for budget in rest if least < budget <= top] or [2 * least]
+
+
 class TableTest(unittest.TestCase):
     """The arithmetic of the table and of budgets."""
     ROW = Row("small", "a-model", 2, 16, 10)
@@ -205,6 +214,13 @@ class TableTest(unittest.TestCase):
         killed = {"row": "small", "side": "llama.cpp", "failed": True, "oom_kills": 1, "peak_bytes": 2 * GIB}
         return [self.made("llama.cpp", 2.0, 9e7), self.made("wayinfer", 9.0, 5e7), self.made("wayinfer", 8.0, 4.2e7), killed,
                 self.made("llama.cpp", 1.0, 8e7), self.made("wayinfer", 1.0, 4e7)]
+
+    def test_budgets(self) -> None:
+        self.assertEqual(budgets(10, 10, 160, 1000, 2), [80, 40, 160])
+        self.assertEqual(budgets(10, 40, 160, 1000, 2), [80, 40, 160])
+        self.assertEqual(budgets(10, 40, 160, 90, 2), [80, 40, 90])
+        self.assertEqual(budgets(10, 10, 160, 40, 2), [20, 40])
+        self.assertEqual(budgets(100, 100, 10, 1000, 2), [200])
 
     def test_summary(self) -> None:
         got = summary(self.ROW, self.runs(), 1000)

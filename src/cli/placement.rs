@@ -13,7 +13,8 @@ use crate::store::{
     Plan, ResidencyStats, available_memory_bytes, open_file, peak_rss_bytes, private_bytes, read_speed,
 };
 
-/// What is left to others where nobody says how much a run may take: a part of what is available, and so much at least.
+/// What is left to others where nobody says how much a run may take: a part of what is available, and so much at least, but never more
+/// than half of it.
 const HEADROOM_SHARE: u64 = 32;
 const LEAST_HEADROOM: u64 = 256 << 20;
 /// What a run takes beside what it counts: page tables, readers, the allocator's own.
@@ -21,6 +22,10 @@ const MARGIN: u64 = 32 << 20;
 const MARGIN_SHARE: u64 = 256;
 /// What the program has taken so far is counted in steps: it differs a little from run to run.
 const OWN_STEP: u64 = 4 << 20;
+
+fn headroom(available: u64) -> u64 {
+    (available / HEADROOM_SHARE).max(LEAST_HEADROOM).min(available / 2)
+}
 
 /// How the memory of a run is divided.
 #[derive(Clone, Copy, Debug)]
@@ -38,9 +43,7 @@ impl Budget {
     pub fn new(ram: Option<u64>, model: &Model, sessions: &[SessionOptions], logits: usize) -> Budget {
         let own = private_bytes().unwrap_or(0).next_multiple_of(OWN_STEP);
         let total = ram.unwrap_or_else(|| match available_memory_bytes() {
-            Some(available) => {
-                (available - (available / HEADROOM_SHARE).max(LEAST_HEADROOM).min(available)) + own
-            }
+            Some(available) => available - headroom(available) + own,
             None => u64::MAX,
         });
         let sessions = sessions.iter().map(|session| session.memory_bytes(model.config(), logits));
@@ -317,6 +320,12 @@ pub fn disk_speed(model: &Model, plan: &Plan) -> Result<Option<f64>, CliError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn little_memory_is_shared_with_others() {
+        let shared = [4 << 20, 256 << 20, 2 << 30, 64 << 30].map(headroom);
+        assert_eq!(shared, [2 << 20, 128 << 20, 256 << 20, 2 << 30]);
+    }
 
     #[test]
     fn the_least_total_leaves_what_the_weights_need() {
