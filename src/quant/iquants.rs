@@ -290,8 +290,11 @@ impl GridBlock for BlockIQ1M {
 
     #[inline(always)]
     fn d(&self) -> [u8; 2] {
-        let [a, b, c, d] = self.scales.map(|word| word[1] >> 4);
-        [a | b << 4, c | d << 4]
+        // The highest nibble of each word, moved by the product so that they meet at the top and nothing else does.
+        let words = self.scales.as_flattened().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let nibbles = words >> 12 & 0x000f_000f_000f_000f;
+        let [.., low, high] = nibbles.wrapping_mul(0x0001_0010_0100_1000).to_le_bytes();
+        [low, high]
     }
 }
 

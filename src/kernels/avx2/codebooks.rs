@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::blocks32::Block;
 use super::legacy::{bytes_of_bits, nibbles};
+use super::places::Places;
 use super::super_blocks::{Scales, SuperBlock, Unpacked};
 use super::{load_16_bytes, load_f32, widen_f16, word_of};
 use crate::quant::{
@@ -130,7 +131,7 @@ impl SuperBlock for BlockIQ4XS {
     }
 
     #[inline(always)]
-    unsafe fn unpack(&self) -> Unpacked {
+    unsafe fn unpack(&self, _: &Places) -> Unpacked {
         // SAFETY: the caller vouches for the CPU.
         unsafe {
             let (qs, _) = self.qs.as_chunks::<16>();

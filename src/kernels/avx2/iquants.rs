@@ -3,53 +3,13 @@
 use std::arch::x86_64::*;
 
 use super::legacy::{bytes_of_bits, bytes_of_dword};
+use super::places::Places;
 use super::super_blocks::{Mins, Scales, SuperBlock, Unpacked};
 use super::{load_16_bytes, load_u8, opaque, word_of};
 use crate::quant::grids::{IQ1_GRID, IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID, IQ3_S_GRID, IQ3_XXS_GRID};
 use crate::quant::{
     BlockIQ1M, BlockIQ1S, BlockIQ2S, BlockIQ2XS, BlockIQ2XXS, BlockIQ3S, BlockIQ3XXS, GridBlock,
 };
-
-/// Sixteen places in a grid, four in each.
-#[derive(Clone, Copy)]
-struct Places([u64; 4]);
-
-impl Places {
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    fn new(words: __m256i) -> Places {
-        let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-        let all = [
-            _mm_cvtsi128_si64(low),
-            _mm_extract_epi64::<1>(low),
-            _mm_cvtsi128_si64(high),
-            _mm_extract_epi64::<1>(high),
-        ];
-        Places(array!(4, |i| kept_whole(all[i].cast_unsigned())))
-    }
-
-    /// Places `4 at` to `4 at + 3`.
-    #[inline(always)]
-    fn four(&self, at: usize) -> [usize; 4] {
-        array!(4, |i| usize::from((self.0[at] >> (16 * i)) as u16))
-    }
-
-    /// Places `8 at` to `8 at + 7`.
-    #[inline(always)]
-    fn eight(&self, at: usize) -> [usize; 8] {
-        let (a, b) = (self.four(2 * at), self.four(2 * at + 1));
-        [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]]
-    }
-}
-
-/// The same value. Compilers take the words of a register out one by one wherever they see that this is what is wanted, by an
-/// instruction that costs more than shifts of four at once.
-#[inline(always)]
-fn kept_whole(mut four: u64) -> u64 {
-    // SAFETY: no instruction at all.
-    unsafe { std::arch::asm!("/* {0} */", inout(reg) four, options(pure, nomem, nostack, preserves_flags)) };
-    four
-}
 
 /// Four points of eight weights.
 ///
@@ -117,15 +77,6 @@ fn with_eighth(bytes: __m256i) -> __m256i {
     _mm256_or_si256(bytes, _mm256_and_si256(_mm256_slli_epi32::<7>(odd), _mm256_set1_epi8(-128)))
 }
 
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn to_quads(v: __m256i) -> [i64; 4] {
-    let mut out = [0; 4];
-    // SAFETY: 32 bytes can be written, and no alignment is asked for.
-    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), v) };
-    out
-}
-
 /// `2 s + 1`
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -160,10 +111,24 @@ fn signs_of(bytes: __m256i) -> __m256i {
     _mm256_or_si256(bytes, _mm256_set1_epi8(1))
 }
 
+/// The places of a block's points, in registers of sixteen words.
+macro_rules! places {
+    ($self:ident, $places:expr) => {
+        #[inline(always)]
+        unsafe fn places(&$self, to: &mut Places) {
+            // SAFETY: the caller vouches for the CPU.
+            unsafe { to.set($places) }
+        }
+    };
+}
+
 /// A format of magnitudes and signs: in one expression its 32 weights `j` (for which a block makes ready), its signs, its
 /// scales.
 macro_rules! signed {
-    ($block:ident, chain: $chain:literal, |$self:ident, $j:ident| { $($ready:stmt;)* } => $points:expr, $signs:expr, $scales:expr) => {
+    (
+        $block:ident, chain: $chain:literal, $(places: |$own:ident| $places:expr,)?
+        |$self:ident, $at:pat_param, $j:ident| { $($ready:stmt;)* } => $points:expr, $signs:expr, $scales:expr
+    ) => {
         impl SuperBlock for $block {
             const SIGNED: bool = true;
             const CHAIN: usize = $chain;
@@ -179,9 +144,11 @@ macro_rules! signed {
                 [self.d, [0; 2]]
             }
 
+            $(places!($own, $places);)?
+
             #[inline(always)]
-            unsafe fn unpack(&$self) -> Unpacked {
-                // SAFETY: the caller vouches for the CPU; indices are bytes or masked to the grid's size.
+            unsafe fn unpack(&$self, $at: &Places) -> Unpacked {
+                // SAFETY: the caller vouches for the CPU and the places; those are bytes or masked to the grid's size.
                 unsafe {
                     $($ready)*
                     Unpacked {
@@ -197,7 +164,7 @@ macro_rules! signed {
 }
 
 // 2 * 2 * 43 * 127 = 21844
-signed!(BlockIQ2XXS, chain: 2, |self, j| {
+signed!(BlockIQ2XXS, chain: 2, |self, _, j| {
     let (first, last) = self.qs.as_flattened().split_at(32);
     let words = |bytes: &[u8]| _mm256_castsi256_ps(load_u8(bytes.first_chunk().unwrap_or(&[0; 32])));
     // Of every two words the second: of sub-blocks 0, 1, 4, 5 in one half, 2, 3, 6, 7 in the other.
@@ -205,51 +172,54 @@ signed!(BlockIQ2XXS, chain: 2, |self, j| {
     let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
     let signs = four_times_seven(words);
 } => points_of_8(&IQ2_XXS_GRID, array!(4, |l| usize::from(self.qs[j][l]))), bytes_of_dword(signs[j / 4], j % 4), scales_on_top(words));
-signed!(BlockIQ2XS, chain: 2, |self, j| {
+signed!(BlockIQ2XS, chain: 2, places: |self| array!(2, |half| {
+    let words = load_u8(self.qs.as_flattened().as_chunks().0.get(half).unwrap_or(&[0; 32]));
+    _mm256_and_si256(words, _mm256_set1_epi16(511))
+}), |self, at, j| {
     let words = array!(2, |half| load_u8(self.qs.as_flattened().as_chunks().0.get(half).unwrap_or(&[0; 32])));
-    let at = array!(2, |half| Places::new(_mm256_and_si256(words[half], _mm256_set1_epi16(511))));
     let seven = _mm256_packus_epi16(_mm256_srli_epi16::<9>(words[0]), _mm256_srli_epi16::<9>(words[1]));
     let signs = halves_twice(with_eighth(_mm256_permute4x64_epi64::<0b11_01_10_00>(seven)));
-} => points_of_8(&IQ2_XS_GRID, at[j / 4].four(j % 4)), bytes_of_dword(signs[j / 4], j % 4), scales_in_nibbles(&self.scales));
-signed!(BlockIQ2S, chain: 2, |self, j| {
-    let bytes = _mm_cvtsi64_si128(i64::from_le_bytes(self.qh));
-    let at = array!(2, |half| {
-        let up = _mm256_set1_epi64x(0x0004_0010_0040_0100);
-        let high = _mm256_mullo_epi16(four_times(_mm_cvtepu8_epi16(bytes), half), up);
-        Places::new(_mm256_or_si256(words_of(&self.qs, half), _mm256_and_si256(high, _mm256_set1_epi16(0x300))))
-    });
-} => points_of_8(&IQ2_S_GRID, at[j / 4].four(j % 4)), bytes_of_bits(word_of(&self.signs, j)), scales_in_nibbles(&self.scales));
+} => points_of_8(&IQ2_XS_GRID, at.four(j)), bytes_of_dword(signs[j / 4], j % 4), scales_in_nibbles(&self.scales));
+signed!(BlockIQ2S, chain: 2, places: |self| {
+    let bytes = _mm_cvtepu8_epi16(_mm_cvtsi64_si128(i64::from_le_bytes(self.qh)));
+    let up = _mm256_set1_epi64x(0x0004_0010_0040_0100);
+    array!(2, |half| {
+        let high = _mm256_mullo_epi16(four_times(bytes, half), up);
+        _mm256_or_si256(words_of(&self.qs, half), _mm256_and_si256(high, _mm256_set1_epi16(0x300)))
+    })
+}, |self, at, j| {} => points_of_8(&IQ2_S_GRID, at.four(j)), bytes_of_bits(word_of(&self.signs, j)), scales_in_nibbles(&self.scales));
 // 2 * 2 * 62 * 127 = 31496
-signed!(BlockIQ3XXS, chain: 2, |self, j| {
+signed!(BlockIQ3XXS, chain: 2, |self, _, j| {
     let words = load_u8(self.signs.as_flattened().first_chunk().unwrap_or(&[0; 32]));
     let signs = four_times_seven(words);
 } => points_of_4(&IQ3_XXS_GRID, array!(8, |i| usize::from(self.qs[8 * j + i]))), bytes_of_dword(signs[j / 4], j % 4), scales_on_top(words));
 // 4 * 2 * 15 * 127 = 15240
-signed!(BlockIQ3S, chain: 4, |self, j| {
+signed!(BlockIQ3S, chain: 4, places: |self| {
     let high = _mm256_set1_epi64x(i64::from_le_bytes(self.qh));
     // Byte `j` to the eight words of sub-block `j`, a bit of it to bit 8.
     let spread = _mm256_setr_epi8(
         0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1,
     );
     let up = _mm256_setr_epi16(256, 128, 64, 32, 16, 8, 4, 2, 256, 128, 64, 32, 16, 8, 4, 2);
-    let at = array!(4, |part| {
+    array!(4, |part| {
         let own = _mm256_add_epi8(spread, _mm256_set1_epi16(2 * part as i16));
         let own = _mm256_mullo_epi16(_mm256_shuffle_epi8(high, own), up);
-        Places::new(_mm256_or_si256(words_of(&self.qs, part), _mm256_and_si256(own, _mm256_set1_epi16(0x100))))
-    });
+        _mm256_or_si256(words_of(&self.qs, part), _mm256_and_si256(own, _mm256_set1_epi16(0x100)))
+    })
+}, |self, at, j| {
     let both = _mm_cvtsi32_si128(i32::from_le_bytes(self.scales));
     let nibbles = _mm_and_si128(_mm_unpacklo_epi8(both, _mm_srli_epi16::<4>(both)), _mm_set1_epi8(15));
-} => points_of_4(&IQ3_S_GRID, at[j / 2].eight(j % 2)), bytes_of_bits(word_of(&self.signs, j)), Scales::of_8_words(odd_words(_mm_cvtepu8_epi16(nibbles))));
+} => points_of_4(&IQ3_S_GRID, at.eight(j)), bytes_of_bits(word_of(&self.signs, j)), Scales::of_8_words(odd_words(_mm_cvtepu8_epi16(nibbles))));
 
-/// Indices of IQ1's points: their low bits, and of words that are a sub-block's each, the first three moved up by a product,
+/// Places of IQ1's points: their low bits, and of words that are a sub-block's each, the first three moved up by a product,
 /// the last as given, the three bits above.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn iq1_indices(low: __m256i, words: __m256i, up: i64, last: __m256i) -> Places {
+fn iq1_places(low: __m256i, words: __m256i, up: i64, last: __m256i) -> __m256i {
     let first = _mm256_mullo_epi16(words, _mm256_set1_epi64x(up));
     let first = _mm256_and_si256(first, _mm256_set1_epi64x(0x0000_0700_0700_0700));
     let last = _mm256_and_si256(last, _mm256_set1_epi64x(0x0700_0000_0000_0000));
-    Places::new(_mm256_or_si256(low, _mm256_or_si256(first, last)))
+    _mm256_or_si256(low, _mm256_or_si256(first, last))
 }
 
 /// Word `4 half + i / 4` of eight to each of four words `i`.
@@ -263,9 +233,23 @@ fn four_times(words: __m128i, half: usize) -> __m256i {
     _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(words), spread)
 }
 
+/// Masks for `_mm256_shuffle_epi8` that spread each of words 0 to 3, or 4 to 7, over eight bytes.
+static EIGHTS: [[u8; 32]; 2] = {
+    let mut masks = [[0; 32]; 2];
+    let mut i = 0;
+    while i < 64 {
+        masks[i / 32][i % 32] = (i / 8 * 2) as u8;
+        i += 1;
+    }
+    masks
+};
+
 /// IQ1: weights are `8 t + e`; the grid has `8 t + 8`. Weights and mins in one expression each.
 macro_rules! ternary {
-    ($block:ident, |$self:ident, $j:ident| { $($ready:stmt;)* } => $weights:expr, $scales:expr, $mins:expr) => {
+    (
+        $block:ident, places: |$own:ident| $places:expr,
+        |$self:ident, $at:ident, $j:ident| { $($ready:stmt;)* } => $weights:expr, $scales:expr, $mins:expr
+    ) => {
         impl SuperBlock for $block {
             const MINS: Mins = Mins::Integer;
             const CHAIN: usize = 4; // 4 * 2 * 18 * 127 = 18288
@@ -281,9 +265,11 @@ macro_rules! ternary {
                 [GridBlock::d(self), [0; 2]]
             }
 
+            places!($own, $places);
+
             #[inline(always)]
-            unsafe fn unpack(&$self) -> Unpacked {
-                // SAFETY: the caller vouches for the CPU; indices have eleven bits.
+            unsafe fn unpack(&$self, $at: &Places) -> Unpacked {
+                // SAFETY: the caller vouches for the CPU and the places, which have eleven bits.
                 unsafe {
                     $($ready)*
                     let q = array!(8, |$j| $weights);
@@ -297,31 +283,27 @@ macro_rules! ternary {
 }
 
 // `e` belongs to a whole sub-block, hence to the mins: `8 - e` is 7, or 9 where a sub-block's highest bit is set.
-ternary!(BlockIQ1S, |self, j| {
+ternary!(BlockIQ1S, places: |self| array!(2, |half| {
+    let words = four_times(load_16_bytes(self.qh.as_flattened().first_chunk().unwrap_or(&[0; 16])), half);
+    iq1_places(words_of(&self.qs, half), words, 0x0004_0020_0100, _mm256_srli_epi16::<1>(words))
+}), |self, at, j| {
     let words = load_16_bytes(self.qh.as_flattened().first_chunk().unwrap_or(&[0; 16]));
-    let at = array!(2, |half| {
-        let words = four_times(words, half);
-        iq1_indices(words_of(&self.qs, half), words, 0x0004_0020_0100, _mm256_srli_epi16::<1>(words))
-    });
     let scales = _mm_and_si128(_mm_srli_epi16::<12>(words), _mm_set1_epi16(7));
     let set = _mm_srai_epi16::<15>(words);
     let mins = Scales::of_8_words(_mm_sub_epi16(_mm_set1_epi16(7), _mm_add_epi16(set, set)));
-} => points_of_8(&IQ1_GRID, at[j / 4].four(j % 4)), Scales::of_8_words(odd_words(scales)), mins.groups);
+} => points_of_8(&IQ1_GRID, at.four(j)), Scales::of_8_words(odd_words(scales)), mins.groups);
 // `e` belongs to eight weights: `e + 1` is added to them, nine is the min.
-ternary!(BlockIQ1M, |self, j| {
-    let words = array!(2, |half| four_times(load_16_bytes(&self.qh), half));
-    let at = array!(2, |half| {
-        iq1_indices(words_of(&self.qs, half), words[half], 0x0001_0010_0100, _mm256_srli_epi16::<4>(words[half]))
-    });
-    // Where the highest bit of a nibble is set 0, elsewhere 2, for eight weights each.
+ternary!(BlockIQ1M, places: |self| array!(2, |half| {
+    let words = four_times(load_16_bytes(&self.qh), half);
+    iq1_places(words_of(&self.qs, half), words, 0x0001_0010_0100, _mm256_srli_epi16::<4>(words))
+}), |self, at, j| {
+    // Where the highest bit of a nibble is set 0, elsewhere 2, for eight weights each; a half in both.
     let more = array!(2, |half| {
-        let top = _mm256_mullo_epi16(words[half], _mm256_set1_epi64x(0x0001_0010_0100_1000));
+        let words = four_times(load_16_bytes(&self.qh), half);
+        let top = _mm256_mullo_epi16(words, _mm256_set1_epi64x(0x0001_0010_0100_1000));
         let set = _mm256_srai_epi16::<15>(top);
-        to_quads(_mm256_add_epi16(_mm256_add_epi16(set, set), _mm256_set1_epi16(2)))
+        halves_twice(_mm256_add_epi16(_mm256_add_epi16(set, set), _mm256_set1_epi16(2)))
     });
-    let eights = _mm256_setr_epi8(
-        0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2, 4, 4, 4, 4, 4, 4, 4, 4, 6, 6, 6, 6, 6, 6, 6, 6,
-    );
     // Each word of scales four times; then each of its fields moved to the top.
     let scales = _mm_cvtsi64_si128(i64::from_le_bytes(*self.scales.as_flattened().first_chunk().unwrap_or(&[0; 8])));
     let fields = _mm256_mullo_epi16(four_times(scales, 0), _mm256_set1_epi64x(0x0010_0080_0400_2000));
@@ -329,6 +311,6 @@ ternary!(BlockIQ1M, |self, j| {
     let odd = _mm256_or_si256(_mm256_add_epi16(s, s), _mm256_set1_epi16(1));
     let bytes = _mm_packs_epi16(_mm256_castsi256_si128(odd), _mm256_extracti128_si256::<1>(odd));
 } => {
-    let points = points_of_8(&IQ1_GRID, at[j / 4].four(j % 4));
-    _mm256_add_epi8(points, _mm256_shuffle_epi8(_mm256_set1_epi64x(more[j / 4][j % 4]), eights))
+    let points = points_of_8(&IQ1_GRID, at.four(j));
+    _mm256_add_epi8(points, _mm256_shuffle_epi8(more[j / 4][j / 2 % 2], load_u8(&EIGHTS[j % 2])))
 }, Scales::of_16_bytes(bytes), _mm256_set1_epi16(9));

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::places::Places;
 use super::super_blocks::{Mins, Scales, SuperBlock, Unpacked};
 use super::{load_16_bytes, load_u8};
 use crate::quant::{BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, QK_K, scales_and_mins, six_bit_scales};
@@ -68,7 +69,7 @@ impl SuperBlock for BlockQ2K {
     }
 
     #[inline(always)]
-    unsafe fn unpack(&self) -> Unpacked {
+    unsafe fn unpack(&self, _: &Places) -> Unpacked {
         // SAFETY: the caller vouches for the CPU.
         unsafe {
             let (both, low) = (load_16_bytes(&self.scales), _mm_set1_epi8(15));
@@ -99,7 +100,7 @@ impl SuperBlock for BlockQ3K {
     }
 
     #[inline(always)]
-    unsafe fn unpack(&self) -> Unpacked {
+    unsafe fn unpack(&self, _: &Places) -> Unpacked {
         // SAFETY: the caller vouches for the CPU.
         unsafe {
             let mut q = two_bits(&self.qs);
@@ -133,7 +134,7 @@ impl SuperBlock for BlockQ4K {
     }
 
     #[inline(always)]
-    unsafe fn unpack(&self) -> Unpacked {
+    unsafe fn unpack(&self, _: &Places) -> Unpacked {
         // SAFETY: the caller vouches for the CPU.
         unsafe { unpacked_with_mins(nibbles(&self.qs), &self.scales) }
     }
@@ -154,7 +155,7 @@ impl SuperBlock for BlockQ5K {
     }
 
     #[inline(always)]
-    unsafe fn unpack(&self) -> Unpacked {
+    unsafe fn unpack(&self, _: &Places) -> Unpacked {
         // SAFETY: the caller vouches for the CPU.
         unsafe {
             let mut q = nibbles(&self.qs);
@@ -185,7 +186,7 @@ impl SuperBlock for BlockQ6K {
     }
 
     #[inline(always)]
-    unsafe fn unpack(&self) -> Unpacked {
+    unsafe fn unpack(&self, _: &Places) -> Unpacked {
         // SAFETY: the caller vouches for the CPU.
         unsafe {
             let (ql, _) = self.ql.as_chunks::<32>();

@@ -10,6 +10,7 @@ mod floats;
 mod iquants;
 mod kquants;
 mod legacy;
+mod places;
 mod super_blocks;
 mod ternary;
 
@@ -23,6 +24,7 @@ pub(super) use blocks32::{
     Block, Blocks32, Eight, Panel as Panel32, Tail, activations, add_panel_with as add_panel32,
     dots as blocks32_dots, eight_parts, weights_of,
 };
+pub(super) use places::{Places, PlacesAhead};
 pub(super) use super_blocks::{
     EightRows, Mins, SuperBlock, SuperBlocks, add_sums, d_pair, dots as super_block_dots,
 };

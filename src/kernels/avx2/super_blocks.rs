@@ -10,6 +10,7 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::super::blocks::BlockKernel;
+use super::places::{Places, PlacesAhead};
 use super::{
     Maddubs, Multiply, PREFETCH, PREFETCH_ROWS, load_i8, load_i16, load_u8, opaque, prefetch, prefetch_next,
     spread_quad, to_array, transpose8, widen_f16,
@@ -89,8 +90,15 @@ pub(in super::super) trait SuperBlock: Sized {
     /// registers.
     ///
     /// # Safety
+    /// The CPU must have the features of this kernel set, and `places` be this block's.
+    unsafe fn unpack(&self, places: &Places) -> Unpacked;
+
+    /// Where this block's points are, of formats that look points up.
+    ///
+    /// # Safety
     /// The CPU must have the features of this kernel set.
-    unsafe fn unpack(&self) -> Unpacked;
+    #[inline(always)]
+    unsafe fn places(&self, _to: &mut Places) {}
 }
 
 /// Masks for `_mm256_shuffle_epi8` that spread word `j` over a half.
@@ -265,9 +273,10 @@ pub(in super::super) unsafe fn dots<B: SuperBlock, M: Multiply, const T: usize>(
         // for. Before the first there are none, of scale zero.
         let (zero, float) = (_mm256_setzero_si256(), _mm_setzero_ps());
         let mut held = [Products { sum: zero, mins: zero, scale: float }; T];
+        let mut places = PlacesAhead::new(blocks);
         for (b, block) in blocks.iter().enumerate() {
             prefetch(block, PREFETCH);
-            let w = block.unpack();
+            let w = block.unpack(places.of(blocks, b));
             let d = d_pair(block);
             for (t, (qs, bsums, d_a)) in x.iter().enumerate() {
                 let before = held[t];
@@ -381,7 +390,10 @@ fn sums_of_mins<const T: usize>(
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn unpacked<B: SuperBlock>(block: &B) -> Unpacked {
     // SAFETY: the caller vouches for the CPU.
-    unsafe { block.unpack() }
+    unsafe {
+        let blocks = std::slice::from_ref(block);
+        block.unpack(PlacesAhead::new(blocks).of(blocks, 0))
+    }
 }
 
 /// One super-block's products, not yet added up.

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::kquants::two_bits;
+use super::places::Places;
 use super::super_blocks::{Mins, Scales, SuperBlock, Unpacked};
 use super::{load_16_bytes, load_u8, opaque};
 use crate::quant::{BlockTQ1_0, BlockTQ2_0};
@@ -26,7 +27,7 @@ macro_rules! ternary {
             }
 
             #[inline(always)]
-            unsafe fn unpack(&$self) -> Unpacked {
+            unsafe fn unpack(&$self, _: &Places) -> Unpacked {
                 // SAFETY: the caller vouches for the CPU.
                 unsafe {
                     let q = $weights;

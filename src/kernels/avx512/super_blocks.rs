@@ -5,7 +5,7 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::super::avx2::{EightRows, Mins, SuperBlock, d_pair};
+use super::super::avx2::{EightRows, Mins, Places, PlacesAhead, SuperBlock, d_pair};
 use super::super::blocks::BlockKernel;
 use super::unpack::Panel;
 use super::{
@@ -33,10 +33,12 @@ impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
     unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8KRow<'_>; T]) -> [f32; T] {
         let blocks = B::slice(weights);
         let mut acc = [0f32; T];
+        // SAFETY: the caller vouches for the CPU.
+        let mut places = unsafe { PlacesAhead::new(blocks) };
         for (b, block) in blocks.iter().enumerate() {
             prefetch(block, PREFETCH);
             // SAFETY: the caller vouches for the CPU.
-            let w = unsafe { Weights::of(block) };
+            let w = unsafe { Weights::of(block, places.of(blocks, b)) };
             for t in 0..T {
                 let (qs, bsums) = (&x[t].qs.as_chunks::<QK_K>().0[b], &x[t].bsums.as_chunks::<16>().0[b]);
                 acc[t] = w.add::<B>(qs, bsums, x[t].d[b], acc[t]);
@@ -187,12 +189,12 @@ struct Weights {
 
 impl Weights {
     /// # Safety
-    /// The CPU must have the features of this kernel set.
+    /// The CPU must have the features of this kernel set, and `places` be this block's.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn of<B: SuperBlock>(block: &B) -> Weights {
-        // SAFETY: the caller vouches for the CPU.
-        let w = unsafe { block.unpack() };
+    unsafe fn of<B: SuperBlock>(block: &B, places: &Places) -> Weights {
+        // SAFETY: the caller vouches for the CPU and the places.
+        let w = unsafe { block.unpack(places) };
         let scales = _mm512_cvtepi16_epi32(w.scales.groups);
         let lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
         let d = d_pair(block);
