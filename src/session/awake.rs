@@ -1,56 +1,71 @@
-//! Threads that stay awake for the length of a pass.
+//! Threads that stay awake from pass to pass.
 //!
-//! A pass is dozens to hundreds of parallel regions with short serial stretches between them. rayon's threads go to sleep after some
-//! ten microseconds without work, and to wake one takes longer than a small model's region: those gain some 15 % by this, large ones
-//! nothing that could be measured.
+//! A pass is dozens to hundreds of parallel regions with short serial stretches between them, and the next one begins as soon as a
+//! token is drawn. rayon's threads go to sleep after some ten microseconds without work, and to wake one takes longer than a small
+//! model's region.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rayon::{ThreadPool, Yield};
 
-/// Without work for this long, a thread goes to sleep after all: the pass waits for the disk.
+/// Without work for this long, a thread goes to sleep after all: the text is at its end, or the pass waits for the disk.
 const PATIENCE: Duration = Duration::from_millis(1);
 
-/// Runs `pass` on a thread of the pool, the others looking out for its work meanwhile.
-///
-/// # Panics
-/// Where `pass` does.
-pub(super) fn run<R: Send>(pool: &ThreadPool, pass: impl FnOnce() -> R + Send) -> R {
-    // More threads than processors would keep each other from working.
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    if pool.current_num_threads() > processors {
-        return pool.install(pass);
-    }
-    let done = AtomicBool::new(false);
-    let until = &done;
-    pool.scope(|scope| {
-        let own = rayon::current_thread_index();
-        scope.spawn_broadcast(move |_, context| {
-            if Some(context.index()) != own {
-                look_out(until);
-            }
-        });
-        let result = pass();
-        done.store(true, Ordering::Relaxed);
-        result
-    })
+/// A pool whose threads look out for work while there are passes.
+#[derive(Debug)]
+pub(super) struct AwakePool {
+    pool: ThreadPool,
+    /// Which threads do; none where there are more of them than processors, for they would keep each other from working.
+    looking_out: Option<Arc<[AtomicBool]>>,
 }
 
-/// Does the pool's work until a pass is done, or there has been none for a while.
-fn look_out(done: &AtomicBool) {
+impl AwakePool {
+    pub fn new(pool: ThreadPool) -> AwakePool {
+        let threads = pool.current_num_threads();
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let looking_out =
+            (threads <= processors).then(|| (0..threads).map(|_| AtomicBool::new(false)).collect());
+        AwakePool { pool, looking_out }
+    }
+
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    /// Runs `pass` on a thread of the pool, the others looking out for its work meanwhile and for the next pass's afterwards.
+    ///
+    /// # Panics
+    /// Where `pass` does.
+    pub fn run<R: Send>(&self, pass: impl FnOnce() -> R + Send) -> R {
+        if let Some(looking_out) = &self.looking_out
+            && !looking_out.iter().all(|thread| thread.load(Ordering::Relaxed))
+        {
+            let looking_out = Arc::clone(looking_out);
+            self.pool.spawn_broadcast(move |context| look_out(&looking_out[context.index()]));
+        }
+        self.pool.install(pass)
+    }
+}
+
+/// Does the pool's work until there has been none for a while; at once back where this thread does so already, further up its
+/// stack. A pass is such work, too.
+fn look_out(looking_out: &AtomicBool) {
+    if looking_out.swap(true, Ordering::Relaxed) {
+        return;
+    }
     let mut idle_since = Instant::now();
-    while !done.load(Ordering::Relaxed) {
+    while idle_since.elapsed() <= PATIENCE {
         if rayon::yield_now() == Some(Yield::Executed) {
             idle_since = Instant::now();
-        } else if idle_since.elapsed() > PATIENCE {
-            return;
         } else {
-            // Another process may have better use for the processor.
+            // Another thread may have better use for the processor.
             thread::yield_now();
         }
     }
+    looking_out.store(false, Ordering::Relaxed);
 }
 
 #[cfg(test)]
@@ -62,8 +77,8 @@ mod tests {
 
     use super::*;
 
-    fn pool(threads: usize) -> ThreadPool {
-        ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
+    fn pool(threads: usize) -> AwakePool {
+        AwakePool::new(ThreadPoolBuilder::new().num_threads(threads).build().unwrap())
     }
 
     #[test]
@@ -71,7 +86,7 @@ mod tests {
         for threads in [1, 2, 3, 64] {
             let pool = pool(threads);
             for _ in 0..3 {
-                let sum = run(&pool, || {
+                let sum = pool.run(|| {
                     (0..50).map(|i| (0..100u64).into_par_iter().map(|j| i * j).sum::<u64>()).sum::<u64>()
                 });
                 assert_eq!(sum, 1225 * 4950);
@@ -83,19 +98,43 @@ mod tests {
     #[test]
     fn outlives_a_wait() {
         let pool = pool(2);
-        let sum = run(&pool, || {
+        let sum = pool.run(|| {
             thread::sleep(5 * PATIENCE);
             (0..100u64).into_par_iter().sum::<u64>()
         });
         assert_eq!(sum, 4950);
-        let idle = AtomicBool::new(false);
-        pool.install(|| look_out(&idle)); // returns though the pass is never done
     }
 
     #[test]
     fn a_pass_that_panics_ends() {
         let pool = pool(2);
-        assert!(catch_unwind(AssertUnwindSafe(|| run(&pool, || panic!("on purpose")))).is_err());
-        assert_eq!(run(&pool, || 7), 7);
+        assert!(catch_unwind(AssertUnwindSafe(|| pool.run(|| panic!("on purpose")))).is_err());
+        assert_eq!(pool.run(|| 7), 7);
+    }
+
+    /// After the last pass no thread is kept from its sleep, and none is kept from the next pass by having slept.
+    #[test]
+    fn threads_sleep_in_the_end() {
+        let pool = pool(2);
+        for _ in 0..2 {
+            assert_eq!(pool.run(|| 7), 7);
+            let began = Instant::now();
+            let awake =
+                || pool.looking_out.iter().flat_map(|all| all.iter()).any(|t| t.load(Ordering::Relaxed));
+            while awake() {
+                assert!(
+                    began.elapsed() < Duration::from_secs(10),
+                    "threads are awake long after the last pass"
+                );
+                thread::sleep(PATIENCE);
+            }
+        }
+    }
+
+    #[test]
+    fn a_thread_looks_out_once() {
+        let already = AtomicBool::new(true);
+        pool(1).pool.install(|| look_out(&already));
+        assert!(already.load(Ordering::Relaxed), "the outer one still looks out");
     }
 }

@@ -8,7 +8,7 @@ mod stop;
 
 use std::ops::ControlFlow;
 
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use rayon::ThreadPoolBuilder;
 use thiserror::Error;
 
 use crate::kernels::{Isa, IsaError, Kernels};
@@ -17,6 +17,7 @@ use crate::model::{
 };
 use crate::store::OutOfMemory;
 
+use awake::AwakePool;
 pub use generation::Generation;
 pub use sampler::{Candidate, Sampler, SamplerConfig};
 pub use speculation::{DraftPolicy, MAX_DRAFT, NgramIndex, Speculation, SpeculationStats};
@@ -87,7 +88,7 @@ const THREAD_BYTES: u64 = 2 << 20;
 pub struct Session<'m> {
     model: &'m Model,
     kernels: &'static Kernels,
-    pool: ThreadPool,
+    pool: AwakePool,
     state: RunState,
     kv: KvCache,
     context: usize,
@@ -115,7 +116,7 @@ impl<'m> Session<'m> {
         Ok(Session {
             model,
             kernels,
-            pool: ThreadPoolBuilder::new().num_threads(options.threads.max(1)).build()?,
+            pool: AwakePool::new(ThreadPoolBuilder::new().num_threads(options.threads.max(1)).build()?),
             state: RunState::new(model.config(), batch)?,
             kv: KvCache::new(model.config(), context, options.kv)?,
             context,
@@ -139,7 +140,7 @@ impl<'m> Session<'m> {
 
     /// Worker threads.
     pub fn threads(&self) -> usize {
-        self.pool.current_num_threads()
+        self.pool.threads()
     }
 
     /// Positions of the KV cache.
@@ -204,7 +205,7 @@ impl<'m> Session<'m> {
                 observer: &mut *observer,
             };
             let model = self.model;
-            let passed = awake::run(&self.pool, || model.forward(pass));
+            let passed = self.pool.run(|| model.forward(pass));
             self.row = None;
             if let Err(error) = passed {
                 self.state.clear_logits();
