@@ -1,4 +1,4 @@
-//! The driver of the quantised formats, shared by the vector sets.
+//! The driver of the quantised formats, shared by the vector sets; its panels are for floats as well.
 //!
 //! For few tokens, rows are dotted one after another, straight from the file's layout, which reads memory as one
 //! stream. For many tokens, as many rows as a register has 32-bit lanes are unpacked at a time into a panel where
@@ -11,14 +11,10 @@
 use super::{OutTile, Tile};
 use crate::quant::ActivationRow;
 
-/// What a quantised format has to say on an instruction set whose panels have `ROWS` rows.
+/// What a format has to say on an instruction set for many tokens: panels of `ROWS` rows.
 ///
 /// All `unsafe` functions have one condition: the CPU has the features of the kernel set.
-pub(super) trait BlockKernel<const ROWS: usize> {
-    /// Tokens from which on panels pay.
-    const PANEL_TOKENS: usize;
-    /// Tokens that a row is dotted with at a time.
-    const ROW_TOKENS: usize = 4;
+pub(super) trait PanelKernel<const ROWS: usize> {
     /// Tokens that registers have room for while they go over a panel.
     const TOKENS: usize;
     /// Tokens that share a panel: their activations should stay in L2 while the rows pass by.
@@ -32,9 +28,6 @@ pub(super) trait BlockKernel<const ROWS: usize> {
     type Lanes: Copy;
 
     fn row(x: ActivationRow<'_>) -> Self::Row<'_>;
-
-    /// The dots of a row of weights with `T` rows of activations.
-    unsafe fn dots<const T: usize>(weights: &[u8], x: [Self::Row<'_>; T]) -> [f32; T];
 
     /// Units of columns in a row of this many bytes.
     fn units(row_bytes: usize) -> usize;
@@ -52,6 +45,19 @@ pub(super) trait BlockKernel<const ROWS: usize> {
     );
     /// The results of `ROWS` rows.
     unsafe fn finish(lanes: &Self::Lanes) -> [f32; ROWS];
+}
+
+/// What a quantised format has to say on an instruction set: panels, and dots for few tokens.
+///
+/// All `unsafe` functions have one condition: the CPU has the features of the kernel set.
+pub(super) trait BlockKernel<const ROWS: usize>: PanelKernel<ROWS> {
+    /// Tokens from which on panels pay.
+    const PANEL_TOKENS: usize;
+    /// Tokens that a row is dotted with at a time.
+    const ROW_TOKENS: usize = 4;
+
+    /// The dots of a row of weights with `T` rows of activations.
+    unsafe fn dots<const T: usize>(weights: &[u8], x: [Self::Row<'_>; T]) -> [f32; T];
 }
 
 /// Calls a function generic over a number of tokens for `count` tokens, as many of the given numbers at a time as are allowed.
@@ -75,18 +81,23 @@ macro_rules! several_at_a_time {
 /// The CPU must have the features of the kernel set, and the caller be compiled for them.
 #[inline(always)]
 pub(super) unsafe fn tile<K: BlockKernel<ROWS>, const ROWS: usize>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
-    // Looked up once for all rows.
-    let x: Vec<K::Row<'_>> = (0..tile.x.rows()).map(|t| K::row(tile.x.row(t))).collect();
     // SAFETY: the caller vouches for the CPU.
     unsafe {
-        if x.len() < K::PANEL_TOKENS {
+        if tile.x.rows() < K::PANEL_TOKENS {
+            let x = activations::<K, ROWS>(tile);
             for r in 0..tile.rows {
                 several_at_a_time!(x.len(), K::ROW_TOKENS, [4 3 2 1], |t| row_dots(tile, r, &x[t..], t, out));
             }
         } else {
-            panels::<K, ROWS>(tile, &x, out);
+            panels::<K, ROWS>(tile, out);
         }
     }
+}
+
+/// All rows of activations, looked up once for all rows of weights.
+#[inline(always)]
+fn activations<'a, K: PanelKernel<ROWS>, const ROWS: usize>(tile: &Tile<'a>) -> Vec<K::Row<'a>> {
+    (0..tile.x.rows()).map(|t| K::row(tile.x.row(t))).collect()
 }
 
 /// Row `r` for the first `T` of these tokens, which come at `start` in the output.
@@ -109,16 +120,13 @@ unsafe fn row_dots<K: BlockKernel<ROWS>, const ROWS: usize, const T: usize>(
     }
 }
 
-/// All rows, a panel of them at a time.
+/// Computes a tile, a panel of its rows at a time.
 ///
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn panels<K: BlockKernel<ROWS>, const ROWS: usize>(
-    tile: &Tile<'_>,
-    x: &[K::Row<'_>],
-    out: &mut OutTile<'_>,
-) {
+pub(super) unsafe fn panels<K: PanelKernel<ROWS>, const ROWS: usize>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
+    let x = activations::<K, ROWS>(tile);
     // SAFETY: the caller vouches for the CPU, here and below.
     let (none, mut panel) = unsafe { (K::no_lanes(), K::no_panel()) };
     let mut lanes = vec![none; x.len().min(K::TOKENS_A_PANEL)];
@@ -145,7 +153,7 @@ unsafe fn panels<K: BlockKernel<ROWS>, const ROWS: usize>(
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn add_rows<K: BlockKernel<ROWS>, const ROWS: usize>(
+unsafe fn add_rows<K: PanelKernel<ROWS>, const ROWS: usize>(
     rows: &[&[u8]; ROWS],
     units: usize,
     x: &[K::Row<'_>],
@@ -171,7 +179,7 @@ unsafe fn add_rows<K: BlockKernel<ROWS>, const ROWS: usize>(
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn accumulate<K: BlockKernel<ROWS>, const ROWS: usize, const T: usize>(
+unsafe fn accumulate<K: PanelKernel<ROWS>, const ROWS: usize, const T: usize>(
     panel: &K::Panel,
     x: &[K::Row<'_>],
     unit: usize,

@@ -23,7 +23,7 @@ fn difference(a: &[f32], b: &[f32]) -> Option<usize> {
 /// Columns around the edges of blocks, vectors and units.
 fn column_counts(format: &Format) -> Vec<usize> {
     match format.ty.block_len() as usize {
-        1 => vec![1, 15, 16, 17, 33, 100],
+        1 => vec![1, 15, 16, 17, 33, 100, 512, 1041],
         256 => vec![256, 768, 2304],
         len => [1, 3, 8, 9, 17].map(|blocks| blocks * len).to_vec(),
     }

@@ -9,10 +9,10 @@ use std::marker::PhantomData;
 
 use zerocopy::FromZeros;
 
-use super::super::blocks::BlockKernel;
+use super::super::blocks::{BlockKernel, PanelKernel};
 use super::{
-    Maddubs, Multiply, PREFETCH, PREFETCH_ROWS, load_f32, load_i8, load_i16, prefetch, spread_quad, to_array,
-    transpose8, tree8,
+    Maddubs, Multiply, PREFETCH, PREFETCH_ROWS, load_f32, load_i8, load_i16, opaque, prefetch, spread_quad,
+    to_array, transpose8, tree8,
 };
 use crate::quant::{ActivationRow, PART, Q8_0Row};
 
@@ -25,7 +25,7 @@ pub(in super::super) struct Blocks32<B>(PhantomData<B>);
 pub(in super::super) trait Block: Copy + FromZeros {
     /// Parts of a block.
     const PARTS: usize = 1;
-    /// Whether weights may be negative.
+    /// Whether weights may be negative; those that are not are at most 31.
     const SIGNED: bool = true;
     /// What is to be taken off weights that are not.
     const OFFSET: i16 = 0;
@@ -123,24 +123,59 @@ impl<B: Block> Tail<B> {
     }
 }
 
-impl<B: Block> BlockKernel<8> for Blocks32<B> {
-    const PANEL_TOKENS: usize = 6;
-    const TOKENS: usize = 4;
+impl Panel {
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub fn zero() -> Panel {
+        let (zero, floats) = (_mm256_setzero_si256(), _mm256_setzero_ps());
+        Panel { parts: 0, q: [[zero; PART / 4]; 8], scales: [[floats; 8]; 2] }
+    }
+
+    /// Takes unit `unit` of eight rows.
+    ///
+    /// # Safety
+    /// The CPU must have the features of this kernel set.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub unsafe fn unpack<B: Block>(&mut self, rows: &[&[u8]; 8], unit: usize) {
+        let step = eight_parts::<B>();
+        let rows: [&[B]; 8] = array!(8, |r| &B::slice(rows[r])[unit * step..]);
+        let blocks = rows[0].len().min(step);
+        for row in rows {
+            prefetch(&row[..blocks], PREFETCH_ROWS);
+        }
+        self.parts = blocks * B::PARTS;
+        for b in 0..self.parts {
+            // SAFETY: the caller vouches for the CPU.
+            self.q[b] = transpose8(array!(8, |r| unsafe { part(&rows[r][b / B::PARTS], b % B::PARTS) }));
+        }
+        let scales: [[__m256; 2]; 8] = array!(8, |r| {
+            let mut eight = [B::new_zeroed(); 8];
+            eight[..blocks].copy_from_slice(&rows[r][..blocks]);
+            // SAFETY: the caller vouches for the CPU.
+            unsafe { scales(&eight[..step]) }
+        });
+        for (i, to) in self.scales.iter_mut().enumerate() {
+            let columns = transpose8(array!(8, |r| _mm256_castps_si256(scales[r][i])));
+            *to = array!(8, |b| _mm256_castsi256_ps(columns[b]));
+        }
+    }
+}
+
+/// Of each token and eight rows the lanes, which are parts by index as in [`crate::quant`]; register lane `r` is row `r`'s.
+pub(in super::super) type Lanes = [[__m256; 8]; 2];
+
+/// Twice eight rows, so that each activation that is spread serves two registers of weights.
+impl<B: Block> PanelKernel<16> for Blocks32<B> {
+    const TOKENS: usize = 2;
 
     type Row<'a> = Q8_0Row<'a>;
-    type Panel = Panel;
-    type Lanes = [__m256; 8];
+    type Panel = [Panel; 2];
+    type Lanes = Lanes;
 
     #[inline(always)]
     fn row(x: ActivationRow<'_>) -> Q8_0Row<'_> {
         activations::<B>(x)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8_0Row<'_>; T]) -> [f32; T] {
-        // SAFETY: the caller vouches for the CPU.
-        unsafe { dots::<B, Maddubs, T>(weights, x) }
     }
 
     #[inline(always)]
@@ -150,50 +185,32 @@ impl<B: Block> BlockKernel<8> for Blocks32<B> {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn no_lanes() -> [__m256; 8] {
-        [_mm256_setzero_ps(); 8]
+    unsafe fn no_lanes() -> Lanes {
+        [[_mm256_setzero_ps(); 8]; 2]
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn no_panel() -> Panel {
-        let (zero, floats) = (_mm256_setzero_si256(), _mm256_setzero_ps());
-        Panel { parts: 0, q: [[zero; PART / 4]; 8], scales: [[floats; 8]; 2] }
+    unsafe fn no_panel() -> [Panel; 2] {
+        [Panel::zero(); 2]
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn unpack(rows: &[&[u8]; 8], unit: usize, panel: &mut Panel) {
-        let step = eight_parts::<B>();
-        let rows: [&[B]; 8] = array!(8, |r| &B::slice(rows[r])[unit * step..]);
-        let blocks = rows[0].len().min(step);
-        for row in rows {
-            prefetch(&row[..blocks], PREFETCH_ROWS);
-        }
-        panel.parts = blocks * B::PARTS;
-        for b in 0..panel.parts {
+    unsafe fn unpack(rows: &[&[u8]; 16], unit: usize, panel: &mut [Panel; 2]) {
+        for (rows, to) in rows.as_chunks::<8>().0.iter().zip(panel) {
             // SAFETY: the caller vouches for the CPU.
-            panel.q[b] = transpose8(array!(8, |r| unsafe { part(&rows[r][b / B::PARTS], b % B::PARTS) }));
-        }
-        let scales: [[__m256; 2]; 8] = array!(8, |r| {
-            let mut eight = [B::new_zeroed(); 8];
-            eight[..blocks].copy_from_slice(&rows[r][..blocks]);
-            // SAFETY: the caller vouches for the CPU.
-            unsafe { scales(&eight[..step]) }
-        });
-        for (i, to) in panel.scales.iter_mut().enumerate() {
-            let columns = transpose8(array!(8, |r| _mm256_castps_si256(scales[r][i])));
-            *to = array!(8, |b| _mm256_castsi256_ps(columns[b]));
+            unsafe { to.unpack::<B>(rows, unit) };
         }
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn accumulate<const T: usize>(
-        panel: &Panel,
+        panel: &[Panel; 2],
         x: &[Q8_0Row<'_>; T],
         unit: usize,
-        lanes: &mut [[__m256; 8]; T],
+        lanes: &mut [Lanes; T],
     ) {
         match (B::SIGNED, B::HALVES, B::MINS) {
             (true, _, _) => add_panel::<true, false, false, T>(panel, x, unit, 0, lanes),
@@ -206,10 +223,25 @@ impl<B: Block> BlockKernel<8> for Blocks32<B> {
     /// The tree of [`crate::quant::tree8`], over lanes that hold eight rows each.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn finish([a, b, c, d, e, f, g, h]: &[__m256; 8]) -> [f32; 8] {
-        let even = _mm256_add_ps(_mm256_add_ps(*a, *e), _mm256_add_ps(*c, *g));
-        let odd = _mm256_add_ps(_mm256_add_ps(*b, *f), _mm256_add_ps(*d, *h));
-        to_array(_mm256_add_ps(even, odd))
+    unsafe fn finish(lanes: &Lanes) -> [f32; 16] {
+        let mut all = [0.0; 16];
+        for (to, [a, b, c, d, e, f, g, h]) in all.as_chunks_mut::<8>().0.iter_mut().zip(lanes) {
+            let even = _mm256_add_ps(_mm256_add_ps(*a, *e), _mm256_add_ps(*c, *g));
+            let odd = _mm256_add_ps(_mm256_add_ps(*b, *f), _mm256_add_ps(*d, *h));
+            *to = to_array(_mm256_add_ps(even, odd));
+        }
+        all
+    }
+}
+
+impl<B: Block> BlockKernel<16> for Blocks32<B> {
+    const PANEL_TOKENS: usize = 6;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8_0Row<'_>; T]) -> [f32; T] {
+        // SAFETY: the caller vouches for the CPU.
+        unsafe { dots::<B, Maddubs, T>(weights, x) }
     }
 }
 
@@ -298,11 +330,11 @@ unsafe fn scales<B: Block>(blocks: &[B]) -> [__m256; 2] {
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn add_panel<const SIGNED: bool, const HALVES: bool, const MINS: bool, const T: usize>(
-    panel: &Panel,
+    panel: &[Panel; 2],
     x: &[Q8_0Row<'_>; T],
     unit: usize,
     offset: i32,
-    lanes: &mut [[__m256; 8]; T],
+    lanes: &mut [Lanes; T],
 ) {
     // SAFETY: this function is compiled for the features that the CPU has.
     unsafe { add_panel_with::<SIGNED, HALVES, MINS, Maddubs, T>(panel, x, unit, offset, lanes) }
@@ -320,42 +352,75 @@ pub(in super::super) unsafe fn add_panel_with<
     M: Multiply,
     const T: usize,
 >(
-    panel: &Panel,
+    panel: &[Panel; 2],
     x: &[Q8_0Row<'_>; T],
     unit: usize,
     offset: i32,
-    lanes: &mut [[__m256; 8]; T],
+    lanes: &mut [Lanes; T],
+) {
+    let parts = panel[0].parts.min(8);
+    let here = 8 * unit..8 * unit + parts;
+    let qs = array!(T, |t| &x[t].qs.as_chunks::<PART>().0[here.clone()]);
+    let bsums = array!(T, |t| &x[t].bsums.as_chunks::<2>().0[here.clone()]);
+    let d = array!(T, |t| &x[t].d[here.clone()]);
+    let s = array!(T, |t| if MINS { &x[t].s[here.clone()] } else { d[t] });
+    // SAFETY: the caller vouches for the CPU.
+    unsafe {
+        for b in 0..parts {
+            let mut sums = [[[_mm256_setzero_si256(); 2]; T]; 2];
+            for half in 0..2 {
+                let mut sum = if half == 0 || HALVES { sums[half] } else { sums[0] };
+                if !SIGNED && !MINS {
+                    for t in 0..T {
+                        let before = _mm256_set1_epi32(-offset * i32::from(bsums[t][b][half]));
+                        sum[t] = array!(2, |h| _mm256_add_epi32(sum[t][h], before));
+                    }
+                }
+                let quads: [&[[i8; 4]]; T] = array!(T, |t| &qs[t][b].as_chunks().0[4 * half..][..4]);
+                add_half::<SIGNED, M, T>(array!(2, |h| &panel[h].q[b][4 * half..]), quads, &mut sum);
+                sums[half] = sum;
+            }
+            let first = if HALVES { sums[0] } else { [[_mm256_setzero_si256(); 2]; T] };
+            for t in 0..T {
+                let (d_a, s) = (_mm256_set1_ps(d[t][b]), _mm256_set1_ps(s[t][b]));
+                for (h, rows) in panel.iter().enumerate() {
+                    let (scales, lane) = ([rows.scales[0][b], rows.scales[1][b]], &mut lanes[t][h][b]);
+                    *lane = add::<HALVES, MINS>(scales, d_a, s, [first[t][h], sums[1][t][h]], *lane);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of sixteen weights of each of twice eight rows with `T` tokens' activations.
+///
+/// # Safety
+/// As [`dots`].
+#[inline(always)]
+unsafe fn add_half<const SIGNED: bool, M: Multiply, const T: usize>(
+    q: [&[__m256i]; 2],
+    x: [&[[i8; 4]]; T],
+    sum: &mut [[__m256i; 2]; T],
 ) {
     // SAFETY: the caller vouches for the CPU.
     unsafe {
-        let qs = array!(T, |t| x[t].qs.as_chunks::<PART>().0);
-        for (b, q) in panel.q[..panel.parts].iter().enumerate() {
-            let at = 8 * unit + b;
-            let quads: [&[[i8; 4]]; T] = array!(T, |t| qs[t][at].as_chunks().0);
-            let sums = array!(T, |t| array!(2, |half| i32::from(x[t].bsums[2 * at + half])));
-            let mut sum = if HALVES {
-                array!(T, |t| _mm256_set1_epi32(-offset * sums[t][0]))
-            } else {
-                array!(T, |t| _mm256_set1_epi32(-offset * (sums[t][0] + sums[t][1])))
-            };
-            let mut first = [_mm256_setzero_si256(); T];
-            for (k, q) in q.iter().enumerate() {
-                if HALVES && k == PART / 8 {
-                    first = sum;
-                    sum = array!(T, |t| _mm256_set1_epi32(-offset * sums[t][1]));
-                }
-                let magnitude = if SIGNED { _mm256_abs_epi8(*q) } else { *q };
-                for t in 0..T {
-                    let x = spread_quad(quads[t][k]);
-                    let signed = if SIGNED { _mm256_sign_epi8(x, *q) } else { x };
-                    sum[t] = M::add_quads(sum[t], magnitude, signed);
-                }
-            }
+        if !SIGNED {
+            let q = array!(2, |h| array!(4, |k| q[h][k]));
             for t in 0..T {
-                let d_a = _mm256_set1_ps(x[t].d[at]);
-                let scales = [panel.scales[0][b], panel.scales[1][b]];
-                let s = if MINS { _mm256_set1_ps(x[t].s[at]) } else { d_a };
-                lanes[t][b] = add::<HALVES, MINS>(scales, d_a, s, [first[t], sum[t]], lanes[t][b]);
+                let x = array!(4, |k| spread_quad(x[t][k]));
+                sum[t] = array!(2, |h| M::add_small_quads(sum[t][h], q[h], x));
+            }
+            return;
+        }
+        for k in 0..4 {
+            let q = array!(2, |h| q[h][k]);
+            let magnitude = array!(2, |h| _mm256_abs_epi8(q[h]));
+            for t in 0..T {
+                let x = spread_quad(x[t][k]);
+                // Else all of a token's quads would be added up before the next token's: more than registers hold.
+                sum[t] = array!(2, |h| {
+                    opaque(M::add_quads(sum[t][h], magnitude[h], _mm256_sign_epi8(x, q[h])))
+                });
             }
         }
     }

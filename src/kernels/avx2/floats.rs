@@ -1,13 +1,16 @@
 //! F32, F16 and BF16: the sixteen lanes are two registers.
 //!
 //! How one token's rows stream best is measured: rows of halves one after another, with memory asked for ahead in every step; rows of
-//! F32 in pairs, with nothing asked for.
+//! F32 in pairs, with nothing asked for. For many tokens weights are widened once, into panels.
 
 use std::arch::x86_64::*;
 
+use std::marker::PhantomData;
+
+use super::super::blocks::{self, PanelKernel};
 use super::super::{OutTile, Tile};
-use super::{PREFETCH, load_16_bytes, load_f32, prefetch, tree8};
-use crate::quant::ActivationType;
+use super::{PREFETCH, PREFETCH_ROWS, load_16_bytes, load_f32, prefetch, tree8};
+use crate::quant::{ActivationRow, ActivationType};
 
 /// How sixteen weights become two registers of f32.
 pub(super) trait Floats {
@@ -77,6 +80,10 @@ floats!(Bf16, BF16, 2, true, |step| {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn tile<F: Floats>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
     let tokens = tile.x.rows();
+    if tokens >= PANEL_TOKENS {
+        // SAFETY: the caller vouches for the CPU.
+        return unsafe { blocks::panels::<Panels<F>, 8>(tile, out) };
+    }
     let mut r = 0;
     while r < tile.rows {
         // Blocks of up to 2 x 3 dots, which take 12 registers.
@@ -97,6 +104,118 @@ pub(super) unsafe fn tile<F: Floats>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
             t += 3;
         }
         r += if pair { 2 } else { 1 };
+    }
+}
+
+/// Tokens from which on panels pay.
+const PANEL_TOKENS: usize = 8;
+/// Steps of sixteen columns in a unit of a panel.
+const STEPS: usize = 32;
+
+struct Panels<F>(PhantomData<F>);
+
+/// Eight rows of some steps.
+struct Panel {
+    /// Steps there are, the last perhaps filled up with zeros.
+    steps: usize,
+    /// The lower and the upper eight lanes of each row's steps.
+    rows: [[[__m256; STEPS]; 2]; 8],
+}
+
+impl<F: Floats> PanelKernel<8> for Panels<F> {
+    const TOKENS: usize = 3;
+    const TOKENS_A_PANEL: usize = 96;
+
+    type Row<'a> = &'a [f32];
+    type Panel = Panel;
+    /// The sixteen lanes of each row.
+    type Lanes = [[__m256; 2]; 8];
+
+    #[inline(always)]
+    fn row(x: ActivationRow<'_>) -> &[f32] {
+        x.floats(F::ACTIVATION)
+    }
+
+    #[inline(always)]
+    fn units(row_bytes: usize) -> usize {
+        row_bytes.div_ceil(STEPS * size_of::<F::Step>())
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn no_lanes() -> [[__m256; 2]; 8] {
+        [[_mm256_setzero_ps(); 2]; 8]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn no_panel() -> Panel {
+        Panel { steps: 0, rows: [[[_mm256_setzero_ps(); STEPS]; 2]; 8] }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn unpack(rows: &[&[u8]; 8], unit: usize, panel: &mut Panel) {
+        for (row, to) in rows.iter().zip(&mut panel.rows) {
+            let (steps, tail) = F::steps(&row[unit * STEPS * size_of::<F::Step>()..]);
+            let whole = &steps[..steps.len().min(STEPS)];
+            let mut put = |at: usize, [low, high]: [__m256; 2]| (to[0][at], to[1][at]) = (low, high);
+            for (at, step) in whole.iter().enumerate() {
+                prefetch(step, PREFETCH_ROWS);
+                // SAFETY: the caller vouches for the CPU.
+                put(at, unsafe { F::widen(step) });
+            }
+            panel.steps = whole.len();
+            if panel.steps < STEPS && !tail.is_empty() {
+                // SAFETY: as above.
+                put(panel.steps, unsafe { F::widen(&F::padded(tail)) });
+                panel.steps += 1;
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn accumulate<const T: usize>(
+        panel: &Panel,
+        x: &[&[f32]; T],
+        unit: usize,
+        lanes: &mut [[[__m256; 2]; 8]; T],
+    ) {
+        let x = array!(T, |t| x[t][unit * STEPS * 16..].as_chunks::<16>());
+        let whole = x[0].0.len().min(panel.steps);
+        let steps = array!(T, |t| &x[t].0[..whole]);
+        let tails = array!(T, |t| {
+            let mut tail = [0f32; 16];
+            if whole < panel.steps {
+                tail[..x[t].1.len()].copy_from_slice(x[t].1);
+            }
+            tail
+        });
+        // Half of the lanes at a time, for blocks of 4 x 3 dots in 12 registers: fewer loads than whole ones in blocks of 2 x 3.
+        for (first, half) in [(0, 0), (0, 1), (4, 0), (4, 1)] {
+            let w = array!(4, |r| &panel.rows[first + r][half]);
+            let mut acc = array!(4, |r| array!(T, |t| lanes[t][first + r][half]));
+            for k in 0..whole {
+                let x = array!(T, |t| load_f32(&steps[t][k].as_chunks().0[half]));
+                multiply(array!(4, |r| w[r][k]), x, &mut acc);
+            }
+            if whole < panel.steps {
+                let x = array!(T, |t| load_f32(&tails[t].as_chunks().0[half]));
+                multiply(array!(4, |r| w[r][whole]), x, &mut acc);
+            }
+            for r in 0..4 {
+                for t in 0..T {
+                    lanes[t][first + r][half] = acc[r][t];
+                }
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn finish(lanes: &[[__m256; 2]; 8]) -> [f32; 8] {
+        array!(8, |r| tree8(_mm256_add_ps(lanes[r][0], lanes[r][1])))
     }
 }
 
@@ -173,6 +292,17 @@ unsafe fn step<F: Floats, const R: usize, const T: usize>(
             for half in 0..2 {
                 acc[r][t][half] = _mm256_fmadd_ps(w[r][half], x[half], acc[r][t][half]);
             }
+        }
+    }
+}
+
+/// One fused multiply-add of eight lanes of every dot.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn multiply<const R: usize, const T: usize>(w: [__m256; R], x: [__m256; T], acc: &mut [[__m256; T]; R]) {
+    for r in 0..R {
+        for t in 0..T {
+            acc[r][t] = _mm256_fmadd_ps(w[r], x[t], acc[r][t]);
         }
     }
 }

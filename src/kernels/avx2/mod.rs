@@ -21,8 +21,8 @@ use super::blocks::{self, BlockKernel};
 use super::{Isa, Kernels, OutTile, Tile, TileKernel, kernel, missing_features, ops, scalar};
 use crate::gguf::TensorType;
 pub(super) use blocks32::{
-    Block, Blocks32, Eight, Panel as Panel32, Tail, activations, add_panel_with as add_panel32,
-    dots as blocks32_dots, eight_parts, weights_of,
+    Block, Blocks32, Eight, Lanes as Lanes32, Panel as Panel32, Tail, activations,
+    add_panel_with as add_panel32, dots as blocks32_dots, eight_parts, weights_of,
 };
 pub(super) use places::{Places, PlacesAhead};
 pub(super) use super_blocks::{
@@ -62,6 +62,8 @@ pub(super) trait Multiply {
     /// Each lane with the products of its four unsigned and four signed bytes added, of which two neighbours must fit i16
     /// together.
     unsafe fn add_quads(acc: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i;
+    /// The same four times, of unsigned bytes that are at most 31.
+    unsafe fn add_small_quads(acc: __m256i, unsigned: [__m256i; 4], signed: [__m256i; 4]) -> __m256i;
     /// Each lane with the products of its two words added.
     unsafe fn add_pairs(acc: __m256i, a: __m256i, b: __m256i) -> __m256i;
 }
@@ -75,6 +77,19 @@ impl Multiply for Maddubs {
         // SAFETY: the caller vouches for the CPU.
         unsafe {
             let pairs = _mm256_maddubs_epi16(unsigned, signed);
+            Maddubs::add_pairs(acc, pairs, _mm256_set1_epi16(1))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_small_quads(acc: __m256i, unsigned: [__m256i; 4], signed: [__m256i; 4]) -> __m256i {
+        // SAFETY: the caller vouches for the CPU.
+        unsafe {
+            // 4 * 2 * 31 * 127 = 31496
+            let mut pairs = _mm256_maddubs_epi16(unsigned[0], signed[0]);
+            for i in 1..4 {
+                pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(unsigned[i], signed[i]));
+            }
             Maddubs::add_pairs(acc, pairs, _mm256_set1_epi16(1))
         }
     }

@@ -9,7 +9,7 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::super::blocks::BlockKernel;
+use super::super::blocks::{BlockKernel, PanelKernel};
 use super::places::{Places, PlacesAhead};
 use super::{
     Maddubs, Multiply, PREFETCH, PREFETCH_ROWS, load_i8, load_i16, load_u8, opaque, prefetch, prefetch_next,
@@ -173,8 +173,7 @@ impl EightRows {
 }
 
 /// Twice eight rows, so that each activation that is spread serves two registers of weights.
-impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
-    const PANEL_TOKENS: usize = 6;
+impl<B: SuperBlock> PanelKernel<16> for SuperBlocks<B> {
     const TOKENS: usize = 2;
     const TOKENS_A_PANEL: usize = 128;
 
@@ -185,13 +184,6 @@ impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
     #[inline(always)]
     fn row(x: ActivationRow<'_>) -> Q8KRow<'_> {
         x.q8_k()
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8KRow<'_>; T]) -> [f32; T] {
-        // SAFETY: the caller vouches for the CPU.
-        unsafe { dots::<B, Maddubs, T>(weights, x) }
     }
 
     #[inline(always)]
@@ -248,6 +240,17 @@ impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
             *to = to_array(*lanes);
         }
         all
+    }
+}
+
+impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
+    const PANEL_TOKENS: usize = 6;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8KRow<'_>; T]) -> [f32; T] {
+        // SAFETY: the caller vouches for the CPU.
+        unsafe { dots::<B, Maddubs, T>(weights, x) }
     }
 }
 

@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::super::avx2::{self, Block, Eight, Tail, activations, eight_parts, weights_of};
-use super::super::blocks::BlockKernel;
+use super::super::blocks::{BlockKernel, PanelKernel};
 use super::{
     PREFETCH, PREFETCH_ROWS, join, join_ps, load_8_f32, load_16_i16, load_64_i8, prefetch, spread_quad,
     sum_quarters, to_array,
@@ -28,8 +28,7 @@ pub(in super::super) struct Panel {
     scales: [[__m512; 8]; 2],
 }
 
-impl<B: Block> BlockKernel<16> for Blocks32<B> {
-    const PANEL_TOKENS: usize = 4;
+impl<B: Block> PanelKernel<16> for Blocks32<B> {
     const TOKENS: usize = 8;
 
     type Row<'a> = Q8_0Row<'a>;
@@ -40,38 +39,6 @@ impl<B: Block> BlockKernel<16> for Blocks32<B> {
     #[inline(always)]
     fn row(x: ActivationRow<'_>) -> Q8_0Row<'_> {
         activations::<B>(x)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8_0Row<'_>; T]) -> [f32; T] {
-        let eights = B::slice(weights).chunks_exact(eight_parts::<B>());
-        let tail = eights.remainder();
-        let mut acc = [_mm256_setzero_ps(); T];
-        let mut at = 0;
-        for blocks in eights {
-            prefetch(blocks, PREFETCH);
-            // SAFETY: the caller vouches for the CPU.
-            let w = unsafe { Weights::of(blocks) };
-            for t in 0..T {
-                let Some(x) = Eight::of::<B>(x[t], at) else {
-                    unreachable!("as many activations as weights")
-                };
-                acc[t] = w.add::<B>(x, acc[t], 0xff);
-            }
-            at += 8;
-        }
-        if !tail.is_empty() {
-            let n = tail.len() * B::PARTS;
-            let mut tail = Tail::new(tail);
-            // SAFETY: the caller vouches for the CPU.
-            let w = unsafe { Weights::of(&tail.blocks[..eight_parts::<B>()]) };
-            for t in 0..T {
-                // Lanes without a part stay as they are.
-                acc[t] = w.add::<B>(tail.x(x[t], at, n), acc[t], 0xff >> (8 - n));
-            }
-        }
-        array!(T, |t| avx2::tree8(acc[t]))
     }
 
     #[inline(always)]
@@ -100,11 +67,10 @@ impl<B: Block> BlockKernel<16> for Blocks32<B> {
             let row = &row[unit * here..];
             prefetch(&row[..here.min(row.len())], PREFETCH_ROWS);
         }
-        // SAFETY: the caller vouches for the CPU.
-        let mut halves = unsafe { [<avx2::Blocks32<B> as BlockKernel<8>>::no_panel(); 2] };
+        let mut halves = [avx2::Panel32::zero(); 2];
         for (rows, half) in rows.as_chunks::<8>().0.iter().zip(&mut halves) {
             // SAFETY: the caller vouches for the CPU.
-            unsafe { <avx2::Blocks32<B> as BlockKernel<8>>::unpack(rows, unit, half) };
+            unsafe { half.unpack::<B>(rows, unit) };
         }
         let [low, high] = halves;
         let sign = _mm512_set1_epi8(if B::SIGNED { -128 } else { 0 });
@@ -137,6 +103,42 @@ impl<B: Block> BlockKernel<16> for Blocks32<B> {
         let even = _mm512_add_ps(_mm512_add_ps(*a, *e), _mm512_add_ps(*c, *g));
         let odd = _mm512_add_ps(_mm512_add_ps(*b, *f), _mm512_add_ps(*d, *h));
         to_array(_mm512_add_ps(even, odd))
+    }
+}
+
+impl<B: Block> BlockKernel<16> for Blocks32<B> {
+    const PANEL_TOKENS: usize = 4;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8_0Row<'_>; T]) -> [f32; T] {
+        let eights = B::slice(weights).chunks_exact(eight_parts::<B>());
+        let tail = eights.remainder();
+        let mut acc = [_mm256_setzero_ps(); T];
+        let mut at = 0;
+        for blocks in eights {
+            prefetch(blocks, PREFETCH);
+            // SAFETY: the caller vouches for the CPU.
+            let w = unsafe { Weights::of(blocks) };
+            for t in 0..T {
+                let Some(x) = Eight::of::<B>(x[t], at) else {
+                    unreachable!("as many activations as weights")
+                };
+                acc[t] = w.add::<B>(x, acc[t], 0xff);
+            }
+            at += 8;
+        }
+        if !tail.is_empty() {
+            let n = tail.len() * B::PARTS;
+            let mut tail = Tail::new(tail);
+            // SAFETY: the caller vouches for the CPU.
+            let w = unsafe { Weights::of(&tail.blocks[..eight_parts::<B>()]) };
+            for t in 0..T {
+                // Lanes without a part stay as they are.
+                acc[t] = w.add::<B>(tail.x(x[t], at, n), acc[t], 0xff >> (8 - n));
+            }
+        }
+        array!(T, |t| avx2::tree8(acc[t]))
     }
 }
 

@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::super::avx2::{self, Mins};
-use super::super::blocks::BlockKernel;
+use super::super::blocks::{BlockKernel, PanelKernel};
 use super::super_blocks::add_sums;
 use super::unpack::{Heads, Panel, SuperBlock};
 use super::{
@@ -30,8 +30,7 @@ struct Four<'a> {
     d: &'a [f32; 4],
 }
 
-impl<B: SuperBlock> BlockKernel<16> for KQuant<B> {
-    const PANEL_TOKENS: usize = 4;
+impl<B: SuperBlock> PanelKernel<16> for KQuant<B> {
     const TOKENS: usize = 8;
 
     type Row<'a> = Q8KRow<'a>;
@@ -41,39 +40,6 @@ impl<B: SuperBlock> BlockKernel<16> for KQuant<B> {
     #[inline(always)]
     fn row(x: ActivationRow<'_>) -> Q8KRow<'_> {
         x.q8_k()
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8KRow<'_>; T]) -> [f32; T] {
-        let (fours, tail) = B::slice(weights).as_chunks::<4>();
-        let qs = array!(T, |t| x[t].qs.as_chunks::<QK_K>().0.as_chunks::<4>());
-        let bsums = array!(T, |t| x[t].bsums.as_chunks::<16>().0.as_chunks::<4>());
-        let d = array!(T, |t| x[t].d.as_chunks::<4>());
-        let mut acc = [0f32; T];
-        for (i, blocks) in fours.iter().enumerate() {
-            prefetch(blocks, PREFETCH);
-            let x = array!(T, |t| Four { qs: &qs[t].0[i], bsums: &bsums[t].0[i], d: &d[t].0[i] });
-            // SAFETY: the caller vouches for the CPU.
-            unsafe { four_dots::<B, T>(blocks, x, 4, &mut acc) };
-        }
-        if !tail.is_empty() {
-            let n = tail.len();
-            let mut blocks = [B::new_zeroed(); 4];
-            blocks[..n].copy_from_slice(tail);
-            for t in 0..T {
-                let (mut qs_t, mut bsums_t, mut d_t) = ([[0; QK_K]; 4], [[0; 16]; 4], [0.0; 4]);
-                qs_t[..n].copy_from_slice(qs[t].1);
-                bsums_t[..n].copy_from_slice(bsums[t].1);
-                d_t[..n].copy_from_slice(d[t].1);
-                let x = [Four { qs: &qs_t, bsums: &bsums_t, d: &d_t }];
-                if let Some(acc) = acc[t..].first_chunk_mut::<1>() {
-                    // SAFETY: the caller vouches for the CPU.
-                    unsafe { four_dots::<B, 1>(&blocks, x, n, acc) };
-                }
-            }
-        }
-        acc
     }
 
     #[inline(always)]
@@ -144,6 +110,43 @@ impl<B: SuperBlock> BlockKernel<16> for KQuant<B> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn finish(lanes: &__m512) -> [f32; 16] {
         to_array(*lanes)
+    }
+}
+
+impl<B: SuperBlock> BlockKernel<16> for KQuant<B> {
+    const PANEL_TOKENS: usize = 4;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8KRow<'_>; T]) -> [f32; T] {
+        let (fours, tail) = B::slice(weights).as_chunks::<4>();
+        let qs = array!(T, |t| x[t].qs.as_chunks::<QK_K>().0.as_chunks::<4>());
+        let bsums = array!(T, |t| x[t].bsums.as_chunks::<16>().0.as_chunks::<4>());
+        let d = array!(T, |t| x[t].d.as_chunks::<4>());
+        let mut acc = [0f32; T];
+        for (i, blocks) in fours.iter().enumerate() {
+            prefetch(blocks, PREFETCH);
+            let x = array!(T, |t| Four { qs: &qs[t].0[i], bsums: &bsums[t].0[i], d: &d[t].0[i] });
+            // SAFETY: the caller vouches for the CPU.
+            unsafe { four_dots::<B, T>(blocks, x, 4, &mut acc) };
+        }
+        if !tail.is_empty() {
+            let n = tail.len();
+            let mut blocks = [B::new_zeroed(); 4];
+            blocks[..n].copy_from_slice(tail);
+            for t in 0..T {
+                let (mut qs_t, mut bsums_t, mut d_t) = ([[0; QK_K]; 4], [[0; 16]; 4], [0.0; 4]);
+                qs_t[..n].copy_from_slice(qs[t].1);
+                bsums_t[..n].copy_from_slice(bsums[t].1);
+                d_t[..n].copy_from_slice(d[t].1);
+                let x = [Four { qs: &qs_t, bsums: &bsums_t, d: &d_t }];
+                if let Some(acc) = acc[t..].first_chunk_mut::<1>() {
+                    // SAFETY: the caller vouches for the CPU.
+                    unsafe { four_dots::<B, 1>(&blocks, x, n, acc) };
+                }
+            }
+        }
+        acc
     }
 }
 

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::super::avx2::{EightRows, Mins, Places, PlacesAhead, SuperBlock, d_pair};
-use super::super::blocks::BlockKernel;
+use super::super::blocks::{BlockKernel, PanelKernel};
 use super::unpack::Panel;
 use super::{
     PREFETCH, PREFETCH_ROWS, join, join_ps, load_16_i16, load_64_i8, prefetch, spread_quad, to_array,
@@ -15,8 +15,7 @@ use crate::quant::{ActivationRow, Q8KRow, QK_K};
 
 pub(in super::super) struct SuperBlocks<B>(PhantomData<B>);
 
-impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
-    const PANEL_TOKENS: usize = 4;
+impl<B: SuperBlock> PanelKernel<16> for SuperBlocks<B> {
     const TOKENS: usize = 8;
 
     type Row<'a> = Q8KRow<'a>;
@@ -26,25 +25,6 @@ impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
     #[inline(always)]
     fn row(x: ActivationRow<'_>) -> Q8KRow<'_> {
         x.q8_k()
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8KRow<'_>; T]) -> [f32; T] {
-        let blocks = B::slice(weights);
-        let mut acc = [0f32; T];
-        // SAFETY: the caller vouches for the CPU.
-        let mut places = unsafe { PlacesAhead::new(blocks) };
-        for (b, block) in blocks.iter().enumerate() {
-            prefetch(block, PREFETCH);
-            // SAFETY: the caller vouches for the CPU.
-            let w = unsafe { Weights::of(block, places.of(blocks, b)) };
-            for t in 0..T {
-                let (qs, bsums) = (&x[t].qs.as_chunks::<QK_K>().0[b], &x[t].bsums.as_chunks::<16>().0[b]);
-                acc[t] = w.add::<B>(qs, bsums, x[t].d[b], acc[t]);
-            }
-        }
-        acc
     }
 
     #[inline(always)]
@@ -106,6 +86,29 @@ impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn finish(lanes: &__m512) -> [f32; 16] {
         to_array(*lanes)
+    }
+}
+
+impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
+    const PANEL_TOKENS: usize = 4;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8KRow<'_>; T]) -> [f32; T] {
+        let blocks = B::slice(weights);
+        let mut acc = [0f32; T];
+        // SAFETY: the caller vouches for the CPU.
+        let mut places = unsafe { PlacesAhead::new(blocks) };
+        for (b, block) in blocks.iter().enumerate() {
+            prefetch(block, PREFETCH);
+            // SAFETY: the caller vouches for the CPU.
+            let w = unsafe { Weights::of(block, places.of(blocks, b)) };
+            for t in 0..T {
+                let (qs, bsums) = (&x[t].qs.as_chunks::<QK_K>().0[b], &x[t].bsums.as_chunks::<16>().0[b]);
+                acc[t] = w.add::<B>(qs, bsums, x[t].d[b], acc[t]);
+            }
+        }
+        acc
     }
 }
 

@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::avx2::{self, Block, Multiply};
-use super::blocks::{self, BlockKernel};
+use super::blocks::{self, BlockKernel, PanelKernel};
 use super::{Isa, Kernels, OutTile, Tile, TileKernel, kernel, missing_features, ops};
 use crate::gguf::TensorType;
 use crate::quant::{ActivationRow, Q8_0Row};
@@ -43,6 +43,16 @@ impl Multiply for Vnni {
     }
 
     #[inline(always)]
+    unsafe fn add_small_quads(acc: __m256i, unsigned: [__m256i; 4], signed: [__m256i; 4]) -> __m256i {
+        let mut acc = acc;
+        for i in 0..4 {
+            // SAFETY: the caller vouches for the CPU.
+            acc = unsafe { Vnni::add_quads(acc, unsigned[i], signed[i]) };
+        }
+        acc
+    }
+
+    #[inline(always)]
     unsafe fn add_pairs(acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
         // SAFETY: the caller vouches for the CPU.
         unsafe { _mm256_dpwssd_avx_epi32(acc, a, b) }
@@ -55,63 +65,55 @@ struct WithVnni<K>(PhantomData<K>);
 type Blocks32<B> = WithVnni<avx2::Blocks32<B>>;
 type SuperBlocks<B> = WithVnni<avx2::SuperBlocks<B>>;
 
-/// What of [`BlockKernel`] is as in the AVX2 kernel.
+/// What of [`PanelKernel`] is as in the AVX2 kernel.
 macro_rules! as_in_avx2 {
     ($row:ident, $rows:literal, $kernel:ty) => {
-        const PANEL_TOKENS: usize = <$kernel as BlockKernel<$rows>>::PANEL_TOKENS;
-        const TOKENS_A_PANEL: usize = <$kernel as BlockKernel<$rows>>::TOKENS_A_PANEL;
-        const TOKENS: usize = <$kernel as BlockKernel<$rows>>::TOKENS;
+        const TOKENS_A_PANEL: usize = <$kernel as PanelKernel<$rows>>::TOKENS_A_PANEL;
+        const TOKENS: usize = <$kernel as PanelKernel<$rows>>::TOKENS;
 
         type Row<'a> = $row<'a>;
-        type Panel = <$kernel as BlockKernel<$rows>>::Panel;
-        type Lanes = <$kernel as BlockKernel<$rows>>::Lanes;
+        type Panel = <$kernel as PanelKernel<$rows>>::Panel;
+        type Lanes = <$kernel as PanelKernel<$rows>>::Lanes;
 
         #[inline(always)]
         fn row(x: ActivationRow<'_>) -> $row<'_> {
-            <$kernel as BlockKernel<$rows>>::row(x)
+            <$kernel as PanelKernel<$rows>>::row(x)
         }
 
         #[inline(always)]
         fn units(row_bytes: usize) -> usize {
-            <$kernel as BlockKernel<$rows>>::units(row_bytes)
+            <$kernel as PanelKernel<$rows>>::units(row_bytes)
         }
 
         #[inline(always)]
         unsafe fn no_lanes() -> Self::Lanes {
             // SAFETY: the caller vouches for the CPU.
-            unsafe { <$kernel as BlockKernel<$rows>>::no_lanes() }
+            unsafe { <$kernel as PanelKernel<$rows>>::no_lanes() }
         }
 
         #[inline(always)]
         unsafe fn no_panel() -> Self::Panel {
             // SAFETY: the caller vouches for the CPU.
-            unsafe { <$kernel as BlockKernel<$rows>>::no_panel() }
+            unsafe { <$kernel as PanelKernel<$rows>>::no_panel() }
         }
 
         #[inline(always)]
         unsafe fn unpack(rows: &[&[u8]; $rows], unit: usize, panel: &mut Self::Panel) {
             // SAFETY: the caller vouches for the CPU.
-            unsafe { <$kernel as BlockKernel<$rows>>::unpack(rows, unit, panel) }
+            unsafe { <$kernel as PanelKernel<$rows>>::unpack(rows, unit, panel) }
         }
 
         #[inline(always)]
         unsafe fn finish(lanes: &Self::Lanes) -> [f32; $rows] {
             // SAFETY: the caller vouches for the CPU.
-            unsafe { <$kernel as BlockKernel<$rows>>::finish(lanes) }
+            unsafe { <$kernel as PanelKernel<$rows>>::finish(lanes) }
         }
     };
 }
 use as_in_avx2;
 
-impl<B: Block> BlockKernel<8> for Blocks32<B> {
-    as_in_avx2!(Q8_0Row, 8, avx2::Blocks32<B>);
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-    unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8_0Row<'_>; T]) -> [f32; T] {
-        // SAFETY: the caller vouches for the CPU.
-        unsafe { avx2::blocks32_dots::<B, Vnni, T>(weights, x) }
-    }
+impl<B: Block> PanelKernel<16> for Blocks32<B> {
+    as_in_avx2!(Q8_0Row, 16, avx2::Blocks32<B>);
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
@@ -131,15 +133,26 @@ impl<B: Block> BlockKernel<8> for Blocks32<B> {
     }
 }
 
+impl<B: Block> BlockKernel<16> for Blocks32<B> {
+    const PANEL_TOKENS: usize = <avx2::Blocks32<B> as BlockKernel<16>>::PANEL_TOKENS;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8_0Row<'_>; T]) -> [f32; T] {
+        // SAFETY: the caller vouches for the CPU.
+        unsafe { avx2::blocks32_dots::<B, Vnni, T>(weights, x) }
+    }
+}
+
 /// The same for all formats of a kind, and compiled once for them.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
 fn add_panel<const SIGNED: bool, const HALVES: bool, const MINS: bool, const T: usize>(
-    panel: &avx2::Panel32,
+    panel: &[avx2::Panel32; 2],
     x: &[Q8_0Row<'_>; T],
     unit: usize,
     offset: i32,
-    lanes: &mut [[__m256; 8]; T],
+    lanes: &mut [avx2::Lanes32; T],
 ) {
     // SAFETY: this function is compiled for the features that the CPU has.
     unsafe { avx2::add_panel32::<SIGNED, HALVES, MINS, Vnni, T>(panel, x, unit, offset, lanes) }

@@ -3,19 +3,12 @@
 use std::arch::x86_64::*;
 
 use super::super::avx2::{self, EightRows, Mins, SuperBlock, add_sums, spread_quad};
-use super::super::blocks::BlockKernel;
+use super::super::blocks::{BlockKernel, PanelKernel};
 use super::{SuperBlocks, Vnni, as_in_avx2};
 use crate::quant::{ActivationRow, Q8KRow, QK_K};
 
-impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
+impl<B: SuperBlock> PanelKernel<16> for SuperBlocks<B> {
     as_in_avx2!(Q8KRow, 16, avx2::SuperBlocks<B>);
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-    unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8KRow<'_>; T]) -> [f32; T] {
-        // SAFETY: the caller vouches for the CPU.
-        unsafe { avx2::super_block_dots::<B, Vnni, T>(weights, x) }
-    }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
@@ -34,6 +27,17 @@ impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
             (_, Mins::Float, _) => add_panel::<false, { Mins::Float as u8 }, false, T>(panel, x, unit, lanes),
             _ => add_panel::<false, { Mins::Integer as u8 }, false, T>(panel, x, unit, lanes),
         }
+    }
+}
+
+impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
+    const PANEL_TOKENS: usize = <avx2::SuperBlocks<B> as BlockKernel<16>>::PANEL_TOKENS;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8KRow<'_>; T]) -> [f32; T] {
+        // SAFETY: the caller vouches for the CPU.
+        unsafe { avx2::super_block_dots::<B, Vnni, T>(weights, x) }
     }
 }
 
