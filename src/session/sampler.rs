@@ -63,6 +63,8 @@ pub struct Sampler {
     history: Vec<u32>,
     /// Never chosen (end tokens that are to be ignored).
     banned: Vec<u32>,
+    /// The logits after the penalty, where there is one, the banned ones NaN.
+    adjusted: Vec<f32>,
     candidates: Vec<Candidate>,
 }
 
@@ -70,7 +72,8 @@ impl Sampler {
     /// A sampler at the start of its random sequence.
     pub fn new(config: SamplerConfig) -> Sampler {
         let rng = ChaCha8Rng::seed_from_u64(config.seed);
-        Sampler { config, rng, history: Vec::new(), banned: Vec::new(), candidates: Vec::new() }
+        let (history, banned) = (Vec::new(), Vec::new());
+        Sampler { config, rng, history, banned, adjusted: Vec::new(), candidates: Vec::new() }
     }
 
     /// Tokens that are never to be chosen.
@@ -89,10 +92,13 @@ impl Sampler {
 
     /// Chooses a token; `None` where no logit is a number.
     pub fn sample(&mut self, logits: &[f32]) -> Option<Candidate> {
-        self.collect(logits);
-        self.penalise();
         let greedy = self.config.temperature <= 0.0;
-        self.keep_top(if greedy { 1 } else { self.config.top_k });
+        let top = if greedy { 1 } else { self.config.top_k };
+        if self.adjust(logits) {
+            keep_top(&self.adjusted, top, &mut self.candidates);
+        } else {
+            keep_top(logits, top, &mut self.candidates);
+        }
         if self.candidates.is_empty() {
             return None;
         }
@@ -110,41 +116,31 @@ impl Sampler {
         &self.candidates
     }
 
-    fn collect(&mut self, logits: &[f32]) {
-        self.candidates.clear();
-        self.candidates.extend(
-            (0u32..).zip(logits).filter(|(_, l)| !l.is_nan()).map(|(id, &logit)| Candidate {
-                id,
-                logit,
-                probability: 0.0,
-            }),
-        );
-        if !self.banned.is_empty() {
-            let banned = &self.banned;
-            self.candidates.retain(|c| !banned.contains(&c.id));
+    /// Puts the logits into `adjusted`, penalised and without those that are banned; `false` where neither is asked for.
+    fn adjust(&mut self, logits: &[f32]) -> bool {
+        let (penalty, back) = (self.config.repeat_penalty, self.config.repeat_last);
+        let penalised = penalty != 1.0 && back > 0;
+        if !penalised && self.banned.is_empty() {
+            return false;
         }
-    }
-
-    fn penalise(&mut self) {
-        let penalty = self.config.repeat_penalty;
-        if penalty == 1.0 || self.config.repeat_last == 0 {
-            return;
+        self.adjusted.clear();
+        self.adjusted.extend_from_slice(logits);
+        if penalised {
+            let mut recent = self.history[self.history.len().saturating_sub(back)..].to_vec();
+            recent.sort_unstable();
+            recent.dedup();
+            for id in recent {
+                if let Some(logit) = self.adjusted.get_mut(id as usize) {
+                    *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+                }
+            }
         }
-        let recent = &self.history[self.history.len().saturating_sub(self.config.repeat_last)..];
-        for c in self.candidates.iter_mut().filter(|c| recent.contains(&c.id)) {
-            c.logit = if c.logit > 0.0 { c.logit / penalty } else { c.logit * penalty };
+        for &id in &self.banned {
+            if let Some(logit) = self.adjusted.get_mut(id as usize) {
+                *logit = f32::NAN;
+            }
         }
-    }
-
-    /// Keeps the `k` best (all for 0), sorted; equal logits by rising id.
-    fn keep_top(&mut self, k: usize) {
-        let order =
-            |a: &Candidate, b: &Candidate| -> Ordering { b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id)) };
-        if k > 0 && k < self.candidates.len() {
-            self.candidates.select_nth_unstable_by(k - 1, order);
-            self.candidates.truncate(k);
-        }
-        self.candidates.sort_unstable_by(order);
+        true
     }
 
     fn keep_top_p(&mut self) {
@@ -181,6 +177,39 @@ impl Sampler {
         }
         best
     }
+}
+
+/// Logits that are looked at together: if none of them is among the best so far, none is looked at again.
+const STRETCH: usize = 64;
+
+/// The `k` best logits (all for 0), sorted; equal ones by rising id, those that are not a number left out.
+fn keep_top(logits: &[f32], k: usize, best: &mut Vec<Candidate>) {
+    let order =
+        |a: &Candidate, b: &Candidate| -> Ordering { b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id)) };
+    let keep = |best: &mut Vec<Candidate>| {
+        if k > 0 && k < best.len() {
+            best.select_nth_unstable_by(k - 1, order);
+            best.truncate(k);
+        }
+    };
+    best.clear();
+    // What a logit has to be at least to be among the best.
+    let mut least = f32::NEG_INFINITY;
+    for (i, stretch) in logits.chunks(STRETCH).enumerate() {
+        if !stretch.iter().fold(false, |any, &logit| any | (logit >= least)) {
+            continue;
+        }
+        let ids = (i * STRETCH) as u32..;
+        let candidates = ids.zip(stretch).map(|(id, &logit)| Candidate { id, logit, probability: 0.0 });
+        best.extend(candidates.filter(|c| c.logit >= least));
+        // Seldom, for it costs more than to collect some that are too many.
+        if k > 0 && best.len() / 2 >= k.max(STRETCH) {
+            keep(best);
+            least = best[k - 1].logit;
+        }
+    }
+    keep(best);
+    best.sort_unstable_by(order);
 }
 
 /// Softmax over logits divided by the temperature; sorted candidates, the best first.
@@ -234,6 +263,25 @@ mod tests {
         s.ban([0]);
         s.sample(&logits).unwrap();
         assert_eq!(ids(&s), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn the_best_of_many_are_those_of_a_full_sort() {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let mut logits: Vec<f32> = (0..5000).map(|_| (rng.next_u32() % 700) as f32 - 350.0).collect();
+        logits.extend([f32::NAN, f32::NEG_INFINITY, f32::INFINITY, -0.0, 0.0, -f32::NAN]);
+        let rising: Vec<f32> = (0..1000).map(|i| i as f32).collect();
+        for logits in [&logits[..], &logits[4990..], &rising, &[f32::NEG_INFINITY; 300], &[1.0; 300], &[]] {
+            let mut sorted: Vec<u32> =
+                (0..logits.len() as u32).filter(|&i| !logits[i as usize].is_nan()).collect();
+            sorted.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+            for k in [1, 2, 40, 64, 65, 1000, 4000, 10_000, usize::MAX / 2, 0] {
+                let mut best = Vec::new();
+                keep_top(logits, k, &mut best);
+                let want = &sorted[..if k == 0 { sorted.len() } else { k.min(sorted.len()) }];
+                assert_eq!(best.iter().map(|c| c.id).collect::<Vec<_>>(), want, "{k} of {}", logits.len());
+            }
+        }
     }
 
     #[test]
