@@ -25,7 +25,10 @@ dpkg -s "${needed[@]}" >/dev/null 2>&1 || { apt-get update -qq && apt-get instal
 # Of later Debians, by an apt with lists and a state of its own: the first Bochs that has AMX, as source, for it takes AMX's signed
 # bytes as unsigned; and the first kernel that can be told that a CPU has what it does not say it has (`setcpuid`).
 fetch() { # into the current folder
-    local apt=$work/apt debian=http://deb.debian.org/debian kernel
+    local apt=$work/apt debian kernel
+    # Where this machine has its own packages from, security updates apart.
+    debian=$(apt-get indextargets --format '$(REPO_URI) $(LABEL)' 'Created-By: Packages' 'Component: main' \
+        | awk '$2 == "Debian" { print $1; exit }')
     local key="[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
     mkdir -p "$apt"/{lists,archives}/partial
     touch "$apt/status"
