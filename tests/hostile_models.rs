@@ -75,8 +75,9 @@ refused! {
     embedding_none: tiny_model().set("llama.embedding_length", 0u32) => "llama.embedding_length is 0";
     embedding_another: tiny_model().set("llama.embedding_length", 64u32) => "tensor token_embd.weight has the shape 32 x 16, where 64 x 16 is needed";
     heads_none: tiny_model().set("llama.attention.head_count", 0u32) => "llama.attention.head_count is 0";
-    heads_that_do_not_divide: tiny_model().set("llama.attention.head_count", 6u32) => "llama.attention.key_length is 5, where RoPE needs an even size";
-    heads_more_than_elements: tiny_model().set("llama.attention.head_count", 64u32) => "llama.attention.key_length is 0";
+    heads_that_do_not_divide: tiny_model().set("llama.attention.head_count", 6u32) => "llama.attention.head_count is 6, which does not divide the embedding length of 32";
+    heads_that_divide_with_a_rest: tiny_model().set("llama.attention.head_count", 10u32).set("llama.attention.head_count_kv", 10u32) => "llama.attention.head_count is 10, which does not divide the embedding length of 32";
+    heads_more_than_elements: tiny_model().set("llama.attention.head_count", 64u32) => "llama.attention.head_count is 64, which does not divide the embedding length of 32";
     heads_that_differ: tiny_model().set("llama.attention.head_count", vec![4u32, 2]) => "llama.attention.head_count differs from layer to layer";
     heads_an_array_of_none: tiny_model().set("llama.attention.head_count", Vec::<u32>::new()) => "llama.attention.head_count is an array without a count";
     heads_an_array_of_texts: tiny_model().set("llama.attention.head_count", vec!["4"]) => "llama.attention.head_count is an array of strings";
@@ -169,6 +170,50 @@ fn token_list(first: &[&[u8]]) -> Kv {
     let tokens: Vec<Vec<u8>> = first.iter().map(|t| t.to_vec()).chain(others).collect();
     let bytes = tokens.iter().flat_map(|t| [&(t.len() as u64).to_le_bytes()[..], t].concat()).collect();
     Kv::array(8, tokens.len() as u64, bytes)
+}
+
+/// `"<special00000>"` and so on.
+fn special_tokens(count: u32) -> GgufBuilder {
+    let tokens: Vec<String> = (0..count).map(|i| format!("<special{i:05}>")).collect();
+    let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+    tiny_bpe()
+        .set("tokenizer.ggml.token_type", vec![3i32; tokens.len()])
+        .set("tokenizer.ggml.tokens", tokens)
+        .set("tokenizer.ggml.merges", Vec::<&str>::new())
+}
+
+#[test]
+fn special_tokens_are_not_without_end() {
+    let tokenize = |count| run(&special_tokens(count).build(), &["tokenize", "-m", "m.gguf", "--text", ""]);
+    let many = tokenize(60_000);
+    let wanted = "error: m.gguf: the vocabulary has 60000 special tokens of 840000 bytes in all";
+    assert!(many.status.success(), "{}", many.stderr);
+    let more = tokenize(90_000);
+    let wanted = wanted.replace("60000", "90000").replace("840000", "1260000");
+    assert_eq!(more.error(), format!("{wanted}, more than 1048576"));
+}
+
+// ---- Many of what a file may have ------------------------------------------------------------------------------------
+
+/// Each is found by its name, not by a look at all others.
+#[test]
+fn many_tensors_take_little_time() {
+    let mut model = tiny_model();
+    for i in 0..60_000 {
+        model = model.tensor(format!("extra{i}"), ty::F32, &[1], Data::Zero);
+    }
+    refused_by_runs(&model, "tensor extra0 is not part of the architecture");
+}
+
+#[test]
+fn many_findings_take_little_time() {
+    let mut model = tiny_model();
+    for i in 0..60_000 {
+        model = model.kv(format!("tokenizer.ggml.n{i}_token_id"), 99u32);
+    }
+    let check = run(&model.build(), &["inspect", "--check", "m.gguf"]);
+    assert!(check.status.success(), "{}", check.stderr);
+    assert!(check.stdout.contains("tokenizer.ggml.n0_token_id"), "{}", check.stdout);
 }
 
 #[test]

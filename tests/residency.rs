@@ -274,6 +274,20 @@ fn a_file_cut_short_or_removed_under_way() {
     }
 }
 
+/// What streams is the file whose header was read, not one that has taken its place since.
+#[test]
+fn a_file_replaced_before_it_is_streamed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("model.gguf");
+    std::fs::copy(fixture("dense-q4_k_m"), &path).expect("a copy");
+    let mut model = load(&path);
+    let plan = model.store().plan_for(budgets(&model)[0]).expect("a plan");
+    std::fs::rename(&path, dir.path().join("elsewhere")).expect("a new name");
+    std::fs::copy(fixture("dense-q4_k_m"), &path).expect("another file");
+    let error = model.settle_reading(plan, &open_file).expect_err("another file").to_string();
+    assert!(error.ends_with("model.gguf: is not the file any more whose header was read"), "{error}");
+}
+
 /// Reads of which each waits for one on the other disk.
 #[derive(Debug)]
 struct Disks {

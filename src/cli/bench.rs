@@ -138,7 +138,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         prefill_began_unix_s: prefill.began(),
         decode_began_unix_s: decode.began(),
         peak_rss_bytes: peak_rss_bytes(),
-        residency: Residency::new(&loaded.model, prefill.traffic(), decode.traffic())?,
+        residency: Residency::new(&loaded.model, prefill.traffic(), decode.traffic()),
         kernels: kernels(&loaded.gguf, session.isa()),
         profile,
     };

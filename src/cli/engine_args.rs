@@ -53,11 +53,16 @@ impl EngineArgs {
     }
 }
 
+/// Sizes of memory below this are a unit forgotten.
+const LEAST_MEMORY: u64 = 1 << 20;
+
 /// A size of memory: binary units, as memory is sold.
 pub fn memory_size(text: &str) -> Result<u64, String> {
     let sizes = parse_size::Config::new().with_binary();
     match sizes.parse_size(text) {
-        Ok(0) => Err("a size above 0 is needed".to_owned()),
+        Ok(bytes) if bytes < LEAST_MEMORY => {
+            Err(format!("{bytes} bytes run nothing; 12G and 800M are sizes"))
+        }
         Ok(bytes) => Ok(bytes),
         Err(error) => Err(format!("{error}; 12G and 800M are sizes")),
     }

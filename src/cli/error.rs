@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::output::escape;
+use crate::model::ForwardError;
+use crate::session::SessionError;
+use crate::store::StoreError;
+use crate::verify::VerifyError;
 
 /// A failure of a subcommand. Made from any error by `?`; a layer's error says what is wrong in full,
 /// the hint says what to do about it.
@@ -35,9 +39,11 @@ impl CliError {
         self
     }
 
-    /// Names the file that it is about.
+    /// Names the file that it is about, unless it names one itself: of a split model perhaps another part.
     pub fn in_file(mut self, path: &Path) -> CliError {
-        self.file = Some(path.to_owned());
+        if !of_store(&*self.error).is_some_and(StoreError::names_a_file) {
+            self.file = Some(path.to_owned());
+        }
         self
     }
 
@@ -61,6 +67,18 @@ impl CliError {
     }
 }
 
+/// What went wrong with a weight, where that is what an error tells.
+fn of_store<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a StoreError> {
+    let session = match error.downcast_ref() {
+        Some(VerifyError::Session(session)) => Some(session),
+        _ => error.downcast_ref(),
+    };
+    match session {
+        Some(SessionError::Forward(ForwardError::Store(store))) => Some(store),
+        _ => error.downcast_ref(),
+    }
+}
+
 /// Results of layers that know metadata, tensors and tokens, but not the file that they come from.
 pub trait InFile<T> {
     /// Names the file in the failure.
@@ -76,5 +94,23 @@ impl<T, E: Into<CliError>> InFile<T> for Result<T, E> {
 impl<E: Error + Send + Sync + 'static> From<E> for CliError {
     fn from(error: E) -> CliError {
         CliError { error: Box::new(error), file: None, hint: None, code: 1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_another_part_is_not_put_on_the_first() {
+        let replaced = || StoreError::Replaced { path: "b.gguf".into() };
+        let session = || SessionError::Forward(ForwardError::Store(replaced()));
+        let failures: [CliError; 3] =
+            [replaced().into(), session().into(), VerifyError::Session(session()).into()];
+        for failure in failures {
+            assert_eq!(failure.in_file(Path::new("a.gguf")).file, None);
+        }
+        let failure = CliError::from(SessionError::NoLogits).in_file(Path::new("a.gguf"));
+        assert_eq!(failure.file.as_deref(), Some(Path::new("a.gguf")));
     }
 }

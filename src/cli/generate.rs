@@ -245,7 +245,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
             isa: session.isa().to_string(),
             threads: session.threads(),
             peak_rss_bytes: peak_rss_bytes(),
-            residency: Residency::new(&loaded.model, Some(prefill_traffic), Some(decode_traffic.clone()))?,
+            residency: Residency::new(&loaded.model, Some(prefill_traffic), Some(decode_traffic.clone())),
         };
         writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?)?;
     }

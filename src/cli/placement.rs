@@ -1,6 +1,7 @@
 //! Where a model's weights go: the budget of memory, the plan in words, and what came of it.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -278,26 +279,22 @@ pub struct Residency {
 
 impl Residency {
     /// Of a model that was settled, and of what it read in the phases of a run. Measures the disk where it is streamed.
-    pub fn new(
-        model: &Model,
-        prefill: Option<Traffic>,
-        decode: Option<Traffic>,
-    ) -> Result<Option<Residency>, CliError> {
+    pub fn new(model: &Model, prefill: Option<Traffic>, decode: Option<Traffic>) -> Option<Residency> {
         let store = model.store();
-        let Some(plan) = store.plan() else { return Ok(None) };
+        let plan = store.plan()?;
         // A disk that did better during the run can do better.
         let reached = [&prefill, &decode].into_iter().flatten().map(|traffic| traffic.read_bytes_s);
-        let disk = disk_speed(model, plan)?.map(|speed| reached.fold(speed, f64::max));
+        let disk = disk_speed(model, plan).map(|speed| reached.fold(speed, f64::max));
         let bounded = |traffic: Option<Traffic>| {
             traffic.filter(|_| !plan.is_mapped()).map(|traffic| traffic.bounded_by(disk))
         };
-        Ok(Some(Residency {
+        Some(Residency {
             plan: PlanReport::new(plan, store.reads_directly()),
             disk_bytes_s: disk,
             prefill: bounded(prefill),
             decode: bounded(decode),
             peak_rss_bytes: peak_rss_bytes(),
-        }))
+        })
     }
 
     /// The phases in words.
@@ -309,12 +306,12 @@ impl Residency {
     }
 }
 
-/// Bytes a second of the disk that a streamed model lies on.
-pub fn disk_speed(model: &Model, plan: &Plan) -> Result<Option<f64>, CliError> {
-    match model.store().paths().next().filter(|_| !plan.is_mapped()) {
-        Some(path) => Ok(read_speed(path, &open_file)?),
-        None => Ok(None),
-    }
+/// Bytes a second of the disk that a streamed model lies on, by the largest of its files; `None` where it cannot be told, which
+/// takes nothing from a run that is done.
+pub fn disk_speed(model: &Model, plan: &Plan) -> Option<f64> {
+    let bytes = |path: &&Path| std::fs::metadata(path).map_or(0, |found| found.len());
+    let path = model.store().paths().filter(|_| !plan.is_mapped()).max_by_key(bytes)?;
+    read_speed(path, &open_file).ok().flatten()
 }
 
 #[cfg(test)]

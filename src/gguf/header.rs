@@ -39,7 +39,7 @@ pub(super) struct ParsedFile {
 impl ParsedFile {
     /// Where the pair of this key starts.
     pub fn key_offset(&self, key: &str) -> Option<u64> {
-        let at = self.part.metadata.iter().position(|(k, _)| k == key)?;
+        let at = self.part.metadata.position(key)?;
         self.key_offsets.get(at).copied()
     }
 

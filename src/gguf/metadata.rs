@@ -41,6 +41,11 @@ impl Metadata {
         self.index.contains_key(key)
     }
 
+    /// The place of a key among all pairs.
+    pub fn position(&self, key: &str) -> Option<usize> {
+        self.index.get(key).copied()
+    }
+
     /// Number of pairs.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -96,10 +96,15 @@ fn config(gguf: &Gguf, vocab: usize) -> Result<Config, ModelError> {
     let embd = keys.required_size("embedding_length")?;
     let heads = keys.required_size("attention.head_count")?;
     let kv_heads = keys.size("attention.head_count_kv")?.unwrap_or(heads);
-    let head_dim = keys.size("attention.key_length")?.unwrap_or(embd / heads);
+    let key_length = keys.size("attention.key_length")?;
+    let head_dim = key_length.unwrap_or(embd / heads);
     let value_dim = keys.size("attention.value_length")?.unwrap_or(head_dim);
     let rope_dims = keys.size("rope.dimension_count")?.unwrap_or(head_dim);
     let problem = |key: &str, problem: String| ModelError::Config { key: format!("llama.{key}"), problem };
+    if key_length.is_none() && !embd.is_multiple_of(heads) {
+        let what = format!("is {heads}, which does not divide the embedding length of {embd}");
+        return Err(problem("attention.head_count", what));
+    }
     if !heads.is_multiple_of(kv_heads) {
         return Err(problem(
             "attention.head_count_kv",

@@ -64,6 +64,9 @@ pub enum ForwardError {
          one of f32 holds it"
     )]
     BeyondF16 { node: &'static str, layer: usize, token: usize, index: usize, value: f32 },
+    /// The observer wanted it.
+    #[error("interrupted")]
+    Interrupted,
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),
     #[error(transparent)]

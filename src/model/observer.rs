@@ -23,6 +23,11 @@ pub trait Observer: Send {
         let _ = node;
     }
 
+    /// Whether the pass is to be broken off; asked a few times a layer.
+    fn interrupted(&self) -> bool {
+        false
+    }
+
     /// A node of floats.
     fn node(&mut self, node: Node, values: &mut [f32]);
 

@@ -175,12 +175,16 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Adds a block's output, `normed`, to the residual stream `x`, which whatever is not finite in a layer ends in.
+    /// Adds a block's output, `normed`, to the residual stream `x`, which whatever is not finite in a layer ends in. Here a
+    /// pass may be broken off.
     pub fn residual(&mut self, name: &'static str, il: usize) -> Result<(), ForwardError> {
         let n = self.tokens * self.config.embd;
         let x = &mut self.state.x[..n];
         self.kernels.ops().add(x, &self.state.normed[..n]);
         Run::show(self.observer, name, Some(il), [self.tokens, self.config.embd, 1], x);
+        if self.observer.interrupted() {
+            return Err(ForwardError::Interrupted);
+        }
         check_finite(name, il, x, self.config.embd)
     }
 

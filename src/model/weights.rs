@@ -87,11 +87,8 @@ impl<'a> WeightLoader<'a> {
 
     fn find(&mut self, name: &str, dims: &[usize]) -> Result<&'a TensorInfo, ModelError> {
         let gguf = self.gguf;
-        let index = gguf
-            .tensors
-            .iter()
-            .position(|t| t.name == name)
-            .ok_or_else(|| ModelError::MissingTensor { name: name.to_owned() })?;
+        let index =
+            gguf.tensor_index(name).ok_or_else(|| ModelError::MissingTensor { name: name.to_owned() })?;
         let tensor = &gguf.tensors[index];
         // GGUF may or may not write trailing dimensions of 1.
         let sizes = tensor.dims.len().max(dims.len());

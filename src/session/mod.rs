@@ -5,6 +5,8 @@ mod generation;
 mod sampler;
 mod speculation;
 mod stop;
+#[cfg(test)]
+mod tests;
 
 use std::ops::ControlFlow;
 
@@ -77,7 +79,9 @@ impl SessionOptions {
         let batch = self.batch.clamp(1, context);
         // Stacks and panels of the threads.
         let threads = self.threads as u64 * THREAD_BYTES;
-        KvCache::bytes(config, context, self.kv) + RunState::bytes(config, batch, logits.min(batch)) + threads
+        KvCache::bytes(config, context, self.kv)
+            .saturating_add(RunState::bytes(config, batch, logits.min(batch)))
+            .saturating_add(threads)
     }
 }
 
@@ -171,8 +175,8 @@ impl<'m> Session<'m> {
 
     /// Runs tokens through the model after those that it has seen, in batches, under an observer.
     ///
-    /// `progress` is told how many tokens are done after every batch and may break off, which leaves the
-    /// session after the last whole batch. [`Logits::Last`] means the last of all the tokens.
+    /// `progress` is told how many tokens are done after every batch and may break off; so may the observer, within a batch. That
+    /// leaves the session after the last whole batch. [`Logits::Last`] means the last of all the tokens.
     ///
     /// # Errors
     /// Tokens that do not fit the context (none is run), or what the forward pass refuses.
@@ -209,7 +213,10 @@ impl<'m> Session<'m> {
             self.row = None;
             if let Err(error) = passed {
                 self.state.clear_logits();
-                return Err(error.into());
+                return Err(match error {
+                    ForwardError::Interrupted => SessionError::Interrupted,
+                    error => error.into(),
+                });
             }
             self.past += chunk.len();
             self.tokens.extend_from_slice(chunk);

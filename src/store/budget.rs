@@ -29,19 +29,24 @@ fn available_of(meminfo: &str) -> Option<u64> {
 /// The names of the files in which a version of control groups says how much there is and how much is used.
 #[derive(Debug, PartialEq, Eq)]
 struct Version {
-    limit: &'static str,
+    limits: &'static [&'static str],
     usage: &'static str,
     /// Lines of `memory.stat` that count file pages, which go where memory is short.
     reclaimable: [&'static str; 2],
 }
 
 const V1: Version = Version {
-    limit: "memory.limit_in_bytes",
+    limits: &["memory.limit_in_bytes"],
     usage: "memory.usage_in_bytes",
     reclaimable: ["total_inactive_file", "total_active_file"],
 };
 const V2: Version =
-    Version { limit: "memory.max", usage: "memory.current", reclaimable: ["inactive_file", "active_file"] };
+    // Beyond `high` the system takes memory back and slows the process down.
+    Version {
+        limits: &["memory.max", "memory.high"],
+        usage: "memory.current",
+        reclaimable: ["inactive_file", "active_file"],
+    };
 
 /// A control group that limits memory.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,7 +62,8 @@ impl Group {
         let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
         let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
         // `max` in v2; v1 has a number near 2^63.
-        let limit = number(self.version.limit).filter(|&limit| limit < 1 << 60)?;
+        let limits = self.version.limits.iter().filter_map(|name| number(name));
+        let limit = limits.filter(|&limit| limit < 1 << 60).min()?;
         let stat = read("memory.stat").unwrap_or_default();
         let pages = |name: &str| {
             let value = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -171,10 +177,13 @@ mod tests {
             ("proc/self/cgroup", "0::/docker/1f/job\n"),
             ("proc/self/mountinfo", mounts),
             ("sys/fs/cgroup/job/memory.max", "max\n"),
+            ("sys/fs/cgroup/job/memory.high", "max\n"),
             ("sys/fs/cgroup/memory.max", "8000000000\n"),
             ("sys/fs/cgroup/memory.current", "1500000000\n"),
             ("sys/fs/cgroup/memory.stat", "anon 1000000000\ninactive_file 400000000\nactive_file 0\n"),
         ]);
         assert_eq!(available_under(system.path()), Some(6_900_000_000));
+        std::fs::write(system.path().join("sys/fs/cgroup/memory.high"), "7000000000\n").unwrap();
+        assert_eq!(available_under(system.path()), Some(5_900_000_000));
     }
 }

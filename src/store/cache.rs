@@ -110,6 +110,14 @@ impl Cache {
         }
     }
 
+    /// Forgets what passes have read; what is in the slots stays there.
+    pub fn forget_uses(&mut self) {
+        self.repeats = Repeats::new(self.average);
+        for (usage, member) in self.uses.iter_mut().zip(&self.members) {
+            *usage = Use { share: member.share, last: 0 };
+        }
+    }
+
     /// The class and slot of a member.
     #[cfg(test)]
     fn slot(&self, member: usize) -> Option<(usize, usize)> {

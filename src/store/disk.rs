@@ -174,7 +174,7 @@ pub fn read_whole(file: &dyn ReadAt, buffer: &mut [u8], offset: u64, needed: usi
                 idle = if aligned == 0 { idle + 1 } else { 0 };
                 done += aligned;
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => idle += 1,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted && idle < PATIENCE => idle += 1,
             Err(error) => return Err(error),
         }
         if idle > PATIENCE {

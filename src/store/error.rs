@@ -12,6 +12,10 @@ use super::{OutOfMemory, Shortage};
 pub enum StoreError {
     #[error("{}: cannot be opened: {source}", path.display())]
     Open { path: PathBuf, source: Arc<std::io::Error> },
+    #[error("{}: cannot be read: {source}", path.display())]
+    ReadFile { path: PathBuf, source: Arc<std::io::Error> },
+    #[error("{}: is not the file any more whose header was read", path.display())]
+    Replaced { path: PathBuf },
     #[error("{}: was {expected} bytes when its header was read and is {found} now", path.display())]
     SizeChanged { path: PathBuf, expected: u64, found: u64 },
     #[error("{}: tensor {tensor} at byte {offset} ends beyond the file", path.display())]
@@ -34,6 +38,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether it says which file it is about.
+    pub fn names_a_file(&self) -> bool {
+        !matches!(self, StoreError::Shortage(_) | StoreError::OutOfMemory(_) | StoreError::Threads(_))
+    }
+
     pub(super) fn open(path: &Path, error: std::io::Error) -> StoreError {
         StoreError::Open { path: path.to_owned(), source: Arc::new(error) }
     }

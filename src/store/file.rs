@@ -79,6 +79,24 @@ impl MappedFile {
         }
     }
 
+    /// Whether the path still leads to this very file.
+    ///
+    /// # Errors
+    /// What the system says of the path.
+    #[cfg(unix)]
+    pub(super) fn is_at_its_path(&self) -> io::Result<bool> {
+        use std::os::unix::fs::MetadataExt;
+        let Some(file) = &self.file else { return Ok(true) };
+        let (own, found) = (file.metadata()?, std::fs::metadata(&self.path)?);
+        Ok((own.dev(), own.ino()) == (found.dev(), found.ino()))
+    }
+
+    /// See the Unix version: elsewhere a mapped file cannot be replaced.
+    #[cfg(not(unix))]
+    pub(super) fn is_at_its_path(&self) -> io::Result<bool> {
+        Ok(true)
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

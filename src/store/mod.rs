@@ -266,7 +266,14 @@ impl Store {
                 continue;
             }
             let path = file.path();
-            let file = open(path).map_err(|error| StoreError::open(path, error))?;
+            let failed = |error| StoreError::open(path, error);
+            let opened = open(path).map_err(failed)?;
+            if let FileBytes::Mapped(mapped) = file
+                && !mapped.is_at_its_path().map_err(failed)?
+            {
+                return Err(StoreError::Replaced { path: path.to_owned() });
+            }
+            let file = opened;
             let number = file.disk();
             let disk = disks.iter().position(|&d| d == number).unwrap_or(disks.len());
             if disk == disks.len() {

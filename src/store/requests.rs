@@ -530,7 +530,7 @@ impl State {
         !self.cached.iter().any(|&id| self.residences[id].is_loading())
     }
 
-    /// Empties the cache and the counters.
+    /// Empties the cache and the counters; what it has learned of the model's use is forgotten.
     pub fn empty_cache(&mut self) {
         for i in 0..self.cached.len() {
             let id = self.cached[i];
@@ -538,6 +538,7 @@ impl State {
                 self.forget(id);
             }
         }
+        self.cache.forget_uses();
         self.stats = ResidencyStats::default();
     }
 }

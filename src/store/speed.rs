@@ -1,6 +1,7 @@
 //! How fast a disk reads.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::StoreError;
@@ -18,8 +19,8 @@ const LEAST_BYTES: u64 = 64 << 20;
 /// # Errors
 /// Where it cannot be opened or read.
 pub fn read_speed(path: &Path, open: OpenFile<'_>) -> Result<Option<f64>, StoreError> {
-    let failed = |error| StoreError::open(path, error);
-    let file = open(path).map_err(failed)?;
+    let file = open(path).map_err(|error| StoreError::open(path, error))?;
+    let failed = |error| StoreError::ReadFile { path: path.to_owned(), source: Arc::new(error) };
     let bytes = std::fs::metadata(path).map_err(failed)?.len();
     if bytes < LEAST_BYTES {
         return Ok(None);

@@ -38,6 +38,9 @@ pub enum TextError {
     /// A token's score is not a number.
     #[error("the score of token {id} is not a number")]
     BadScore { id: u32 },
+    /// More special tokens than a vocabulary has: a search for all of them takes many times their size.
+    #[error("the vocabulary has {tokens} special tokens of {bytes} bytes in all, more than {max}")]
+    SpecialTokensTooLong { tokens: usize, bytes: usize, max: usize },
     /// There is no memory for what the file lists.
     #[error("there is no memory for {len} {what}")]
     OutOfMemory { what: &'static str, len: usize },

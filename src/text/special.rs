@@ -11,6 +11,9 @@ use aho_corasick::AhoCorasick;
 use super::TextError;
 use super::vocabulary::{TokenKind, Vocabulary};
 
+/// Most bytes of all special tokens: 28,672 of a model that speaks are 0.6 MB.
+const MAX_BYTES: usize = 1 << 20;
+
 /// A part of a text: a special token, or text that has none.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fragment {
@@ -48,6 +51,10 @@ impl SpecialTokens {
                 Some(Special { id, text, control: kind.is_control(), strip_right })
             })
             .collect();
+        let bytes = tokens.iter().map(|token| token.text.len()).sum();
+        if bytes > MAX_BYTES {
+            return Err(TextError::SpecialTokensTooLong { tokens: tokens.len(), bytes, max: MAX_BYTES });
+        }
         tokens.sort_by(|a, b| b.text.len().cmp(&a.text.len()).then(a.id.cmp(&b.id)));
         let finder = AhoCorasick::new(tokens.iter().map(|token| token.text.as_bytes()))
             .map_err(|error| TextError::Tokenizer(error.to_string()))?;

@@ -13,16 +13,17 @@ use crate::session::{Session, SessionError};
 use crate::store::{ResidencyStats, Store};
 
 /// Moves a bar on with every layer: a pass over a streamed model takes long.
-struct LayerProgress {
+struct LayerProgress<'a> {
     bar: ProgressBar,
     layers: usize,
     batch: usize,
     /// Tokens before this pass.
     done: usize,
     len: usize,
+    interrupted: &'a AtomicBool,
 }
 
-impl Observer for LayerProgress {
+impl Observer for LayerProgress<'_> {
     fn active(&self) -> bool {
         false
     }
@@ -35,6 +36,10 @@ impl Observer for LayerProgress {
         if layer + 1 == self.layers {
             self.done += batch;
         }
+    }
+
+    fn interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
     }
 
     fn node(&mut self, _: Node, _: &mut [f32]) {}
@@ -56,12 +61,11 @@ pub fn prefill(
         batch: session.batch(),
         done: 0,
         len: ids.len(),
+        interrupted,
     };
     let store = session.model().store();
     let started = Instant::now();
-    let fed = session.feed_observed(ids, Logits::Last, &mut progress, |_| {
-        if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
+    let fed = session.feed_observed(ids, Logits::Last, &mut progress, |_| ControlFlow::Continue(()));
     bar.finish_and_clear();
     match fed {
         Err(SessionError::Interrupted) => return Ok(ControlFlow::Break(())),

@@ -9,7 +9,7 @@ use crate::cli::engine_args::{self, Loaded};
 use crate::cli::placement::{self, Budget, PlanReport};
 use crate::cli::{CliError, InFile, output};
 use crate::model::KvType;
-use crate::session::{DEFAULT_BATCH, SessionOptions};
+use crate::session::{DEFAULT_BATCH, MAX_DRAFT, SessionOptions};
 use crate::store::{Plan, open_file};
 use crate::verify::formats::SpeedTest;
 
@@ -42,13 +42,13 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), CliError> {
         isa: None,
         guess_experts: false,
     };
-    let budget = Budget::new(args.ram, &model, &[session], 1);
+    let budget = Budget::new(args.ram, &model, &[session], 1 + MAX_DRAFT);
     let plan = budget.plan(&model).in_file(path)?;
     let direct = match model.store().paths().next().filter(|_| !plan.is_mapped()) {
         Some(path) => Some(open_file(path)?.is_direct()),
         None => None,
     };
-    let disk = placement::disk_speed(&model, &plan)?;
+    let disk = placement::disk_speed(&model, &plan);
     let memory = SpeedTest::new()?.read_speed();
     let report = Report {
         context,

@@ -13,6 +13,8 @@ use crate::gguf::{Array, Gguf, TensorInfo, Value};
 const LEAST_NAME: usize = 16;
 /// Spaces between columns.
 const GAP: usize = 2;
+/// Rows of a table: more begin another, for each takes kilobytes while its table is laid out.
+const ROWS: usize = 4096;
 
 fn print(table: &Table, out: &mut impl Write) -> io::Result<()> {
     for line in table.lines() {
@@ -95,11 +97,13 @@ fn per_layer(value: &PerLayer) -> String {
 pub fn print_metadata(gguf: &Gguf, width: usize, out: &mut impl Write) -> io::Result<()> {
     let metadata = gguf.metadata();
     writeln!(out, "\nMetadata ({} keys)\n", metadata.len())?;
-    if metadata.is_empty() {
-        return Ok(());
-    }
+    let pairs: Vec<(&str, &Value)> = metadata.iter().collect();
+    pairs.chunks(ROWS).try_for_each(|pairs| print_pairs(pairs, width, out))
+}
+
+fn print_pairs(pairs: &[(&str, &Value)], width: usize, out: &mut impl Write) -> io::Result<()> {
     let rows: Vec<(String, String, &Value)> =
-        metadata.iter().map(|(key, value)| (escape(key).into_owned(), type_name(value), value)).collect();
+        pairs.iter().map(|&(key, value)| (escape(key).into_owned(), type_name(value), value)).collect();
     let types = rows.iter().map(|r| r.1.len()).max().unwrap_or(0).max("type".len());
     let longest = rows.iter().map(|r| r.0.chars().count()).max().unwrap_or(0);
     let room = width.saturating_sub(2 + types + 2 * GAP);
@@ -196,9 +200,10 @@ pub fn print_tensors(
     } else {
         writeln!(out, "\nTensors ({} of {})\n", tensors.len(), gguf.tensors.len())?;
     }
-    if tensors.is_empty() {
-        return Ok(());
-    }
+    tensors.chunks(ROWS).try_for_each(|tensors| print_rows(gguf, tensors, width, out))
+}
+
+fn print_rows(gguf: &Gguf, tensors: &[&TensorInfo], width: usize, out: &mut impl Write) -> io::Result<()> {
     let all = || tensors.iter();
     let mut columns = vec![
         Column::new("name", false, all().map(|t| escape(&t.name).into_owned())),
@@ -252,12 +257,15 @@ pub fn print_totals(tensors: &[&TensorInfo], out: &mut impl Write) -> io::Result
         return Ok(());
     }
     writeln!(out, "\nBy layer\n")?;
-    let mut table = totals_table("layer");
-    for (layer, total) in layers {
-        let name = layer.map_or_else(|| "none".to_owned(), |(stack, n)| format!("{}.{n}", escape(stack)));
-        add_total(&mut table, &cut_middle(&name, 30), &total);
+    for layers in layers.chunks(ROWS) {
+        let mut table = totals_table("layer");
+        for (layer, total) in layers {
+            let name = layer.map_or_else(|| "none".to_owned(), |(stack, n)| format!("{}.{n}", escape(stack)));
+            add_total(&mut table, &cut_middle(&name, 30), total);
+        }
+        print(&table, out)?;
     }
-    print(&table, out)
+    Ok(())
 }
 
 fn totals_table(of: &str) -> Table {
