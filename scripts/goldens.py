@@ -1,101 +1,152 @@
 #!/usr/bin/env python3
-"""Makes fixtures/ and golden/: the random models, what belongs to the demo, and what ggml computes on them all. Only this writes
-goldens.
+"""Makes fixtures/ and golden/: the random models, of every family too (scripts/families), what belongs to the
+demo, and what ggml computes on them all. Only this writes goldens.
 
     scripts/goldens.py            build the reference, make everything, write golden/manifest.json
     scripts/goldens.py --check    make everything again in a temporary folder and compare bytes
     scripts/goldens.py --only dense-q4_k_m formats      a part of it (the manifest's other entries stay)
+    scripts/goldens.py --only qwen3moe qwen3moe-q       the fixtures of a family
+    scripts/goldens.py --into FOLDER --only qwen3moe    into another folder, to look at
 
 Needs what scripts/ggml/setup.sh installs. The reference is the portable build: generic C without AVX or FMA.
 """
 import argparse, hashlib, json, shutil, subprocess, sys, tempfile, tomllib
 from pathlib import Path
 
+import numpy as np
+
+import families
 import fixtures
+import ties
 
 ROOT = fixtures.SCRIPTS.parent
 sys.path.append(str(fixtures.SCRIPTS / "demo"))
 import data as language
 REFERENCE = fixtures.REFERENCE
-PROMPTS = "golden/prompts.json"
+PROMPTS, FAMILY_PROMPTS = "golden/prompts.json", "golden/family-prompts.json"
 PACKAGE = "llama-cpp-sys-2"
 KINDS = ("prompts", "fixtures", "formats")
-LIMIT_FILE, LIMIT_ALL = 8_000_000, 64_000_000
+LIMIT_FILE, LIMIT_ALL = 8_000_000, 40 * 2**20
 
-# Whole rows of the long prompt for one fixture, the edges of tiles for the others.
-WHOLE = {"dense-q4_k_m"}
-# Captured once more with a KV cache in F16, the short prompt alone.
-KV_F16 = {"dense-q8_0"}
+# Decode steps with nodes, by prompt, and greedy tokens.
+STEPS, GREEDY = {"short": 2, "long": 2, "deep": 1}, 8
+# Prompts by name: how many random ids of which range, longer than windows (16) and original contexts (32) of
+# families, and than a page (128) and a window. The seed is that of all.
+LENGTHS = {PROMPTS: (24, 310, {"short": 7, "long": 43}),
+           FAMILY_PROMPTS: (29, 100, {"long": 43, "deep": 149})}
+# Which rows of a prompt's nodes are kept.
+ROWS = {"short": "all", "long": "edges", "deep": "ends"}
+# The first and last rows alone of these, which have many layers.
+FEW = {"exaone4"}
+# The long prompt alone of these: the short one's nodes are those of a model beside it.
+LONG = {"moe-router-f16-q4_k_m", "dense-q5_k_m", "dense-f16", "dense-bf16", "odd-q8_0"}
+# Captured once more with a KV cache in F16, the first prompt alone.
+KV_F16 = {"dense-q8_0", "gpt-oss"}
 # llama.cpp no longer loads one tensor an expert: the same weights' goldens serve.
 SAME_AS = {"moe-per-expert-q4_k_m": "moe-q4_k_m"}
 # Models without goldens, and why.
 WITHOUT = {"mixed": "each of its formats has goldens; its runs are compared among kernel sets"}
-# Models that are made elsewhere and only captured here: name -> model file, prompts file (a name -> token ids).
+# Models that are made elsewhere and only captured here: name -> model file, prompts file (names and ids).
 DEMO = "demo-q4_k_m"
 OTHERS = {DEMO: (f"fixtures/{DEMO}.gguf", "golden/demo-prompts.json")}
 # What the demo is asked: said by user and assistant in turns.
 DEMO_PROMPTS = {
     "short": ["What is 2+2?"],
     "spell": ["Spell the word house."],
-    "long": ["What is 17+25?", "The sum of 17 and 25 is 42.", "Which month comes after May?", "June comes after May.",
-             "What is 90-41?", "The difference of 90 and 41 is 49.", "Count back from 9 to 5."],
+    "long": ["What is 17+25?", "The sum of 17 and 25 is 42.", "Which month comes after May?",
+             "June comes after May.", "What is 90-41?", "The difference of 90 and 41 is 49.",
+             "Count back from 9 to 5."],
 }
-# A conversation whose ids alone are used, to compare the whole model with its parts: nodes of it would take too much room.
-IDS_ONLY = {(DEMO, "long")}
+# Conversations whose ids alone are used, as prompts of other tests: nodes of them would take too much room.
+IDS_ONLY = {(DEMO, "spell"), (DEMO, "long")}
 DEMO_ANSWER = 64  # tokens at most
-DEMO_FILES = 3
+# The same model in so many files.
+SPLIT = {"moe-q4_k_m": 3}
+# Folders of goldens that other scripts make (scripts/text).
+ELSEWHERE = {"text"}
 # Read here and not made.
-GIVEN = {PROMPTS, *(model for model, _ in OTHERS.values())}
+GIVEN = {model for model, _ in OTHERS.values()}
 
 
 def reference(*arguments):
-    run = subprocess.run([REFERENCE, *map(str, arguments)], stderr=subprocess.PIPE if quiet else None, text=True)
+    errors = subprocess.PIPE if quiet else None
+    run = subprocess.run([REFERENCE, *map(str, arguments)], stderr=errors, text=True)
     if run.returncode:
         sys.exit(f"{run.stderr or ''}the reference failed on: {' '.join(map(str, arguments))}")
 
 
-def capture(name, model, prompts, out):
+def write_prompts(out):
+    """The random prompts' files; returns what the manifest says of them."""
+    described_as = {}
+    for file, (seed, vocab, lengths) in LENGTHS.items():
+        rng = np.random.default_rng(seed)
+        ids = {name: rng.integers(3, vocab, n).tolist() for name, n in lengths.items()}
+        write_ids(out / file, ids)
+        described_as["random" if file == PROMPTS else "families"] = described(out, file)
+    return described_as
+
+
+def write_ids(path, ids):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{\n" + ",\n".join(f'  "{name}": {row}' for name, row in ids.items()) + "\n}\n")
+
+
+def capture(name, model, prompts, out, wanted=("short", "long"), config=families.shape()):
     """All goldens of one model; returns the manifest's list."""
-    rows = "all" if name in WHOLE else "edges"
-    ids = (out if prompts not in GIVEN else ROOT) / prompts
-    runs = [(prompt, "f32", "") for prompt in json.loads(ids.read_text()) if (name, prompt) not in IDS_ONLY]
+    runs = [(prompt, "f32", "") for prompt in json.loads((out / prompts).read_text())
+            if (name, prompt) not in IDS_ONLY and prompt in wanted and (prompt == "long" or name not in LONG)]
     if name in KV_F16:
-        runs.append(("short", "f16", "-kv-f16"))
+        runs.append((runs[0][0], "f16", "-kv-f16"))
     goldens = []
     for prompt, kv, suffix in runs:
-        reference("capture", "--model", model, "--prompts", ids, "--out", out / "golden" / name,
-                  "--only", prompt, "--kv", kv, f"--suffix={suffix}", "--rows", rows)
+        rows = "ends" if name in FEW else ROWS[prompt]
+        reference("capture", "--model", model, "--prompts", out / prompts, "--out", out / "golden" / name,
+                  "--only", prompt, "--kv", kv, f"--suffix={suffix}", "--rows", rows,
+                  "--steps", STEPS[prompt], "--greedy", GREEDY)
         file = f"golden/{name}/{prompt}{suffix}.safetensors"
+        if ties.nearest_tie(ties.tensors_of(out / file), config) < ties.NEAR:
+            sys.exit(f"{file}: comes near a tie between experts; another seed is needed")
         goldens.append({"prompts": prompts, "prompt": prompt, "kv": kv, "rows": rows, **described(out, file)})
     return goldens
 
 
+def family_fixture(name, out):
+    """A fixture of a family with its goldens; returns the manifest's entry."""
+    family, config, types = families.FIXTURES[name]
+    path = out / "fixtures" / f"{name}.gguf"
+    path.parent.mkdir(exist_ok=True)
+    families.write(families.build(family, config, types), path)
+    deep = ("deep",) if family.deep and name == family.name else ()
+    goldens = capture(name, path, FAMILY_PROMPTS, out, ("long", *deep), config)
+    return {**described(out, f"fixtures/{path.name}"), "goldens": goldens}
+
+
 def demo(model, prompts, out):
-    """What belongs to the demo besides: prompts, held-out questions and ggml's answers, the model in parts. Returns what the
-    manifest says of the model and of its parts."""
+    """What belongs to the demo besides: prompts, held-out questions and ggml's answers. Returns what the
+    manifest says of the model."""
     questions = language.held_out_questions()
     texts = [language.prompt_text(*said) for said in DEMO_PROMPTS.values()]
     texts += [language.prompt_text(question) for _, question, _ in questions]
     with tempfile.TemporaryDirectory() as tmp:
         asked, answered = Path(tmp) / "texts.json", Path(tmp) / "answers.json"
         asked.write_text(json.dumps(texts))
-        reference("answers", "--model", model, "--prompts", asked, "--out", answered, "--max-tokens", DEMO_ANSWER)
+        reference("answers", "--model", model, "--prompts", asked, "--out", answered,
+                  "--max-tokens", DEMO_ANSWER)
         answers = json.loads(answered.read_text())
     ids = {name: answer["prompt_ids"] for name, answer in zip(DEMO_PROMPTS, answers)}
     answers = answers[len(DEMO_PROMPTS):]
     assert len(ids["long"]) >= 80 and all(answer["ended"] for answer in answers)
 
-    (out / prompts).parent.mkdir(parents=True, exist_ok=True)
-    (out / prompts).write_text("{\n" + ",\n".join(f'  "{name}": {row}' for name, row in ids.items()) + "\n}\n")
+    write_ids(out / prompts, ids)
     held_out, said = "fixtures/demo-held-out.json", f"golden/{DEMO}/answers.json"
-    write_rows(out / held_out, ({"kind": kind, "question": question, "answer": answer} for kind, question, answer in questions))
+    keys = ("kind", "question", "answer")
+    write_rows(out / held_out, (dict(zip(keys, question)) for question in questions))
     write_rows(out / said, ({"text": answer["text"], "margin": min(answer["margins"])} for answer in answers))
-    (out / "fixtures").mkdir(exist_ok=True)
-    parts = fixtures.split_files(model, out / "fixtures", DEMO_FILES)
     right = sum(answer["text"] == wanted for answer, (_, _, wanted) in zip(answers, questions))
-    print(f"{DEMO}: {right} of {len(questions)} held-out questions right, a long prompt of {len(ids['long'])} tokens")
-    first, *rest = (described(out, f"fixtures/{path.name}") for path in parts)
-    return {"held_out": described(out, held_out), "answers": described(out, said)}, {**first, "parts": rest, "goldens_of": DEMO}
+    print(f"{DEMO}: {right} of {len(questions)} held-out questions right, "
+          f"a long prompt of {len(ids['long'])} tokens")
+    ids_only = sorted(prompt for name, prompt in IDS_ONLY if name == DEMO)
+    return {"held_out": described(out, held_out), "answers": described(out, said), "ids_only": ids_only}
 
 
 def write_rows(path, rows):
@@ -116,7 +167,7 @@ def sha256(data):
 def make(out, only):
     """Makes the parts named, below `out`; returns their entries of the manifest."""
     entries = {kind: {} for kind in KINDS}
-    entries["prompts"]["random"] = described(ROOT, PROMPTS)
+    entries["prompts"] |= write_prompts(out)
     for name in fixtures.FIXTURES:
         if name not in only:
             continue
@@ -129,12 +180,18 @@ def make(out, only):
         else:
             entry["goldens"] = capture(name, model, PROMPTS, out)
         entries["fixtures"][name] = entry
+        if name in SPLIT:
+            paths = fixtures.split_files(model, out / "fixtures", SPLIT[name])
+            first, *rest = (described(out, f"fixtures/{path.name}") for path in paths)
+            entries["fixtures"][f"{name}-split"] = {**first, "parts": rest, "goldens_of": name}
+    for name in families.FIXTURES:
+        if name in only:
+            entries["fixtures"][name] = family_fixture(name, out)
     for name, (file, prompts) in OTHERS.items():
         if name in only:
             model, entry = ROOT / file, described(ROOT, file)
             if name == DEMO:
-                more, entries["fixtures"][f"{DEMO}-split"] = demo(model, prompts, out)
-                entry |= more
+                entry |= demo(model, prompts, out)
                 entries["prompts"]["demo"] = described(out, prompts)
             entries["fixtures"][name] = {**entry, "goldens": capture(name, model, prompts, out)}
     if "formats" in only:
@@ -146,7 +203,8 @@ def make(out, only):
 
 def pin():
     """The reference's version, as scripts/ggml/Cargo.toml has it."""
-    return tomllib.loads((fixtures.SCRIPTS / "ggml/Cargo.toml").read_text())["dependencies"][PACKAGE]["version"]
+    cargo = tomllib.loads((fixtures.SCRIPTS / "ggml/Cargo.toml").read_text())
+    return cargo["dependencies"][PACKAGE]["version"]
 
 
 def manifest(entries):
@@ -157,8 +215,9 @@ def manifest(entries):
             "package": f"{PACKAGE} {pin()}", "version": info["version"],
             "system_info": info["system_info"].strip(), "build": "portable: no AVX, FMA, F16C, SSE4.2, BMI2",
         },
-        "captured": "one thread, flash attention off, no extra buffer types, each prompt in one batch with the logits of all "
-                    "tokens, 8 decode steps with nodes, 32 greedy tokens; decode step i feeds greedy token i",
+        "captured": "one thread, flash attention off, no extra buffer types, each prompt in one batch with "
+                    f"the logits of all tokens, one or two decode steps with nodes, {GREEDY} greedy tokens; "
+                    "decode step i feeds greedy token i",
         **entries,
     }
 
@@ -173,6 +232,15 @@ def files(entries):
         yield from entry.get("parts", [])
         yield from (entry[also] for also in ("held_out", "answers") if also in entry)
         yield from entry.get("goldens", [])
+
+
+def clear():
+    """Removes what is made here, so that nothing stays of a fixture that is no more."""
+    for folder in (path for path in (ROOT / "golden").iterdir() if path.is_dir() and path.name not in ELSEWHERE):
+        shutil.rmtree(folder)
+    for model in (ROOT / "fixtures").glob("*.gguf"):
+        if str(model.relative_to(ROOT)) not in GIVEN:
+            model.unlink()
 
 
 def check_sizes(entries):
@@ -202,22 +270,27 @@ def compare(fresh, entries, old):
 
 
 def main():
-    parts = [*fixtures.FIXTURES, *OTHERS, "formats"]
+    parts = [*fixtures.FIXTURES, *families.FIXTURES, *OTHERS, "formats"]
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("--check", action="store_true", help="write nothing, compare bytes")
     a.add_argument("--only", nargs="+", default=parts, choices=parts, metavar="PART", help=", ".join(parts))
+    a.add_argument("--into", type=Path, help="write below this folder, and no manifest")
     o = a.parse_args()
     global quiet
     quiet = o.check
     subprocess.run([fixtures.SCRIPTS / "ggml/build.sh", "portable"], check=True)
     path = ROOT / "golden/manifest.json"
     old = json.loads(path.read_text()) if path.is_file() else {}
+    if o.into:
+        entries = make(o.into, o.only)
+        for entry in sorted(files(entries), key=lambda entry: entry["file"]):
+            print(f"{entry['bytes']:9} {entry['file']}")
+        return check_sizes(entries)
     if o.check:
         with tempfile.TemporaryDirectory() as tmp:
             sys.exit(1 if compare(Path(tmp), make(Path(tmp), o.only), old) else 0)
     if set(o.only) == set(parts):
-        for name in parts:
-            shutil.rmtree(ROOT / "golden" / name, ignore_errors=True)
+        clear()
         old = {}
     elif old.get("reference", {}).get("package") != f"{PACKAGE} {pin()}":
         sys.exit(f"{path} is of another version of the reference: make all parts")

@@ -8,17 +8,17 @@
 //! 3. [`kernels`] COMPUTE: kernel sets by instruction set, best first
 //! 4. [`store`] RESIDENCY: where a weight's bytes are
 //! 5. [`text`] TEXT: tokenizers and chat templates
-//! 6. [`model`] MODEL: configuration, weights, forward pass, observer
-//! 7. [`session`] SESSION: KV cache, prefill and decode, sampling, speculation
+//! 6. [`model`] MODEL: parts, families made of them, states of sequences, forward pass, observer
+//! 7. [`engine`] ENGINE: passes over sequences, sampling, speculation
 //! 8. [`verify`] VERIFY: error measures, files of references, comparison of traces, dot checks
 //! 9. [`cli`] FACE: the command line
 
 pub mod cli;
+pub mod engine;
 pub mod gguf;
 pub mod kernels;
 pub mod model;
 pub mod quant;
-pub mod session;
 pub mod store;
 pub mod text;
 pub mod verify;

@@ -1,30 +1,37 @@
-//! Deliberate faults, each of which must trip the gate against ggml; the report must name the first node that went
-//! wrong. A fault is put where it would be: in the weights that a kernel sees, in the configuration, or between two
-//! nodes of the forward pass.
+//! Deliberate faults, each of which must trip the gate against ggml; the report must name the first node that
+//! went wrong. A fault is put where it would be: in the weights that a kernel sees, in the configuration, or
+//! between two nodes of the forward pass.
 
 mod common;
+#[path = "canaries/faults.rs"]
+mod faults;
+#[path = "canaries/gates_and_side_by_side.rs"]
+mod gates_and_side_by_side;
+#[path = "canaries/routers_and_scales.rs"]
+mod routers_and_scales;
+#[path = "canaries/windows_and_images.rs"]
+mod windows_and_images;
 
 use std::fs;
 use std::path::PathBuf;
 
 use common::goldens::{Case, Loaded, case};
+use common::runs::Run;
 use tempfile::TempDir;
 use wayinfer::gguf::{Gguf, TensorType};
-use wayinfer::model::{Node, Observer};
-use wayinfer::verify::{
-    Comparer, Divergence, GoldenReference, InputState, NodeCounter, NodeId, PassObserver, VerifyError, run,
-};
+use wayinfer::model::{Node, NodeId, Observer};
+use wayinfer::verify::{Comparer, Divergence, GoldenReference, InputState, PassObserver, VerifyError, run};
 
 /// A fault in the forward pass, by what it does to the values around a node.
 trait Fault: Send {
     /// Values as the node's computation gives them.
-    fn computed(&mut self, _: &NodeId<'_>, _: Node, _: &mut [f32]) {}
+    fn computed(&mut self, _: &NodeId<'_>, _: &Node<'_>, _: &mut [f32]) {}
 
     /// Values as the next computation takes them.
-    fn taken(&mut self, _: &NodeId<'_>, _: Node, _: &mut [f32]) {}
+    fn taken(&mut self, _: &NodeId<'_>, _: &Node<'_>, _: &mut [f32]) {}
 
     /// Indices as chosen.
-    fn chosen(&mut self, _: Node, _: &mut [u32]) {}
+    fn chosen(&mut self, _: &Node<'_>, _: &mut [u32]) {}
 }
 
 struct NoFault;
@@ -32,8 +39,7 @@ impl Fault for NoFault {}
 
 /// The gate with a fault before and behind it.
 struct Faulty<'a, F> {
-    gate: Comparer<'a, GoldenReference<'a>>,
-    counter: NodeCounter,
+    gate: Comparer<'a, 'static, GoldenReference<'a>>,
     fault: F,
 }
 
@@ -42,14 +48,13 @@ impl<F: Fault> Observer for Faulty<'_, F> {
         true
     }
 
-    fn node(&mut self, node: Node, values: &mut [f32]) {
-        let id = self.counter.next(node);
-        self.fault.computed(&id, node, values);
+    fn node(&mut self, node: &Node<'_>, values: &mut [f32]) {
+        self.fault.computed(&node.id, node, values);
         self.gate.node(node, values);
-        self.fault.taken(&id, node, values);
+        self.fault.taken(&node.id, node, values);
     }
 
-    fn indices(&mut self, node: Node, values: &mut [u32]) {
+    fn indices(&mut self, node: &Node<'_>, values: &mut [u32]) {
         self.fault.chosen(node, values);
         self.gate.indices(node, values);
     }
@@ -57,7 +62,6 @@ impl<F: Fault> Observer for Faulty<'_, F> {
 
 impl<F: Fault> PassObserver for Faulty<'_, F> {
     fn begin(&mut self, pass: &str, tokens: usize) {
-        self.counter.reset();
         self.gate.begin(pass, tokens);
     }
 
@@ -72,17 +76,22 @@ impl<F: Fault> PassObserver for Faulty<'_, F> {
 
 /// What the gate says of a run with a fault: the first node beyond its bound, in words.
 fn gate(loaded: &Loaded, fault: impl Fault) -> Option<String> {
-    let mut watched = Faulty { gate: loaded.comparer(true), counter: NodeCounter::default(), fault };
+    let mut watched = Faulty { gate: loaded.comparer(true), fault };
     let steps = loaded.golden.description().decode_steps;
-    run(&mut loaded.session(None, 2), loaded.golden.prompt(), steps, &mut watched).expect("a run");
+    let Run { engine, sequence } = &mut loaded.run(None, 2);
+    run(engine, sequence, loaded.golden.prompt(), steps, &mut watched).expect("a run");
     let (reports, ..) = watched.gate.finish();
     let first = Divergence::first(&reports, &loaded.graph)?;
-    assert_eq!(first.report.inputs, Some(InputState::Equal), "{first}");
+    // None: computed from the file alone, or from a node that ggml does not name.
+    assert!(matches!(first.report.inputs, None | Some(InputState::Equal)), "{first}");
     Some(first.to_string())
 }
 
 fn trips(loaded: &Loaded, fault: impl Fault, words: &str) {
-    assert_eq!(gate(loaded, fault).as_deref(), Some(words));
+    let found = gate(loaded, fault);
+    // Of a node that is computed from one to which ggml gives no name, the gate says that as well.
+    let unnamed = words.replace("inputs equal: ", "inputs not compared: ") + ", or what went before";
+    assert!(found.as_deref() == Some(words) || found.as_ref() == Some(&unnamed), "{found:?}, not {words}");
 }
 
 const DENSE: &str = "dense-q4_k_m/long";
@@ -193,13 +202,13 @@ fn rope_pairs_swapped() {
     /// Rotates elements i and i + d/2 where it should be 2i and 2i + 1.
     struct Halves;
     impl Fault for Halves {
-        fn taken(&mut self, id: &NodeId<'_>, node: Node, values: &mut [f32]) {
+        fn taken(&mut self, id: &NodeId<'_>, node: &Node<'_>, values: &mut [f32]) {
             if id.name == "Qcur" && id.occurrence == 0 {
                 permute(values, node.shape[2], 1, &Halves::order(node.shape[2]));
             }
         }
 
-        fn computed(&mut self, id: &NodeId<'_>, node: Node, values: &mut [f32]) {
+        fn computed(&mut self, id: &NodeId<'_>, node: &Node<'_>, values: &mut [f32]) {
             if id.name == "Qcur" && id.occurrence == 1 {
                 permute(values, node.shape[2], 1, &inverse(&Halves::order(node.shape[2])));
             }
@@ -216,17 +225,18 @@ fn rope_pairs_swapped() {
 
 #[test]
 fn kv_heads_mapped_wrong() {
-    /// Head h takes KV head h % 2 where it should be h / 2: of four heads, the two in the middle change places.
+    /// Head h takes KV head h % 2 where it should be h / 2: of four heads, the two in the middle change
+    /// places.
     struct Modulo;
     const ORDER: [usize; 4] = [0, 2, 1, 3];
     impl Fault for Modulo {
-        fn taken(&mut self, id: &NodeId<'_>, node: Node, values: &mut [f32]) {
+        fn taken(&mut self, id: &NodeId<'_>, node: &Node<'_>, values: &mut [f32]) {
             if id.name == "Qcur" && id.occurrence == 1 {
                 permute(values, node.shape[1] * node.shape[2], node.shape[2], &ORDER);
             }
         }
 
-        fn computed(&mut self, id: &NodeId<'_>, node: Node, values: &mut [f32]) {
+        fn computed(&mut self, id: &NodeId<'_>, node: &Node<'_>, values: &mut [f32]) {
             if id.name == "kqv_out" {
                 permute(values, node.shape[1], node.shape[1] / 4, &inverse(&ORDER));
             }
@@ -241,13 +251,13 @@ fn expert_weights_not_normalised() {
     #[derive(Default)]
     struct Plain(Vec<f32>);
     impl Fault for Plain {
-        fn taken(&mut self, id: &NodeId<'_>, _: Node, values: &mut [f32]) {
+        fn taken(&mut self, id: &NodeId<'_>, _: &Node<'_>, values: &mut [f32]) {
             if id.name == "ffn_moe_weights" {
                 self.0 = values.to_vec();
             }
         }
 
-        fn computed(&mut self, id: &NodeId<'_>, _: Node, values: &mut [f32]) {
+        fn computed(&mut self, id: &NodeId<'_>, _: &Node<'_>, values: &mut [f32]) {
             if id.name == "ffn_moe_weights_norm" {
                 values.copy_from_slice(&self.0);
             }
@@ -261,7 +271,7 @@ fn expert_weights_not_normalised() {
 fn top_2_in_the_wrong_order() {
     struct Swapped;
     impl Fault for Swapped {
-        fn chosen(&mut self, _: Node, values: &mut [u32]) {
+        fn chosen(&mut self, _: &Node<'_>, values: &mut [u32]) {
             values.chunks_exact_mut(2).for_each(|pair| pair.swap(0, 1));
         }
     }
@@ -277,15 +287,15 @@ fn last_rows_of_a_thread_skipped() {
         passes: usize,
     }
     impl Fault for Skipped {
-        fn computed(&mut self, id: &NodeId<'_>, node: Node, values: &mut [f32]) {
+        fn computed(&mut self, id: &NodeId<'_>, node: &Node<'_>, values: &mut [f32]) {
             self.passes += usize::from(id.name == "embd");
-            if id.name == "ffn_moe_down" && id.layer == Some(1) && self.passes == 9 {
+            if id.name == "ffn_moe_down" && id.layer == Some(1) && self.passes == 3 {
                 let row = node.shape[2];
                 values.chunks_exact_mut(row).for_each(|row_values| row_values[row - 3..].fill(0.0));
             }
         }
     }
-    let words = "first differs at blk 1 ffn_moe_down (decode.7), inputs equal: suspect the Q6_K kernel";
+    let words = "first differs at blk 1 ffn_moe_down (decode.1), inputs equal: suspect the Q8_0 kernel";
     trips(&Loaded::of(&case(MOE)), Skipped::default(), words);
 }
 
@@ -294,7 +304,7 @@ fn last_rows_of_a_thread_skipped() {
 fn a_fault_in_the_last_places_of_one_row() {
     struct Nudged;
     impl Fault for Nudged {
-        fn computed(&mut self, id: &NodeId<'_>, node: Node, values: &mut [f32]) {
+        fn computed(&mut self, id: &NodeId<'_>, node: &Node<'_>, values: &mut [f32]) {
             if id.name == "ffn_up" && id.layer == Some(1) && node.shape[0] > 1 {
                 let last = values.len() - node.shape[1];
                 values[last..].iter_mut().for_each(|v| *v *= 1.0 + 1e-5);

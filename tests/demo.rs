@@ -5,12 +5,12 @@ mod common;
 use std::path::Path;
 
 use common::gguf::small_model;
+use common::runs::{Run, options};
 use common::{transcript, wayinfer};
 use serde_json::Value;
 use tempfile::TempDir;
 use wayinfer::gguf::{Gguf, GgufErrorKind, Source, StaticBytes};
-use wayinfer::model::{KvType, Logits, Model};
-use wayinfer::session::{Session, SessionOptions};
+use wayinfer::model::{Logits, Model};
 
 const ANSWER: &str = "The sum of 2 and 2 is 4.";
 
@@ -91,7 +91,8 @@ fn every_command_knows_the_demo_by_name() {
     let report = json(&["bench", "-m", "demo", "-p", "8", "-n", "2", "-r", "1", "--json"]);
     assert_eq!(report["model"], "demo");
 
-    // A file of this name is meant, where there is one (not a folder); no other command runs the demo unasked.
+    // A file of this name is meant, where there is one (not a folder); no other command runs the demo
+    // unasked.
     let dir = TempDir::new().expect("a folder");
     let demo = dir.path().join("demo");
     std::fs::create_dir(&demo).expect("a folder");
@@ -108,21 +109,13 @@ fn every_command_knows_the_demo_by_name() {
 /// The last logits of a prompt of 40 tokens and of two more.
 fn logits(gguf: &Gguf) -> Vec<f32> {
     let model = Model::load(gguf).unwrap_or_else(|e| panic!("{e}"));
-    let options = SessionOptions {
-        context: 64,
-        batch: 32,
-        kv: KvType::F16,
-        threads: 2,
-        isa: None,
-        guess_experts: false,
-    };
-    let mut session = Session::new(&model, &options).expect("a session");
+    let mut run = Run::new(&model, &options(64, 32));
     let ids: Vec<u32> = (0..40).map(|i| i * 7 % 300).collect();
     [&ids[..], &[3], &[4]]
         .into_iter()
         .flat_map(|ids| {
-            session.feed(ids, Logits::Last).expect("logits");
-            session.logits().to_vec()
+            run.feed(ids, Logits::Last).expect("logits");
+            run.logits().to_vec()
         })
         .collect()
 }

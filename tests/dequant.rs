@@ -207,7 +207,7 @@ fn differences_and_where_they_are() {
         "dense-q4_k_m.gguf",
         "blk.1.ffn_up.weight",
         "--compare",
-        "dense-f32.gguf",
+        "dense-q5_k_m.gguf",
         "--json",
     ];
     let output = wayinfer(&fixtures, 80, &args);

@@ -36,7 +36,7 @@ fn what_is_printed() {
     insta::assert_snapshot!(
         "real_weights",
         run(
-            &["-m", "fixtures/moe-q4_k_m.gguf", "--tensor", "blk.0.ffn_down_exps.weight", "--isa", "scalar",]
+            &["-m", "fixtures/moe-q4_k_m.gguf", "--tensor", "blk.0.ffn_gate_exps.weight", "--isa", "scalar",]
         )
     );
     let dir = TempDir::new().expect("a folder");
@@ -108,8 +108,8 @@ fn real_weights() {
     let fixture = |name: &str| format!("fixtures/{name}.gguf");
     let merged = fixture("moe-q4_k_m");
     let (report, ok) =
-        json(&["-m", &merged, "--tensor", "blk.0.ffn_down_exps.weight", "--rows", "5", "-t", "2"]);
-    assert!(ok && report["tensor"] == "blk.0.ffn_down_exps.weight");
+        json(&["-m", &merged, "--tensor", "blk.0.ffn_gate_exps.weight", "--rows", "5", "-t", "2"]);
+    assert!(ok && report["tensor"] == "blk.0.ffn_gate_exps.weight");
     for row in report["kernels"].as_array().expect("rows") {
         // 5 rows of 8 experts, with 1 token and with 9.
         assert_eq!((&row["type"], &row["dots"], &row["differing"]), (&"Q4_K".into(), &400.into(), &0.into()));

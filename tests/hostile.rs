@@ -615,7 +615,7 @@ fn nothing_in_an_error_controls_the_terminal() {
         ("there is no metadata key", &architecture.build(), &["inspect", "--kv", evil]),
         ("architecture \\u{1b}]0;owned", &architecture.build(), &["generate", "-p", "a"]),
         ("tokenizer.ggml.model is \"\\u{1b}]0;owned", &tokenizer.build(), &["tokenize", "--text", "a"]),
-        ("feed_forward_length is missing", &tensor.build(), &["bench"]),
+        ("feed_forward_length is 0 or missing", &tensor.build(), &["bench"]),
     ];
     for (text, bytes, args) in cases {
         fs::write(dir.path().join(name), bytes).unwrap();

@@ -1,5 +1,6 @@
-//! Models whose files are sound and which cannot be run, or must not be: every case is refused by what runs a model, each
-//! with its own error, and costs no more time and memory than a small file may. What only reads the file still reads it.
+//! Models whose files are sound and which cannot be run, or must not be: every case is refused by what runs a
+//! model, each with its own error, and costs no more time and memory than a small file may. What only reads
+//! the file still reads it.
 #![cfg(unix)]
 
 mod common;
@@ -19,8 +20,8 @@ fn run(bytes: &[u8], args: &[&str]) -> Watched {
     limits::wayinfer(dir.path(), bytes.len() as u64, args)
 }
 
-/// `generate` and `trace` refuse the model with this text; `inspect` and `dequant` read what is sound of it, or refuse it
-/// in words of their own.
+/// `generate` and `trace` refuse the model with this text; `inspect` and `dequant` read what is sound of it,
+/// or refuse it in words of their own.
 fn refused_by_runs(model: &GgufBuilder, text: &str) {
     let bytes = model.build();
     let [inspect, generate, trace, dequant] = COMMANDS.map(|args| run(&bytes, args));
@@ -59,41 +60,102 @@ fn the_models_are_sound_before_they_are_spoiled() {
     }
 }
 
+/// A tiny model whose context was stretched from 16 positions by YaRN.
+fn yarn() -> GgufBuilder {
+    tiny_model()
+        .set("llama.rope.scaling.type", "yarn")
+        .set("llama.rope.scaling.factor", 4.0f32)
+        .set("llama.rope.scaling.original_context_length", 16u32)
+}
+
+/// A second layer whose keys and values have as many heads as its queries.
+fn two_layers() -> GgufBuilder {
+    let all = |b: &mut GgufBuilder| {
+        let first: Vec<_> = b.tensors.iter().filter(|t| t.name.starts_with(b"blk.0.")).cloned().collect();
+        for mut tensor in first {
+            tensor.name[4] = b'1';
+            b.tensors.push(tensor);
+        }
+    };
+    let square = || vec![0.01f32; 32 * 32];
+    tiny_model()
+        .set("llama.block_count", 2u32)
+        .set("llama.attention.head_count", vec![4u32, 4])
+        .set("llama.attention.head_count_kv", vec![2u32, 4])
+        .set("llama.feed_forward_length", vec![64u32, 64])
+        .with(all)
+        .replace("blk.1.attn_k.weight", ty::F32, &[32, 32], square())
+        .replace("blk.1.attn_v.weight", ty::F32, &[32, 32], square())
+}
+
+/// Shapes beside the plain ones.
+#[test]
+fn sound_models_of_other_shapes_run() {
+    let values = |n: u64| vec![0.01f32; n as usize];
+    let shorter_values = tiny_model()
+        .set("llama.attention.value_length", 4u32)
+        .replace("blk.0.attn_v.weight", ty::F32, &[32, 8], values(256))
+        .replace("blk.0.attn_output.weight", ty::F32, &[16, 32], values(512));
+    let long_rope = tiny_model()
+        .set("llama.rope.scaling.type", "longrope")
+        .tensor("rope_factors_long.weight", ty::F32, &[4], vec![2.0f32; 4])
+        .tensor("rope_factors_short.weight", ty::F32, &[4], vec![1.0f32; 4]);
+    let partly_rotated = tiny_model().set("llama.rope.dimension_count", 4u32);
+    for model in [shorter_values, partly_rotated, long_rope, yarn(), two_layers()] {
+        let bytes = model.build();
+        for args in COMMANDS {
+            let run = run(&bytes, args);
+            assert!(run.status.success(), "{args:?}: {}", run.stderr);
+        }
+    }
+}
+
 // ---- Metadata of the model -------------------------------------------------------------------------------------------
 
 refused! {
     architecture_missing: tiny_model().without("general.architecture") => "metadata key general.architecture is missing";
     architecture_a_number: tiny_model().set("general.architecture", 7u32) => "metadata key general.architecture is the u32 7, where a string";
-    architecture_unknown: tiny_model().set("general.architecture", "nonesuch") => "architecture nonesuch is not supported (supported: llama)";
+    architecture_unknown: tiny_model().set("general.architecture", "nonesuch") => "architecture nonesuch is not supported (supported: llama, ";
     layers_missing: tiny_model().without("llama.block_count") => "llama.block_count is missing";
     layers_a_text: tiny_model().set("llama.block_count", "1") => "llama.block_count is a string, where a non-negative integer";
     layers_a_float: tiny_model().set("llama.block_count", 1.0f32) => "llama.block_count is the float 1";
     layers_none: tiny_model().set("llama.block_count", 0u32) => "llama.block_count is 0, where 1 to 16777216";
     layers_negative: tiny_model().set("llama.block_count", -1i32) => "llama.block_count is the i32 -1";
     layers_most: tiny_model().set("llama.block_count", u64::MAX) => "llama.block_count is 18446744073709551615";
-    layers_more_than_there_are: tiny_model().set("llama.block_count", 1u32 << 24) => "tensor blk.1.attn_norm.weight is missing";
+    layers_more_than_there_are: tiny_model().set("llama.block_count", 1u32 << 12) => "tensor blk.1.attn_norm.weight is missing";
+    layers_too_many: tiny_model().set("llama.block_count", (1u32 << 12) + 1) => "llama.block_count is 4097, where 1 to 4096 make sense";
     embedding_none: tiny_model().set("llama.embedding_length", 0u32) => "llama.embedding_length is 0";
     embedding_another: tiny_model().set("llama.embedding_length", 64u32) => "tensor token_embd.weight has the shape 32 x 16, where 64 x 16 is needed";
     heads_none: tiny_model().set("llama.attention.head_count", 0u32) => "llama.attention.head_count is 0";
     heads_that_do_not_divide: tiny_model().set("llama.attention.head_count", 6u32) => "llama.attention.head_count is 6, which does not divide the embedding length of 32";
     heads_that_divide_with_a_rest: tiny_model().set("llama.attention.head_count", 10u32).set("llama.attention.head_count_kv", 10u32) => "llama.attention.head_count is 10, which does not divide the embedding length of 32";
     heads_more_than_elements: tiny_model().set("llama.attention.head_count", 64u32) => "llama.attention.head_count is 64, which does not divide the embedding length of 32";
-    heads_that_differ: tiny_model().set("llama.attention.head_count", vec![4u32, 2]) => "llama.attention.head_count differs from layer to layer";
-    heads_an_array_of_none: tiny_model().set("llama.attention.head_count", Vec::<u32>::new()) => "llama.attention.head_count is an array without a count";
+    heads_that_differ: tiny_model().set("llama.attention.head_count", vec![4u32, 2]) => "llama.attention.head_count has 2 values, where 1 are needed";
+    heads_an_array_of_none: tiny_model().set("llama.attention.head_count", Vec::<u32>::new()) => "llama.attention.head_count has 0 values, where 1 are needed";
+    heads_none_in_a_layer: tiny_model().set("llama.attention.head_count_kv", vec![0u32]) => "llama.attention.head_count_kv is 0 in layer 0, where at least 1 is needed";
+    heads_an_array_of_floats: tiny_model().set("llama.attention.head_count", vec![4.0f32]) => "llama.attention.head_count holds what is no count";
+    heads_an_array_of_much: tiny_model().set("llama.attention.head_count", vec![u64::MAX]) => "llama.attention.head_count holds 18446744073709551615, at most 16777216";
     heads_an_array_of_texts: tiny_model().set("llama.attention.head_count", vec!["4"]) => "llama.attention.head_count is an array of strings";
     kv_heads_none: tiny_model().set("llama.attention.head_count_kv", 0u32) => "llama.attention.head_count_kv is 0";
     kv_heads_that_do_not_divide: tiny_model().set("llama.attention.head_count_kv", 3u32) => "llama.attention.head_count_kv is 3, which does not divide 4";
     head_size_odd: tiny_model().set("llama.attention.key_length", 7u32) => "llama.attention.key_length is 7, where RoPE needs an even size";
     head_sizes_huge: tiny_model().set("llama.attention.key_length", 1u32 << 24).set("llama.attention.head_count", 1u32 << 24).set("llama.attention.head_count_kv", 1u32 << 24) => "tensor blk.0.attn_q.weight has the shape 32 x 32";
-    value_size_another: tiny_model().set("llama.attention.value_length", 4u32) => "llama.attention.value_length is 4, where keys are 8";
-    rope_partial: tiny_model().set("llama.rope.dimension_count", 4u32) => "llama.rope.dimension_count is 4, where heads are 8";
+    value_size_another: tiny_model().set("llama.attention.value_length", 4u32) => "tensor blk.0.attn_v.weight has the shape 32 x 16, where 32 x 8 is needed";
+    value_size_none: tiny_model().set("llama.attention.value_length", 0u32) => "llama.attention.value_length is 0";
+    rope_odd: tiny_model().set("llama.rope.dimension_count", 5u32) => "llama.rope.dimension_count is 5, where RoPE needs an even size";
+    rope_more_than_heads: tiny_model().set("llama.rope.dimension_count", 10u32) => "llama.rope.dimension_count is 10, where heads are 8";
     rope_base_none: tiny_model().set("llama.rope.freq_base", 0.0f32) => "llama.rope.freq_base is 0";
     rope_base_not_a_number: tiny_model().set("llama.rope.freq_base", f32::NAN) => "llama.rope.freq_base is NaN, where a finite number";
     rope_factor_infinite: tiny_model().set("llama.rope.scaling.factor", f32::INFINITY) => "llama.rope.scaling.factor is inf";
-    rope_factor_negative: tiny_model().set("llama.rope.scaling.factor", -2.0f32) => "with the factor -2";
+    rope_factor_negative: tiny_model().set("llama.rope.scaling.factor", -2.0f32) => "llama.rope.scaling.factor is -2";
     rope_scaling_unknown: tiny_model().set("llama.rope.scaling.type", "spiral") => "llama.rope.scaling.type (spiral) asks for something that is not supported";
+    rope_original_context_none: tiny_model().set("llama.rope.scaling.original_context_length", 0u32) => "llama.rope.scaling.original_context_length is 0";
+    yarn_turns_none: yarn().set("llama.rope.scaling.yarn_beta_fast", 0.0f32) => "llama.rope.scaling.yarn_beta_fast is 0, where more than 0 is needed";
+    yarn_turns_negative: yarn().set("llama.rope.scaling.yarn_beta_slow", -1.0f32) => "llama.rope.scaling.yarn_beta_slow is -1, where more than 0 is needed";
+    yarn_turns_not_a_number: yarn().set("llama.rope.scaling.yarn_beta_slow", f32::NAN) => "llama.rope.scaling.yarn_beta_slow is NaN";
+    yarn_mix_infinite: yarn().set("llama.rope.scaling.yarn_ext_factor", f32::INFINITY) => "llama.rope.scaling.yarn_ext_factor is inf";
     hidden_none: tiny_model().set("llama.feed_forward_length", 0u32) => "llama.feed_forward_length is 0";
-    hidden_missing: tiny_model().without("llama.feed_forward_length") => "llama.feed_forward_length is missing";
+    hidden_missing: tiny_model().without("llama.feed_forward_length") => "llama.feed_forward_length is 0 or missing for layer 0";
     context_none: tiny_model().set("llama.context_length", 0u32) => "llama.context_length is 0";
     context_huge: tiny_model().set("llama.context_length", u32::MAX) => "llama.context_length is 4294967295";
     epsilon_missing: tiny_model().without("llama.attention.layer_norm_rms_epsilon") => "llama.attention.layer_norm_rms_epsilon is missing";
@@ -122,6 +184,7 @@ refused! {
     norm_of_another_length: tiny_model().replace("output_norm.weight", ty::F32, &[31], Data::Zero) => "tensor output_norm.weight has the shape 31, where 32 is needed";
     tensor_of_integers: tiny_model().replace("output.weight", ty::I8, &[32, TOKENS], Data::Zero) => "tensor output.weight is of type I8, which is not supported";
     tensor_unknown: tiny_model().tensor("blk.0.attn_sinks.weight", ty::F32, &[4], Data::Zero) => "tensor blk.0.attn_sinks.weight is not part of the architecture llama";
+    factors_of_one_kind: tiny_model().tensor("rope_factors_long.weight", ty::F32, &[4], vec![1.0f32; 4]) => "tensor rope_factors_short.weight is missing";
     frequencies_of_zero: tiny_model().tensor("rope_freqs.weight", ty::F32, &[4], Data::Zero) => "tensor rope_freqs.weight holds 0 at element 0";
 }
 
@@ -195,7 +258,8 @@ fn special_tokens_are_not_without_end() {
 
 // ---- Many of what a file may have ------------------------------------------------------------------------------------
 
-/// Experts as older files have them, three small tensors each; every one is found by its name, not by a look at all others.
+/// Experts as older files have them, three small tensors each; every one is found by its name, not by a look
+/// at all others.
 #[test]
 fn many_tensors_are_found_in_little_time() {
     const EXPERTS: u64 = 15_000;
@@ -256,7 +320,8 @@ refused! {
     last_norm_of_zeros: tiny_model().values("output_norm.weight", |v| v.fill(-0.0)) => "tensor output_norm.weight holds zeros alone";
 }
 
-/// What runs find out in the pass: `generate` prints nothing of the model's; `trace` may show the nodes up to there.
+/// What runs find out in the pass: `generate` prints nothing of the model's; `trace` may show the nodes up to
+/// there.
 #[track_caller]
 fn noisy(model: GgufBuilder, text: &str) {
     let bytes = model.build();
@@ -338,7 +403,7 @@ template_refused! {
     template_that_imports: "{% import 'os' as os %}{{ os.popen('id') }}" => "non-existing template 'os'";
     template_that_extends: "{% extends 'other' %}" => "template \"other\" does not exist";
     template_that_reaches_for_python: "{{ ''.__class__.__mro__[1].__subclasses__() }}" => "`(...).__class__` is undefined";
-    template_that_reaches_for_globals: "{{ cycler.__init__.__globals__.os.popen('id').read() }}" => "`cycler` is undefined";
+    template_that_reaches_for_globals: "{{ cycler.__init__.__globals__.os.popen('id').read() }}" => "`cycler.__init__` is undefined";
     template_that_raises: "{{ raise_exception('no') }}" => "no";
     template_with_deep_brackets: "{{ ".to_owned() + &"(".repeat(100_000) + "1" + &")".repeat(100_000) + " }}" => "maximum recursion limits";
     template_with_deep_lists: "{{ ".to_owned() + &"[".repeat(100_000) + &"]".repeat(100_000) + " }}" => "maximum recursion limits";

@@ -19,9 +19,11 @@ fn folder(builder: &GgufBuilder) -> TempDir {
     dir
 }
 
-/// Runs in `dir` and compares all that comes out with the snapshot of this name; every path shown is relative.
+/// Runs in `dir` and compares all that comes out with the snapshot of this name; every path shown is
+/// relative, and the list of all architectures is left out.
 fn snapshot(name: &str, dir: &Path, columns: usize, args: &[&str]) {
-    let text = transcript(&wayinfer(dir, columns, args));
+    let known = wayinfer::model::architectures().collect::<Vec<_>>().join(", ");
+    let text = transcript(&wayinfer(dir, columns, args)).replace(&known, "[architectures]");
     let temp = regex_of(dir);
     insta::with_settings!({
         prepend_module_to_snapshot => false,
@@ -192,8 +194,10 @@ fn real_files() {
         let output = wayinfer(dir.path(), 80, &["inspect", path, "--check"]);
         let said = String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(0), "{said}");
-        if ["gpt-2", "phi-3", "qwen2"].iter().any(|name| path.contains(name)) {
-            assert!(said.contains("cannot be run (those that can: llama)"), "{said}");
+        let gguf = wayinfer::gguf::Gguf::open(&file).expect("a GGUF file");
+        let architecture = gguf.metadata().str("general.architecture").expect("a text").expect("a name");
+        if !wayinfer::model::architectures().any(|known| known == architecture) {
+            assert!(said.contains("cannot be run (those that can: llama, "), "{said}");
             assert!(said.ends_with(&format!("{path}: no errors, 1 warning\n")), "{said}");
         } else {
             assert_eq!(said, format!("{path}: no errors, no warnings\n"));

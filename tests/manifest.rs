@@ -9,10 +9,12 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 const LIMIT_FILE: u64 = 8_000_000;
-const LIMIT_ALL: u64 = 64_000_000;
+const LIMIT_ALL: u64 = 40 << 20;
 
 /// The two files that the manifest does not list: a description, written along with it, and itself.
 const UNLISTED: [&str; 2] = ["fixtures/README.md", "golden/manifest.json"];
+/// Goldens that other scripts make, as text that is read in diffs; they count towards the limits too.
+const TEXT_GOLDENS: &str = "golden/text/";
 const PACKAGE: &str = "llama-cpp-sys-2";
 
 /// What the manifest says of a file.
@@ -63,7 +65,7 @@ fn check_files(root: &Path, listed: &BTreeMap<String, Listed>, problems: &mut Ve
             problems.push(format!("{file}: {bytes} bytes, more than {LIMIT_FILE}"));
         }
         match listed.get(file) {
-            None if UNLISTED.contains(&&file[..]) => {}
+            None if UNLISTED.contains(&&file[..]) || file.starts_with(TEXT_GOLDENS) => {}
             None => problems.push(format!("{file}: not listed")),
             Some(entry) if entry.bytes != bytes => {
                 problems.push(format!("{file}: {bytes} bytes, listed with {}", entry.bytes));
@@ -86,11 +88,11 @@ fn check_files(root: &Path, listed: &BTreeMap<String, Listed>, problems: &mut Ve
 /// Every model has goldens, or names the model whose goldens are its own, or says why there are none.
 fn check_goldens(manifest: &Value, problems: &mut Vec<String>) {
     let models = &manifest["fixtures"];
-    let captured = |name: &str| models[name]["goldens"].as_array().is_some_and(|g| g.len() >= 2);
+    let captured = |name: &str| models[name]["goldens"].as_array().is_some_and(|g| !g.is_empty());
     for (name, entry) in models.as_object().into_iter().flatten() {
         let excused = entry["without_goldens"].as_str().is_some_and(|why| !why.is_empty());
         if !captured(name) && !entry["goldens_of"].as_str().is_some_and(captured) && !excused {
-            problems.push(format!("{name}: without goldens of two prompts"));
+            problems.push(format!("{name}: without goldens"));
         }
     }
 }
@@ -176,7 +178,7 @@ fn damage_is_found() {
     });
     assert!(found.starts_with("the goldens are of "), "another reference: {found}");
 
-    let (part, away) = (root.join("fixtures/demo-q4_k_m-00002-of-00003.gguf"), root.join("away"));
+    let (part, away) = (root.join("fixtures/moe-q4_k_m-00002-of-00003.gguf"), root.join("away"));
     fs::rename(&part, &away).expect("a rename");
     assert!(problems(root)[0].ends_with(": listed, but not there"), "a missing file");
     fs::rename(&away, &part).expect("a rename");
@@ -184,7 +186,8 @@ fn damage_is_found() {
     let stray = root.join("golden/dense-f32/stray.bin");
     File::create(&stray).and_then(|file| file.set_len(LIMIT_ALL)).expect("a sparse file");
     let found = problems(root).join("\n");
-    for what in ["stray.bin: not listed", "stray.bin: 64000000 bytes, more than 8000000", " bytes in all, "] {
+    let large = format!("stray.bin: {LIMIT_ALL} bytes, more than {LIMIT_FILE}");
+    for what in ["stray.bin: not listed", &large, " bytes in all, "] {
         assert!(found.contains(what), "{what}: {found}");
     }
 }

@@ -1,14 +1,11 @@
-//! One arithmetic: every kernel set, number of threads and batch gives the bits of the scalar kernels fed token by
-//! token, at every node and in the logits.
+//! One arithmetic: every kernel set, number of threads and batch gives the bits of the scalar kernels fed
+//! token by token, at every node and in the logits.
 
 mod common;
 
-use std::path::{Path, PathBuf};
-
-use wayinfer::gguf::Gguf;
+use common::runs::{Nodes, Run, SeenNode, assert_same_nodes, fixture, load, options_of};
 use wayinfer::kernels::{Isa, Kernels};
 use wayinfer::model::{KvType, Logits, Model, Node, Observer};
-use wayinfer::session::{Session, SessionOptions};
 
 /// Models in `fixtures/`: every format, dense and with experts, odd sizes.
 const FIXTURES: &[&str] = &[
@@ -18,7 +15,6 @@ const FIXTURES: &[&str] = &[
     "dense-q8_0",
     "dense-q4_k_m",
     "dense-q5_k_m",
-    "dense-q6_k",
     "moe-q4_k_m",
     "moe-per-expert-q4_k_m",
     "moe-router-f16-q4_k_m",
@@ -27,8 +23,8 @@ const FIXTURES: &[&str] = &[
     "demo-q4_k_m",
 ];
 
-/// Those of them that `WAYINFER_FIXTURES` names, separated by commas (where an emulated CPU would take long); all by
-/// default.
+/// Those of them that `WAYINFER_FIXTURES` names, separated by commas (where an emulated CPU would take long);
+/// all by default.
 fn fixtures() -> Vec<&'static str> {
     let Ok(names) = std::env::var("WAYINFER_FIXTURES") else {
         return FIXTURES.to_vec();
@@ -37,23 +33,13 @@ fn fixtures() -> Vec<&'static str> {
     names.split(',').map(|name| known(name).unwrap_or_else(|| panic!("no fixture {name}"))).collect()
 }
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(format!("{name}.gguf"))
-}
-
-fn load(path: &Path) -> Model {
-    let gguf = Gguf::open(path).unwrap_or_else(|e| panic!("{e}"));
-    Model::load(&gguf).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
-fn session(model: &Model, isa: Isa, threads: usize, batch: usize, kv: KvType) -> Session<'_> {
-    let options = SessionOptions { context: 160, batch, kv, threads, isa: Some(isa), guess_experts: false };
-    Session::new(model, &options).expect("a session")
+fn run_of(model: &Model, isa: Isa, threads: usize, batch: usize, kv: KvType) -> Run<'_> {
+    Run::new(model, &options_of(160, batch, isa, threads, kv))
 }
 
 /// 65 tokens: neither a multiple of what kernels take at once nor of a batch.
 fn prompt(model: &Model) -> Vec<u32> {
-    (0..65).map(|i| ((3 + 7919 * i) % model.config().vocab) as u32).collect()
+    (0..65).map(|i| ((3 + 7919 * i) % model.spec().vocab) as u32).collect()
 }
 
 /// Two floats of the same bits, or both NaN.
@@ -67,21 +53,17 @@ fn first_difference(a: &[f32], b: &[f32]) -> Option<usize> {
 }
 
 /// The logits of every token of the prompt and of three more.
-fn run(session: &mut Session<'_>, prompt: &[u32]) -> Vec<f32> {
+fn logits_of(run: &mut Run<'_>, prompt: &[u32]) -> Vec<f32> {
     let mut all = Vec::new();
-    for chunk in prompt.chunks(batch_of(session, prompt)) {
-        session.feed(chunk, Logits::All).expect("a pass");
-        all.extend_from_slice(session.logits());
+    for chunk in prompt.chunks(run.engine.batch()) {
+        run.feed(chunk, Logits::All).expect("a pass");
+        all.extend_from_slice(run.logits());
     }
     for id in [1, 2, 3] {
-        session.feed(&[id], Logits::Last).expect("a step");
-        all.extend_from_slice(session.logits());
+        run.feed(&[id], Logits::Last).expect("a step");
+        all.extend_from_slice(run.logits());
     }
     all
-}
-
-fn batch_of(session: &Session<'_>, prompt: &[u32]) -> usize {
-    session.batch().min(prompt.len())
 }
 
 #[test]
@@ -91,14 +73,14 @@ fn kernel_sets_threads_and_batches_give_the_same_bits() {
         let model = load(&fixture(name));
         let prompt = prompt(&model);
         for kv in [KvType::F16, KvType::F32] {
-            let truth = run(&mut session(&model, Isa::Scalar, 1, 1, kv), &prompt);
+            let truth = logits_of(&mut run_of(&model, Isa::Scalar, 1, 1, kv), &prompt);
             assert!(
                 truth.iter().all(|l| l.is_finite()) && truth.iter().any(|&l| l != truth[0]),
                 "{name}: logits"
             );
             for kernels in Kernels::available() {
                 for (threads, batch) in [(1, 65), (2, 65), (3, 65), (2, 1), (1, 7), (2, 33)] {
-                    let got = run(&mut session(&model, kernels.isa(), threads, batch, kv), &prompt);
+                    let got = logits_of(&mut run_of(&model, kernels.isa(), threads, batch, kv), &prompt);
                     let what =
                         format!("{name}, {}, {threads} threads, batches of {batch}, {kv:?}", kernels.isa());
                     assert_eq!(first_difference(&truth, &got), None, "{what}");
@@ -108,34 +90,15 @@ fn kernel_sets_threads_and_batches_give_the_same_bits() {
     }
 }
 
-/// Keeps every node.
-#[derive(Default)]
-struct Recorder(Vec<(Node, Vec<f32>)>);
-
-impl Observer for Recorder {
-    fn active(&self) -> bool {
-        true
-    }
-
-    fn node(&mut self, node: Node, values: &mut [f32]) {
-        self.0.push((node, values.to_vec()));
-    }
-
-    fn indices(&mut self, node: Node, values: &mut [u32]) {
-        self.0.push((node, values.iter().map(|&v| v as f32).collect()));
-    }
-}
-
 /// Every node of the prompt in one pass and of three more tokens.
-fn record(model: &Model, isa: Isa, threads: usize, kv: KvType) -> Vec<(Node, Vec<f32>)> {
-    let mut recorder = Recorder::default();
-    let mut session = session(model, isa, threads, 65, kv);
-    let go_on = |_| std::ops::ControlFlow::Continue(());
-    session.feed_observed(&prompt(model), Logits::All, &mut recorder, go_on).expect("a pass");
+fn record(model: &Model, isa: Isa, threads: usize, kv: KvType) -> Vec<SeenNode> {
+    let mut nodes = Nodes::default();
+    let mut run = run_of(model, isa, threads, 65, kv);
+    run.feed_observed(&prompt(model), Logits::All, &mut nodes).expect("a pass");
     for id in [1, 2, 3] {
-        session.feed_observed(&[id], Logits::Last, &mut recorder, go_on).expect("a step");
+        run.feed_observed(&[id], Logits::Last, &mut nodes).expect("a step");
     }
-    recorder.0
+    nodes.0
 }
 
 #[test]
@@ -152,17 +115,12 @@ fn compare_nodes(kv: KvType) {
     for name in fixtures() {
         let model = load(&fixture(name));
         let truth = record(&model, Isa::Scalar, 1, kv);
-        let layers = model.config().layers;
+        let layers = model.spec().layers.len();
         assert!(truth.len() > 40 * layers, "{name}: {} nodes", truth.len());
         for kernels in Kernels::available() {
             for threads in [1, 2, 3] {
                 let got = record(&model, kernels.isa(), threads, kv);
-                assert_eq!(truth.len(), got.len(), "{name}: as many nodes");
-                for ((node, want), (other, got)) in truth.iter().zip(&got) {
-                    assert_eq!(node, other);
-                    let what = format!("{name}, {}, {threads} threads: {node:?}", kernels.isa());
-                    assert_eq!(first_difference(want, got), None, "{what}");
-                }
+                assert_same_nodes(&truth, &got, &format!("{name}, {}, {threads} threads", kernels.isa()));
             }
         }
     }
@@ -177,20 +135,19 @@ fn an_observer_can_replace_values() {
             true
         }
 
-        fn node(&mut self, node: Node, values: &mut [f32]) {
-            if node.name == "ffn_moe_down" && node.layer == Some(0) {
+        fn node(&mut self, node: &Node<'_>, values: &mut [f32]) {
+            if node.id.name == "ffn_moe_down" && node.id.layer == Some(0) {
                 values[5] += 1.0;
             }
         }
     }
     let model = load(&fixture("moe-q4_k_m"));
     let logits = |observer: &mut dyn Observer| {
-        let mut session = session(&model, Isa::Scalar, 1, 65, KvType::F16);
-        let go_on = |_| std::ops::ControlFlow::Continue(());
-        session.feed_observed(&[1, 2, 3], Logits::Last, observer, go_on).expect("a pass");
-        session.logits().to_vec()
+        let mut run = run_of(&model, Isa::Scalar, 1, 65, KvType::F16);
+        run.feed_observed(&[1, 2, 3], Logits::Last, observer).expect("a pass");
+        run.logits().to_vec()
     };
-    let (plain, nudged) = (logits(&mut Recorder::default()), logits(&mut Nudge));
+    let (plain, nudged) = (logits(&mut Nodes::default()), logits(&mut Nudge));
     assert!(first_difference(&plain, &nudged).is_some());
 }
 
@@ -198,25 +155,26 @@ fn an_observer_can_replace_values() {
 #[test]
 fn both_layouts_of_experts_give_the_same_bits() {
     let (merged, apart) = (load(&fixture("moe-q4_k_m")), load(&fixture("moe-per-expert-q4_k_m")));
-    let run = |model| run(&mut session(model, Isa::Scalar, 2, 65, KvType::F16), &prompt(&merged));
-    assert_eq!(first_difference(&run(&merged), &run(&apart)), None);
+    let logits = |model| logits_of(&mut run_of(model, Isa::Scalar, 2, 65, KvType::F16), &prompt(&merged));
+    assert_eq!(first_difference(&logits(&merged), &logits(&apart)), None);
 }
 
-/// Rewinding and feeding again gives what a fresh session gives.
+/// Rewinding and feeding again gives what a fresh sequence gives.
 #[test]
-fn a_rewound_session_is_as_new() {
+fn a_rewound_sequence_is_as_new() {
     let model = load(&fixture("dense-q4_k_m"));
     let prompt = prompt(&model);
-    let mut session = session(&model, Isa::Scalar, 2, 65, KvType::F16);
-    let fresh = run(&mut session, &prompt);
-    session.rewind(10);
-    session.feed(&prompt[10..], Logits::All).expect("a pass");
-    let vocab = model.config().vocab;
-    assert_eq!(first_difference(&fresh[10 * vocab..65 * vocab], session.logits()), None);
+    let mut run = run_of(&model, Isa::Scalar, 2, 65, KvType::F16);
+    let fresh = logits_of(&mut run, &prompt);
+    assert_eq!(run.sequence.rewind(10), 10);
+    assert!(run.logits().is_empty(), "logits of what was taken back");
+    run.feed(&prompt[10..], Logits::All).expect("a pass");
+    let vocab = model.spec().vocab;
+    assert_eq!(first_difference(&fresh[10 * vocab..65 * vocab], run.logits()), None);
 }
 
-/// The same on models of real shapes: `WAYINFER_BIG_MODELS` names them, separated by colons. 512 tokens at once and
-/// one by one, one thread and two; scalar on 65 of them.
+/// The same on models of real shapes: `WAYINFER_BIG_MODELS` names them, separated by colons. 512 tokens at
+/// once and one by one, one thread and two; scalar on 65 of them.
 #[test]
 fn large_models_too() {
     let Some(paths) = std::env::var_os("WAYINFER_BIG_MODELS") else {
@@ -225,19 +183,11 @@ fn large_models_too() {
     };
     for path in std::env::split_paths(&paths) {
         let model = load(&path);
-        let prompt: Vec<u32> = (0..512).map(|i| ((100 + 7919 * i) % model.config().vocab) as u32).collect();
+        let prompt: Vec<u32> = (0..512).map(|i| ((100 + 7919 * i) % model.spec().vocab) as u32).collect();
         let last = |isa, threads, batch, tokens: usize| {
-            let options = SessionOptions {
-                context: 512,
-                batch,
-                kv: KvType::F16,
-                threads,
-                isa: Some(isa),
-                guess_experts: false,
-            };
-            let mut session = Session::new(&model, &options).expect("a session");
-            session.feed(&prompt[..tokens], Logits::Last).expect("a pass");
-            session.logits().to_vec()
+            let mut run = Run::new(&model, &options_of(512, batch, isa, threads, KvType::F16));
+            run.feed(&prompt[..tokens], Logits::Last).expect("a pass");
+            run.logits().to_vec()
         };
         let best = Kernels::detect_best().isa();
         let truth = last(best, 2, 512, 512);

@@ -1,14 +1,16 @@
-//! Files that are cut short while they are mapped: an error that names the file, and nothing made of what it lost.
+//! Files that are cut short while they are mapped: an error that names the file, and nothing made of what it
+//! lost.
 
 mod common;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use common::runs::{Run, options};
 use tempfile::TempDir;
+use wayinfer::engine::EngineError;
 use wayinfer::gguf::Gguf;
-use wayinfer::model::{ForwardError, KvType, Logits, Model};
-use wayinfer::session::{Session, SessionError, SessionOptions};
+use wayinfer::model::{ForwardError, Logits, Model};
 use wayinfer::store::StoreError;
 
 fn fixtures() -> PathBuf {
@@ -29,16 +31,8 @@ fn load(dir: &TempDir, files: &[&str]) -> (Vec<PathBuf>, Model) {
     (paths, model)
 }
 
-fn session(model: &Model) -> Session<'_> {
-    let options = SessionOptions {
-        context: 64,
-        batch: 16,
-        kv: KvType::F16,
-        threads: 2,
-        isa: None,
-        guess_experts: false,
-    };
-    Session::new(model, &options).unwrap()
+fn run_of(model: &Model) -> Run<'_> {
+    Run::new(model, &options(64, 16))
 }
 
 fn set_len(path: &Path, len: u64) {
@@ -46,9 +40,9 @@ fn set_len(path: &Path, len: u64) {
 }
 
 /// The place of the loss, which is in this file.
-fn lost(result: Result<(), SessionError>, path: &Path) -> (String, u64) {
+fn lost(result: Result<(), EngineError>, path: &Path) -> (String, u64) {
     match result {
-        Err(SessionError::Forward(ForwardError::Store(StoreError::CutShort { path: p, tensor, offset }))) => {
+        Err(EngineError::Forward(ForwardError::Store(StoreError::CutShort { path: p, tensor, offset }))) => {
             assert_eq!(p, path);
             (tensor, offset)
         }
@@ -60,11 +54,7 @@ const MODELS: &[&[&str]] = &[
     &["dense-q4_k_m.gguf"],
     &["dense-f32.gguf"],
     &["moe-q4_k_m.gguf"],
-    &[
-        "demo-q4_k_m-00001-of-00003.gguf",
-        "demo-q4_k_m-00002-of-00003.gguf",
-        "demo-q4_k_m-00003-of-00003.gguf",
-    ],
+    &["moe-q4_k_m-00001-of-00003.gguf", "moe-q4_k_m-00002-of-00003.gguf", "moe-q4_k_m-00003-of-00003.gguf"],
 ];
 
 #[cfg(unix)]
@@ -73,21 +63,21 @@ fn a_pass_over_a_file_cut_short_is_an_error() {
     for files in MODELS {
         let dir = TempDir::new().unwrap();
         let (paths, model) = load(&dir, files);
-        let mut session = session(&model);
-        session.feed(&[1, 2, 3, 4], Logits::Last).unwrap();
-        session.feed(&[5], Logits::Last).unwrap();
+        let mut run = run_of(&model);
+        run.feed(&[1, 2, 3, 4], Logits::Last).unwrap();
+        run.feed(&[5], Logits::Last).unwrap();
         let cut = &paths[paths.len() / 2];
         let (whole, half) = (fs::metadata(cut).unwrap().len(), fs::metadata(cut).unwrap().len() / 2);
         set_len(cut, half);
-        let (tensor, offset) = lost(session.feed(&[6], Logits::Last), cut);
+        let (tensor, offset) = lost(run.feed(&[6], Logits::Last), cut);
         // Reading ahead in the background raises no signal: it is the pass that met the end.
         assert!(!tensor.is_empty() && offset >= half, "{files:?}: {tensor} at {offset}");
-        assert_eq!(session.past(), 5, "the pass counts for nothing");
-        let again = lost(session.feed(&[6], Logits::Last), cut);
+        assert_eq!(run.sequence.past(), 5, "the pass counts for nothing");
+        let again = lost(run.feed(&[6], Logits::Last), cut);
         assert_eq!(again, (tensor, offset));
         // Once the file has its size again, only what was noted tells: zeros were read.
         set_len(cut, whole);
-        let error = session.feed(&[6], Logits::Last).unwrap_err().to_string();
+        let error = run.feed(&[6], Logits::Last).unwrap_err().to_string();
         assert!(error.starts_with(&cut.display().to_string()) && error.contains("for a while"), "{error}");
     }
 }
@@ -96,12 +86,12 @@ fn a_pass_over_a_file_cut_short_is_an_error() {
 fn less_than_a_page_is_missed() {
     let dir = TempDir::new().unwrap();
     let (paths, model) = load(&dir, MODELS[0]);
-    let mut session = session(&model);
-    session.feed(&[1, 2], Logits::Last).unwrap();
+    let mut run = run_of(&model);
+    run.feed(&[1, 2], Logits::Last).unwrap();
     // The rest of the last page reads as zeros without a fault.
     let whole = fs::metadata(&paths[0]).unwrap().len();
     set_len(&paths[0], whole - 1);
-    assert_eq!(lost(session.feed(&[3], Logits::Last), &paths[0]).1, whole - 1);
+    assert_eq!(lost(run.feed(&[3], Logits::Last), &paths[0]).1, whole - 1);
 }
 
 #[cfg(unix)]
@@ -109,11 +99,11 @@ fn less_than_a_page_is_missed() {
 fn an_error_of_the_pass_itself_is_not_in_the_way() {
     let dir = TempDir::new().unwrap();
     let (paths, model) = load(&dir, MODELS[1]);
-    let mut session = session(&model);
+    let mut run = run_of(&model);
     set_len(&paths[0], 0);
-    lost(session.feed(&[1], Logits::Last), &paths[0]);
+    lost(run.feed(&[1], Logits::Last), &paths[0]);
     // Nothing is left that could be drawn from.
-    assert!(session.logits().is_empty() && matches!(session.argmax(), Err(SessionError::NoLogits)));
+    assert!(run.logits().is_empty() && matches!(run.sequence.argmax(), Err(EngineError::NoLogits)));
 }
 
 /// The program while files are changed under it.

@@ -14,6 +14,6 @@ fi
 mkdir -p target/findings
 # Files of a moment belong in memory.
 if [ -d /dev/shm ]; then export TMPDIR=/dev/shm; fi
-# Leaks: threads that end with a session leave the list of their destructors behind, which is the C library's.
+# Leaks: threads that end with an engine leave the list of their destructors behind, which is the C library's.
 exec "$bin/$target" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=1536 -malloc_limit_mb=512 -max_len=200000 \
     -detect_leaks=0 -artifact_prefix="target/findings/$target-" -print_final_stats=1 "$@" "$corpus/$target"

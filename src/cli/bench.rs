@@ -14,18 +14,19 @@ use super::engine_args::{self, EngineArgs};
 use super::model_arg::ModelArg;
 use super::placement::{self, Residency, Traffic};
 use super::{CliError, InFile, output};
+use crate::engine::{Engine, EngineError, Sequence};
 use crate::gguf::Gguf;
 use crate::kernels::{Isa, Kernels};
 use crate::model::Logits;
-use crate::session::{Session, SessionError};
 use crate::store::{ResidencyStats, peak_rss_bytes};
 use crate::verify::median;
 
 /// Measure prefill and decode speed.
 ///
-/// Prompt id i is (100 + 7919*i mod 20000) mod vocabulary; decode follows that prompt (or one of DEPTH tokens),
-/// feeds id 100 first and then the most probable token, with all logits at every step. One round warms up, medians
-/// of the others are reported. Where weights are streamed, every round begins with an empty cache of experts.
+/// Prompt id i is (100 + 7919*i mod 20000) mod vocabulary; decode follows that prompt (or one of DEPTH
+/// tokens), feeds id 100 first and then the most probable token, with all logits at every step. One round
+/// warms up, medians of the others are reported. Where weights are streamed, every round begins with an empty
+/// cache of experts.
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     #[command(flatten)]
@@ -95,12 +96,13 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         .prompt_tokens
         .max(depth.checked_add(args.decode_tokens).ok_or_else(|| CliError::usage("depth is too large"))?);
     let mut loaded = engine_args::load(args.model.source())?;
-    let options = args.engine.session(context);
+    let options = args.engine.options(context);
     placement::settle(&mut loaded, &args.engine, std::slice::from_ref(&options), 1)?;
-    let mut session = Session::new(&loaded.model, &options)?;
+    let mut engine = Engine::new(&loaded.model, &options)?;
+    let mut sequence = engine.sequence();
     let load_s = loaded.started.elapsed().as_secs_f64();
 
-    let vocab = loaded.model.config().vocab;
+    let vocab = loaded.model.spec().vocab;
     let ids = |n: usize| (0..n).map(|i| prompt_id(i, vocab)).collect::<Vec<u32>>();
     let (prompt, deep) = (ids(args.prompt_tokens), ids(depth));
     let (mut prefill, mut decode) = (Phase::default(), Phase::default());
@@ -109,8 +111,8 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         // No round finds what the one before left.
         loaded.model.store().empty_cache();
         let runs = (
-            run_prefill(&mut session, &prompt).in_file(path)?,
-            run_decode(&mut session, &prompt, &deep, args.decode_tokens).in_file(path)?,
+            run_prefill(&mut engine, &mut sequence, &prompt).in_file(path)?,
+            run_decode(&mut engine, &mut sequence, &deep, args.decode_tokens).in_file(path)?,
         );
         if round > 0 {
             prefill.runs.extend(runs.0);
@@ -119,15 +121,15 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     }
     let profile = match args.profile {
         true => Some(
-            profile::measure(&loaded, &mut session, &prompt, &deep, args.decode_tokens)
+            profile::measure(&mut engine, &mut sequence, &prompt, &deep, args.decode_tokens)
                 .in_file(args.model.path())?,
         ),
         false => None,
     };
     let report = Report {
         model: args.model.path().display().to_string(),
-        isa: session.isa().to_string(),
-        threads: session.threads(),
+        isa: engine.isa().to_string(),
+        threads: engine.threads(),
         prompt_tokens: args.prompt_tokens,
         decode_tokens: args.decode_tokens,
         depth,
@@ -139,7 +141,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         decode_began_unix_s: decode.began(),
         peak_rss_bytes: peak_rss_bytes(),
         residency: Residency::new(&loaded.model, prefill.traffic(), decode.traffic()),
-        kernels: kernels(&loaded.gguf, session.isa()),
+        kernels: kernels(&loaded.gguf, engine.isa()),
         profile,
     };
     print(&report, args.json)?;
@@ -169,14 +171,14 @@ struct Run {
 impl Run {
     /// Runs something and takes its time.
     fn of(
-        session: &mut Session<'_>,
+        engine: &mut Engine<'_>,
         tokens: usize,
-        run: impl FnOnce(&mut Session<'_>) -> Result<(), SessionError>,
-    ) -> Result<Run, SessionError> {
-        let store = session.model().store();
+        run: impl FnOnce(&mut Engine<'_>) -> Result<(), EngineError>,
+    ) -> Result<Run, EngineError> {
+        let store = engine.model().store();
         let before = store.stats();
         let (began, start) = (SystemTime::now(), Instant::now());
-        run(session)?;
+        run(engine)?;
         Ok(Run { tokens, began, time: start.elapsed(), stats: store.stats().since(&before) })
     }
 }
@@ -212,37 +214,46 @@ impl Phase {
     }
 }
 
-/// The prompt through an empty session, in which it stays.
-fn run_prefill(session: &mut Session<'_>, prompt: &[u32]) -> Result<Option<Run>, SessionError> {
-    session.rewind(0);
+/// The prompt through an empty sequence, in which it stays.
+fn run_prefill(
+    engine: &mut Engine<'_>,
+    sequence: &mut Sequence,
+    prompt: &[u32],
+) -> Result<Option<Run>, EngineError> {
+    sequence.rewind(0);
     if prompt.is_empty() {
         return Ok(None);
     }
-    Run::of(session, prompt.len(), |session| session.feed(prompt, Logits::Last)).map(Some)
+    Run::of(engine, prompt.len(), |engine| engine.feed(sequence, prompt, Logits::Last)).map(Some)
 }
 
-/// Tokens after `deep`, of which the session may hold the prompt already.
+/// Tokens after `deep`, of which the sequence may hold the first ones already.
 fn run_decode(
-    session: &mut Session<'_>,
-    prompt: &[u32],
+    engine: &mut Engine<'_>,
+    sequence: &mut Sequence,
     deep: &[u32],
     tokens: usize,
-) -> Result<Option<Run>, SessionError> {
+) -> Result<Option<Run>, EngineError> {
     if tokens == 0 {
         return Ok(None);
     }
-    let shared = prompt.len().min(deep.len());
-    session.rewind(shared);
-    session.feed(&deep[shared..], Logits::None)?;
-    let decode = |session: &mut Session<'_>| {
-        let mut id = prompt_id(0, session.model().config().vocab);
+    stand_after(engine, sequence, deep)?;
+    let decode = |engine: &mut Engine<'_>| {
+        let mut id = prompt_id(0, engine.model().spec().vocab);
         for _ in 0..tokens {
-            session.feed(&[id], Logits::Last)?;
-            id = session.argmax()?;
+            engine.feed(sequence, &[id], Logits::Last)?;
+            id = sequence.argmax()?;
         }
         Ok(())
     };
-    Run::of(session, tokens, decode).map(Some)
+    Run::of(engine, tokens, decode).map(Some)
+}
+
+/// Brings a sequence to where it has seen these tokens, from as many of them as it holds.
+fn stand_after(engine: &mut Engine<'_>, sequence: &mut Sequence, tokens: &[u32]) -> Result<(), EngineError> {
+    let shared = sequence.tokens().iter().zip(tokens).take_while(|(a, b)| a == b).count();
+    let kept = sequence.rewind(shared);
+    engine.feed(sequence, &tokens[kept..], Logits::None)
 }
 
 fn print(report: &Report, json: bool) -> Result<(), CliError> {

@@ -7,10 +7,10 @@ use clap::Args;
 use clap::builder::RangedI64ValueParser;
 
 use super::{CliError, model_arg};
+use crate::engine::{DEFAULT_BATCH, EngineOptions};
 use crate::gguf::{Gguf, Source};
 use crate::kernels::Isa;
 use crate::model::{KvType, Model, ModelError};
-use crate::session::{DEFAULT_BATCH, SessionOptions};
 
 /// Context where neither the user nor the model asks for less.
 const DEFAULT_CONTEXT: usize = 4096;
@@ -40,9 +40,9 @@ pub struct EngineArgs {
 }
 
 impl EngineArgs {
-    /// The options of a session with a context of this many tokens.
-    pub fn session(&self, context: usize) -> SessionOptions {
-        SessionOptions {
+    /// The options of an engine with a context of this many tokens.
+    pub fn options(&self, context: usize) -> EngineOptions {
+        EngineOptions {
             context,
             batch: DEFAULT_BATCH,
             kv: self.kv,

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::output::escape;
+use crate::engine::EngineError;
 use crate::model::ForwardError;
-use crate::session::SessionError;
 use crate::store::StoreError;
 use crate::verify::VerifyError;
 
@@ -69,12 +69,12 @@ impl CliError {
 
 /// What went wrong with a weight, where that is what an error tells.
 fn of_store<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a StoreError> {
-    let session = match error.downcast_ref() {
-        Some(VerifyError::Session(session)) => Some(session),
+    let engine = match error.downcast_ref() {
+        Some(VerifyError::Engine(engine)) => Some(engine),
         _ => error.downcast_ref(),
     };
-    match session {
-        Some(SessionError::Forward(ForwardError::Store(store))) => Some(store),
+    match engine {
+        Some(EngineError::Forward(ForwardError::Store(store))) => Some(store),
         _ => error.downcast_ref(),
     }
 }
@@ -104,13 +104,13 @@ mod tests {
     #[test]
     fn an_error_of_another_part_is_not_put_on_the_first() {
         let replaced = || StoreError::Replaced { path: "b.gguf".into() };
-        let session = || SessionError::Forward(ForwardError::Store(replaced()));
+        let engine = || EngineError::Forward(ForwardError::Store(replaced()));
         let failures: [CliError; 3] =
-            [replaced().into(), session().into(), VerifyError::Session(session()).into()];
+            [replaced().into(), engine().into(), VerifyError::Engine(engine()).into()];
         for failure in failures {
             assert_eq!(failure.in_file(Path::new("a.gguf")).file, None);
         }
-        let failure = CliError::from(SessionError::NoLogits).in_file(Path::new("a.gguf"));
+        let failure = CliError::from(EngineError::NoLogits).in_file(Path::new("a.gguf"));
         assert_eq!(failure.file.as_deref(), Some(Path::new("a.gguf")));
     }
 }

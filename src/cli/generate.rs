@@ -21,10 +21,11 @@ use super::placement::{self, Residency, Traffic};
 use super::sampling_args::SamplingArgs;
 use super::tokenizer_arg::TokenizerArg;
 use super::{CliError, InFile, output};
-use crate::model::Model;
-use crate::session::{
-    Candidate, MAX_DRAFT, Sampler, Session, SessionError, SessionOptions, Speculation, SpeculationStats,
+use crate::engine::{
+    Candidate, Engine, EngineError, EngineOptions, MAX_DRAFT, Sampler, Sequence, Speculation,
+    SpeculationStats,
 };
+use crate::model::Model;
 use crate::store::peak_rss_bytes;
 use crate::text::Tokenizer;
 use printer::Printer;
@@ -166,7 +167,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     let path = args.model.path();
     let tokenizer = args.tokenizer.tokenizer(&loaded.gguf)?;
     let prompt_ids = encode(args, &loaded.gguf, &tokenizer, prompt)?;
-    let context = engine_args::context(args.ctx, loaded.model.config().context);
+    let context = engine_args::context(args.ctx, loaded.model.spec().context);
     if prompt_ids.is_empty() {
         let error = CliError::new("the prompt is empty and the model has no token to begin with");
         return Err(error.in_file(path));
@@ -175,16 +176,17 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
         let message = format!("the prompt has {} tokens, the context {context}", prompt_ids.len());
         return Err(CliError::new(message).hint("-c/--ctx makes the context longer"));
     }
-    if context > loaded.model.config().context {
-        let trained = loaded.model.config().context;
+    if context > loaded.model.spec().context {
+        let trained = loaded.model.spec().context;
         eprintln!("warning: a context of {context} tokens, where the model was trained for {trained}");
     }
-    let options = args.engine.session(context);
+    let options = args.engine.options(context);
     placement::settle(&mut loaded, &args.engine, std::slice::from_ref(&options), 1 + MAX_DRAFT)?;
     if let Some(plan) = loaded.model.store().plan().filter(|plan| !plan.is_mapped()) {
         eprintln!("{}", placement::line(plan, loaded.model.store().reads_directly()));
     }
-    let mut session = open_session(&loaded.model, &options)?;
+    let mut engine = open_engine(&loaded.model, &options)?;
+    let mut sequence = engine.sequence();
     let load_s = loaded.started.elapsed().as_secs_f64();
     // Until here an interrupt has nothing to end cleanly.
     let interrupted = watch_interrupts()?;
@@ -193,16 +195,17 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     let seed = config.seed;
     let mut sampler = Sampler::new(config);
     if args.ignore_eos {
-        let vocab = 0..loaded.model.config().vocab as u32;
+        let vocab = 0..loaded.model.spec().vocab as u32;
         sampler.ban(vocab.filter(|&id| tokenizer.is_end_of_generation(id)));
     }
     prompt_ids.iter().for_each(|&id| sampler.accept(id));
     if args.debug {
-        show_prompt(&tokenizer, &prompt_ids, &session);
+        show_prompt(&tokenizer, &prompt_ids, &engine);
     }
 
     let started = Instant::now();
-    let prefilled = prefill(&mut session, &prompt_ids, &interrupted, args.verbose).in_file(path)?;
+    let prefilled =
+        prefill(&mut engine, &mut sequence, &prompt_ids, &interrupted, args.verbose).in_file(path)?;
     let prefill_s = started.elapsed().as_secs_f64();
     let prefill_stats = loaded.model.store().stats();
 
@@ -210,7 +213,8 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     let mut text = Printer::new(&tokenizer, args);
     let Decoded { ids, stop, speculation } = match prefilled {
         ControlFlow::Continue(()) => {
-            decode(&mut session, &mut sampler, &tokenizer, args, &mut text, &interrupted)?
+            let run = (&mut engine, &mut sequence, &mut sampler);
+            decode(run, &tokenizer, args, &mut text, &interrupted)?
         }
         ControlFlow::Break(()) => Decoded::interrupted(),
     };
@@ -220,7 +224,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
 
     // The first token comes from the prefill's logits.
     let decoded = ids.len().saturating_sub(1);
-    let prefill_tokens = session.past().min(prompt_ids.len());
+    let prefill_tokens = sequence.past().min(prompt_ids.len());
     let timings = Timings {
         load_s,
         prefill_tokens,
@@ -242,23 +246,23 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
             timings,
             speculation,
             model: path.display().to_string(),
-            isa: session.isa().to_string(),
-            threads: session.threads(),
+            isa: engine.isa().to_string(),
+            threads: engine.threads(),
             peak_rss_bytes: peak_rss_bytes(),
             residency: Residency::new(&loaded.model, Some(prefill_traffic), Some(decode_traffic.clone())),
         };
         writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?)?;
     }
-    statistics(&timings, &speculation, seed, &session);
+    statistics(&timings, &speculation, seed, &engine);
     if decoded > 0 && loaded.model.store().plan().is_some_and(|plan| !plan.is_mapped()) {
         eprintln!("decode: {}", decode_traffic.line());
     }
     Ok(if stop == StopReason::Interrupted { 130.into() } else { 0.into() })
 }
 
-fn open_session<'m>(model: &'m Model, options: &SessionOptions) -> Result<Session<'m>, CliError> {
-    Session::new(model, options).map_err(|error| match error {
-        SessionError::OutOfMemory(_) => CliError::from(error).hint("a smaller -c/--ctx needs less"),
+fn open_engine<'m>(model: &'m Model, options: &EngineOptions) -> Result<Engine<'m>, CliError> {
+    Engine::new(model, options).map_err(|error| match error {
+        EngineError::OutOfMemory(_) => CliError::from(error).hint("a smaller -c/--ctx needs less"),
         _ => error.into(),
     })
 }
@@ -275,13 +279,8 @@ fn watch_interrupts() -> Result<Arc<AtomicBool>, CliError> {
     Ok(interrupted)
 }
 
-fn show_prompt(tokenizer: &Tokenizer, ids: &[u32], session: &Session<'_>) {
-    eprintln!(
-        "debug: kernels {}, {} threads, context {}",
-        session.isa(),
-        session.threads(),
-        session.context()
-    );
+fn show_prompt(tokenizer: &Tokenizer, ids: &[u32], engine: &Engine<'_>) {
+    eprintln!("debug: kernels {}, {} threads, context {}", engine.isa(), engine.threads(), engine.context());
     for (i, &id) in ids.iter().enumerate() {
         eprintln!("debug: prompt {i}: {id} {}", shown(tokenizer, id));
     }
@@ -309,8 +308,7 @@ impl Decoded {
 
 /// Draws tokens until something ends the text.
 fn decode(
-    session: &mut Session<'_>,
-    sampler: &mut Sampler,
+    (engine, sequence, sampler): (&mut Engine<'_>, &mut Sequence, &mut Sampler),
     tokenizer: &Tokenizer,
     args: &Args,
     text: &mut Printer<'_>,
@@ -318,8 +316,8 @@ fn decode(
 ) -> Result<Decoded, CliError> {
     let mut ids = Vec::new();
     let most = args.max_tokens.unwrap_or(usize::MAX);
-    let mut status = Status::new(session.model().store(), args.verbose);
-    let mut tokens = session.generate(sampler).speculate(args.speculate, most);
+    let mut status = Status::new(engine.model().store(), args.verbose);
+    let mut tokens = engine.generate(sequence, sampler).speculate(args.speculate, most);
     let stop = loop {
         if ids.len() >= most {
             break StopReason::MaxTokens;
@@ -353,7 +351,7 @@ fn show_choice(tokenizer: &Tokenizer, i: usize, chosen: Candidate, from: &[Candi
     eprintln!("debug: token {i}: {} {} of [{}]", chosen.id, shown(tokenizer, chosen.id), others.join(", "));
 }
 
-fn statistics(t: &Timings, speculation: &SpeculationStats, seed: u64, session: &Session<'_>) {
+fn statistics(t: &Timings, speculation: &SpeculationStats, seed: u64, engine: &Engine<'_>) {
     let rate = |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |r| format!("{r:.2}"));
     let SpeculationStats { drafted, accepted, passes } = speculation;
     let drafts = match drafted {
@@ -368,7 +366,7 @@ fn statistics(t: &Timings, speculation: &SpeculationStats, seed: u64, session: &
         t.decode_tokens,
         rate(t.decode_tok_s),
         peak_rss_bytes().map_or_else(|| "unknown".to_owned(), output::bytes),
-        session.threads(),
-        session.isa(),
+        engine.threads(),
+        engine.isa(),
     );
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::session::SamplerConfig;
+use crate::engine::SamplerConfig;
 
 #[derive(Args, Debug)]
 pub struct SamplingArgs {

@@ -16,9 +16,9 @@ use super::output_file::refuse_model_file;
 use super::placement;
 use super::tokenizer_arg::TokenizerArg;
 use super::{CliError, InFile, model_arg};
+use crate::engine::{Engine, EngineOptions};
 use crate::kernels::Isa;
 use crate::model::KvType;
-use crate::session::{Session, SessionOptions};
 use crate::text::EncodeOptions;
 use crate::verify::{
     self, CompareOptions, Comparer, Golden, NodeFilter, NodeGraph, Recorder, Statistician, TensorWriter,
@@ -206,11 +206,11 @@ fn prompt(args: &Args, loaded: &Loaded, model: &Path) -> Result<Vec<u32>, CliErr
     }
 }
 
-/// The options of a session for a prompt and some steps; the engine's, but for the batch.
-fn options(args: &Args, prompt: &[u32], steps: usize, batch: usize) -> Result<SessionOptions, CliError> {
+/// The options of an engine for a prompt and some steps; those of the command line, but for the batch.
+fn options(args: &Args, prompt: &[u32], steps: usize, batch: usize) -> Result<EngineOptions, CliError> {
     let tokens = prompt.len().checked_add(steps).ok_or_else(|| CliError::usage("too many steps"))?;
     let batch = args.batch.map_or(batch, NonZeroUsize::get);
-    Ok(SessionOptions { batch, ..args.engine.session(tokens) })
+    Ok(EngineOptions { batch, ..args.engine.options(tokens) })
 }
 
 fn against_file(args: &Args, model: &Path, golden: &Path) -> Result<ExitCode, CliError> {
@@ -229,14 +229,15 @@ fn against_file(args: &Args, model: &Path, golden: &Path) -> Result<ExitCode, Cl
     }
     let prompt = golden.prompt();
     let batch = description.batch.unwrap_or(prompt.len());
-    let options = SessionOptions { kv, ..options(args, prompt, steps, batch)? };
+    let options = EngineOptions { kv, ..options(args, prompt, steps, batch)? };
     let default = if args.isolate { Tolerance::Bounds } else { Tolerance::Nmse(FREE_TOLERANCE) };
     let compare = compare_options(args, default, kv);
-    let graph = NodeGraph::new(&loaded.gguf, loaded.model.config().layers);
+    let graph = graph(&loaded)?;
     placement::settle(&mut loaded, &args.engine, std::slice::from_ref(&options), options.batch)?;
-    let mut session = Session::new(&loaded.model, &options)?;
+    let mut engine = Engine::new(&loaded.model, &options)?;
+    let mut sequence = engine.sequence();
     let mut comparer = Comparer::new(&graph, golden.reference(), compare);
-    verify::run(&mut session, prompt, steps, &mut comparer).map_err(|error| match error {
+    verify::run(&mut engine, &mut sequence, prompt, steps, &mut comparer).map_err(|error| match error {
         // What is wrong with the reference, and what with the model.
         VerifyError::Shape { .. } | VerifyError::Choice { .. } => {
             CliError::from(error).in_file(golden.tensors().path())
@@ -245,7 +246,7 @@ fn against_file(args: &Args, model: &Path, golden: &Path) -> Result<ExitCode, Cl
         _ => CliError::from(error).in_file(model),
     })?;
     let (reports, only_ours, reference) = comparer.finish();
-    let isa = session.isa();
+    let isa = engine.isa();
     let comparison = Comparison {
         reference: path.to_string(),
         subject: format!("{} on {isa}", model.display()),
@@ -256,6 +257,12 @@ fn against_file(args: &Args, model: &Path, golden: &Path) -> Result<ExitCode, Cl
         only_subject: only_ours,
     };
     print::comparison(&comparison, &shown(&args.compare))
+}
+
+/// The nodes of a model, and what each is computed from.
+fn graph(loaded: &Loaded) -> Result<NodeGraph<'static>, CliError> {
+    let graph = loaded.model.graph().in_file(&loaded.gguf.parts[0].path)?;
+    Ok(NodeGraph::new(&graph))
 }
 
 fn compare_options(args: &Args, default: Tolerance, kv: KvType) -> CompareOptions {
@@ -275,21 +282,21 @@ fn shown(compare: &CompareArgs) -> Shown {
 fn against_set(args: &Args, loaded: &mut Loaded, prompt: &[u32], set: Isa) -> Result<ExitCode, CliError> {
     let steps = args.steps.unwrap_or(0);
     let options = options(args, prompt, steps, DEFAULT_BATCH)?;
-    let other = SessionOptions { isa: Some(set), ..options.clone() };
+    let other = EngineOptions { isa: Some(set), ..options.clone() };
     placement::settle(loaded, &args.engine, &[options.clone(), other.clone()], options.batch)?;
-    let mut session = Session::new(&loaded.model, &options)?;
-    if session.isa() == set && args.engine.isa.is_none() {
+    let mut engine = Engine::new(&loaded.model, &options)?;
+    if engine.isa() == set && args.engine.isa.is_none() {
         let message = format!("the run to check is on {set} already");
         return Err(CliError::usage(message).hint("--isa names another kernel set"));
     }
-    let mut reference = Session::new(&loaded.model, &other)?;
-    let graph = NodeGraph::new(&loaded.gguf, loaded.model.config().layers);
+    let mut reference = Engine::new(&loaded.model, &other)?;
+    let graph = graph(loaded)?;
     let compare = compare_options(args, Tolerance::SameBits, options.kv);
-    let reports = verify::compare_runs(&mut reference, &mut session, &graph, prompt, steps, compare)
+    let reports = verify::compare_runs(&mut reference, &mut engine, &graph, prompt, steps, compare)
         .in_file(&loaded.gguf.parts[0].path)?;
     let comparison = Comparison {
         reference: set.to_string(),
-        subject: session.isa().to_string(),
+        subject: engine.isa().to_string(),
         isolated: args.isolate,
         graph: &graph,
         reports: &reports,
@@ -308,12 +315,14 @@ fn save(
     let steps = args.steps.unwrap_or(0);
     let options = options(args, prompt, steps, DEFAULT_BATCH)?;
     placement::settle(loaded, &args.engine, std::slice::from_ref(&options), options.batch)?;
-    let mut session = Session::new(&loaded.model, &options)?;
+    let mut engine = Engine::new(&loaded.model, &options)?;
+    let mut sequence = engine.sequence();
     let mut recorder = Recorder::new(writer, args.compare.filter());
-    verify::run(&mut session, prompt, steps, &mut recorder).in_file(&loaded.gguf.parts[0].path)?;
+    verify::run(&mut engine, &mut sequence, prompt, steps, &mut recorder)
+        .in_file(&loaded.gguf.parts[0].path)?;
     let kv = options.kv.to_string();
-    let nodes = recorder.finish(prompt, &kv, session.batch())?;
-    eprintln!("{nodes} nodes of {} passes kept", prompt.len().div_ceil(session.batch()) + steps);
+    let nodes = recorder.finish(prompt, &kv, engine.batch())?;
+    eprintln!("{nodes} nodes of {} passes kept", prompt.len().div_ceil(engine.batch()) + steps);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -321,9 +330,11 @@ fn statistics(args: &Args, loaded: &mut Loaded, prompt: &[u32]) -> Result<ExitCo
     let steps = args.steps.unwrap_or(0);
     let options = options(args, prompt, steps, DEFAULT_BATCH)?;
     placement::settle(loaded, &args.engine, std::slice::from_ref(&options), options.batch)?;
-    let mut session = Session::new(&loaded.model, &options)?;
+    let mut engine = Engine::new(&loaded.model, &options)?;
+    let mut sequence = engine.sequence();
     let mut statistician = Statistician::new(args.compare.filter());
-    verify::run(&mut session, prompt, steps, &mut statistician).in_file(&loaded.gguf.parts[0].path)?;
+    verify::run(&mut engine, &mut sequence, prompt, steps, &mut statistician)
+        .in_file(&loaded.gguf.parts[0].path)?;
     print::statistics(&statistician.finish(), args.compare.json)
 }
 

@@ -1,11 +1,21 @@
-//! MODEL: configuration from metadata, handles of the weights, one file an architecture with its
-//! forward pass, the observer that sees every node of it.
+//! MODEL: what a forward pass is made of.
+//!
+//! - [`ModelSpec`]: the shape of a model, layer by layer.
+//! - `parts/`: norms, RoPE, attention, feed-forward networks, experts. Each owns its weights, the names of its nodes and
+//!   its step.
+//! - `families/`: one file an architecture or a close family: keys and tensors, made into a `decoder` of parts.
+//! - `state/`: what a sequence remembers, and the buffers of a pass.
+//! - [`Observer`]: sees every node of a pass; [`Graph`] is what a pass over no tokens shows.
 
-mod config;
-mod llama;
-mod moe;
+mod decoder;
+mod families;
+mod graph;
+mod keys;
+mod load;
 mod observer;
+mod parts;
 mod run;
+mod spec;
 mod state;
 mod weights;
 
@@ -16,9 +26,12 @@ use crate::kernels::Kernels;
 use crate::quant::NonFinite;
 use crate::store::{OpenFile, OutOfMemory, Plan, Store, StoreError, open_file};
 
-pub use config::{Config, Experts, Rope};
-pub use observer::{NoObserver, Node, Observer};
-pub use state::{KvCache, KvType, RunState};
+pub use families::architectures;
+pub use graph::{Graph, GraphNode};
+use observer::Label;
+pub use observer::{NoObserver, Node, NodeId, NodeKind, NodeWeight, Observer, Work};
+pub use spec::{FeedForwardSpec, LayerSpec, ModelSpec};
+pub use state::{Buffers, KvType, SequenceState};
 
 /// Why a model cannot be loaded.
 #[derive(Debug, Error)]
@@ -79,7 +92,7 @@ impl ForwardError {
     }
 }
 
-/// Which logits a forward pass is to leave in [`RunState::logits`].
+/// Which logits a forward pass is to leave in [`Buffers::logits`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Logits {
     /// None: the pass only fills the KV cache.
@@ -90,15 +103,23 @@ pub enum Logits {
     All,
 }
 
-/// One pass over some tokens: what it reads and what it changes.
-pub struct Pass<'a> {
-    pub kernels: &'static Kernels,
-    pub state: &'a mut RunState,
-    pub kv: &'a mut KvCache,
+/// The tokens of one sequence in a pass.
+#[derive(Debug)]
+pub struct Segment<'a> {
+    /// What the sequence remembers of the positions before.
+    pub state: &'a mut SequenceState,
     /// The tokens, one after another from position `first_pos` on.
     pub tokens: &'a [u32],
     pub first_pos: usize,
     pub logits: Logits,
+}
+
+/// One pass over tokens of some sequences: what it reads and what it changes. Rows lie in the order of the segments.
+/// Every row's bits are the same alone and among others.
+pub struct Pass<'a> {
+    pub kernels: &'static Kernels,
+    pub buffers: &'a mut Buffers,
+    pub segments: Vec<Segment<'a>>,
     /// Whether to guess the experts of the next layer and read them ahead; changes no result.
     pub guess_experts: bool,
     pub observer: &'a mut dyn Observer,
@@ -106,24 +127,17 @@ pub struct Pass<'a> {
 
 /// What an architecture does.
 trait Architecture: Send + Sync + std::fmt::Debug {
+    /// Its shape.
+    fn spec(&self, architecture: &str) -> ModelSpec;
+
     /// Runs the tokens through all layers. Runs on rayon's current pool.
-    fn forward<'a>(&self, config: &'a Config, store: &'a Store, pass: Pass<'a>) -> Result<(), ForwardError>;
+    fn forward<'a>(&self, store: &'a Store, pass: Pass<'a>) -> Result<(), ForwardError>;
 }
 
-type Loader = fn(&Gguf, Store) -> Result<Model, ModelError>;
-
-/// The architectures, by the name in `general.architecture`.
-const ARCHITECTURES: &[(&str, Loader)] = &[("llama", llama::load)];
-
-/// The names in `general.architecture` of the architectures that can be run.
-pub fn architectures() -> impl Iterator<Item = &'static str> {
-    ARCHITECTURES.iter().map(|&(name, _)| name)
-}
-
-/// A loaded model: immutable, shared by all sessions.
+/// A loaded model: immutable, shared by all engines.
 #[derive(Debug)]
 pub struct Model {
-    config: Config,
+    spec: ModelSpec,
     store: Store,
     architecture: Box<dyn Architecture>,
 }
@@ -136,16 +150,13 @@ impl Model {
     /// What is missing, of the wrong shape, or not supported, by name.
     pub fn load(gguf: &Gguf) -> Result<Model, ModelError> {
         let name = architecture_name(gguf.metadata())?;
-        let Some((_, load)) = ARCHITECTURES.iter().find(|(n, _)| *n == name) else {
-            let supported = architectures().collect::<Vec<_>>().join(", ");
-            return Err(ModelError::UnknownArchitecture { name: name.to_owned(), supported });
-        };
-        load(gguf, Store::open(gguf)?)
+        let (architecture, store) = families::load(gguf, name)?;
+        Ok(Model { spec: architecture.spec(name), store, architecture })
     }
 
     /// The model's shape.
-    pub fn config(&self) -> &Config {
-        &self.config
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
     }
 
     /// Where its weights are.
@@ -169,20 +180,40 @@ impl Model {
         self.store.settle(plan, open)
     }
 
+    /// Every node of a pass, in the order of computation: what a pass over no tokens shows. It reads no weights.
+    ///
+    /// # Errors
+    /// Where there is no memory for it.
+    pub fn graph(&self) -> Result<Graph, ForwardError> {
+        let mut graph = Graph::default();
+        let mut buffers = Buffers::new(&self.spec, 0, 0)?;
+        let pass = Pass {
+            kernels: Kernels::detect_best(),
+            buffers: &mut buffers,
+            segments: Vec::new(),
+            guess_experts: false,
+            observer: &mut graph,
+        };
+        self.architecture.forward(&self.store, pass)?;
+        Ok(graph)
+    }
+
     /// Runs a pass; see [`Pass`]. Runs on rayon's current pool.
     ///
     /// # Errors
     /// A token outside the vocabulary; values that are not finite where they have to be quantised; weights that
-    /// cannot be read.
+    /// cannot be read; no memory for another page of keys and values.
     ///
     /// # Panics
-    /// Where the tokens do not fit the state's batch or the KV cache: the session's mistake.
+    /// Where the tokens do not fit the buffers: the engine's mistake.
     pub fn forward<'a>(&'a self, pass: Pass<'a>) -> Result<(), ForwardError> {
-        if let Some(&id) = pass.tokens.iter().find(|&&id| id as usize >= self.config.vocab) {
-            return Err(ForwardError::TokenRange { id, vocab: self.config.vocab });
+        let vocab = self.spec.vocab;
+        let mut ids = pass.segments.iter().flat_map(|segment| segment.tokens);
+        if let Some(&id) = ids.find(|&&id| id as usize >= vocab) {
+            return Err(ForwardError::TokenRange { id, vocab });
         }
         self.store.begin_pass();
-        let passed = self.architecture.forward(&self.config, &self.store, pass);
+        let passed = self.architecture.forward(&self.store, pass);
         // First: what a file has lost may be the cause of any other error.
         self.store.check_mapped()?;
         passed

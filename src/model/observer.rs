@@ -1,16 +1,174 @@
-//! Who watches the forward pass.
+//! What a forward pass computes, node by node, and who watches it.
+//!
+//! Every node says by itself what it is: its name, the kind of computation, the work it belongs to, the weight and the
+//! nodes that it is computed from. No list of nodes exists anywhere else.
 
-/// A value that the forward pass computed, named as ggml's graph names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Node {
-    /// ggml's name without the layer: `attn_norm`, `Qcur`, ..; names repeat within a layer (`Qcur` before
-    /// and after RoPE), in the order of the graph.
-    pub name: &'static str,
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::gguf::TensorType;
+
+/// A node within a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NodeId<'a> {
+    /// ggml's name without the layer: `attn_norm`, `Qcur`, ..
+    pub name: &'a str,
     /// The layer; `None` for what stands outside of them.
     pub layer: Option<usize>,
+    /// How many nodes of this name and layer came before it in the pass.
+    pub occurrence: usize,
+}
+
+impl<'a> NodeId<'a> {
+    /// Reads what [`NodeId`] displays as: `Qcur-3#1`, `embd#0`.
+    pub fn parse(text: &'a str) -> Option<NodeId<'a>> {
+        let (name, occurrence) = text.rsplit_once('#')?;
+        let occurrence = occurrence.parse().ok()?;
+        let layered = name.rsplit_once('-').and_then(|(name, layer)| Some((name, layer.parse().ok()?)));
+        Some(match layered {
+            Some((name, layer)) => NodeId { name, layer: Some(layer), occurrence },
+            None => NodeId { name, layer: None, occurrence },
+        })
+    }
+}
+
+impl fmt::Display for NodeId<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.layer {
+            Some(layer) => write!(f, "{}-{layer}#{}", self.name, self.occurrence),
+            None => write!(f, "{}#{}", self.name, self.occurrence),
+        }
+    }
+}
+
+/// The kind of computation that a node is. Files of nodes name it as serde does.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeKind {
+    /// Rows of the embedding, decoded.
+    Lookup,
+    RmsNorm,
+    LayerNorm,
+    /// A product with a weight.
+    Product,
+    Rope,
+    Attention,
+    /// Attention whose heads have sinks.
+    SinkAttention,
+    /// Sums, products, limits, element by element.
+    Elementwise,
+    /// The sum of a row.
+    RowSum,
+    SwiGlu,
+    /// GELU, with or without a gate.
+    Gelu,
+    Softmax,
+    Sigmoid,
+    /// A cap by tanh.
+    SoftCap,
+    /// The choice of experts.
+    TopK,
+}
+
+impl NodeKind {
+    /// What to look at where the inputs were right and the node is not.
+    pub fn suspect(self) -> &'static str {
+        match self {
+            NodeKind::Lookup => "the decoding of the embedding",
+            NodeKind::RmsNorm => "RMS norm",
+            NodeKind::LayerNorm => "layer norm",
+            NodeKind::Product => "the product's kernel",
+            NodeKind::Rope => "RoPE",
+            NodeKind::Attention => "attention",
+            NodeKind::SinkAttention => "attention with sinks",
+            NodeKind::Elementwise => "element-wise arithmetic",
+            NodeKind::RowSum => "the sum of a row",
+            NodeKind::SwiGlu => "SwiGLU",
+            NodeKind::Gelu => "GELU",
+            NodeKind::Softmax => "softmax",
+            NodeKind::Sigmoid => "sigmoid",
+            NodeKind::SoftCap => "the soft cap",
+            NodeKind::TopK => "the choice of experts",
+        }
+    }
+}
+
+/// What a node's time is counted under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Work {
+    Embedding,
+    Norms,
+    Projections,
+    Rope,
+    Attention,
+    AttentionOutput,
+    Router,
+    GateUp,
+    Activation,
+    Down,
+    Sums,
+    Logits,
+}
+
+impl Work {
+    /// All of them, in the order of a pass.
+    pub const ALL: &[Work] = &[
+        Work::Embedding,
+        Work::Norms,
+        Work::Projections,
+        Work::Rope,
+        Work::Attention,
+        Work::AttentionOutput,
+        Work::Router,
+        Work::GateUp,
+        Work::Activation,
+        Work::Down,
+        Work::Sums,
+        Work::Logits,
+    ];
+
+    /// The name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Work::Embedding => "embedding",
+            Work::Norms => "norms",
+            Work::Projections => "q, k, v",
+            Work::Rope => "RoPE",
+            Work::Attention => "attention",
+            Work::AttentionOutput => "attention output",
+            Work::Router => "router and choice",
+            Work::GateUp => "FFN gate, up",
+            Work::Activation => "activation",
+            Work::Down => "FFN down",
+            Work::Sums => "sums",
+            Work::Logits => "logits",
+        }
+    }
+}
+
+/// The weight that a node is a product with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NodeWeight {
+    pub ty: TensorType,
+    /// Bytes in all, those of all experts included.
+    pub bytes: u64,
+    /// Bytes that a token reads of them.
+    pub touched: u64,
+}
+
+/// A value that the forward pass computed, named as ggml's graph names it.
+#[derive(Clone, Copy, Debug)]
+pub struct Node<'a> {
+    pub id: NodeId<'static>,
     /// Sizes, the slowest-moving first, tokens first: `[tokens, n]` or `[tokens, n, m]` with a trailing 1 where
     /// there are two.
     pub shape: [usize; 3],
+    pub kind: NodeKind,
+    pub work: Work,
+    pub weight: Option<NodeWeight>,
+    /// The nodes that it is computed from.
+    pub inputs: &'a [NodeId<'static>],
 }
 
 /// Sees every node in the order of computation, and may put other values in its place.
@@ -19,8 +177,13 @@ pub trait Observer: Send {
     fn active(&self) -> bool;
 
     /// A node has been computed, whether or not its values are wanted.
-    fn computed(&mut self, node: Node) {
+    fn computed(&mut self, node: &Node<'_>) {
         let _ = node;
+    }
+
+    /// So many of the model's layers are done.
+    fn layer_done(&mut self, done: usize) {
+        let _ = done;
     }
 
     /// Whether the pass is to be broken off; asked a few times a layer.
@@ -29,10 +192,10 @@ pub trait Observer: Send {
     }
 
     /// A node of floats.
-    fn node(&mut self, node: Node, values: &mut [f32]);
+    fn node(&mut self, node: &Node<'_>, values: &mut [f32]);
 
     /// A node of indices (the experts chosen), which also may be replaced.
-    fn indices(&mut self, node: Node, values: &mut [u32]) {
+    fn indices(&mut self, node: &Node<'_>, values: &mut [u32]) {
         let _ = (node, values);
     }
 }
@@ -46,5 +209,232 @@ impl Observer for NoObserver {
         false
     }
 
-    fn node(&mut self, _: Node, _: &mut [f32]) {}
+    fn node(&mut self, _: &Node<'_>, _: &mut [f32]) {}
+}
+
+/// The layer in a node's name: ggml's graph numbers a few nodes otherwise than by the layer that computes them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Numbered {
+    #[default]
+    Own,
+    /// The layer that reads the node.
+    Next,
+    /// No layer.
+    Not,
+}
+
+/// What a node is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NodeName {
+    pub name: &'static str,
+    pub numbered: Numbered,
+}
+
+impl From<&'static str> for NodeName {
+    fn from(name: &'static str) -> NodeName {
+        NodeName { name, numbered: Numbered::Own }
+    }
+}
+
+/// What a part says of a node that it has computed; the rest is known to [`Watch`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Label<'a> {
+    pub name: NodeName,
+    pub kind: NodeKind,
+    pub work: Work,
+    pub weight: Option<NodeWeight>,
+    pub inputs: &'a [NodeId<'static>],
+}
+
+impl<'a> Label<'a> {
+    pub fn new(
+        name: impl Into<NodeName>,
+        kind: NodeKind,
+        work: Work,
+        inputs: &'a [NodeId<'static>],
+    ) -> Label<'a> {
+        Label { name: name.into(), kind, work, weight: None, inputs }
+    }
+
+    /// A product with a weight.
+    pub fn product(
+        name: &'static str,
+        work: Work,
+        weight: NodeWeight,
+        inputs: &'a [NodeId<'static>],
+    ) -> Label<'a> {
+        Label { weight: Some(weight), ..Label::new(name, NodeKind::Product, work, inputs) }
+    }
+
+    /// A sum or a product, element by element.
+    pub fn elementwise(name: impl Into<NodeName>, work: Work, inputs: &'a [NodeId<'static>]) -> Label<'a> {
+        Label::new(name, NodeKind::Elementwise, work, inputs)
+    }
+}
+
+/// Nodes seen, by name.
+type Counts = Vec<(&'static str, usize)>;
+
+/// Counts the nodes of a layer by name and hands them to the observer.
+pub(super) struct Watch<'a> {
+    pub observer: &'a mut dyn Observer,
+    layer: Option<usize>,
+    of_layer: Counts,
+    of_next: Counts,
+    outside: Counts,
+}
+
+impl<'a> Watch<'a> {
+    pub fn new(observer: &'a mut dyn Observer) -> Watch<'a> {
+        Watch {
+            observer,
+            layer: None,
+            of_layer: Counts::new(),
+            of_next: Counts::new(),
+            outside: Counts::new(),
+        }
+    }
+
+    /// The nodes that follow are of this layer, or of none.
+    pub fn enter(&mut self, layer: Option<usize>) {
+        let next = self.next();
+        self.layer = layer;
+        self.of_layer.clear();
+        if layer == Some(next) {
+            std::mem::swap(&mut self.of_layer, &mut self.of_next);
+        }
+    }
+
+    /// The layer behind the one at hand.
+    fn next(&self) -> usize {
+        self.layer.map_or(0, |layer| layer + 1)
+    }
+
+    /// Whether values are wanted.
+    pub fn active(&self) -> bool {
+        self.observer.active()
+    }
+
+    /// Shows a node of `[T][n][m]`; returns what it is called.
+    pub fn show(&mut self, label: Label<'_>, shape: [usize; 3], values: &mut [f32]) -> NodeId<'static> {
+        let id = self.computed(label, shape);
+        if self.observer.active() {
+            self.observer.node(&node(id, label, shape), values);
+        }
+        id
+    }
+
+    /// Shows a node of indices.
+    pub fn show_indices(
+        &mut self,
+        label: Label<'_>,
+        shape: [usize; 3],
+        values: &mut [u32],
+    ) -> NodeId<'static> {
+        let id = self.computed(label, shape);
+        if self.observer.active() {
+            self.observer.indices(&node(id, label, shape), values);
+        }
+        id
+    }
+
+    /// Shows a node whose values lie elsewhere than side by side: `copy` gathers them and `put` takes them back, only
+    /// where they are wanted.
+    pub fn show_scattered(
+        &mut self,
+        label: Label<'_>,
+        shape: [usize; 3],
+        copy: impl FnOnce(&mut Vec<f32>),
+        put: impl FnOnce(&[f32]),
+    ) -> NodeId<'static> {
+        let id = self.computed(label, shape);
+        if self.observer.active() {
+            let mut values = Vec::new();
+            copy(&mut values);
+            self.observer.node(&node(id, label, shape), &mut values);
+            put(&values);
+        }
+        id
+    }
+
+    fn computed(&mut self, label: Label<'_>, shape: [usize; 3]) -> NodeId<'static> {
+        let id = self.count(label.name);
+        self.observer.computed(&node(id, label, shape));
+        id
+    }
+
+    fn count(&mut self, NodeName { name, numbered }: NodeName) -> NodeId<'static> {
+        let layer = match numbered {
+            Numbered::Own => self.layer,
+            Numbered::Next => Some(self.next()),
+            Numbered::Not => None,
+        };
+        let counts = match (layer, numbered) {
+            (None, _) => &mut self.outside,
+            (_, Numbered::Next) => &mut self.of_next,
+            _ => &mut self.of_layer,
+        };
+        let occurrence = match counts.iter_mut().find(|(counted, _)| *counted == name) {
+            Some((_, seen)) => {
+                *seen += 1;
+                *seen - 1
+            }
+            None => {
+                counts.push((name, 1));
+                0
+            }
+        };
+        NodeId { name, layer, occurrence }
+    }
+}
+
+fn node<'a>(id: NodeId<'static>, label: Label<'a>, shape: [usize; 3]) -> Node<'a> {
+    let Label { kind, work, weight, inputs, .. } = label;
+    Node { id, shape, kind, work, weight, inputs }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for text in ["Qcur-3#1", "embd#0", "ffn_moe_weights_sum_clamped-31#0"] {
+            assert_eq!(NodeId::parse(text).expect(text).to_string(), text);
+        }
+        for text in ["Qcur-3", "Qcur#x", ""] {
+            assert_eq!(NodeId::parse(text), None);
+        }
+    }
+
+    #[test]
+    fn occurrences_are_counted_by_name_and_layer() {
+        let mut observer = NoObserver;
+        let mut watch = Watch::new(&mut observer);
+        let mut next = || {
+            let label = Label::new("Qcur", NodeKind::Rope, Work::Rope, &[]);
+            watch.show(label, [0, 1, 1], &mut []).to_string()
+        };
+        assert_eq!((next(), next()), ("Qcur#0".to_owned(), "Qcur#1".to_owned()));
+        watch.enter(Some(1));
+        let label = Label::new("Qcur", NodeKind::Rope, Work::Rope, &[]);
+        assert_eq!(watch.show(label, [0, 1, 1], &mut []).to_string(), "Qcur-1#0");
+    }
+
+    #[test]
+    fn nodes_may_be_numbered_by_the_next_layer_or_not_at_all() {
+        let mut observer = NoObserver;
+        let mut watch = Watch::new(&mut observer);
+        let mut next = |layer, numbered| {
+            watch.enter(layer);
+            let name = NodeName { name: "x", numbered };
+            watch.show(Label::elementwise(name, Work::Sums, &[]), [0, 1, 1], &mut []).to_string()
+        };
+        assert_eq!(next(None, Numbered::Next), "x-0#0");
+        assert_eq!(next(Some(0), Numbered::Own), "x-0#1");
+        assert_eq!(next(Some(0), Numbered::Next), "x-1#0");
+        assert_eq!(next(Some(1), Numbered::Not), "x#0");
+        assert_eq!(next(Some(2), Numbered::Not), "x#1");
+        assert_eq!(next(None, Numbered::Own), "x#2");
+    }
 }

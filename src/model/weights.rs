@@ -1,13 +1,14 @@
 //! Handles of a model's weights, found by name and checked in shape when the model is loaded.
 
+use std::ops::Range;
+
 use crate::gguf::{Gguf, TensorInfo, TensorType};
 use crate::kernels::{MatmulJob, WeightMatrix};
 use crate::quant::{self, ActivationType, Format};
 use crate::store::{Role, Store, WeightId, zeroed};
 
-use super::ModelError;
-use super::config::Experts;
 use super::state::Inputs;
+use super::{ModelError, NodeWeight};
 
 /// A weight of `rows` rows (outputs) of `cols` elements (inputs).
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +25,7 @@ impl Matrix {
         self.format().activation
     }
 
-    fn format(&self) -> &'static Format {
+    pub fn format(&self) -> &'static Format {
         quant::format(self.ty).expect("types are checked when the model is loaded")
     }
 
@@ -34,18 +35,35 @@ impl Matrix {
             .expect("types are checked when the model is loaded");
         MatmulJob { weights, x: inputs.get(self.activation()), out }
     }
+
+    fn bytes(&self) -> u64 {
+        (self.format().row_bytes(self.cols) * self.rows) as u64
+    }
+
+    /// How a node that is a product with it describes it.
+    pub fn described(&self) -> NodeWeight {
+        NodeWeight { ty: self.ty, bytes: self.bytes(), touched: self.bytes() }
+    }
 }
 
-/// A matrix and, in some models, a bias of `[rows]`.
+/// How nodes that are products with the matrices of experts describe them; a token reads `used` of them.
+pub(super) fn described(experts: &[Matrix], used: usize) -> NodeWeight {
+    let bytes: u64 = experts.iter().map(Matrix::bytes).sum();
+    let touched = bytes * used as u64 / experts.len().max(1) as u64;
+    NodeWeight { ty: experts.first().map_or(TensorType::F32, |m| m.ty), bytes, touched }
+}
+
+/// A matrix and, in some models, a factor on the product and a bias of `[rows]`.
 #[derive(Clone, Debug)]
 pub(super) struct Linear {
     pub matrix: Matrix,
+    pub scale: Option<f32>,
     pub bias: Option<Vec<f32>>,
 }
 
 impl Linear {
-    pub fn without_bias(matrix: Matrix) -> Linear {
-        Linear { matrix, bias: None }
+    pub fn plain(matrix: Matrix) -> Linear {
+        Linear { matrix, scale: None, bias: None }
     }
 
     pub fn activation(&self) -> ActivationType {
@@ -54,6 +72,24 @@ impl Linear {
 
     pub fn id(&self) -> WeightId {
         self.matrix.id
+    }
+
+    pub fn rows(&self) -> usize {
+        self.matrix.rows
+    }
+}
+
+/// The experts of a layer, as their weights are found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ExpertSet {
+    pub layer: usize,
+    pub count: usize,
+    pub used: usize,
+}
+
+impl ExpertSet {
+    fn role(&self, expert: usize) -> Role {
+        Role::Expert { layer: self.layer, expert, count: self.count, used: self.used }
     }
 }
 
@@ -121,50 +157,133 @@ impl<'a> WeightLoader<'a> {
         Ok(Matrix { id, ty: tensor.ty, rows, cols })
     }
 
+    /// Several matrices that lie one after another in one tensor of `[cols, sum of rows]`.
+    pub fn stacked<const N: usize>(
+        &mut self,
+        name: &str,
+        cols: usize,
+        rows: [usize; N],
+    ) -> Result<[Matrix; N], ModelError> {
+        let tensor = self.find(name, &[cols, rows.iter().sum()])?;
+        let mut first = 0;
+        let mut matrices = Vec::with_capacity(N);
+        for rows in rows {
+            matrices.push(self.part(tensor, 0, first..first + rows, cols, Role::Always)?);
+            first += rows;
+        }
+        Ok(matrices.try_into().expect("as many matrices as rows"))
+    }
+
+    /// Rows of a tensor from a byte on.
+    fn part(
+        &mut self,
+        tensor: &'a TensorInfo,
+        start: u64,
+        rows: Range<usize>,
+        cols: usize,
+        role: Role,
+    ) -> Result<Matrix, ModelError> {
+        let row = quant::format(tensor.ty).expect("types were checked").row_bytes(cols) as u64;
+        let range = start + rows.start as u64 * row..start + rows.end as u64 * row;
+        let id = self.store.register(tensor, range, role)?;
+        Ok(Matrix { id, ty: tensor.ty, rows: rows.len(), cols })
+    }
+
     /// The embedding as output matrix as well.
     pub fn as_output(&mut self, embedding: Matrix) -> Matrix {
         self.store.read_always(embedding.id);
         embedding
     }
 
-    /// `NAME.weight` of `[cols, rows]` and, where it is there, `NAME.bias` of `[rows]`.
+    /// `NAME.weight` of `[cols, rows]` and, where they are there, `NAME.scale` of `[1]` and `NAME.bias` of `[rows]`.
     pub fn linear(&mut self, name: &str, cols: usize, rows: usize) -> Result<Linear, ModelError> {
         let matrix = self.matrix(&format!("{name}.weight"), cols, rows, Role::Always)?;
-        Ok(Linear { matrix, bias: self.optional_vector(&format!("{name}.bias"), rows)? })
+        let scale = self.optional_vector(&format!("{name}.scale"), 1)?.map(|scale| scale[0]);
+        Ok(Linear { matrix, scale, bias: self.optional_vector(&format!("{name}.bias"), rows)? })
+    }
+
+    /// The linear maps of one tensor `NAME.weight`, one after another, with parts of `NAME.scale` and `NAME.bias`.
+    pub fn stacked_linear<const N: usize>(
+        &mut self,
+        name: &str,
+        cols: usize,
+        rows: [usize; N],
+    ) -> Result<[Linear; N], ModelError> {
+        let matrices = self.stacked(&format!("{name}.weight"), cols, rows)?;
+        let scale = self.optional_vector(&format!("{name}.scale"), 1)?.map(|scale| scale[0]);
+        let bias = self.optional_vector(&format!("{name}.bias"), rows.iter().sum())?;
+        let mut first = 0;
+        Ok(matrices.map(|matrix| {
+            let part = first..first + matrix.rows;
+            first = part.end;
+            Linear { matrix, scale, bias: bias.as_ref().map(|bias| bias[part].to_vec()) }
+        }))
     }
 
     /// The matrices of all experts: of one merged tensor `blk.L.ffn_PART_exps.weight` of `[cols, rows, count]`,
     /// or of the older `blk.L.ffn_PART.E.weight`, one a tensor.
     pub fn experts(
         &mut self,
-        layer: usize,
+        set: ExpertSet,
         part: &str,
-        (cols, rows): (usize, usize),
-        experts: Experts,
+        cols: usize,
+        rows: usize,
     ) -> Result<Vec<Matrix>, ModelError> {
-        let Experts { count, used } = experts;
-        let role = Role::Expert { layer, count, used };
+        let layer = set.layer;
         let merged = format!("blk.{layer}.ffn_{part}_exps.weight");
         if !self.contains(&merged) && self.contains(&format!("blk.{layer}.ffn_{part}.0.weight")) {
-            return (0..count)
-                .map(|e| self.matrix(&format!("blk.{layer}.ffn_{part}.{e}.weight"), cols, rows, role))
+            return (0..set.count)
+                .map(|e| self.matrix(&format!("blk.{layer}.ffn_{part}.{e}.weight"), cols, rows, set.role(e)))
                 .collect();
         }
-        let tensor = self.find(&merged, &[cols, rows, count])?;
-        let each = tensor.bytes / count as u64;
-        (0..count as u64)
-            .map(|e| {
-                let id = self.store.register(tensor, e * each..(e + 1) * each, role)?;
-                Ok(Matrix { id, ty: tensor.ty, rows, cols })
-            })
-            .collect()
+        let [matrices] = self.stacked_experts(set, &merged, cols, [rows])?;
+        Ok(matrices)
+    }
+
+    /// Matrices that lie one after another in each expert's part of a tensor of `[cols, sum of rows, count]`.
+    pub fn stacked_experts<const N: usize>(
+        &mut self,
+        set: ExpertSet,
+        name: &str,
+        cols: usize,
+        rows: [usize; N],
+    ) -> Result<[Vec<Matrix>; N], ModelError> {
+        let tensor = self.find(name, &[cols, rows.iter().sum(), set.count])?;
+        let each = tensor.bytes / set.count as u64;
+        let mut parts = [(); N].map(|()| Vec::with_capacity(set.count));
+        for e in 0..set.count {
+            let mut first = 0;
+            for (part, rows) in parts.iter_mut().zip(rows) {
+                part.push(self.part(tensor, e as u64 * each, first..first + rows, cols, set.role(e))?);
+                first += rows;
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Vectors of `n` floats, one for each expert, side by side: the experts' biases.
+    pub fn optional_expert_vectors(
+        &mut self,
+        name: &str,
+        n: usize,
+        count: usize,
+    ) -> Result<Option<Vec<f32>>, ModelError> {
+        match self.contains(name) {
+            true => self.floats(name, &[n, count]).map(Some),
+            false => Ok(None),
+        }
     }
 
     /// A small tensor of `n` floats (norms, biases, factors), decoded.
     pub fn vector(&mut self, name: &str, n: usize) -> Result<Vec<f32>, ModelError> {
-        let tensor = self.find(name, &[n])?;
+        self.floats(name, &[n])
+    }
+
+    /// A small tensor of floats of this shape, decoded.
+    pub fn floats(&mut self, name: &str, dims: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let tensor = self.find(name, dims)?;
         let id = self.store.register(tensor, 0..tensor.bytes, Role::Once)?;
-        let mut values = zeroed(&[n], "a small tensor of the model")?;
+        let mut values = zeroed(dims, "a small tensor of the model")?;
         if let Some(format) = quant::format(tensor.ty) {
             (format.decode)(&self.store.read_once(id)?, &mut values);
         }
@@ -174,9 +293,9 @@ impl<'a> WeightLoader<'a> {
         }
     }
 
-    /// The weights of a norm of `n` elements.
-    pub fn norm(&mut self, name: &str, n: usize) -> Result<Vec<f32>, ModelError> {
-        let weights = self.vector(name, n)?;
+    /// The weights of a norm, not all of them zeros.
+    pub fn norm(&mut self, name: &str, dims: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let weights = self.floats(name, dims)?;
         match weights.iter().any(|&w| w != 0.0) {
             true => Ok(weights),
             false => Err(ModelError::ZeroNorm { name: name.to_owned() }),
@@ -186,6 +305,16 @@ impl<'a> WeightLoader<'a> {
     /// As [`WeightLoader::vector`] where the tensor may be absent.
     pub fn optional_vector(&mut self, name: &str, n: usize) -> Result<Option<Vec<f32>>, ModelError> {
         if self.contains(name) { self.vector(name, n).map(Some) } else { Ok(None) }
+    }
+
+    /// Leaves the tensors of these blocks aside: those of multi-token prediction, which a pass does not need.
+    pub fn leave_blocks_aside(&mut self, blocks: Range<usize>) {
+        for (tensor, used) in self.gguf.tensors.iter().zip(&mut self.used) {
+            let block = tensor.name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+            if block.and_then(|(block, _)| block.parse().ok()).is_some_and(|block| blocks.contains(&block)) {
+                *used = true;
+            }
+        }
     }
 
     /// Ends the loading.

@@ -18,8 +18,8 @@ pub struct Arena {
     start: *mut u8,
 }
 
-// SAFETY: the memory belongs to the arena alone; who may touch which part of it and when is in the contracts of
-// `bytes` and `bytes_mut`.
+// SAFETY: the memory belongs to the arena alone; who may touch which part of it and when is in the
+// contracts of `bytes` and `bytes_mut`.
 unsafe impl Send for Arena {}
 // SAFETY: as above.
 unsafe impl Sync for Arena {}

@@ -23,10 +23,16 @@ pub enum StoreError {
     #[error("{}: tensor {tensor} cannot be read at byte {offset}: {source}", path.display())]
     Read { path: PathBuf, tensor: String, offset: u64, source: Arc<std::io::Error> },
     #[error(
-        "{}: tensor {tensor} cannot be read at byte {offset}: the file ends before it; it has been cut short since it was opened",
+        "{}: tensor {tensor} cannot be read at byte {offset}: the file ends before it; it has been cut short \
+         since it was opened",
         path.display()
     )]
     CutShort { path: PathBuf, tensor: String, offset: u64 },
+    #[error(
+        "{}: tensor {tensor} cannot be read at byte {offset}: a thread that reads has panicked",
+        path.display()
+    )]
+    ReaderPanicked { path: PathBuf, tensor: String, offset: u64 },
     #[error("{}: cannot be read at byte {offset}: {problem}", path.display())]
     Lost { path: PathBuf, offset: u64, problem: &'static str },
     #[error(transparent)]

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// What has been read from disk since the run (or the measurement) began.
+/// What has been read from disk since the run (or the measurement) began. An expert is counted once a pass,
+/// not once for each of its matrices: it is a hit where all of them were in memory.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ResidencyStats {
     /// Experts that were in memory when a pass asked for them, and those that were not.

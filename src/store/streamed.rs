@@ -1,18 +1,18 @@
-//! The mechanism of a model larger than its memory: reads that bring weights to the places that the plan gave them.
+//! The mechanism of a model larger than its memory: reads that bring weights to the places that the plan
+//! gave them.
 //!
-//! One lock guards what is where; the bytes themselves are read and computed with outside of it. Nobody holds a weight while
-//! waiting for another, so that the smallest ring and cache get a pass to its end.
+//! One lock guards what is where; the bytes themselves are read and computed with outside of it. Nobody
+//! holds a weight while waiting for another, so that the smallest ring and cache get a pass to its end.
 
+use std::ops::{Deref, Range};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::arena::Arena;
-use super::cache::Cache;
 use super::disk::{ALIGNMENT, AlignedBuffer, ReadAt, read_whole};
-use super::plan::{Place, Plan};
-use super::requests::{Fault, Piece, State, Weight};
-use super::ring::Ring;
+use super::plan::Plan;
+use super::requests::{Failure, Held, Piece, State, Weight};
 use super::{ResidencyStats, StoreError};
 
 /// Reads under way on a disk.
@@ -72,7 +72,10 @@ impl Streamed {
             let shared = Arc::clone(&shared);
             let thread = std::thread::Builder::new().name(format!("disk {disk}"));
             let thread = thread
-                .spawn(move || shared.read_pieces(disk))
+                .spawn(move || {
+                    let _alarm = Alarm(&shared);
+                    shared.read_pieces(disk);
+                })
                 .map_err(|error| StoreError::Threads(Arc::new(error)))?;
             streamed.threads.push(thread);
         }
@@ -98,8 +101,11 @@ impl Streamed {
         self.shared.wake_readers(&mut state);
     }
 
-    /// Those of `ids` (by index) that are in memory, of which there is one at least: waits for it.
-    pub fn hold_some(&self, ids: &[usize]) -> Result<Vec<usize>, Arc<Fault>> {
+    /// Those of `ids` (with their index) that are in memory, of which there is one at least: waits for it.
+    ///
+    /// # Errors
+    /// Where one of them cannot be read.
+    pub fn hold_some(&self, ids: &[usize]) -> Result<Vec<(usize, Hold<'_>)>, Failure> {
         let mut state = self.shared.lock();
         ids.iter().for_each(|&id| state.expect(id));
         let mut waiting: Option<Instant> = None;
@@ -114,25 +120,26 @@ impl Streamed {
         };
         ids.iter().for_each(|&id| state.expect_no_more(id));
         state.stats.wait += waiting.map(|since| since.elapsed()).unwrap_or_default();
-        held
-    }
-
-    /// The bytes of a weight.
-    ///
-    /// # Safety
-    /// It is held (see [`Streamed::hold_some`]) and is not released while they are borrowed.
-    pub unsafe fn bytes(&self, id: usize) -> &[u8] {
-        let (slot, within) = self.shared.lock().location(id);
-        // SAFETY: a weight that is held has been read and is neither moved nor overwritten.
-        unsafe { &self.shared.arena.bytes(slot)[within] }
+        drop(state);
+        if held.is_err() {
+            // What this session waited for may give way to what another waits for.
+            self.shared.ready.notify_all();
+        }
+        let hold = |Held { index, slot, within }| {
+            // SAFETY: a weight that is held has been read, and is neither moved nor overwritten until it is
+            // released, which the end of the hold does.
+            let bytes = unsafe { &self.shared.arena.bytes(slot)[within] };
+            (index, Hold { streamed: self, id: ids[index], bytes })
+        };
+        Ok(held?.into_iter().map(hold).collect())
     }
 
     /// Ends a hold.
-    pub fn release(&self, id: usize) {
+    fn release(&self, id: usize) {
         let mut state = self.shared.lock();
         state.release(id);
         self.shared.wake_readers(&mut state);
-        // Another session may have been waiting for the room.
+        // Another engine may have been waiting for the room.
         self.shared.ready.notify_all();
     }
 
@@ -147,7 +154,7 @@ impl Streamed {
         part: usize,
         (start, end): (u64, u64),
         scratch: &mut AlignedBuffer,
-    ) -> std::io::Result<std::ops::Range<usize>> {
+    ) -> std::io::Result<Range<usize>> {
         let file = self.shared.files[part].as_ref().ok_or(std::io::ErrorKind::NotFound)?;
         let from = start / ALIGNMENT as u64 * ALIGNMENT as u64;
         let within = (start - from) as usize..(end - from) as usize;
@@ -160,7 +167,7 @@ impl Streamed {
     /// Waits for the reads of experts to end and empties the cache.
     pub fn empty_cache(&self) {
         let mut state = self.shared.lock();
-        while !state.is_cache_idle() {
+        while !state.is_cache_idle() && !state.panicked {
             state = self.shared.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.empty_cache();
@@ -177,12 +184,46 @@ impl Streamed {
     }
 }
 
+/// Holds a weight's bytes in memory.
+#[derive(Debug)]
+pub struct Hold<'a> {
+    streamed: &'a Streamed,
+    id: usize,
+    bytes: &'a [u8],
+}
+
+impl Deref for Hold<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.streamed.release(self.id);
+    }
+}
+
 impl Drop for Streamed {
     fn drop(&mut self) {
         self.shared.lock().closing = true;
         self.shared.work.iter().for_each(Condvar::notify_all);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
+        }
+    }
+}
+
+/// Where the reader that has it panics, tells those that wait: what it was given to read will not come.
+struct Alarm<'a>(&'a Shared);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.lock().panicked = true;
+            self.0.ready.notify_all();
         }
     }
 }
@@ -221,32 +262,12 @@ impl Shared {
 
     fn read_piece(&self, piece: &Piece) -> std::io::Result<()> {
         let file = self.files[piece.part].as_ref().ok_or(std::io::ErrorKind::NotFound)?;
-        // SAFETY: the piece belongs to a weight that is being read: nobody holds it, its place is its own, and
-        // pieces do not overlap.
+        // SAFETY: the piece belongs to a weight that is being read: nobody holds it, its place is its own,
+        // and pieces do not overlap.
         let buffer = unsafe { self.arena.bytes_mut(piece.slot) };
         read_whole(&*file.file, buffer, piece.offset, piece.needed)
     }
 }
 
-/// The cache that a plan asks for.
-pub fn cache_of(weights: &[Weight], plan: &Plan) -> (Cache, Vec<Option<usize>>, Vec<usize>) {
-    let mut members = Vec::new();
-    let (mut member_of, mut weight_of) = (vec![None; weights.len()], Vec::new());
-    for (id, (weight, place)) in weights.iter().zip(&plan.places).enumerate() {
-        if let Place::Cached { class } = *place {
-            member_of[id] = Some(members.len());
-            weight_of.push(id);
-            members.push(super::cache::Member { class, layer: weight.layer, share: weight.share });
-        }
-    }
-    let slots: Vec<usize> = plan.classes.iter().map(|class| class.slots).collect();
-    (Cache::new(members, &slots), member_of, weight_of)
-}
-
-/// The ring that a plan asks for, and the weights of its cycle.
-pub fn ring_of(weights: &[Weight], plan: &Plan) -> (Ring, Vec<usize>) {
-    let mut cycle: Vec<usize> = (0..weights.len()).filter(|&id| plan.places[id] == Place::Streamed).collect();
-    cycle.sort_by_key(|&id| weights[id].position);
-    let memory = super::arena::Slot { start: plan.pinned_bytes as usize, len: plan.ring_bytes as usize };
-    (Ring::new(memory, cycle.iter().map(|&id| weights[id].span()).collect()), cycle)
-}
+#[cfg(test)]
+mod tests;

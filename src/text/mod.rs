@@ -6,16 +6,19 @@
 //!   [`BPE`](tokenizers::models::bpe::BPE) and `spm`, which GGUF needs because its SentencePiece
 //!   vocabularies have scores and no merges.
 //! - Around them stands what the format says and the crate does not know: special tokens
-//!   (`special`), the pre-tokenizers by their names in GGUF (`pre_tokenizer`), the meaning of
-//!   token types and special ids (`vocabulary`).
+//!   (`special`), the pre-tokenizers by their names in GGUF (one table, `pre_tokenizer/table.rs`),
+//!   the meaning of token types and special ids (`vocabulary`), what ends an answer (`ends`).
 //! - [`TokenStream`] turns generated ids into text as they come.
 //! - [`ChatTemplate`] renders a [`Conversation`].
 
+mod bpe;
 mod byte_level;
 mod chat;
+mod ends;
 mod error;
 #[cfg(test)]
 mod naive_spm;
+mod normal_form;
 mod pre_tokenizer;
 mod special;
 mod spm;

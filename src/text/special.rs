@@ -1,15 +1,16 @@
-//! Special tokens in a text: found before anything else is, the longest first.
+//! Special tokens in a text: found before anything else is.
 //!
-//! A token is sought in the whole text before the next shorter one is; so where two overlap the longer
-//! wins, wherever it begins. That is llama.cpp's `tokenizer_st_partition`; the crate's added tokens are
-//! taken leftmost first, which differs.
+//! The leftmost comes first, of those that begin together the longest: so the authors' tokenizers take
+//! them. (llama.cpp's `tokenizer_st_partition` seeks the longest in the whole text before the next
+//! shorter one, which differs where two overlap.)
 
 use std::ops::Range;
 
-use aho_corasick::AhoCorasick;
+use aho_corasick::{AhoCorasick, MatchKind};
 
 use super::TextError;
 use super::vocabulary::{TokenKind, Vocabulary};
+use crate::gguf::Metadata;
 
 /// Most bytes of all special tokens: 28,672 of a model that speaks are 0.6 MB.
 const MAX_BYTES: usize = 1 << 20;
@@ -23,92 +24,90 @@ pub enum Fragment {
 
 /// The special tokens of a vocabulary.
 pub struct SpecialTokens {
-    /// Longest first, then by id.
+    /// Those of every kind: user-defined, control and unknown.
+    all: Finder,
+    /// The user-defined ones alone.
+    user_defined: Finder,
+}
+
+/// Finds some of the special tokens.
+struct Finder {
     tokens: Vec<Special>,
-    /// Finds which of them, by index, a text has at all.
-    finder: AhoCorasick,
+    automaton: AhoCorasick,
 }
 
 struct Special {
     id: u32,
-    text: String,
-    /// Recognised only where control tokens are parsed.
-    control: bool,
     /// Takes the white space on its right with it.
     strip_right: bool,
 }
 
 impl SpecialTokens {
-    /// `strip_right`: the special tokens of this vocabulary take the white space after them, except
-    /// those named.
-    pub fn new(vocabulary: &Vocabulary, strip_right: Option<&[&str]>) -> Result<SpecialTokens, TextError> {
-        let mut tokens: Vec<Special> = (0u32..)
-            .zip(vocabulary.kinds())
-            .filter(|(_, kind)| kind.is_control() || **kind == TokenKind::UserDefined)
-            .filter_map(|(id, kind)| {
-                let text = vocabulary.text(id)?.to_owned();
-                let strip_right = strip_right.is_some_and(|not| !not.contains(&text.as_str()));
-                Some(Special { id, text, control: kind.is_control(), strip_right })
-            })
-            .collect();
-        let bytes = tokens.iter().map(|token| token.text.len()).sum();
-        if bytes > MAX_BYTES {
-            return Err(TextError::SpecialTokensTooLong { tokens: tokens.len(), bytes, max: MAX_BYTES });
-        }
-        tokens.sort_by(|a, b| b.text.len().cmp(&a.text.len()).then(a.id.cmp(&b.id)));
-        let finder = AhoCorasick::new(tokens.iter().map(|token| token.text.as_bytes()))
-            .map_err(|error| TextError::Tokenizer(error.to_string()))?;
-        Ok(SpecialTokens { tokens, finder })
+    /// The special tokens by their types; the model's name tells which of them take white space.
+    pub fn from_metadata(meta: &Metadata, vocabulary: &Vocabulary) -> Result<SpecialTokens, TextError> {
+        let strip_right = strips_right(meta)?;
+        let finder = |wanted: fn(TokenKind) -> bool| Finder::new(vocabulary, wanted, strip_right);
+        let is_user_defined = |kind| kind == TokenKind::UserDefined;
+        Ok(SpecialTokens {
+            all: finder(|kind| kind.is_control() || kind == TokenKind::UserDefined)?,
+            user_defined: finder(is_user_defined)?,
+        })
     }
 
     /// Cuts a text at its special tokens; those of type control or unknown count only with `parse_control`.
     pub fn partition(&self, text: &str, parse_control: bool) -> Vec<Fragment> {
-        if text.is_empty() {
-            return Vec::new();
-        }
-        let mut fragments = vec![Fragment::Text(0..text.len())];
-        for index in self.present(text) {
-            let special = &self.tokens[index];
-            if parse_control || !special.control {
-                fragments = cut(text, fragments, special);
+        let finder = if parse_control { &self.all } else { &self.user_defined };
+        let mut fragments = Vec::new();
+        let mut at = 0;
+        while let Some(found) = finder.automaton.find(aho_corasick::Input::new(text).range(at..)) {
+            if found.start() > at {
+                fragments.push(Fragment::Text(at..found.start()));
             }
+            let special = &finder.tokens[found.pattern().as_usize()];
+            fragments.push(Fragment::Token(special.id));
+            at = found.end();
+            if special.strip_right {
+                let is_space = |b: &u8| b.is_ascii_whitespace() || *b == 0x0B;
+                at += text.as_bytes()[at..].iter().take_while(|b| is_space(b)).count();
+            }
+        }
+        if at < text.len() {
+            fragments.push(Fragment::Text(at..text.len()));
         }
         fragments
     }
+}
 
-    /// The indices of the tokens that the text has, overlapping or not, in rising order.
-    fn present(&self, text: &str) -> Vec<usize> {
-        let mut seen = vec![false; self.tokens.len()];
-        for found in self.finder.find_overlapping_iter(text) {
-            seen[found.pattern().as_usize()] = true;
+impl Finder {
+    /// Of the tokens of the kinds that are wanted. `strip_right`: they take the white space after them,
+    /// except those named.
+    fn new(
+        vocabulary: &Vocabulary,
+        wanted: fn(TokenKind) -> bool,
+        strip_right: Option<&[&str]>,
+    ) -> Result<Finder, TextError> {
+        let (mut tokens, mut texts, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for (id, &kind) in (0u32..).zip(vocabulary.kinds()) {
+            let Some(text) = vocabulary.text(id).filter(|_| wanted(kind)) else { continue };
+            tokens.push(Special { id, strip_right: strip_right.is_some_and(|not| !not.contains(&text)) });
+            texts.push(text);
+            bytes += text.len();
         }
-        (0..seen.len()).filter(|&index| seen[index]).collect()
+        if bytes > MAX_BYTES {
+            return Err(TextError::SpecialTokensTooLong { tokens: tokens.len(), bytes, max: MAX_BYTES });
+        }
+        let automaton = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(texts)
+            .map_err(|error| TextError::Tokenizer(error.to_string()))?;
+        Ok(Finder { tokens, automaton })
     }
 }
 
-fn cut(text: &str, fragments: Vec<Fragment>, special: &Special) -> Vec<Fragment> {
-    let mut out = Vec::with_capacity(fragments.len());
-    for fragment in fragments {
-        let Fragment::Text(range) = fragment else {
-            out.push(fragment);
-            continue;
-        };
-        let mut rest = range.clone();
-        while let Some(at) = text[rest.clone()].find(&special.text) {
-            let start = rest.start + at;
-            if start > rest.start {
-                out.push(Fragment::Text(rest.start..start));
-            }
-            out.push(Fragment::Token(special.id));
-            rest.start = start + special.text.len();
-            if special.strip_right {
-                let is_space = |b: &u8| b.is_ascii_whitespace() || *b == 0x0B;
-                rest.start += text.as_bytes()[rest.clone()].iter().take_while(|b| is_space(b)).count();
-            }
-        }
-        if !rest.is_empty() {
-            out.push(Fragment::Text(rest));
-        }
-    }
-    out
+/// Phi-3's special tokens take the white space after them, all but those returned. The format has no key
+/// for it: as everywhere the model's name decides.
+fn strips_right(meta: &Metadata) -> Result<Option<&'static [&'static str]>, TextError> {
+    let name = meta.str("general.name")?.unwrap_or_default().to_lowercase();
+    let is_phi3 = name.contains("phi-3") || name.contains("phi3");
+    Ok(is_phi3.then_some(&["<unk>", "<s>", "<|endoftext|>"]))
 }

@@ -130,9 +130,19 @@ fn special_tokens_of_known_texts_end_a_generation() {
     };
     assert_eq!(ends(&[("<|im_end|>", 3), ("<|im_start|>", 3), ("<|eot_id|>", 4)]), [true, false, true]);
     assert_eq!(ends(&[("</s>", 1)]), [false], "a normal token is text");
+    // HTML in Gemma's vocabularies, where it is user-defined.
+    assert_eq!(ends(&[("</s>", 4), ("</s> ", 3)]), [false, false]);
+    assert_eq!(ends(&[("</s>", 3), ("[|endofturn|]", 3), ("<|eot|>", 3), ("[e~[", 3)]), [true; 4]);
+    // The header of the user's turn ends a turn of GLM's.
+    assert_eq!(ends(&[("<|user|>", 3), ("<|observation|>", 3)]), [false, false]);
+    assert_eq!(ends(&[("<|user|>", 3), ("<|observation|>", 3), ("[gMASK]", 3)]), [true, true, false]);
     // Harmony: `<|end|>` ends a part of an answer.
     assert_eq!(ends(&[("<|end|>", 3), ("<|return|>", 3)]), [true, true]);
     assert_eq!(ends(&[("<|end|>", 3), ("<|return|>", 3), ("<|call|>", 3)]), [false, true, true]);
+    // Those of fill-in-the-middle stay what the file says they are.
+    let fim = tokenizer(&bpe(&[], &[("<|fim_pad|>", 4), ("<|file_sep|>", 3)])).unwrap();
+    assert!(fim.is_end_of_generation(256) && fim.is_end_of_generation(257));
+    assert_eq!(fim.encode("<|fim_pad|>", PLAIN).unwrap(), [256]);
     let named = bpe(&[], &[("<done>", 3)]).kv("tokenizer.ggml.eot_token_id", 256u32);
     assert!(tokenizer(&named).unwrap().is_end_of_generation(256));
     // Such a token of type 4 is a control token all the same: text cannot end a turn.
@@ -142,9 +152,19 @@ fn special_tokens_of_known_texts_end_a_generation() {
 }
 
 #[test]
-fn the_longest_special_token_wins_wherever_it_begins() {
-    let tokenizer = tokenizer(&bpe(&[], &[("<ab", 4), ("bcde>", 4), ("aa", 4)])).unwrap();
-    assert_eq!(tokenizer.encode("<abcde>aaa", PLAIN).unwrap(), [60, 97, 257, 258, 97]);
+fn the_marks_of_harmony_are_shown_and_are_text_in_what_a_user_writes() {
+    let special = [("<|end|>", 3), ("<|return|>", 3), ("<|call|>", 3), ("<|channel|>", 3), ("<|other|>", 3)];
+    let tokenizer = tokenizer(&bpe(&[], &special)).unwrap();
+    assert_eq!(tokenizer.decode(&[259, 97, 256, 260, 257], false), "<|channel|>a<|end|>");
+    assert_eq!(tokenizer.encode("<|channel|>", PLAIN).unwrap().len(), "<|channel|>".len());
+    assert_eq!(tokenizer.encode("<|channel|>", PARSE).unwrap(), [259]);
+}
+
+#[test]
+fn the_leftmost_special_token_wins_and_then_the_longest() {
+    let tokenizer = tokenizer(&bpe(&[], &[("<ab", 4), ("bcde>", 4), ("aa", 4), ("<abc", 3)])).unwrap();
+    assert_eq!(tokenizer.encode("<abcde>aaa", PLAIN).unwrap(), [256, 99, 100, 101, 62, 258, 97]);
+    assert_eq!(tokenizer.encode("<abcde>aaa", PARSE).unwrap(), [259, 100, 101, 62, 258, 97]);
 }
 
 #[test]

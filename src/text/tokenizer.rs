@@ -1,20 +1,18 @@
 //! Text to ids and back.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
 use tokenizers::Model;
-use tokenizers::models::bpe::{self, BPE, BpeTrainer, Vocab as IdsByText};
+use tokenizers::models::bpe::BpeTrainer;
 
-use super::TextError;
-use super::byte_level;
 use super::pre_tokenizer::PreTokenizer;
 use super::special::{Fragment, SpecialTokens};
 use super::spm::Spm;
 use super::stream::TokenStream;
 use super::vocabulary::{self, Family, TokenKind, Vocabulary};
+use super::{TextError, bpe, byte_level};
 use crate::gguf::Metadata;
 
 /// Bytes of the longest text that is encoded in one go: lengths are 32 bits wide, and U+2581 takes three
@@ -22,7 +20,6 @@ use crate::gguf::Metadata;
 const MAX_TEXT: usize = 1 << 30;
 
 const PRE_TOKENIZER: &str = "tokenizer.ggml.pre";
-const MERGES: &str = "tokenizer.ggml.merges";
 
 type BoxedModel = Box<dyn Model<Trainer = BpeTrainer> + Send + Sync>;
 
@@ -78,7 +75,7 @@ impl Tokenizer {
             }
             Family::Bpe => {
                 let pre = PreTokenizer::by_name(pre_name(meta, pre_override, &mut warnings)?)?;
-                (Box::new(bpe_model(meta, ids, pre.ignore_merges())?), Words::Bpe(pre))
+                (Box::new(bpe::from_metadata(meta, ids, pre.ignore_merges())?), Words::Bpe(pre))
             }
         };
         let default_bos = match &words {
@@ -86,7 +83,7 @@ impl Tokenizer {
             Words::Bpe(pre) => pre.add_bos(),
         };
         let (add_bos, add_eos) = vocabulary::additions(meta, &vocabulary, default_bos)?;
-        let special = SpecialTokens::new(&vocabulary, strips_right(meta)?)?;
+        let special = SpecialTokens::from_metadata(meta, &vocabulary)?;
         Ok(Tokenizer { vocabulary, special, model, words, add_bos, add_eos, warnings })
     }
 
@@ -145,9 +142,10 @@ impl Tokenizer {
                 self.encode_word(&escaped, ids)
             }
             Words::Bpe(pre) => {
-                self.check_alphabet(text)?;
+                let text = pre.normal_form().apply(text)?;
+                self.check_alphabet(&text)?;
                 let mut word = String::new();
-                for range in pre.words(text) {
+                for range in pre.words(&text) {
                     byte_level::encode_into(&text[range], &mut word);
                     self.encode_word(&word, ids)?;
                 }
@@ -177,10 +175,10 @@ impl Tokenizer {
     }
 
     /// The bytes that a token stands for; `None` for an id outside the vocabulary. Control tokens stand
-    /// for nothing, or with `special` for their text.
+    /// for nothing, or with `special` for their text; those that Harmony marks the parts of an answer
+    /// with always stand for their text.
     pub fn piece(&self, id: u32, special: bool) -> Option<&[u8]> {
-        let kind = self.vocabulary.kind(id)?;
-        if kind.is_control() && !special { Some(b"") } else { self.vocabulary.piece(id) }
+        if self.vocabulary.is_hidden(id) && !special { Some(b"") } else { self.vocabulary.piece(id) }
     }
 
     /// The bytes of a text that begins with the first id: the space that the tokenizer puts before a
@@ -285,50 +283,10 @@ fn pre_name<'a>(
         return Ok(name);
     }
     Ok(meta.str(PRE_TOKENIZER)?.unwrap_or_else(|| {
-        warnings.push(format!(
-            "{PRE_TOKENIZER} is missing; texts are cut by the pre-tokenizer \"default\", which may not be the model's"
-        ));
+        let consequence = "texts are cut by the pre-tokenizer \"default\", which may not be the model's";
+        warnings.push(format!("{PRE_TOKENIZER} is missing; {consequence}"));
         "default"
     }))
-}
-
-/// The crate's BPE over the file's merges; `ids` must hold every token.
-fn bpe_model(meta: &Metadata, ids: IdsByText, ignore_merges: bool) -> Result<BPE, TextError> {
-    let texts = meta.required(MERGES, meta.texts(MERGES)?)?;
-    let (mut seen, mut merges) = (HashSet::new(), Vec::new());
-    let out_of_memory = |_| TextError::OutOfMemory { what: "merges", len: texts.len() };
-    seen.try_reserve(texts.len()).and_then(|()| merges.try_reserve(texts.len())).map_err(out_of_memory)?;
-    for (index, text) in texts.iter().enumerate() {
-        // The first of two equal merges counts.
-        if !seen.insert(text) {
-            continue;
-        }
-        let pair = std::str::from_utf8(text).ok().and_then(|text| text.split_once(' '));
-        match pair.filter(|(left, right)| !left.is_empty() && !right.is_empty()) {
-            Some((left, right)) => merges.push((left.to_owned(), right.to_owned())),
-            None => {
-                let text = String::from_utf8_lossy(text).into_owned();
-                return Err(TextError::BadMerge { index, text });
-            }
-        }
-    }
-    BPE::builder().vocab_and_merges(ids, merges).ignore_merges(ignore_merges).build().map_err(|error| {
-        match error.downcast::<bpe::Error>() {
-            Ok(error) => match *error {
-                bpe::Error::MergeTokenOutOfVocabulary(token) => TextError::UnknownMergeToken { token },
-                other => TextError::Tokenizer(other.to_string()),
-            },
-            Err(other) => TextError::Tokenizer(other.to_string()),
-        }
-    })
-}
-
-/// Phi-3's special tokens take the white space after them, all but those returned. The format has no key
-/// for it: as everywhere the model's name decides.
-fn strips_right(meta: &Metadata) -> Result<Option<&'static [&'static str]>, TextError> {
-    let name = meta.str("general.name")?.unwrap_or_default().to_lowercase();
-    let is_phi3 = name.contains("phi-3") || name.contains("phi3");
-    Ok(is_phi3.then_some(&["<unk>", "<s>", "<|endoftext|>"]))
 }
 
 /// The model's error: one of ours, as [`Spm`] makes them, or the crate's.

@@ -5,6 +5,7 @@
 
 use tokenizers::models::bpe::Vocab as IdsByText;
 
+use super::ends::{self, Roles};
 use super::{TextError, byte_level};
 use crate::gguf::{Array, Metadata, MetadataError, TextArray, ValueType};
 
@@ -75,8 +76,7 @@ pub struct Vocabulary {
     pub eos: Option<u32>,
     pub unknown: Option<u32>,
     pub padding: Option<u32>,
-    /// Ids that end a generation, in rising order.
-    ends: Vec<u32>,
+    roles: Roles,
 }
 
 impl Vocabulary {
@@ -97,13 +97,13 @@ impl Vocabulary {
             eos: named(EOS)?.or(spm_default(2)),
             unknown: named("tokenizer.ggml.unknown_token_id")?.or(spm_default(0)),
             padding: named("tokenizer.ggml.padding_token_id")?,
-            ends: Vec::new(),
+            roles: Roles::default(),
             pieces: TextArray::default(),
             kinds: Vec::new(),
             family,
             texts,
         };
-        vocabulary.ends = find_ends(meta, &ids, &mut kinds, vocabulary.eos, tokens)?;
+        vocabulary.roles = ends::find(meta, &ids, &mut kinds, vocabulary.eos)?;
         vocabulary.kinds = kinds;
         vocabulary.pieces = vocabulary.all_pieces()?;
         Ok((vocabulary, ids))
@@ -136,7 +136,12 @@ impl Vocabulary {
 
     /// Whether a generation ends with this token.
     pub fn is_end(&self, id: u32) -> bool {
-        self.ends.binary_search(&id).is_ok()
+        self.roles.ends.binary_search(&id).is_ok()
+    }
+
+    /// Whether a token is left out where a text is shown without its special tokens.
+    pub fn is_hidden(&self, id: u32) -> bool {
+        self.kind(id).is_some_and(TokenKind::is_control) && self.roles.shown.binary_search(&id).is_err()
     }
 
     fn all_pieces(&self) -> Result<TextArray, TextError> {
@@ -217,7 +222,8 @@ pub fn read_scores(meta: &Metadata, tokens: usize) -> Result<Vec<f32>, TextError
     (0u32..).zip(array.iter()).map(score).collect()
 }
 
-fn special_id(meta: &Metadata, key: &'static str, tokens: usize) -> Result<Option<u32>, TextError> {
+/// A special token's id that the metadata may name.
+pub fn special_id(meta: &Metadata, key: &'static str, tokens: usize) -> Result<Option<u32>, TextError> {
     let Some(id) = meta.get(key) else { return Ok(None) };
     // -1 is how some converters write "none".
     if matches!(id.as_i64(), Some(-1 | 0xFFFF_FFFF)) {
@@ -237,97 +243,6 @@ fn byte_token(id: u32, text: &str) -> Result<u8, TextError> {
         .filter(|hex| hex.len() == 2 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
         .and_then(|hex| u8::from_str_radix(hex, 16).ok())
         .ok_or_else(|| TextError::BadByteToken { id, text: text.to_owned() })
-}
-
-/// Special tokens that end a generation whatever the metadata says, by their texts: ends of turns and
-/// of texts, and those of fill-in-the-middle (padding, repository, file) that never belong to an answer.
-const END_TEXTS: &[&str] = &[
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<|return|>",
-    "<|call|>",
-    "<|calls|>",
-    "<|flush|>",
-    "<end_of_turn>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "<end_of_utterance>",
-    "</s>",
-    "<eos>",
-    "<EOT>",
-    "_<EOT>",
-    "[EOT]",
-    "[EOS]",
-    "<turn|>",
-    "<|tool_response>",
-    "<｜end▁of▁sentence｜>",
-    "[e~[",
-    "<|fim_pad|>",
-    "<fim-pad>",
-    "<fim_pad>",
-    "<PAD>",
-    "[PAD]",
-    "<|fim_repo|>",
-    "<|repo_name|>",
-    "<fim-repo>",
-    "<REPO>",
-    "<reponame>",
-    "<|file_sep|>",
-];
-
-/// Special tokens of the Harmony format that are part of an answer's text.
-const SHOWN_TEXTS: &[&str] = &["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"];
-
-/// Finds the tokens that end a generation and sets right the types of those that say they are text.
-fn find_ends(
-    meta: &Metadata,
-    ids: &IdsByText,
-    kinds: &mut [TokenKind],
-    eos: Option<u32>,
-    tokens: usize,
-) -> Result<Vec<u32>, TextError> {
-    let mut ends: Vec<u32> = eos.into_iter().collect();
-    for key in [
-        "tokenizer.ggml.eot_token_id",
-        "tokenizer.ggml.eom_token_id",
-        "tokenizer.ggml.fim_pad_token_id",
-        "tokenizer.ggml.fim_rep_token_id",
-        "tokenizer.ggml.fim_sep_token_id",
-    ] {
-        ends.extend(special_id(meta, key, tokens)?);
-    }
-    // A normal token of such a text is text: `</s>` is HTML in some vocabularies.
-    let is_special = |kind| matches!(kind, TokenKind::Control | TokenKind::UserDefined);
-    for text in END_TEXTS {
-        if let Some(&id) = ids.get(*text)
-            && is_special(kinds[id as usize])
-        {
-            kinds[id as usize] = TokenKind::Control;
-            ends.push(id);
-        }
-    }
-    for text in SHOWN_TEXTS {
-        if let Some(&id) = ids.get(*text)
-            && kinds[id as usize] == TokenKind::Control
-        {
-            kinds[id as usize] = TokenKind::UserDefined;
-        }
-    }
-    // In Harmony and its like `<|end|>` ends a part of an answer, not the answer.
-    let has = |text: &str| ids.get(text).is_some_and(|id| ends.contains(id));
-    if (has("<|call|>") || has("<|calls|>"))
-        && (has("<|return|>") || has("<|flush|>"))
-        && let Some(&end) = ids.get("<|end|>")
-        && kinds[end as usize] == TokenKind::Control
-    {
-        kinds[end as usize] = TokenKind::UserDefined;
-        ends.retain(|&id| id != end);
-    }
-    ends.sort_unstable();
-    ends.dedup();
-    Ok(ends)
 }
 
 /// A boolean of the metadata, or the default of the kind of tokenizer.

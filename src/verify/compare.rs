@@ -1,127 +1,14 @@
 //! Compares the nodes of a run with a reference as they come, and may put the reference in their place.
 
 use std::collections::HashMap;
-use std::ops::RangeInclusive;
 
-use globset::GlobMatcher;
-
-use crate::model::{KvType, Node, Observer};
+use crate::model::{Node, NodeId, Observer, Work};
 use crate::quant::{ActivationRow, ActivationType, Activations};
 
-use super::bounds;
-use super::nodes::{NodeCounter, NodeGraph, NodeId, NodeKind};
+use super::nodes::NodeGraph;
+use super::reference::{Reference, Rows, Values};
+use super::report::{Choices, CompareOptions, Flips, InputState, NodeReport};
 use super::{Difference, VerifyError};
-
-/// Values of a node in the reference.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Values<T> {
-    /// The tokens of the pass that they are of; all where not given.
-    pub rows: Option<Vec<usize>>,
-    /// `[tokens or rows][values a token]`
-    pub values: Vec<T>,
-}
-
-/// Where reference values come from.
-pub trait Reference {
-    /// A node of floats of this pass; `None` where the reference does not have it.
-    ///
-    /// # Errors
-    /// Where it cannot be had.
-    fn floats(&mut self, pass: &str, id: &NodeId<'_>) -> Result<Option<Values<f32>>, VerifyError>;
-
-    /// A node of indices.
-    ///
-    /// # Errors
-    /// Where it cannot be had.
-    fn indices(&mut self, pass: &str, id: &NodeId<'_>) -> Result<Option<Values<u32>>, VerifyError>;
-
-    /// The token that follows the pass, where the reference says which.
-    ///
-    /// # Errors
-    /// Where it cannot be had.
-    fn token(&mut self, step: usize) -> Result<Option<u32>, VerifyError>;
-}
-
-/// How far a node may be from its reference.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Tolerance {
-    /// Not at all: every bit the same.
-    SameBits,
-    /// Up to this NMSE.
-    Nmse(f64),
-    /// Up to what [`bounds`] allows this node on equal inputs.
-    Bounds,
-}
-
-impl Tolerance {
-    fn of(self, id: &NodeId<'_>, graph: &NodeGraph, kv: KvType) -> f64 {
-        match self {
-            Tolerance::SameBits => 0.0,
-            Tolerance::Nmse(nmse) => nmse,
-            Tolerance::Bounds => {
-                graph.kind(id).map_or(0.0, |kind| bounds::isolated(kind, graph.weight_type(id), kv))
-            }
-        }
-    }
-}
-
-/// Which nodes are reported.
-#[derive(Clone, Debug, Default)]
-pub struct NodeFilter {
-    pub layers: Option<RangeInclusive<usize>>,
-    /// Of names without layer and occurrence.
-    pub names: Option<GlobMatcher>,
-}
-
-impl NodeFilter {
-    /// Whether a node is wanted. Nodes outside of layers are, unless layers are named.
-    pub fn wants(&self, id: &NodeId<'_>) -> bool {
-        let layer = self.layers.as_ref().is_none_or(|layers| id.layer.is_some_and(|l| layers.contains(&l)));
-        layer && self.names.as_ref().is_none_or(|names| names.is_match(id.name))
-    }
-}
-
-/// How to compare.
-#[derive(Clone, Debug)]
-pub struct CompareOptions {
-    /// Puts the reference in the place of each node once it is compared: all nodes are computed from equal inputs.
-    pub isolate: bool,
-    pub tolerance: Tolerance,
-    /// Of the run, for [`Tolerance::Bounds`].
-    pub kv: KvType,
-    pub filter: NodeFilter,
-    /// Counts roundings to 8 bits that come out otherwise.
-    pub flips: bool,
-}
-
-/// Chosen experts against those of the reference.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Choices {
-    /// Tokens compared.
-    pub tokens: usize,
-    /// Tokens that other experts were chosen for.
-    pub sets_differ: usize,
-    /// Tokens of the same experts in another order.
-    pub orders_differ: usize,
-}
-
-/// 8-bit roundings of a product's input.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flips {
-    pub values: u64,
-    pub flipped: u64,
-}
-
-/// The nodes that a node was computed from, as they stood against their reference.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum InputState {
-    /// The same bits (or the reference's own values were put there).
-    Equal,
-    /// Different, within tolerance.
-    Within,
-    /// Different beyond tolerance.
-    Beyond,
-}
 
 /// How a node stands once it is compared.
 #[derive(Debug)]
@@ -131,56 +18,38 @@ struct NodeState {
     rows: Option<Vec<usize>>,
 }
 
-/// A node compared.
-#[derive(Clone, Debug)]
-pub struct NodeReport {
-    /// `prefill`, `decode.0`, ..
-    pub pass: String,
-    pub id: NodeId<'static>,
-    /// As in [`Node`].
-    pub shape: [usize; 3],
-    /// Differences of floats, or of indices as floats.
-    pub difference: Difference,
-    /// Where the largest difference is: token of the pass, value of the token.
-    pub largest_at: Option<(usize, usize)>,
-    pub choices: Option<Choices>,
-    pub flips: Option<Flips>,
-    /// The worst of the inputs; `None` where none was compared.
-    pub inputs: Option<InputState>,
-    /// The NMSE allowed; 0 is the same bits.
-    pub tolerance: f64,
-    /// Whether the difference is more than that.
-    pub beyond: bool,
-}
-
 /// Watches a run and compares each node with its reference.
-pub struct Comparer<'a, R> {
-    graph: &'a NodeGraph,
+///
+/// Names of nodes live as long as `'n`: forever in a run, as long as the file where nodes come from one.
+pub struct Comparer<'a, 'n, R> {
+    graph: &'a NodeGraph<'n>,
     reference: R,
     options: CompareOptions,
     pass: String,
-    counter: NodeCounter,
-    states: HashMap<NodeId<'static>, NodeState>,
-    reports: Vec<NodeReport>,
+    states: HashMap<NodeId<'n>, NodeState>,
+    reports: Vec<NodeReport<'n>>,
+    /// What is allowed of nodes of this pass that the reference does not have: what is computed from them is
+    /// judged together with them.
+    unnamed: HashMap<NodeId<'n>, f64>,
     /// Nodes that the reference does not have.
     missing: Vec<String>,
     error: Option<VerifyError>,
     rounded: [Activations; 2],
-    /// Experts of the layer at hand, as many as the router has outputs.
+    /// Values a token of the router's last node: before the choice, as many as there are experts.
     experts: usize,
 }
 
-impl<'a, R: Reference + Send> Comparer<'a, R> {
+impl<'a, 'n, R: Reference + Send> Comparer<'a, 'n, R> {
     /// A comparer with nothing seen yet.
-    pub fn new(graph: &'a NodeGraph, reference: R, options: CompareOptions) -> Comparer<'a, R> {
+    pub fn new(graph: &'a NodeGraph<'n>, reference: R, options: CompareOptions) -> Comparer<'a, 'n, R> {
         Comparer {
             graph,
             reference,
             options,
             pass: String::new(),
-            counter: NodeCounter::default(),
             states: HashMap::new(),
             reports: Vec::new(),
+            unnamed: HashMap::new(),
             missing: Vec::new(),
             error: None,
             rounded: [Activations::new(), Activations::new()],
@@ -189,55 +58,54 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
     }
 
     /// The reports in the order of computation, and the nodes that the reference did not have.
-    pub fn finish(self) -> (Vec<NodeReport>, Vec<String>, R) {
+    pub fn finish(self) -> (Vec<NodeReport<'n>>, Vec<String>, R) {
         (self.reports, self.missing, self.reference)
     }
 
-    /// Compares a node of floats of this [`Node`]'s shape.
+    /// Compares a node of floats of this shape (that of a [`Node`]).
     ///
     /// # Errors
     /// A reference that cannot be had or is of another shape.
     pub(super) fn compare_floats(
         &mut self,
-        id: NodeId<'static>,
-        node: Node,
+        id: NodeId<'n>,
+        shape: [usize; 3],
         values: &mut [f32],
     ) -> Result<(), VerifyError> {
-        if self.graph.kind(&id) == Some(NodeKind::Softmax) {
-            self.experts = node.shape[1];
-        }
         let Some(reference) = self.reference.floats(&self.pass, &id)? else {
+            self.unnamed.insert(id, self.allowed(&id));
             self.missing.push(format!("{}/{id}", self.pass));
             return Ok(());
         };
-        let rows = self.rows(&id, node, values.len(), &reference)?;
+        let rows = self.rows(&id, shape, values.len(), &reference)?;
         let mut difference = Difference::default();
         for (row, reference) in rows.judged(&reference.values) {
             difference.add(reference, &values[row * rows.len..][..rows.len]);
         }
         let flips = match self.graph.rounded_to(&id) {
-            Some(ty) if self.options.flips => self.flips(ty, node, &rows, &reference.values, values),
+            Some(ty) if self.options.flips => self.flips(ty, shape, &rows, &reference.values, values),
             _ => None,
         };
         if self.options.isolate {
             rows.put(&reference.values, values);
         }
-        self.report(node, id, rows, difference, None, flips);
+        self.report(shape, id, rows, difference, None, flips);
         Ok(())
     }
 
-    /// The rows of a node that its reference has, and those of them that can be judged: where all nodes are to be
-    /// computed from equal inputs, the rows that the inputs' references have as well.
+    /// The rows of a node that its reference has, and those of them that can be judged: where all nodes are
+    /// to be computed from equal inputs, the rows that the inputs' references have as well.
     fn rows<T>(
         &self,
-        id: &NodeId<'static>,
-        node: Node,
+        id: &NodeId<'n>,
+        shape: [usize; 3],
         values: usize,
         reference: &Values<T>,
     ) -> Result<Rows, VerifyError> {
-        let mut rows = Rows::new(&self.pass, id, node, values, reference)?;
+        let mut rows = Rows::new(&self.pass, id, shape[0], values, reference)?;
         if self.options.isolate {
-            let known = self.graph.inputs(id).filter_map(|input| self.states.get(&input)?.rows.as_ref());
+            let known =
+                self.graph.inputs(id).iter().filter_map(|input| self.states.get(input)?.rows.as_ref());
             for known in known {
                 rows.judged.retain(|row| known.binary_search(row).is_ok());
             }
@@ -251,15 +119,15 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
     /// As [`Comparer::compare_floats`].
     pub(super) fn compare_indices(
         &mut self,
-        id: NodeId<'static>,
-        node: Node,
+        id: NodeId<'n>,
+        shape: [usize; 3],
         values: &mut [u32],
     ) -> Result<(), VerifyError> {
         let Some(reference) = self.reference.indices(&self.pass, &id)? else {
             self.missing.push(format!("{}/{id}", self.pass));
             return Ok(());
         };
-        let rows = self.rows(&id, node, values.len(), &reference)?;
+        let rows = self.rows(&id, shape, values.len(), &reference)?;
         let mut difference = Difference::default();
         let mut choices = Choices::default();
         for (row, reference) in rows.judged(&reference.values) {
@@ -286,22 +154,30 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
             }
             rows.put(&reference.values, values);
         }
-        self.report(node, id, rows, difference, Some(choices), None);
+        self.report(shape, id, rows, difference, Some(choices), None);
         Ok(())
+    }
+
+    /// The NMSE allowed of a node, that of the nodes without a reference that it is computed from included.
+    fn allowed(&self, id: &NodeId<'n>) -> f64 {
+        let own = self.options.tolerance.of(id, self.graph, self.options.kv);
+        let inputs = self.graph.inputs(id).iter();
+        inputs.filter_map(|input| self.unnamed.get(input)).fold(own, |most, &allowed| most.max(allowed))
     }
 
     fn report(
         &mut self,
-        node: Node,
-        id: NodeId<'static>,
+        shape: [usize; 3],
+        id: NodeId<'n>,
         rows: Rows,
         difference: Difference,
         choices: Option<Choices>,
         flips: Option<Flips>,
     ) {
-        let tolerance = self.options.tolerance.of(&id, self.graph, self.options.kv);
+        let tolerance = self.allowed(&id);
         let beyond = match choices {
-            // On equal inputs the order of rank counts as well; else another order alone changes sums by a rounding.
+            // On equal inputs the order of rank counts as well; else another order alone changes sums by a
+            // rounding.
             Some(c) => {
                 c.sets_differ > 0 || (c.orders_differ > 0 && (self.options.isolate || tolerance == 0.0))
             }
@@ -313,7 +189,8 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
             (false, false) => InputState::Within,
             (false, true) => InputState::Beyond,
         };
-        let inputs = self.graph.inputs(&id).filter_map(|input| Some(self.states.get(&input)?.against)).max();
+        let inputs =
+            self.graph.inputs(&id).iter().filter_map(|input| Some(self.states.get(input)?.against)).max();
         let largest_at = difference.largest_at.map(|at| {
             let at = at as usize;
             (rows.judged[at / rows.len], at % rows.len)
@@ -326,7 +203,7 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
             self.missing.push(format!("{}/{id}", self.pass));
             return;
         }
-        let (pass, shape) = (self.pass.clone(), node.shape);
+        let pass = self.pass.clone();
         self.reports.push(NodeReport {
             pass,
             id,
@@ -345,7 +222,7 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
     fn flips(
         &mut self,
         ty: ActivationType,
-        node: Node,
+        shape: [usize; 3],
         rows: &Rows,
         reference: &[f32],
         values: &[f32],
@@ -353,7 +230,7 @@ impl<'a, R: Reference + Send> Comparer<'a, R> {
         if !ty.is_quantised() {
             return None;
         }
-        let cols = if node.shape[2] > 1 { node.shape[2] } else { node.shape[1] };
+        let cols = if shape[2] > 1 { shape[2] } else { shape[1] };
         let [ours, theirs] = &mut self.rounded;
         let mut flips = Flips::default();
         for (row, reference) in rows.judged(reference) {
@@ -377,31 +254,33 @@ fn integers(row: ActivationRow<'_>) -> &[i8] {
     }
 }
 
-impl<R: Reference + Send> Observer for Comparer<'_, R> {
+impl<R: Reference + Send> Observer for Comparer<'_, '_, R> {
     fn active(&self) -> bool {
         true
     }
 
-    fn node(&mut self, node: Node, values: &mut [f32]) {
-        let id = self.counter.next(node);
+    fn node(&mut self, node: &Node<'_>, values: &mut [f32]) {
+        // The choice of experts is made of as many values as there are.
+        if node.work == Work::Router {
+            self.experts = node.shape[1];
+        }
         if self.error.is_none() {
-            self.error = self.compare_floats(id, node, values).err();
+            self.error = self.compare_floats(node.id, node.shape, values).err();
         }
     }
 
-    fn indices(&mut self, node: Node, values: &mut [u32]) {
-        let id = self.counter.next(node);
+    fn indices(&mut self, node: &Node<'_>, values: &mut [u32]) {
         if self.error.is_none() {
-            self.error = self.compare_indices(id, node, values).err();
+            self.error = self.compare_indices(node.id, node.shape, values).err();
         }
     }
 }
 
-impl<R: Reference + Send> super::run::PassObserver for Comparer<'_, R> {
+impl<R: Reference + Send> super::run::PassObserver for Comparer<'_, '_, R> {
     fn begin(&mut self, pass: &str, _: usize) {
         pass.clone_into(&mut self.pass);
-        self.counter.reset();
         self.states.clear();
+        self.unnamed.clear();
     }
 
     fn end(&mut self) -> Result<(), VerifyError> {
@@ -410,58 +289,5 @@ impl<R: Reference + Send> super::run::PassObserver for Comparer<'_, R> {
 
     fn next_token(&mut self, step: usize, own: u32) -> Result<u32, VerifyError> {
         Ok(self.reference.token(step)?.unwrap_or(own))
-    }
-}
-
-/// Which rows of a node its reference has.
-struct Rows {
-    rows: Option<Vec<usize>>,
-    /// The tokens to judge, rising.
-    judged: Vec<usize>,
-    /// Values of a row.
-    len: usize,
-}
-
-impl Rows {
-    fn new<T>(
-        pass: &str,
-        id: &NodeId<'_>,
-        node: Node,
-        values: usize,
-        reference: &Values<T>,
-    ) -> Result<Rows, VerifyError> {
-        let tokens = node.shape[0];
-        let len = values / tokens.max(1);
-        let rows = reference.rows.as_ref().map_or(tokens, Vec::len);
-        let outside = reference.rows.iter().flatten().any(|&row| row >= tokens);
-        if outside || reference.values.len() != rows * len || len == 0 {
-            return Err(VerifyError::Shape {
-                node: format!("{pass}/{id}"),
-                found: values,
-                wanted: reference.values.len(),
-                tokens,
-                rows,
-            });
-        }
-        let judged = reference.rows.clone().unwrap_or_else(|| (0..tokens).collect());
-        Ok(Rows { rows: reference.rows.clone(), judged, len })
-    }
-
-    /// The rows of the reference with their tokens.
-    fn pairs<'r, T>(&'r self, reference: &'r [T]) -> impl Iterator<Item = (usize, &'r [T])> {
-        let token = |n: usize| self.rows.as_ref().map_or(n, |rows| rows[n]);
-        reference.chunks_exact(self.len).enumerate().map(move |(n, row)| (token(n), row))
-    }
-
-    /// Those of them that are to be judged.
-    fn judged<'r, T>(&'r self, reference: &'r [T]) -> impl Iterator<Item = (usize, &'r [T])> {
-        self.pairs(reference).filter(|(row, _)| self.judged.binary_search(row).is_ok())
-    }
-
-    /// Puts the reference in the place of the values that it has.
-    fn put<T: Copy>(&self, reference: &[T], values: &mut [T]) {
-        for (row, reference) in self.pairs(reference) {
-            values[row * self.len..][..self.len].copy_from_slice(reference);
-        }
     }
 }

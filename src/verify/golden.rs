@@ -1,16 +1,19 @@
 //! Reference files: nodes of a run, captured from ggml or saved by a trace.
 //!
-//! `{pass}/{node}` holds a node ([`NodeId`] says how it is written) of shape [tokens, values a token]; where only some
-//! tokens were kept, `rows` says which. Besides: `prompt` (ids), `greedy/ids` (the token fed in each decode step), maybe
-//! `greedy/logits` ([steps, vocabulary]; row i is what id i was chosen from) and `greedy/margins`.
+//! `{pass}/{node}` holds a node ([`NodeId`] says how it is written) of shape [tokens, values a token]; where
+//! only some tokens were kept, `rows` says which. Besides: `prompt` (ids), `greedy/ids` (the token fed in
+//! each decode step), maybe `greedy/logits` ([steps, vocabulary]; row i is what id i was chosen from) and
+//! `greedy/margins`.
 
 use std::collections::HashSet;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::compare::{Reference, Values};
-use super::nodes::NodeId;
+use crate::model::NodeId;
+
+use super::nodes::{NodeDescription, NodeGraph};
+use super::reference::{Reference, Values};
 use super::{Element, TensorFile, VerifyError};
 
 /// The header's description of a reference file, as JSON under `wayinfer`.
@@ -27,6 +30,9 @@ pub struct Description {
     /// The nodes in the order of computation, where known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub order: Vec<String>,
+    /// What each node is computed from, where known: the same in every pass.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub graph: Vec<NodeDescription>,
 }
 
 impl Description {
@@ -45,6 +51,8 @@ pub struct Golden {
     /// Tokens of the prompt that nodes were kept of, where not all.
     rows: Vec<usize>,
     greedy: Vec<u32>,
+    /// `{pass}/{node}`
+    names: Vec<String>,
 }
 
 impl Golden {
@@ -86,7 +94,9 @@ impl Golden {
         if greedy.len() < description.decode_steps {
             return Err(refuse(format!("{} steps, {} ids", description.decode_steps, greedy.len())));
         }
-        Ok(Golden { file, description, prompt, rows, greedy })
+        NodeGraph::described(&description.graph).map_err(&refuse)?;
+        let names = node_names(&file, &description.order);
+        Ok(Golden { file, description, prompt, rows, greedy, names })
     }
 
     /// What it was made with.
@@ -109,20 +119,32 @@ impl Golden {
         &self.file
     }
 
-    /// The names of all nodes: `{pass}/{node}`, in the order of computation where it is known.
-    pub fn node_names(&self) -> Vec<String> {
-        let known = self.description.order.iter().filter(|name| self.file.contains(name));
-        let known: HashSet<&String> = known.collect();
-        let is_node = |name: &String| {
-            name.split_once('/').is_some_and(|(pass, id)| pass != "greedy" && NodeId::parse(id).is_some())
-        };
-        let others = |name: &String| is_node(name) && !known.contains(name);
-        let mut others: Vec<String> = self.file.names().into_iter().filter(others).collect();
-        others.sort_by_cached_key(|name| order(name));
-        let mut seen = HashSet::new();
-        let in_order =
-            self.description.order.iter().filter(|name| known.contains(name) && seen.insert(*name));
-        in_order.cloned().chain(others).collect()
+    /// The names of all nodes: `{pass}/{node}`, in the order of computation where it is known; else by pass
+    /// as they lie in the file.
+    pub fn node_names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The same, where the file itself gives no order in that of a graph.
+    pub(super) fn nodes_in_order(&self, graph: &NodeGraph<'_>) -> Vec<&str> {
+        let mut names: Vec<&str> = self.names.iter().map(String::as_str).collect();
+        if self.description.order.is_empty() {
+            names.sort_by_cached_key(|name| {
+                let id = name.split_once('/').and_then(|(_, id)| NodeId::parse(id));
+                (pass_of(name), id.and_then(|id| graph.rank(&id)).unwrap_or(usize::MAX))
+            });
+        }
+        names
+    }
+
+    /// What the file says of its nodes; an empty graph where it says nothing.
+    ///
+    /// # Errors
+    /// A description that names no nodes.
+    pub(super) fn graph(&self) -> Result<NodeGraph<'_>, VerifyError> {
+        let path = || self.file.path().to_owned();
+        let refuse = |problem| VerifyError::NotAReference { path: path(), problem };
+        NodeGraph::described(&self.description.graph).map_err(refuse)
     }
 
     /// The file as the reference of one run.
@@ -153,7 +175,7 @@ pub struct GoldenReference<'a> {
 impl GoldenReference<'_> {
     /// Nodes of the file that the run did not have.
     pub fn unseen(&self) -> Vec<String> {
-        self.golden.node_names().into_iter().filter(|name| !self.seen.contains(name)).collect()
+        self.golden.node_names().iter().filter(|name| !self.seen.contains(*name)).cloned().collect()
     }
 
     fn values<T: Element>(&mut self, pass: &str, id: &NodeId<'_>) -> Result<Option<Values<T>>, VerifyError> {
@@ -170,24 +192,30 @@ impl GoldenReference<'_> {
     }
 }
 
-/// Sorts nodes as they are computed, as far as names tell: by pass, by layer, nodes of a layer by
-/// [`NodeId::rank`].
-fn order(name: &str) -> (usize, usize, usize, usize) {
-    let (pass, id) = name.split_once('/').unwrap_or(("", name));
+/// The names of a file's nodes: those of `order` first, then the others by pass, as they lie in the file.
+fn node_names(file: &TensorFile, order: &[String]) -> Vec<String> {
+    let mut seen = HashSet::new();
+    let ordered = order.iter().filter(|name| file.contains(name) && seen.insert(name.as_str()));
+    let mut names: Vec<String> = ordered.cloned().collect();
+    let is_node = |name: &String| {
+        name.split_once('/').is_some_and(|(pass, id)| pass != "greedy" && NodeId::parse(id).is_some())
+    };
+    let others = |name: &String| is_node(name) && !seen.contains(name.as_str());
+    let mut others: Vec<String> = file.names().into_iter().filter(others).collect();
+    others.sort_by_cached_key(|name| pass_of(name));
+    names.extend(others);
+    names
+}
+
+/// Where the pass of a node stands among passes: prefill, by position, before decode, by step.
+fn pass_of(name: &str) -> (usize, usize) {
     let number = |text: &str| text.parse::<usize>().unwrap_or(0);
-    let pass = match pass.split_once('.') {
+    let pass = name.split_once('/').map_or("", |(pass, _)| pass);
+    match pass.split_once('.') {
         Some(("prefill", from)) => (0, number(from)),
         Some((_, step)) => (1, number(step)),
         None => (0, 0),
-    };
-    let rank = |id: NodeId<'_>| match (id.layer, id.rank()) {
-        (Some(layer), rank) => (layer + 1, rank),
-        // What stands outside of layers comes first or last.
-        (None, 0) => (0, 0),
-        (None, rank) => (usize::MAX, rank),
-    };
-    let (layer, node) = NodeId::parse(id).map_or((0, 0), rank);
-    (pass.0, pass.1, layer, node)
+    }
 }
 
 impl Reference for GoldenReference<'_> {

@@ -1,13 +1,16 @@
-//! Two runs side by side: one hands each node to the other as it comes, so that only one of them is in memory twice.
+//! Two runs side by side: one hands each node to the other as it comes, so that only one of them is in memory
+//! twice.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use crate::model::{Node, Observer};
-use crate::session::Session;
+use crate::engine::Engine;
+use crate::model::{Node, NodeId, Observer};
 
 use super::VerifyError;
-use super::compare::{CompareOptions, Comparer, NodeReport, Reference, Values};
-use super::nodes::{NodeGraph, NodeId};
+use super::compare::Comparer;
+use super::nodes::NodeGraph;
+use super::reference::{Reference, Values};
+use super::report::{CompareOptions, NodeReport};
 use super::run::{PassObserver, run};
 
 enum Message {
@@ -31,11 +34,11 @@ impl Observer for Sender {
         true
     }
 
-    fn node(&mut self, _: Node, values: &mut [f32]) {
+    fn node(&mut self, _: &Node<'_>, values: &mut [f32]) {
         self.send(Message::Floats(values.to_vec()));
     }
 
-    fn indices(&mut self, _: Node, values: &mut [u32]) {
+    fn indices(&mut self, _: &Node<'_>, values: &mut [u32]) {
         self.send(Message::Indices(values.to_vec()));
     }
 }
@@ -72,24 +75,29 @@ impl Reference for Receiver<Message> {
     }
 }
 
-/// Runs the same tokens through two sessions and compares every node of the second with the first's.
+/// Runs the same tokens through two engines, a sequence in each, and compares every node of the second with
+/// the first's.
 ///
 /// # Errors
-/// What either session refuses.
+/// What either engine refuses.
 pub fn compare_runs(
-    reference: &mut Session<'_>,
-    session: &mut Session<'_>,
-    graph: &NodeGraph,
+    reference: &mut Engine<'_>,
+    engine: &mut Engine<'_>,
+    graph: &NodeGraph<'static>,
     prompt: &[u32],
     steps: usize,
     options: CompareOptions,
-) -> Result<Vec<NodeReport>, VerifyError> {
+) -> Result<Vec<NodeReport<'static>>, VerifyError> {
     // One node may wait while the next is computed.
     let (sender, receiver) = sync_channel(1);
+    let mut sequence = engine.sequence();
     let mut comparer = Comparer::new(graph, receiver, options);
     std::thread::scope(|scope| {
-        let other = scope.spawn(move || run(reference, prompt, steps, &mut Sender(sender)));
-        let own = run(session, prompt, steps, &mut comparer);
+        let other = scope.spawn(move || {
+            let mut sequence = reference.sequence();
+            run(reference, &mut sequence, prompt, steps, &mut Sender(sender))
+        });
+        let own = run(engine, &mut sequence, prompt, steps, &mut comparer);
         let (reports, _, receiver) = comparer.finish();
         drop(receiver);
         let other = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));

@@ -1,14 +1,15 @@
 //! VERIFY: how far values are from a reference, and where they part.
 //!
 //! - [`Difference`] measures values against a reference.
-//! - [`TensorFile`] reads, [`TensorWriter`] writes named tensors as safetensors: references captured from another
-//!   program, traces, dequantised tensors.
+//! - [`TensorFile`] reads, [`TensorWriter`] writes named tensors as safetensors: references captured from
+//!   another program, traces, dequantised tensors.
 //! - [`Golden`] is a reference file of a run, [`Recorder`] writes one, [`run`] makes a watched run.
-//! - [`Comparer`] is the observer that compares a run's nodes with a [`Reference`]; [`compare_runs`] takes a second run
-//!   for one; [`NodeGraph`] knows what a node is computed from.
+//! - [`Comparer`] is the observer that compares a run's nodes with a [`Reference`]; [`compare_runs`] takes a
+//!   second run for one; [`NodeGraph`] knows what a node is computed from.
 //! - [`bounds`] says how far nodes may be from ggml's.
 //! - [`Profiler`] says where a run's time goes.
-//! - [`WeightRows`] decodes rows of any GGUF file's tensors, [`Statistics`] sums them up, [`NpyWriter`] writes them.
+//! - [`WeightRows`] decodes rows of any GGUF file's tensors, [`Statistics`] sums them up, [`NpyWriter`]
+//!   writes them.
 //! - [`formats`] holds the formats against what ggml computed, and every kernel set against the scalar dots.
 
 pub mod bounds;
@@ -22,6 +23,8 @@ mod nodes;
 mod npy;
 mod profile;
 mod record;
+mod reference;
+mod report;
 mod run;
 mod statistics;
 mod summary;
@@ -32,20 +35,20 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::session::SessionError;
+use crate::engine::EngineError;
 
-pub use compare::{
-    Choices, CompareOptions, Comparer, Flips, InputState, NodeFilter, NodeReport, Reference, Tolerance,
-    Values,
-};
+pub use crate::model::{NodeId, NodeKind};
+pub use compare::Comparer;
 pub use diff::{FileDiff, diff};
 pub use golden::{Description, Golden, GoldenReference};
 pub use lockstep::compare_runs;
 pub use measure::Difference;
-pub use nodes::{NodeCounter, NodeGraph, NodeId, NodeKind};
+pub use nodes::{NodeDescription, NodeGraph};
 pub use npy::NpyWriter;
-pub use profile::Profiler;
+pub use profile::{Profiler, WorkTime};
 pub use record::{NodeStatistics, Recorder, Statistician};
+pub use reference::{Reference, Values};
+pub use report::{Choices, CompareOptions, Flips, InputState, NodeFilter, NodeReport, Tolerance};
 pub use run::{PassObserver, run};
 pub use statistics::{Histogram, Statistics, median};
 pub use summary::{Divergence, NodeLabel};
@@ -58,7 +61,7 @@ pub enum VerifyError {
     #[error(transparent)]
     Tensors(#[from] TensorFileError),
     #[error(transparent)]
-    Session(#[from] SessionError),
+    Engine(#[from] EngineError),
     #[error("{}: not a file of reference nodes: {problem}", path.display())]
     NotAReference { path: PathBuf, problem: String },
     #[error(

@@ -1,298 +1,231 @@
 //! What each node of a forward pass is computed from, so that a difference can be laid at a door.
 
 use std::collections::HashMap;
-use std::fmt;
+use std::collections::hash_map::Entry;
 
-use crate::gguf::{Gguf, TensorType};
-use crate::model::Node;
-use crate::quant;
+use serde::{Deserialize, Serialize};
 
-/// A node within a pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct NodeId<'a> {
-    /// As in [`Node`].
-    pub name: &'a str,
-    pub layer: Option<usize>,
-    /// How many nodes of this name and layer came before it in the pass.
-    pub occurrence: usize,
+use crate::gguf::TensorType;
+use crate::model::{Graph, GraphNode, Node, NodeId, NodeKind};
+use crate::quant::{self, ActivationType};
+
+/// A node as it stands in a file, its names written as [`NodeId`] displays.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct NodeDescription {
+    pub node: String,
+    pub kind: NodeKind,
+    /// The type of the weight that it is a product with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<String>,
 }
 
-impl<'a> NodeId<'a> {
-    /// Reads what [`NodeId`] displays as: `Qcur-3#1`, `embd#0`.
-    pub fn parse(text: &'a str) -> Option<NodeId<'a>> {
-        let (name, occurrence) = text.rsplit_once('#')?;
-        let occurrence = occurrence.parse().ok()?;
-        let layered = name.rsplit_once('-').and_then(|(name, layer)| Some((name, layer.parse().ok()?)));
-        Some(match layered {
-            Some((name, layer)) => NodeId { name, layer: Some(layer), occurrence },
-            None => NodeId { name, layer: None, occurrence },
-        })
-    }
-
-    /// The same node by the name that the forward pass gives it; `None` where no architecture names such a node.
-    pub fn known(&self) -> Option<NodeId<'static>> {
-        let known = NODES.iter().map(|entry| entry.node.0).find(|&name| name == self.name)?;
-        Some(NodeId { name: known, layer: self.layer, occurrence: self.occurrence })
-    }
-
-    /// Where it stands among the nodes of a layer, or of those outside of layers: in the order of computation. Unknown
-    /// nodes come last.
-    pub fn rank(&self) -> usize {
-        NODES.iter().position(|entry| entry.node == (self.name, self.occurrence)).unwrap_or(NODES.len())
-    }
-}
-
-impl fmt::Display for NodeId<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.layer {
-            Some(layer) => write!(f, "{}-{layer}#{}", self.name, self.occurrence),
-            None => write!(f, "{}#{}", self.name, self.occurrence),
+impl NodeDescription {
+    /// What a node says of itself.
+    pub(super) fn of(node: &Node<'_>) -> NodeDescription {
+        NodeDescription {
+            node: node.id.to_string(),
+            kind: node.kind,
+            weight: node.weight.map(|weight| weight.ty.name().to_owned()),
+            inputs: node.inputs.iter().map(NodeId::to_string).collect(),
         }
     }
 }
 
-/// Numbers the nodes of a pass that share a name.
-#[derive(Clone, Debug, Default)]
-pub struct NodeCounter(HashMap<(&'static str, Option<usize>), usize>);
-
-impl NodeCounter {
-    /// Begins a pass.
-    pub fn reset(&mut self) {
-        self.0.clear();
-    }
-
-    /// The node that comes now.
-    pub fn next(&mut self, node: Node) -> NodeId<'static> {
-        let seen = self.0.entry((node.name, node.layer)).or_insert(0);
-        *seen += 1;
-        NodeId { name: node.name, layer: node.layer, occurrence: *seen - 1 }
-    }
-}
-
-/// The kind of computation that a node is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum NodeKind {
-    /// Rows of the embedding, decoded.
-    Lookup,
-    RmsNorm,
-    /// A product with a weight.
-    Product,
-    Rope,
-    Attention,
-    /// A sum or a product, element by element.
-    Elementwise,
-    SwiGlu,
-    Softmax,
-    /// The choice of experts.
-    TopK,
-}
-
-impl NodeKind {
-    /// What to look at where the inputs were right and the node is not.
-    fn suspect(self) -> &'static str {
-        match self {
-            NodeKind::Lookup => "the decoding of the embedding",
-            NodeKind::RmsNorm => "RMS norm",
-            NodeKind::Product => "the product's kernel",
-            NodeKind::Rope => "RoPE",
-            NodeKind::Attention => "attention",
-            NodeKind::Elementwise => "element-wise arithmetic",
-            NodeKind::SwiGlu => "SwiGLU",
-            NodeKind::Softmax => "softmax",
-            NodeKind::TopK => "the choice of experts",
-        }
-    }
-}
-
-/// How a node is computed.
-#[derive(Debug)]
-struct Entry {
-    /// Name and occurrence.
-    node: (&'static str, usize),
+/// A node of the graph, without its name.
+#[derive(Clone, Debug)]
+struct Explained<'n> {
     kind: NodeKind,
-    /// The weight's name, without `blk.N.` and `.weight`; empty where there is none.
-    weight: &'static str,
-    /// The nodes of the same layer that it is computed from; [`RESIDUAL`] is the residual stream at the layer's
-    /// beginning. Of those that a model does not have, none counts.
-    inputs: &'static [(&'static str, usize)],
+    weight: Option<TensorType>,
+    inputs: Vec<NodeId<'n>>,
 }
-
-/// `l_out` of the layer before, or `embd`.
-const RESIDUAL: (&str, usize) = ("", 0);
-
-macro_rules! nodes {
-    ($($name:ident $occurrence:literal: $kind:ident $($weight:literal)? ($($input:ident $input_occurrence:literal),*);)*) => {
-        &[$(Entry {
-            node: (stringify!($name), $occurrence),
-            kind: NodeKind::$kind,
-            weight: concat!($($weight)?),
-            inputs: &[$(nodes!(@input $input $input_occurrence)),*],
-        }),*]
-    };
-    (@input residual $occurrence:literal) => { RESIDUAL };
-    (@input $input:ident $occurrence:literal) => { (stringify!($input), $occurrence) };
-}
-
-/// Every node that architectures name. A new one's stands here too.
-static NODES: &[Entry] = nodes! {
-    embd 0: Lookup "token_embd" ();
-    attn_norm 0: RmsNorm "attn_norm" (residual 0);
-    Qcur 0: Product "attn_q" (attn_norm 0);
-    Kcur 0: Product "attn_k" (attn_norm 0);
-    Vcur 0: Product "attn_v" (attn_norm 0);
-    Qcur 1: Rope (Qcur 0);
-    Kcur 1: Rope (Kcur 0);
-    kqv_out 0: Attention (Qcur 1, Kcur 1, Vcur 0);
-    attn_out 0: Product "attn_output" (kqv_out 0);
-    ffn_inp 0: Elementwise (residual 0, attn_out 0);
-    ffn_norm 0: RmsNorm "ffn_norm" (ffn_inp 0);
-    ffn_gate 0: Product "ffn_gate" (ffn_norm 0);
-    ffn_up 0: Product "ffn_up" (ffn_norm 0);
-    ffn_swiglu 0: SwiGlu (ffn_gate 0, ffn_up 0);
-    ffn_out 0: Product "ffn_down" (ffn_swiglu 0);
-    ffn_moe_logits 0: Product "ffn_gate_inp" (ffn_norm 0);
-    ffn_moe_probs 0: Softmax (ffn_moe_logits 0);
-    ffn_moe_topk 0: TopK (ffn_moe_probs 0);
-    ffn_moe_weights 0: Elementwise (ffn_moe_probs 0, ffn_moe_topk 0);
-    ffn_moe_weights_sum 0: Elementwise (ffn_moe_weights 0);
-    ffn_moe_weights_sum_clamped 0: Elementwise (ffn_moe_weights_sum 0);
-    ffn_moe_weights_norm 0: Elementwise (ffn_moe_weights 0, ffn_moe_weights_sum_clamped 0);
-    ffn_moe_gate 0: Product "ffn_gate_exps" (ffn_norm 0, ffn_moe_topk 0);
-    ffn_moe_up 0: Product "ffn_up_exps" (ffn_norm 0, ffn_moe_topk 0);
-    ffn_moe_swiglu 0: SwiGlu (ffn_moe_gate 0, ffn_moe_up 0);
-    ffn_moe_down 0: Product "ffn_down_exps" (ffn_moe_swiglu 0, ffn_moe_topk 0);
-    ffn_moe_weighted 0: Elementwise (ffn_moe_down 0, ffn_moe_weights_norm 0);
-    ffn_moe_out 0: Elementwise (ffn_moe_weighted 0);
-    l_out 0: Elementwise (ffn_inp 0, ffn_out 0, ffn_moe_out 0);
-    result_norm 0: RmsNorm "output_norm" (residual 0);
-    result_output 0: Product "output" (result_norm 0);
-};
 
 /// The graph of a model, as far as it explains differences: kinds and inputs of nodes, types of weights.
+/// Names live as long as `'n`: forever where they come from a model, as long as the file where they come from
+/// one.
 #[derive(Clone, Debug, Default)]
-pub struct NodeGraph {
-    layers: usize,
-    /// Type and bytes by name.
-    weights: HashMap<String, (TensorType, u64)>,
+pub struct NodeGraph<'n> {
+    /// In the order of computation.
+    nodes: Vec<Explained<'n>>,
+    by_id: HashMap<NodeId<'n>, usize>,
+    /// What the first product that takes a node as an input rounds it to.
+    rounded: HashMap<NodeId<'n>, ActivationType>,
 }
 
-impl NodeGraph {
-    /// The graph of a model of so many layers, with its file's weights.
-    pub fn new(gguf: &Gguf, layers: usize) -> NodeGraph {
-        let weights = gguf.tensors.iter().map(|t| (t.name.clone(), (t.ty, t.bytes))).collect();
-        NodeGraph { layers, weights }
+impl NodeGraph<'static> {
+    /// The graph of a model.
+    pub fn new(graph: &Graph) -> NodeGraph<'static> {
+        let mut nodes = NodeGraph::default();
+        for GraphNode { id, kind, weight, inputs, .. } in graph.nodes() {
+            nodes.push(*id, *kind, weight.map(|weight| weight.ty), inputs.clone());
+        }
+        nodes
+    }
+}
+
+impl<'n> NodeGraph<'n> {
+    /// The graph that a file describes.
+    ///
+    /// # Errors
+    /// What is no name of a node or no type of a weight.
+    pub fn described(nodes: &'n [NodeDescription]) -> Result<NodeGraph<'n>, String> {
+        let name =
+            |text: &'n String| NodeId::parse(text).ok_or_else(|| format!("{text} is no name of a node"));
+        let ty = |name: &String| {
+            let known = TensorType::ALL.iter().copied().find(|ty| ty.name() == name);
+            known.ok_or_else(|| format!("{name} is no type of a weight"))
+        };
+        let mut graph = NodeGraph::default();
+        for NodeDescription { node, kind, weight, inputs } in nodes {
+            let inputs = inputs.iter().map(name).collect::<Result<_, _>>()?;
+            graph.push(name(node)?, *kind, weight.as_ref().map(ty).transpose()?, inputs);
+        }
+        Ok(graph)
     }
 
-    /// The graph of a model of so many layers whose weights are not known.
-    pub fn without_weights(layers: usize) -> NodeGraph {
-        NodeGraph { layers, weights: HashMap::new() }
+    fn push(&mut self, id: NodeId<'n>, kind: NodeKind, weight: Option<TensorType>, inputs: Vec<NodeId<'n>>) {
+        let format = weight.filter(|_| kind == NodeKind::Product).and_then(quant::format);
+        for input in inputs.iter().filter(|_| format.is_some()) {
+            if let (Entry::Vacant(place), Some(format)) = (self.rounded.entry(*input), format) {
+                place.insert(format.activation);
+            }
+        }
+        self.by_id.insert(id, self.nodes.len());
+        self.nodes.push(Explained { kind, weight, inputs });
+    }
+
+    fn node(&self, id: &NodeId<'_>) -> Option<&Explained<'n>> {
+        self.rank(id).map(|at| &self.nodes[at])
+    }
+
+    /// Whether nothing is known of any node.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Where a node stands in the order of computation; `None` where the name is not known.
+    pub fn rank(&self, id: &NodeId<'_>) -> Option<usize> {
+        // The map as one of names that live as long as the one that is sought.
+        let by_id: &HashMap<NodeId<'_>, usize> = &self.by_id;
+        by_id.get(id).copied()
     }
 
     /// What a node is computed by; `None` where the name is not known.
     pub fn kind(&self, id: &NodeId<'_>) -> Option<NodeKind> {
-        entry(id).map(|entry| entry.kind)
+        self.node(id).map(|node| node.kind)
     }
 
     /// The nodes that a node is computed from.
-    pub fn inputs(&self, id: &NodeId<'_>) -> impl Iterator<Item = NodeId<'static>> {
-        let here = id.layer;
-        let before = match here {
-            Some(layer) => layer.checked_sub(1),
-            None => self.layers.checked_sub(1),
-        };
-        entry(id).into_iter().flat_map(|entry| entry.inputs).map(move |&input| match (input, before) {
-            (RESIDUAL, Some(layer)) => NodeId { name: "l_out", layer: Some(layer), occurrence: 0 },
-            (RESIDUAL, None) => NodeId { name: "embd", layer: None, occurrence: 0 },
-            ((name, occurrence), _) => NodeId { name, layer: here, occurrence },
-        })
+    pub fn inputs(&self, id: &NodeId<'_>) -> &[NodeId<'n>] {
+        self.node(id).map_or(&[], |node| &node.inputs)
     }
 
     /// The type of the weight that a node is a product with.
     pub fn weight_type(&self, id: &NodeId<'_>) -> Option<TensorType> {
-        self.weight(id).map(|(ty, _)| ty)
+        self.node(id)?.weight
     }
 
-    /// The type of that weight and its bytes, those of all experts where it is of experts.
-    pub fn weight(&self, id: &NodeId<'_>) -> Option<(TensorType, u64)> {
-        let entry = entry(id).filter(|entry| !entry.weight.is_empty())?;
-        let find = |name: &str| self.weights.get(name).copied();
-        let Some(layer) = id.layer else {
-            // Without an output matrix it is the embedding once more.
-            return find(&format!("{}.weight", entry.weight)).or_else(|| find("token_embd.weight"));
-        };
-        let name = entry.weight;
-        // Experts one a tensor are named by the part and their number.
-        let part = name.strip_suffix("_exps").unwrap_or(name);
-        find(&format!("blk.{layer}.{name}.weight")).or_else(|| {
-            let experts = (0..).map_while(|expert| find(&format!("blk.{layer}.{part}.{expert}.weight")));
-            experts.reduce(|(ty, all), (_, bytes)| (ty, all + bytes))
+    /// What a node is rounded to for the products that take it as an input; `None` where none does.
+    pub fn rounded_to(&self, id: &NodeId<'_>) -> Option<ActivationType> {
+        let rounded: &HashMap<NodeId<'_>, ActivationType> = &self.rounded;
+        rounded.get(id).copied()
+    }
+
+    /// What to look at where a node's inputs were right and it is not: "the Q6_K kernel". `None` where the
+    /// node is not known.
+    pub fn suspect(&self, id: &NodeId<'_>) -> Option<String> {
+        let node = self.node(id)?;
+        Some(match (node.kind, node.weight) {
+            (NodeKind::Product, Some(ty)) => format!("the {ty} kernel"),
+            (kind, _) => kind.suspect().to_owned(),
         })
     }
-
-    /// What a node is rounded to for the products that take it as an input; `None` where none does, or where nothing
-    /// is rounded.
-    pub fn rounded_to(&self, id: &NodeId<'_>) -> Option<quant::ActivationType> {
-        let taken_by = NODES.iter().filter(|entry| entry.kind == NodeKind::Product);
-        taken_by.filter(|entry| entry.inputs.contains(&(id.name, id.occurrence))).find_map(|entry| {
-            let consumer = NodeId { name: entry.node.0, layer: id.layer, occurrence: entry.node.1 };
-            Some(quant::format(self.weight_type(&consumer)?)?.activation)
-        })
-    }
-
-    /// What to look at where a node's inputs were right and it is not: "the Q6_K kernel".
-    pub fn suspect(&self, id: &NodeId<'_>) -> String {
-        match (self.kind(id), self.weight_type(id)) {
-            (Some(NodeKind::Product), Some(ty)) => format!("the {ty} kernel"),
-            (Some(kind), _) => kind.suspect().to_owned(),
-            (None, _) => "this node".to_owned(),
-        }
-    }
-}
-
-fn entry(id: &NodeId<'_>) -> Option<&'static Entry> {
-    NODES.iter().find(|entry| entry.node == (id.name, id.occurrence))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::path::Path;
 
-    #[test]
-    fn names_are_read_as_they_are_written() {
-        for text in ["Qcur-3#1", "embd#0", "ffn_moe_weights_sum_clamped-31#0"] {
-            assert_eq!(NodeId::parse(text).expect(text).to_string(), text);
-        }
-        for text in ["Qcur-3", "Qcur#x", ""] {
-            assert_eq!(NodeId::parse(text), None);
-        }
+    use super::*;
+    use crate::gguf::Gguf;
+    use crate::model::Model;
+
+    fn graph(fixture: &str) -> NodeGraph<'static> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/{fixture}.gguf"));
+        let model = Model::load(&Gguf::open(&path).expect("a fixture")).expect("it loads");
+        NodeGraph::new(&model.graph().expect("its graph"))
     }
 
-    #[test]
-    fn occurrences_are_counted_by_name_and_layer() {
-        let mut counter = NodeCounter::default();
-        let mut next = |name, layer| counter.next(Node { name, layer, shape: [1, 1, 1] }).to_string();
-        assert_eq!(next("Qcur", Some(0)), "Qcur-0#0");
-        assert_eq!(next("Qcur", Some(1)), "Qcur-1#0");
-        assert_eq!(next("Qcur", Some(0)), "Qcur-0#1");
+    fn id(text: &str) -> NodeId<'_> {
+        NodeId::parse(text).expect("a name")
     }
 
     #[test]
     fn inputs_reach_over_layers() {
-        let graph = NodeGraph { layers: 2, weights: HashMap::new() };
+        let graph = graph("dense-q4_k_m");
         let inputs = |text| {
-            graph.inputs(&NodeId::parse(text).unwrap()).map(|id| id.to_string()).collect::<Vec<_>>().join(" ")
+            let mut names: Vec<_> = graph.inputs(&id(text)).iter().map(NodeId::to_string).collect();
+            names.sort();
+            names.join(" ")
         };
         assert_eq!(inputs("attn_norm-0#0"), "embd#0");
         assert_eq!(inputs("attn_norm-1#0"), "l_out-0#0");
         assert_eq!(inputs("result_norm#0"), "l_out-1#0");
-        assert_eq!(inputs("kqv_out-1#0"), "Qcur-1#1 Kcur-1#1 Vcur-1#0");
+        assert_eq!(inputs("kqv_out-1#0"), "Kcur-1#1 Qcur-1#1 Vcur-1#0");
         assert_eq!(inputs("nothing#0"), "");
     }
 
+    /// Every input is a node that was computed before.
     #[test]
-    fn every_input_is_a_node() {
-        for input in NODES.iter().flat_map(|entry| entry.inputs).filter(|&&input| input != RESIDUAL) {
-            assert!(NODES.iter().any(|entry| entry.node == *input), "{input:?}");
+    fn the_order_is_that_of_computation() {
+        for fixture in ["dense-q4_k_m", "moe-q4_k_m", "demo-q4_k_m"] {
+            let graph = graph(fixture);
+            assert!(!graph.is_empty());
+            for (id, &rank) in &graph.by_id {
+                let inputs = graph.inputs(id).iter().map(|input| graph.rank(input));
+                assert!(
+                    inputs.flatten().filter(|&input| input < rank).count() == graph.inputs(id).len(),
+                    "{id}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn weights_are_named_and_inputs_rounded_for_them() {
+        let graph = graph("moe-q4_k_m");
+        assert_eq!(graph.suspect(&id("Qcur-0#0")).as_deref(), Some("the Q4_K kernel"));
+        assert_eq!(graph.suspect(&id("Qcur-0#1")).as_deref(), Some("RoPE"));
+        assert_eq!(graph.suspect(&id("nothing#0")), None);
+        assert_eq!(graph.rounded_to(&id("attn_norm-0#0")), Some(ActivationType::Q8_K));
+        // The router, in F32, is the first product of the experts' input.
+        assert_eq!(graph.rounded_to(&id("ffn_norm-0#0")), Some(ActivationType::F32));
+        assert_eq!(graph.rounded_to(&id("Qcur-0#0")), None);
+    }
+
+    #[test]
+    fn a_graph_is_read_as_it_was_described() {
+        let nodes = [
+            NodeDescription { node: "a#0".into(), kind: NodeKind::Lookup, weight: None, inputs: vec![] },
+            NodeDescription {
+                node: "b-0#1".into(),
+                kind: NodeKind::Product,
+                weight: Some("Q6_K".into()),
+                inputs: vec!["a#0".into()],
+            },
+        ];
+        let text = serde_json::to_string(&nodes).expect("JSON");
+        let read: Vec<NodeDescription> = serde_json::from_str(&text).expect("a description");
+        assert_eq!(read, nodes);
+        let graph = NodeGraph::described(&read).expect("a graph");
+        assert_eq!(graph.rank(&id("b-0#1")), Some(1));
+        assert_eq!(graph.inputs(&id("b-0#1")), [id("a#0")]);
+        assert_eq!(graph.suspect(&id("b-0#1")).as_deref(), Some("the Q6_K kernel"));
+        for (node, weight) in [("b", None), ("b#0", Some("Q6".to_owned()))] {
+            let wrong =
+                NodeDescription { node: node.into(), kind: NodeKind::Product, weight, inputs: vec![] };
+            assert!(NodeGraph::described(&[wrong]).is_err());
         }
     }
 }

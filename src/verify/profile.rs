@@ -1,37 +1,44 @@
 //! Where the time of a forward pass goes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use crate::model::{Node, Observer};
+use crate::model::{Node, NodeKind, Observer, Work};
 
-use super::nodes::{NodeCounter, NodeId};
+/// What the nodes of one kind of work took, over all passes.
+#[derive(Clone, Debug, Default)]
+pub struct WorkTime {
+    pub time: Duration,
+    /// Types of the weights that products were computed with.
+    pub types: BTreeSet<&'static str>,
+    /// Bytes of their weights that a token reads, added up over the passes.
+    pub touched: u64,
+}
 
-/// Times nodes: each gets what has passed since the node before it. Where one parallel region computes several (queries,
-/// keys and values; gate and up), the first of them gets it all. Time between passes is nobody's.
+/// Times nodes: each gets what has passed since the node before it. Where one parallel region computes
+/// several (queries, keys and values; gate and up), the first of them gets it all. Time between passes is
+/// nobody's.
 #[derive(Debug)]
 pub struct Profiler {
     last: Instant,
-    counter: NodeCounter,
-    times: HashMap<NodeId<'static>, Duration>,
+    times: HashMap<Work, WorkTime>,
 }
 
 impl Default for Profiler {
     fn default() -> Profiler {
-        Profiler { last: Instant::now(), counter: NodeCounter::default(), times: HashMap::new() }
+        Profiler { last: Instant::now(), times: HashMap::new() }
     }
 }
 
 impl Profiler {
     /// A pass begins.
     pub fn begin(&mut self) {
-        self.counter.reset();
         self.last = Instant::now();
     }
 
-    /// Time of every node, over all passes, in no order.
-    pub fn times(&self) -> impl Iterator<Item = (&NodeId<'static>, Duration)> {
-        self.times.iter().map(|(id, &time)| (id, time))
+    /// Every kind of work that was done, in the order of a pass.
+    pub fn times(&self) -> impl Iterator<Item = (Work, &WorkTime)> {
+        Work::ALL.iter().filter_map(|work| Some((*work, self.times.get(work)?)))
     }
 }
 
@@ -40,33 +47,54 @@ impl Observer for Profiler {
         false
     }
 
-    fn computed(&mut self, node: Node) {
+    fn computed(&mut self, node: &Node<'_>) {
         let now = Instant::now();
-        *self.times.entry(self.counter.next(node)).or_default() += now - self.last;
+        let work = self.times.entry(node.work).or_default();
+        work.time += now - self.last;
+        // Of an embedding, few rows are read.
+        if let Some(weight) = node.weight.filter(|_| node.kind == NodeKind::Product) {
+            work.types.insert(weight.ty.name());
+            work.touched += weight.touched;
+        }
         self.last = now;
     }
 
-    fn node(&mut self, _: Node, _: &mut [f32]) {}
+    fn node(&mut self, _: &Node<'_>, _: &mut [f32]) {}
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gguf::TensorType;
+    use crate::model::{NodeId, NodeWeight};
 
     #[test]
     fn nodes_of_all_passes_add_up() {
         let mut profiler = Profiler::default();
         let started = Instant::now();
+        let weight = |ty| Some(NodeWeight { ty, bytes: 100, touched: 25 });
+        let nodes = [
+            ("embd", Work::Embedding, None),
+            ("Qcur", Work::Projections, weight(TensorType::Q4_K)),
+            ("Kcur", Work::Projections, weight(TensorType::Q6_K)),
+        ];
         for _ in 0..2 {
             profiler.begin();
-            for (name, layer) in [("embd", None), ("Qcur", Some(0)), ("Qcur", Some(0)), ("Qcur", Some(1))] {
+            for (name, work, weight) in nodes {
                 std::thread::sleep(Duration::from_millis(1));
-                profiler.computed(Node { name, layer, shape: [1, 1, 1] });
+                let id = NodeId { name, layer: None, occurrence: 0 };
+                let kind = NodeKind::Product;
+                profiler.computed(&Node { id, shape: [1, 1, 1], kind, work, weight, inputs: &[] });
             }
         }
-        let all: Duration = profiler.times().map(|(_, time)| time).sum();
-        assert_eq!(profiler.times().count(), 4);
-        assert!(all >= Duration::from_millis(8) && all <= started.elapsed());
-        assert!(profiler.times().all(|(_, time)| time >= Duration::from_millis(2)));
+        let times: Vec<_> = profiler.times().collect();
+        let [(Work::Embedding, embedding), (Work::Projections, projections)] = times[..] else {
+            panic!("{times:?}");
+        };
+        let all = embedding.time + projections.time;
+        assert!(all >= Duration::from_millis(6) && all <= started.elapsed());
+        assert!(projections.time >= Duration::from_millis(4));
+        assert_eq!((embedding.touched, projections.touched), (0, 100));
+        assert_eq!(projections.types, BTreeSet::from(["Q4_K", "Q6_K"]));
     }
 }

@@ -1,10 +1,12 @@
 //! Keeps the nodes of a run: in a file, or as statistics.
 
-use crate::model::{Node, Observer};
+use std::collections::HashSet;
 
-use super::compare::NodeFilter;
+use crate::model::{Node, NodeId, Observer};
+
 use super::golden::Description;
-use super::nodes::{NodeCounter, NodeId};
+use super::nodes::NodeDescription;
+use super::report::NodeFilter;
 use super::run::PassObserver;
 use super::{Statistics, TensorWriter, VerifyError};
 
@@ -13,7 +15,9 @@ pub struct Recorder {
     writer: TensorWriter,
     filter: NodeFilter,
     pass: String,
-    counter: NodeCounter,
+    /// The nodes described so far.
+    known: HashSet<NodeId<'static>>,
+    graph: Vec<NodeDescription>,
     fed: Vec<i32>,
     error: Option<VerifyError>,
 }
@@ -25,7 +29,8 @@ impl Recorder {
             writer,
             filter,
             pass: String::new(),
-            counter: NodeCounter::default(),
+            known: HashSet::new(),
+            graph: Vec::new(),
             fed: Vec::new(),
             error: None,
         }
@@ -47,15 +52,19 @@ impl Recorder {
             decode_steps: self.fed.len(),
             batch: Some(batch),
             order,
+            graph: self.graph,
         };
         self.writer.text(Description::KEY, serde_json::to_string(&description)?);
         self.writer.finish()?;
         Ok(nodes)
     }
 
-    fn keep<T: super::Element>(&mut self, node: Node, values: &[T]) {
-        let id = self.counter.next(node);
+    fn keep<T: super::Element>(&mut self, node: &Node<'_>, values: &[T]) {
+        let id = node.id;
         if self.error.is_none() && self.filter.wants(&id) {
+            if self.known.insert(id) {
+                self.graph.push(NodeDescription::of(node));
+            }
             let tokens = node.shape[0];
             let shape = [tokens, values.len() / tokens.max(1)];
             let added = self.writer.add(&format!("{}/{id}", self.pass), &shape, values);
@@ -69,11 +78,11 @@ impl Observer for Recorder {
         true
     }
 
-    fn node(&mut self, node: Node, values: &mut [f32]) {
+    fn node(&mut self, node: &Node<'_>, values: &mut [f32]) {
         self.keep(node, values);
     }
 
-    fn indices(&mut self, node: Node, values: &mut [u32]) {
+    fn indices(&mut self, node: &Node<'_>, values: &mut [u32]) {
         let ids: Vec<i32> = values.iter().map(|&id| id as i32).collect();
         self.keep(node, &ids);
     }
@@ -82,7 +91,6 @@ impl Observer for Recorder {
 impl PassObserver for Recorder {
     fn begin(&mut self, pass: &str, _: usize) {
         pass.clone_into(&mut self.pass);
-        self.counter.reset();
     }
 
     fn end(&mut self) -> Result<(), VerifyError> {
@@ -110,7 +118,6 @@ pub struct NodeStatistics {
 pub struct Statistician {
     filter: NodeFilter,
     pass: String,
-    counter: NodeCounter,
     nodes: Vec<NodeStatistics>,
 }
 
@@ -125,8 +132,8 @@ impl Statistician {
         self.nodes
     }
 
-    fn keep(&mut self, node: Node, values: &[f32]) {
-        let id = self.counter.next(node);
+    fn keep(&mut self, node: &Node<'_>, values: &[f32]) {
+        let id = node.id;
         if !self.filter.wants(&id) {
             return;
         }
@@ -142,11 +149,11 @@ impl Observer for Statistician {
         true
     }
 
-    fn node(&mut self, node: Node, values: &mut [f32]) {
+    fn node(&mut self, node: &Node<'_>, values: &mut [f32]) {
         self.keep(node, values);
     }
 
-    fn indices(&mut self, node: Node, values: &mut [u32]) {
+    fn indices(&mut self, node: &Node<'_>, values: &mut [u32]) {
         self.keep(node, &values.iter().map(|&id| id as f32).collect::<Vec<_>>());
     }
 }
@@ -154,6 +161,5 @@ impl Observer for Statistician {
 impl PassObserver for Statistician {
     fn begin(&mut self, pass: &str, _: usize) {
         pass.clone_into(&mut self.pass);
-        self.counter.reset();
     }
 }

@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
+use crate::engine::{Engine, Sequence};
 use crate::model::{Logits, Observer};
-use crate::session::Session;
 
 use super::VerifyError;
 
@@ -30,36 +30,39 @@ pub trait PassObserver: Observer {
     }
 }
 
-/// Feeds the prompt in the session's batches, then `steps` tokens; the logits of all tokens are nodes.
+/// Feeds the prompt in the engine's batches, then `steps` tokens; the logits of all tokens are nodes.
 ///
 /// # Errors
-/// What the session or the observer refuses.
+/// What the engine or the observer refuses.
 pub fn run(
-    session: &mut Session<'_>,
+    engine: &mut Engine<'_>,
+    sequence: &mut Sequence,
     prompt: &[u32],
     steps: usize,
     observer: &mut dyn PassObserver,
 ) -> Result<(), VerifyError> {
-    let batch = session.batch();
+    let batch = engine.batch();
     for (i, chunk) in prompt.chunks(batch).enumerate() {
         let pass = if i == 0 { "prefill".to_owned() } else { format!("prefill.{}", i * batch) };
-        watch(session, chunk, &pass, observer)?;
+        watch(engine, sequence, chunk, &pass, observer)?;
     }
     for step in 0..steps {
-        let id = observer.next_token(step, session.argmax()?)?;
-        watch(session, &[id], &format!("decode.{step}"), observer)?;
+        let id = observer.next_token(step, sequence.argmax()?)?;
+        watch(engine, sequence, &[id], &format!("decode.{step}"), observer)?;
     }
     Ok(())
 }
 
 fn watch(
-    session: &mut Session<'_>,
+    engine: &mut Engine<'_>,
+    sequence: &mut Sequence,
     tokens: &[u32],
     pass: &str,
     observer: &mut dyn PassObserver,
 ) -> Result<(), VerifyError> {
     observer.begin(pass, tokens.len());
-    let fed = session.feed_observed(tokens, Logits::All, &mut *observer, |_| ControlFlow::Continue(()));
+    let go_on = |_| ControlFlow::Continue(());
+    let fed = engine.feed_observed(sequence, tokens, Logits::All, &mut *observer, go_on);
     // What the observer could not read or write explains more than what followed from it.
     observer.end()?;
     Ok(fed?)

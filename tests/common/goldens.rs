@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use wayinfer::gguf::Gguf;
+use super::runs::{Run, load, options};
+use wayinfer::engine::EngineOptions;
 use wayinfer::kernels::Isa;
 use wayinfer::model::{KvType, Model};
-use wayinfer::session::{Session, SessionOptions};
 use wayinfer::verify::{CompareOptions, Comparer, Golden, GoldenReference, NodeFilter, NodeGraph, Tolerance};
 
 /// A fixture with one of its reference files.
@@ -51,16 +51,15 @@ pub fn case(name: &str) -> Case {
 /// A fixture, loaded, with a reference file.
 pub struct Loaded {
     pub model: Model,
-    pub graph: NodeGraph,
+    pub graph: NodeGraph<'static>,
     pub golden: Golden,
 }
 
 impl Loaded {
     /// Loads a model (the case's fixture, or one with a fault in it) with a case's reference.
     pub fn new(fixture: &Path, golden: &Path) -> Loaded {
-        let gguf = Gguf::open(fixture).unwrap_or_else(|e| panic!("{e}"));
-        let model = Model::load(&gguf).unwrap_or_else(|e| panic!("{}: {e}", fixture.display()));
-        let graph = NodeGraph::new(&gguf, model.config().layers);
+        let model = load(fixture);
+        let graph = NodeGraph::new(&model.graph().expect("its graph"));
         Loaded { model, graph, golden: Golden::open(golden).unwrap_or_else(|e| panic!("{e}")) }
     }
 
@@ -73,16 +72,15 @@ impl Loaded {
         self.golden.description().kv.parse().expect("a type")
     }
 
-    /// A session that takes the whole prompt in one pass, as the reference did.
-    pub fn session(&self, isa: Option<Isa>, threads: usize) -> Session<'_> {
+    /// A run that takes the whole prompt in one pass, as the reference did.
+    pub fn run(&self, isa: Option<Isa>, threads: usize) -> Run<'_> {
         let prompt = self.golden.prompt().len();
         let context = prompt + self.golden.greedy().len();
-        let options =
-            SessionOptions { context, batch: prompt, kv: self.kv(), threads, isa, guess_experts: false };
-        Session::new(&self.model, &options).expect("a session")
+        let options = EngineOptions { kv: self.kv(), threads, isa, ..options(context, prompt) };
+        Run::new(&self.model, &options)
     }
 
-    pub fn comparer(&self, isolate: bool) -> Comparer<'_, GoldenReference<'_>> {
+    pub fn comparer(&self, isolate: bool) -> Comparer<'_, 'static, GoldenReference<'_>> {
         let tolerance = if isolate { Tolerance::Bounds } else { Tolerance::Nmse(f64::MAX) };
         let options = CompareOptions {
             isolate,

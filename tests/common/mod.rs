@@ -3,6 +3,7 @@
 
 pub mod gguf;
 pub mod goldens;
+pub mod runs;
 pub mod tiny;
 
 use std::path::{Path, PathBuf};

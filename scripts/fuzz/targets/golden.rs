@@ -22,7 +22,7 @@ fuzz_target!(|data: &[u8]| {
     }
     if let Ok(golden) = Golden::open(&path) {
         assert!(golden.rows().iter().all(|&row| row < golden.prompt().len()));
-        let names = golden.node_names();
+        let names = golden.node_names().to_vec();
         assert!(names.iter().all(|name| golden.tensors().contains(name)));
         assert_eq!(golden.reference().unseen().len(), names.len());
     }

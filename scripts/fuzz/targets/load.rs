@@ -4,9 +4,9 @@
 mod common;
 
 use libfuzzer_sys::fuzz_target;
+use wayinfer::engine::{Engine, EngineOptions, Sampler, SamplerConfig};
 use wayinfer::gguf::Gguf;
 use wayinfer::model::{KvType, Logits, Model};
-use wayinfer::session::{Sampler, SamplerConfig, Session, SessionOptions};
 use wayinfer::text::{EncodeOptions, Tokenizer};
 use wayinfer::verify::{Selection, WeightRows};
 
@@ -33,8 +33,8 @@ fn run(gguf: &Gguf, streamed: bool) -> Option<Vec<u32>> {
     }
     let mut model = Model::load(gguf).ok()?;
     let text = Tokenizer::from_metadata(gguf.metadata(), None).ok();
-    let options = SessionOptions { context: 12, batch: 4, kv: KvType::F16, threads: 1, isa: None, guess_experts: false };
-    if options.memory_bytes(model.config(), 1) > MOST_MEMORY {
+    let options = EngineOptions { context: 12, batch: 4, kv: KvType::F16, threads: 1, isa: None, guess_experts: false };
+    if options.memory_bytes(model.spec(), 1) > MOST_MEMORY {
         return None;
     }
     let budget = match streamed {
@@ -43,13 +43,14 @@ fn run(gguf: &Gguf, streamed: bool) -> Option<Vec<u32>> {
     };
     let plan = model.store().plan_for(budget).ok()?;
     model.settle(plan).ok()?;
-    let mut session = Session::new(&model, &options).ok()?;
-    let vocab = model.config().vocab as u32;
+    let mut engine = Engine::new(&model, &options).ok()?;
+    let mut sequence = engine.sequence();
+    let vocab = model.spec().vocab as u32;
     let prompt: Vec<u32> = (1..6).map(|i| (i * 7) % vocab).collect();
-    session.feed(&prompt, Logits::Last).ok()?;
+    engine.feed(&mut sequence, &prompt, Logits::Last).ok()?;
     let mut sampler = Sampler::new(SamplerConfig::greedy());
     let mut ids = Vec::new();
-    for chosen in session.generate(&mut sampler).take(4) {
+    for chosen in engine.generate(&mut sequence, &mut sampler).take(4) {
         let Ok(chosen) = chosen else { break };
         assert!(chosen.id < vocab);
         ids.push(chosen.id);

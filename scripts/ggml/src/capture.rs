@@ -1,27 +1,38 @@
 //! Runs a model on prompts and keeps every node of the graph, the logits and a greedy continuation.
 //!
 //! # Which nodes
-//! Those that the graph's code names (`cb()` in llama.cpp), with four exceptions, see [`kept`]:
-//! nodes that compute nothing (a view of another one's values; but `ffn_moe_topk` is kept, which is one), the score
-//! matrices inside of attention (`kq`, `kq_soft_max`, `kqv`: attention is judged at `kqv_out`), a norm before its weight
-//! (`norm`: judged at `attn_norm`, `ffn_norm`, `result_norm`), and nodes whose name ggml made up (`node_7`,
-//! `cache_k_l0 (view)`).
+//! Those that the graph's code names (`cb()` in llama.cpp) and that have a row for each
+//! token, each value once. No list of architectures or of their nodes decides, but rules, see [`named`] and
+//! [`Recorder::wanted`]. Left out are
+//! - what ggml named itself (`node_7`, `cache_k_l0 (view)`), and what belongs to the KV cache;
+//! - views of a node that has a name itself: the values are there already. A view of a nameless node is
+//!   kept: it alone names them (`ffn_moe_weights_softmax`); so is one of a sort, for it takes the sort's
+//!   first, the chosen (`ffn_moe_topk`), and the sort itself is not kept;
+//! - the inside of attention (`kq*`, `kqv`, `v_cont`: judged at `kqv_out`) and masks;
+//! - a norm before its weight and bias (`norm`, `norm_w`: judged at the norm's own name);
+//! - nodes without a row for each token (factors of RoPE, scores of groups), and types other than F32 and
+//!   I32.
+//!
+//! A prompt of one token cannot tell rows, so what is kept is decided in the prefill, and decode steps keep
+//! the same.
 //!
 //! # The file
-//! `{phase}/{name}-{layer}#{occurrence}`, layers left out where the node has none, phase `prefill` or `decode.{step}`.
-//! A node's shape is [tokens, values a token]; F32, or I32 for `ffn_moe_topk` and `ffn_moe_argsort`. All prompt tokens
-//! ask for logits, so that the last layer's nodes have as many rows as the others. Of a long prompt the rows may be
-//! cut to those listed in `rows` ([`Rows::Edges`]); `Kcur` and `Vcur` are whole always, as attention needs them.
-//! Besides: `prompt` (ids), `rows`, `greedy/ids`, `greedy/margins` (first minus second logit), `greedy/logits`
-//! ([tokens, vocabulary]; row i is what id i was chosen from). Decode step i feeds greedy id i; one that ends texts is fed like
-//! any other.
+//! `{phase}/{name}-{layer}#{occurrence}`, layers left out where the node has none, phase
+//! `prefill` or `decode.{step}`. A node's shape is [tokens, values a token]; F32, or I32 for choices. All
+//! prompt tokens ask for logits, so that the last layer's nodes have as many rows as the others. Of a long
+//! prompt the rows may be cut to those listed in `rows` ([`Rows::Edges`]); what attention needs of every
+//! token is whole: the nodes from which the KV cache is written, whatever their names, found by following
+//! the writes back. Besides: `prompt` (ids), `rows`, `greedy/ids`, `greedy/margins` (first minus second
+//! logit), `greedy/logits` ([tokens, vocabulary]; row i is what id i was chosen from). Decode step i feeds
+//! greedy id i; one that ends texts is fed like any other. The header's `context` is the number of
+//! positions that the run had room for: factors of longrope depend on it.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result, read_json, refuse};
 use crate::ffi::{
@@ -34,14 +45,22 @@ use crate::tensors::Tensors;
 pub enum Rows {
     /// Every token's.
     All,
-    /// Of prompts over 32 tokens the first two rows, the two at each multiple of 16 and the last three: where tiles meet.
+    /// Of prompts over 32 tokens the first two rows, the two at each multiple of 16 and the last three:
+    /// where tiles meet.
     Edges,
+    /// Of such prompts the first two rows, the two at each multiple of 128 and the last three: where pages meet.
+    Ends,
 }
 
 impl Rows {
     fn of(self, n: usize) -> Vec<usize> {
-        let edge = |i: &usize| *i < 2 || *i + 3 >= n || matches!(i % 16, 0 | 15);
-        (0..n).filter(|i| self == Rows::All || n <= 32 || edge(i)).collect()
+        let step = match self {
+            Rows::All => 1,
+            Rows::Edges => 16,
+            Rows::Ends => 128,
+        };
+        let edge = |i: &usize| *i < 2 || *i + 3 >= n || i % step == 0 || i % step == step - 1;
+        (0..n).filter(|i| n <= 32 || edge(i)).collect()
     }
 }
 
@@ -112,14 +131,15 @@ fn capture(model: &Model, args: &Args, ids: &[i32], path: &Path) -> Result<()> {
     let rows = args.rows.of(ids.len());
     recorder.borrow_mut().begin("prefill", ids.len(), &rows);
     context.decode(&mut Batch::new(ids, 0, true))?;
+    recorder.borrow_mut().end();
     let mut greedy = Greedy::default();
     let mut next = greedy.choose(context.logits(ids.len() as i32 - 1)?);
     for step in 0..args.greedy - 1 {
-        match step < args.steps {
-            true => recorder.borrow_mut().begin(&format!("decode.{step}"), 1, &[0]),
-            false => recorder.borrow_mut().pause(),
+        if step < args.steps {
+            recorder.borrow_mut().begin(&format!("decode.{step}"), 1, &[0]);
         }
         context.decode(&mut Batch::new(&[next], ids.len() + step, true))?;
+        recorder.borrow_mut().end();
         next = greedy.choose(context.logits(0)?);
     }
     drop(context);
@@ -139,7 +159,8 @@ fn capture(model: &Model, args: &Args, ids: &[i32], path: &Path) -> Result<()> {
         "format": 1,
         "kv": args.kv.name(),
         "decode_steps": args.steps,
-        "rows": if rows.len() == ids.len() { "all" } else { "some, but Kcur and Vcur whole" },
+        "context": options.n_ctx,
+        "rows": if rows.len() == ids.len() { "all" } else { "some; all of what the KV cache is written from" },
         "llama.cpp": ffi::version(),
         "nodes": recorder.nodes,
     });
@@ -177,13 +198,35 @@ pub fn argmax(logits: &[f32]) -> (i32, f32) {
     (best as i32, logits[best] - second)
 }
 
-/// The node belongs into the file.
-fn kept(name: &str, is_view: bool) -> bool {
-    let stem = name.rsplit_once('-').map_or(name, |(stem, _)| stem);
-    let made_up =
-        name.is_empty() || name.starts_with("node_") || name.starts_with("leaf_") || name.contains(" (");
-    let half_done = ["kq", "kq_soft_max", "kqv", "norm"].contains(&stem);
-    !made_up && !half_done && !stem.starts_with("cache_") && (!is_view || stem == "ffn_moe_topk")
+/// A name without its layer.
+fn stem(name: &str) -> &str {
+    name.rsplit_once('-').map_or(name, |(stem, _)| stem)
+}
+
+/// ggml made the name up.
+fn made_up(name: &str) -> bool {
+    name.is_empty() || name.starts_with("node_") || name.starts_with("leaf_") || name.contains(" (")
+}
+
+/// The name is one of the graph's code, and of a value that is judged at its own place.
+fn named(name: &str) -> bool {
+    let stem = stem(name);
+    let inside = stem.starts_with("kq") && stem != "kqv_out" || ["v_cont", "norm", "norm_w"].contains(&stem);
+    !made_up(name) && !inside && !stem.starts_with("cache_") && !stem.contains("mask")
+}
+
+/// The node sorts indices.
+fn sorts(node: &Node) -> bool {
+    node.op() == "ARGSORT"
+}
+
+/// A node's values during a pass.
+struct Kept {
+    key: String,
+    width: usize,
+    values: NodeValues,
+    /// The KV cache is written from it.
+    whole: bool,
 }
 
 /// Collects nodes as they are computed.
@@ -194,9 +237,14 @@ struct Recorder {
     n_tokens: usize,
     rows: Vec<usize>,
     seen: HashMap<String, usize>,
+    /// The pass's nodes so far, and where each is by its address.
+    pass: Vec<Kept>,
+    places: HashMap<usize, usize>,
+    /// Names and occurrences that the prefill kept.
+    prefill: HashSet<String>,
     tensors: Tensors,
-    /// Name and occurrence without a layer -> operation and sizes of a token.
-    nodes: BTreeMap<String, Value>,
+    /// Name and occurrence without a layer -> operation and sizes of a token, in the order of computation.
+    nodes: Map<String, Value>,
     error: Option<Error>,
 }
 
@@ -206,14 +254,26 @@ impl Recorder {
         self.n_tokens = n_tokens;
         self.rows = rows.to_vec();
         self.seen.clear();
+        self.places.clear();
     }
 
-    fn pause(&mut self) {
+    /// Puts the pass's nodes into the file, cut to the rows.
+    fn end(&mut self) {
+        let all: Vec<usize> = (0..self.n_tokens).collect();
+        for Kept { key, width, values, whole } in self.pass.drain(..) {
+            let rows = if whole { &all } else { &self.rows };
+            let shape = [rows.len(), width];
+            match values {
+                NodeValues::F32(v) => self.tensors.f32(key, &shape, &select(&v, rows, width)),
+                NodeValues::I32(v) => self.tensors.i32(key, &shape, &select(&v, rows, width)),
+            }
+        }
         self.phase = None;
     }
 
     fn see(&mut self, node: &Node) {
         if self.error.is_none()
+            && self.phase.is_some()
             && let Err(error) = self.record(node)
         {
             self.error = Some(error);
@@ -221,48 +281,84 @@ impl Recorder {
     }
 
     fn record(&mut self, node: &Node) -> Result<()> {
+        if writes_cache(node) {
+            return self.keep_whole(node);
+        }
         let name = node.name();
-        let Some(phase) = self.phase.clone() else { return Ok(()) };
-        if !kept(&name, node.is_view()) {
+        if !self.wanted(node, &name) {
             return Ok(());
         }
-        let sizes = node.sizes();
-        let total: usize = sizes.iter().product();
-        // The last dimension that is not 1 counts the tokens; with one token there is no telling, and no need.
-        let tokens = sizes.iter().rev().copied().find(|&n| n != 1).unwrap_or(1);
-        if self.n_tokens > 1 && tokens != self.n_tokens {
-            return Err(Error::Ggml(format!(
-                "{name}: {sizes:?} has no row for each of {} tokens",
-                self.n_tokens
-            )));
-        }
         let count = self.seen.entry(name.clone()).or_default();
-        let occurrence = *count;
+        let id = format!("{name}#{count}");
+        let described = format!("{}#{count}", stem(&name));
         *count += 1;
-
-        let width = total / self.n_tokens;
-        let whole = name.starts_with("Kcur") || name.starts_with("Vcur");
-        let all: Vec<usize> = (0..self.n_tokens).collect();
-        let rows = if whole { &all } else { &self.rows };
-        let key = format!("{phase}/{name}#{occurrence}");
-        match node.values()? {
-            NodeValues::F32(v) => self.tensors.f32(key, &[rows.len(), width], &select(&v, rows, width)),
-            NodeValues::I32(v) => self.tensors.i32(key, &[rows.len(), width], &select(&v, rows, width)),
-        }
-        let stem = name.rsplit_once('-').map_or(name.as_str(), |(stem, _)| stem);
+        let phase = self.phase.clone().unwrap_or_default();
         if phase == "prefill" {
-            let mut token = sizes.to_vec();
-            while token.last() == Some(&1) {
-                token.pop();
-            }
-            if self.n_tokens > 1 {
-                token.pop();
-            }
-            let entry = json!({ "op": node.op(), "token_sizes": token });
-            self.nodes.insert(format!("{stem}#{occurrence}"), entry);
+            let entry = || json!({ "op": node.op(), "token_sizes": token_sizes(node, self.n_tokens) });
+            self.nodes.entry(described).or_insert_with(entry);
+            self.prefill.insert(id.clone());
+        } else if !self.prefill.contains(&id) {
+            return Ok(());
         }
+        self.places.insert(node.address(), self.pass.len());
+        let width = node.sizes().iter().product::<usize>() / self.n_tokens;
+        let key = format!("{phase}/{id}");
+        self.pass.push(Kept { key, width, values: node.values()?, whole: false });
         Ok(())
     }
+
+    /// The node belongs into the file.
+    fn wanted(&self, node: &Node, name: &str) -> bool {
+        let shown = node.is_view().then(|| shown(node));
+        let again = shown.is_some_and(|base| !made_up(&base.name()) && !sorts(&base));
+        // The last size that is not 1 counts the tokens; with one token there is no telling.
+        let tokens = node.sizes().iter().rev().copied().find(|&n| n != 1).unwrap_or(1);
+        let by_row = self.n_tokens == 1 || tokens == self.n_tokens;
+        named(name) && !again && !sorts(node) && by_row && node.is_readable()
+    }
+
+    /// Marks the node from which the KV cache is written here: the nearest one that is kept.
+    fn keep_whole(&mut self, write: &Node) -> Result<()> {
+        let Some(place) = write.sources().find_map(|source| self.kept_before(&source)) else {
+            let cache = write.base().map_or_else(String::new, |base| base.name());
+            return Err(Error::Ggml(format!("{cache}: no node is kept of what it is written from")));
+        };
+        self.pass[place].whole = true;
+        Ok(())
+    }
+
+    /// Where the node is among those kept, or the nearest of those that it is computed from.
+    fn kept_before(&self, node: &Node) -> Option<usize> {
+        let here = self.places.get(&node.address()).copied();
+        here.or_else(|| node.sources().find_map(|source| self.kept_before(&source)))
+    }
+}
+
+/// The node stores values in the KV cache.
+fn writes_cache(node: &Node) -> bool {
+    ["SET_ROWS", "CPY"].contains(&&node.op()[..])
+        && node.base().is_some_and(|base| base.name().starts_with("cache_"))
+}
+
+/// What a view shows, through other views.
+fn shown<'a>(view: &Node<'a>) -> Node<'a> {
+    match view.sources().next() {
+        Some(source) if source.is_view() => shown(&source),
+        Some(source) => source,
+        None => unreachable!("a view has a source"),
+    }
+}
+
+/// The sizes of a token's values.
+fn token_sizes(node: &Node, n_tokens: usize) -> Vec<usize> {
+    let mut sizes = node.sizes().to_vec();
+    while sizes.last() == Some(&1) {
+        sizes.pop();
+    }
+    if n_tokens > 1 {
+        sizes.pop();
+    }
+    sizes
 }
 
 fn select<T: Copy>(values: &[T], rows: &[usize], width: usize) -> Vec<T> {
@@ -271,7 +367,7 @@ fn select<T: Copy>(values: &[T], rows: &[usize], width: usize) -> Vec<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Rows, argmax, kept};
+    use super::{Rows, argmax, named, stem};
 
     #[test]
     fn edges_are_kept_of_long_prompts_alone() {
@@ -279,18 +375,27 @@ mod tests {
         let expected = [0, 1, 15, 16, 31, 32, 47, 48, 63, 64, 79, 80, 81, 82];
         assert_eq!(Rows::Edges.of(83), expected);
         assert_eq!(Rows::All.of(83).len(), 83);
+        assert_eq!(Rows::Ends.of(140), [0, 1, 127, 128, 137, 138, 139]);
     }
 
     #[test]
-    fn views_scores_and_made_up_names_are_left_out() {
-        assert!(kept("Qcur-0", false) && kept("ffn_moe_topk-1", true) && kept("result_norm", false));
-        assert!(!kept("Qcur-0", true) && !kept("kq-0", false) && !kept("kq_soft_max-1", false));
-        assert!(kept("attn_norm-0", false) && !kept("norm-0", false) && !kept("norm", false));
-        assert!(
-            !kept("node_12", false)
-                && !kept("cache_k_l0 (view)", false)
-                && !kept("ffn_moe_weighted-0 (view)", true)
+    fn names_of_the_graph_are_kept_outside_of_attention() {
+        let all = |names: &[&str], expected: bool| {
+            for name in names {
+                assert_eq!(named(name), expected, "{name}");
+            }
+        };
+        all(
+            &["Qcur-0", "ffn_moe_topk-1", "result_norm", "kqv_out-3", "attn_norm-0", "ffn_sqr(relu)-1"],
+            true,
         );
+        all(
+            &["kq-0", "kq_soft_max-1", "kq_scaled_1-0", "kqv-2", "v_cont-0", "norm-0", "norm", "norm_w-1"],
+            false,
+        );
+        all(&["node_12", "leaf_3", "", "cache_k_l0 (view)", "ffn_moe_weighted-0 (view)"], false);
+        all(&["cache_k_l0", "ffn_moe_probs_masked-0"], false);
+        assert_eq!((stem("ffn_norm-12"), stem("embd")), ("ffn_norm", "embd"));
     }
 
     #[test]

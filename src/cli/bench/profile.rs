@@ -6,54 +6,18 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::super::engine_args::Loaded;
 use super::super::{CliError, output};
-use super::prompt_id;
-use crate::model::{Config, Logits};
-use crate::session::{Session, SessionError};
-use crate::verify::{NodeGraph, NodeId, NodeKind, Profiler};
+use super::{prompt_id, stand_after};
+use crate::engine::{Engine, EngineError, Sequence};
+use crate::model::{Logits, Work};
+use crate::verify::{Profiler, WorkTime};
 
-/// Kinds of work, in the order of a pass. Sampling is not among them: `bench` takes the most probable token.
-const KINDS: &[&str] = &[
-    "embedding",
-    "norms",
-    "q, k, v",
-    "RoPE",
-    "attention",
-    "attention output",
-    "router and choice",
-    "FFN gate, up",
-    "SwiGLU",
-    "FFN down",
-    "sums",
-    "logits",
-];
-
-/// What a node belongs to.
-fn kind(graph: &NodeGraph, id: &NodeId<'_>) -> &'static str {
-    match (graph.kind(id), id.name) {
-        (Some(NodeKind::Lookup), _) => "embedding",
-        (Some(NodeKind::RmsNorm), _) => "norms",
-        (Some(NodeKind::Rope), _) => "RoPE",
-        (Some(NodeKind::Attention), _) => "attention",
-        (Some(NodeKind::SwiGlu), _) => "SwiGLU",
-        (Some(NodeKind::Softmax | NodeKind::TopK), _) => "router and choice",
-        (_, "Qcur" | "Kcur" | "Vcur") => "q, k, v",
-        (_, "attn_out") => "attention output",
-        (_, "ffn_out" | "ffn_moe_down") => "FFN down",
-        (_, "ffn_gate" | "ffn_up" | "ffn_moe_gate" | "ffn_moe_up") => "FFN gate, up",
-        (_, "result_output") => "logits",
-        (_, name) if name.starts_with("ffn_moe_weights") || name == "ffn_moe_logits" => "router and choice",
-        _ => "sums",
-    }
-}
-
-/// A kind of work.
+/// A kind of work. Sampling is not among them: `bench` takes the most probable token.
 #[derive(Serialize)]
 struct Row {
     kind: &'static str,
     /// Types of the weights, where there are any.
-    types: Vec<String>,
+    types: Vec<&'static str>,
     seconds: f64,
     share: f64,
     /// Weights read a second, each once a pass (of experts, the share that a token uses).
@@ -70,69 +34,47 @@ pub struct Profile {
 
 /// Runs prefill and decode once more under a profiler.
 pub fn measure(
-    loaded: &Loaded,
-    session: &mut Session<'_>,
+    engine: &mut Engine<'_>,
+    sequence: &mut Sequence,
     prompt: &[u32],
     deep: &[u32],
     tokens: usize,
-) -> Result<Profile, SessionError> {
-    let config = loaded.model.config();
-    let graph = NodeGraph::new(&loaded.gguf, config.layers);
+) -> Result<Profile, EngineError> {
+    let go_on = |_| ControlFlow::Continue(());
     let mut profiler = Profiler::default();
-    session.rewind(0);
-    for chunk in prompt.chunks(session.batch()) {
+    sequence.rewind(0);
+    for chunk in prompt.chunks(engine.batch()) {
         profiler.begin();
-        session.feed_observed(chunk, Logits::Last, &mut profiler, |_| ControlFlow::Continue(()))?;
+        engine.feed_observed(sequence, chunk, Logits::Last, &mut profiler, go_on)?;
     }
     // What prefill reads of the experts depends on the tokens: no rate is given.
-    let prefill = rows(&graph, &profiler, |_, _| None);
+    let prefill = rows(&profiler, false);
 
-    let shared = prompt.len().min(deep.len());
-    session.rewind(shared);
-    session.feed(&deep[shared..], Logits::None)?;
+    stand_after(engine, sequence, deep)?;
     let mut profiler = Profiler::default();
-    let mut id = prompt_id(0, config.vocab);
+    let mut id = prompt_id(0, engine.model().spec().vocab);
     for _ in 0..tokens {
         profiler.begin();
-        session.feed_observed(&[id], Logits::Last, &mut profiler, |_| ControlFlow::Continue(()))?;
-        id = session.argmax()?;
+        engine.feed_observed(sequence, &[id], Logits::Last, &mut profiler, go_on)?;
+        id = sequence.argmax()?;
     }
-    let decode = rows(&graph, &profiler, |id, bytes| Some(touched(config, id, bytes) * tokens as f64));
-    Ok(Profile { prefill, decode })
+    Ok(Profile { prefill, decode: rows(&profiler, true) })
 }
 
-/// Bytes of a weight that a token reads.
-fn touched(config: &Config, id: &NodeId<'_>, bytes: u64) -> f64 {
-    let of_experts = matches!(id.name, "ffn_moe_gate" | "ffn_moe_up" | "ffn_moe_down");
-    match config.experts.filter(|_| of_experts) {
-        Some(experts) => bytes as f64 * experts.used as f64 / experts.count as f64,
-        None => bytes as f64,
-    }
-}
-
-fn rows(graph: &NodeGraph, profiler: &Profiler, read: impl Fn(&NodeId<'_>, u64) -> Option<f64>) -> Vec<Row> {
-    let total: Duration = profiler.times().map(|(_, time)| time).sum();
-    let row = |&name: &&'static str| {
-        let (mut time, mut types, mut bytes) = (Duration::ZERO, Vec::new(), None);
-        for (id, spent) in profiler.times().filter(|(id, _)| kind(graph, id) == name) {
-            time += spent;
-            let product = graph.kind(id) == Some(NodeKind::Product);
-            let Some((ty, size)) = graph.weight(id).filter(|_| product) else { continue };
-            types.push(ty.to_string());
-            bytes = read(id, size).map(|read| bytes.unwrap_or(0.0) + read).or(bytes);
-        }
-        types.sort();
-        types.dedup();
-        let seconds = time.as_secs_f64();
+/// The kinds of work that took time; `rated` where each pass read the weights of one token.
+fn rows(profiler: &Profiler, rated: bool) -> Vec<Row> {
+    let total: Duration = profiler.times().map(|(_, work)| work.time).sum();
+    let row = |(work, spent): (Work, &WorkTime)| {
+        let seconds = spent.time.as_secs_f64();
         Row {
-            kind: name,
-            types,
+            kind: work.name(),
+            types: spent.types.iter().copied().collect(),
             seconds,
             share: seconds / total.as_secs_f64(),
-            weights_gb_s: bytes.map(|bytes| bytes / seconds / 1e9),
+            weights_gb_s: (rated && spent.touched > 0).then(|| spent.touched as f64 / seconds / 1e9),
         }
     };
-    KINDS.iter().map(row).filter(|row| row.seconds > 0.0).collect()
+    profiler.times().map(row).filter(|row| row.seconds > 0.0).collect()
 }
 
 /// Prints both tables.

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use super::Args;
 use crate::cli::{CliError, output};
-use crate::session::StopMatcher;
+use crate::engine::StopMatcher;
 use crate::text::{TokenStream, Tokenizer};
 
 /// Puts text out as it comes, up to a stop string.

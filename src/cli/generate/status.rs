@@ -1,15 +1,15 @@
 //! What a run tells while it works: a bar over the prompt, a line about the disk once a second.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::placement::Traffic;
 use crate::cli::{CliError, output};
+use crate::engine::{Engine, EngineError, Sequence};
 use crate::model::{Logits, Node, Observer};
-use crate::session::{Session, SessionError};
 use crate::store::{ResidencyStats, Store};
 
 /// Moves a bar on with every layer: a pass over a streamed model takes long.
@@ -18,7 +18,7 @@ struct LayerProgress<'a> {
     layers: usize,
     batch: usize,
     /// Tokens before this pass.
-    done: usize,
+    before: &'a AtomicUsize,
     len: usize,
     interrupted: &'a AtomicBool,
 }
@@ -28,26 +28,24 @@ impl Observer for LayerProgress<'_> {
         false
     }
 
-    fn computed(&mut self, node: Node) {
-        let Some(layer) = node.layer.filter(|_| node.name == "l_out") else { return };
-        let batch = self.batch.min(self.len - self.done);
-        let part = (batch * (layer + 1)).checked_div(self.layers).unwrap_or(0);
-        self.bar.set_position((self.done + part) as u64);
-        if layer + 1 == self.layers {
-            self.done += batch;
-        }
+    fn layer_done(&mut self, done: usize) {
+        let before = self.before.load(Ordering::Relaxed);
+        let batch = self.batch.min(self.len - before);
+        let part = (batch * done).checked_div(self.layers).unwrap_or(0);
+        self.bar.set_position((before + part) as u64);
     }
 
     fn interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed)
     }
 
-    fn node(&mut self, _: Node, _: &mut [f32]) {}
+    fn node(&mut self, _: &Node<'_>, _: &mut [f32]) {}
 }
 
 /// Feeds the prompt under a progress bar; says whether it was broken off.
 pub fn prefill(
-    session: &mut Session<'_>,
+    engine: &mut Engine<'_>,
+    sequence: &mut Sequence,
     ids: &[u32],
     interrupted: &AtomicBool,
     verbose: bool,
@@ -55,20 +53,26 @@ pub fn prefill(
     let bar = ProgressBar::new(ids.len() as u64);
     let style = ProgressStyle::with_template("prefill {bar:30} {pos}/{len} tokens, {per_sec}, {eta} left");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let before = AtomicUsize::new(0);
     let mut progress = LayerProgress {
         bar: bar.clone(),
-        layers: session.model().config().layers,
-        batch: session.batch(),
-        done: 0,
+        layers: engine.model().spec().layers.len(),
+        batch: engine.batch(),
+        before: &before,
         len: ids.len(),
         interrupted,
     };
-    let store = session.model().store();
+    let store = engine.model().store();
     let started = Instant::now();
-    let fed = session.feed_observed(ids, Logits::Last, &mut progress, |_| ControlFlow::Continue(()));
+    // Of a batch without logits the last layer is not told of.
+    let batch_done = |tokens: usize| {
+        before.store(tokens, Ordering::Relaxed);
+        ControlFlow::Continue(())
+    };
+    let fed = engine.feed_observed(sequence, ids, Logits::Last, &mut progress, batch_done);
     bar.finish_and_clear();
     match fed {
-        Err(SessionError::Interrupted) => return Ok(ControlFlow::Break(())),
+        Err(EngineError::Interrupted) => return Ok(ControlFlow::Break(())),
         Err(error) => return Err(error.into()),
         Ok(()) => {}
     }

@@ -8,8 +8,8 @@ use super::{Args, json};
 use crate::cli::engine_args::{self, Loaded};
 use crate::cli::placement::{self, Budget, PlanReport};
 use crate::cli::{CliError, InFile, output};
+use crate::engine::{DEFAULT_BATCH, EngineOptions, MAX_DRAFT};
 use crate::model::KvType;
-use crate::session::{DEFAULT_BATCH, MAX_DRAFT, SessionOptions};
 use crate::store::{Plan, open_file};
 use crate::verify::formats::SpeedTest;
 
@@ -32,9 +32,9 @@ struct Report {
 pub fn run(args: &Args, out: &mut impl Write) -> Result<(), CliError> {
     let path = args.model.path();
     let Loaded { model, .. } = engine_args::load(args.model.source())?;
-    let context = engine_args::context(args.ctx, model.config().context);
+    let context = engine_args::context(args.ctx, model.spec().context);
     let threads = engine_args::threads(None);
-    let session = SessionOptions {
+    let options = EngineOptions {
         context,
         batch: DEFAULT_BATCH,
         kv: KvType::default(),
@@ -42,7 +42,7 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), CliError> {
         isa: None,
         guess_experts: false,
     };
-    let budget = Budget::new(args.ram, &model, &[session], 1 + MAX_DRAFT);
+    let budget = Budget::new(args.ram, &model, &[options], 1 + MAX_DRAFT);
     let plan = budget.plan(&model).in_file(path)?;
     let direct = match model.store().paths().next().filter(|_| !plan.is_mapped()) {
         Some(path) => Some(open_file(path)?.is_direct()),

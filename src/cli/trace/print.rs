@@ -17,8 +17,8 @@ pub struct Comparison<'a> {
     /// What was compared with it.
     pub subject: String,
     pub isolated: bool,
-    pub graph: &'a NodeGraph,
-    pub reports: &'a [NodeReport],
+    pub graph: &'a NodeGraph<'a>,
+    pub reports: &'a [NodeReport<'a>],
     /// Nodes that only one side has.
     pub only_reference: Vec<String>,
     pub only_subject: Vec<String>,
@@ -36,7 +36,7 @@ pub fn comparison(c: &Comparison<'_>, shown: &Shown) -> Result<ExitCode, CliErro
         let message = format!("{} and {} have no node in common that is asked for", c.reference, c.subject);
         return Err(CliError::new(message));
     }
-    let mut rows: Vec<&NodeReport> = c.reports.iter().collect();
+    let mut rows: Vec<&NodeReport<'_>> = c.reports.iter().collect();
     if let Some(worst) = shown.worst {
         rows.sort_by(|a, b| farness(b).total_cmp(&farness(a)));
         rows.truncate(worst);
@@ -58,7 +58,7 @@ pub fn comparison(c: &Comparison<'_>, shown: &Shown) -> Result<ExitCode, CliErro
 }
 
 /// What nodes are ranked by: the NMSE, or for chosen experts the share of tokens that got others.
-fn farness(r: &NodeReport) -> f64 {
+fn farness(r: &NodeReport<'_>) -> f64 {
     r.choices.map_or_else(|| r.difference.nmse(), |c| c.sets_differ as f64 / c.tokens.max(1) as f64)
 }
 
@@ -75,7 +75,7 @@ fn names(nodes: &[String]) -> String {
     format!("{} ({} nodes)", output::escape(&names.join(", ")), nodes.len())
 }
 
-fn table(out: &mut impl Write, rows: &[&NodeReport], mixed: bool) -> Result<(), CliError> {
+fn table(out: &mut impl Write, rows: &[&NodeReport<'_>], mixed: bool) -> Result<(), CliError> {
     let header = ["node", "shape", "NMSE", "cosine", "largest", "at", "SQNR"];
     for group in rows.chunk_by(|a, b| mixed || a.pass == b.pass) {
         let Some(first) = group.first() else { continue };
@@ -121,7 +121,7 @@ fn shape([_, n, m]: [usize; 3]) -> String {
 }
 
 /// The NMSE; for chosen experts the tokens that got others, or the same in another order.
-fn error(r: &NodeReport) -> String {
+fn error(r: &NodeReport<'_>) -> String {
     match r.choices {
         _ if r.difference.is_none() => "same".to_owned(),
         Some(choices) if choices.sets_differ > 0 => format!("{} sets", choices.sets_differ),
@@ -168,21 +168,21 @@ fn summary(c: &Comparison<'_>, divergence: Option<&Divergence<'_>>) -> String {
     }
 }
 
-fn flips(reports: &[NodeReport]) -> Option<(u64, u64)> {
+fn flips(reports: &[NodeReport<'_>]) -> Option<(u64, u64)> {
     let all = reports.iter().filter_map(|r| r.flips);
     let (flipped, values) = all.fold((0, 0), |(f, v), flips| (f + flips.flipped, v + flips.values));
     (values > 0).then_some((flipped, values))
 }
 
 /// Numbers that JSON does not have become strings.
-fn as_json(c: &Comparison<'_>, rows: &[&NodeReport], divergence: Option<&Divergence<'_>>) -> Value {
+fn as_json(c: &Comparison<'_>, rows: &[&NodeReport<'_>], divergence: Option<&Divergence<'_>>) -> Value {
     let inputs = |state: Option<InputState>| match state {
         Some(InputState::Equal) => "equal",
         Some(InputState::Within) => "within tolerance",
         Some(InputState::Beyond) => "beyond tolerance",
         None => "not compared",
     };
-    let node = |r: &NodeReport| {
+    let node = |r: &NodeReport<'_>| {
         let d = &r.difference;
         let mut value = json!({
             "pass": r.pass, "name": r.id.name, "layer": r.id.layer, "occurrence": r.id.occurrence,

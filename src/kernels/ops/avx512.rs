@@ -28,8 +28,8 @@ pub(super) struct F64x8(__m512d);
 /// Calls intrinsics on behalf of a value that proves the CPU's support.
 macro_rules! with_avx512 {
     ($e:expr) => {
-        // SAFETY: an `Avx512`, or lanes made from one, is in hand: the CPU has AVX-512 F, which includes AVX2. Loads
-        // and stores go through references to arrays of the full width.
+        // SAFETY: an `Avx512`, or lanes made from one, is in hand: the CPU has AVX-512 F, which includes
+        // AVX2. Loads and stores go through references to arrays of the full width.
         unsafe { $e }
     };
 }

@@ -1,28 +1,62 @@
-//! The public face of norms, activations, softmax and elementwise operations: batches of rows over threads.
+//! The public face of activations and elementwise operations: batches over threads.
 
 use rayon::prelude::*;
 
 use super::{Ops, run};
 
 /// Elements from which a batch is spread over threads: below, waking them costs more than the work.
-const PARALLEL: usize = 1 << 16;
+pub(super) const PARALLEL: usize = 1 << 16;
 /// Elements of one piece of an elementwise operation; a multiple of 16, so that lanes fall alike.
 const PIECE: usize = 1 << 14;
 
 impl Ops {
-    /// `x = exp(x)`, within 1 ULP.
-    pub fn exp(&self, x: &mut [f32]) {
-        pieces(x, |x| run!(self, exp(x)));
-    }
-
     /// `x = x / (1 + exp(-x))`.
     pub fn silu(&self, x: &mut [f32]) {
         pieces(x, |x| run!(self, silu(x)));
     }
 
+    /// `x = 1 / (1 + exp(-x))`.
+    pub fn sigmoid(&self, x: &mut [f32]) {
+        pieces(x, |x| run!(self, sigmoid(x)));
+    }
+
+    /// The tanh approximation of GELU with the values of ggml's CPU path: 0 up to -10, x itself from 10 on,
+    /// between them a table of F16 by x rounded to F16.
+    pub fn gelu(&self, x: &mut [f32]) {
+        pieces(x, |x| run!(self, gelu(x)));
+    }
+
+    /// `x = max(x, 0)^2`.
+    pub fn relu_squared(&self, x: &mut [f32]) {
+        pieces(x, |x| run!(self, relu_squared(x)));
+    }
+
+    /// `x = tanh(x * (1 / cap)) * cap`, in ggml's order: the bound on final logits.
+    pub fn soft_cap(&self, x: &mut [f32], cap: f32) {
+        pieces(x, |x| run!(self, soft_cap(x, 1.0 / cap, cap)));
+    }
+
     /// `gate = silu(gate) * up`, both of the same length.
     pub fn swiglu(&self, gate: &mut [f32], up: &[f32]) {
         pieces2(gate, up, |gate, up| run!(self, swiglu(gate, up)));
+    }
+
+    /// `gate = gelu(gate) * up`, both of the same length; GELU as in [`Ops::gelu`].
+    pub fn geglu(&self, gate: &mut [f32], up: &[f32]) {
+        pieces2(gate, up, |gate, up| run!(self, geglu(gate, up)));
+    }
+
+    /// `gate = g / (1 + exp(alpha * -g)) * (u + 1)` with `g = min(gate, limit)` and `u` = `up` within
+    /// ±`limit`, both of the same length: ggml's `swiglu_oai`.
+    pub fn swiglu_oai(&self, gate: &mut [f32], up: &[f32], alpha: f32, limit: f32) {
+        pieces2(gate, up, |gate, up| run!(self, swiglu_oai(gate, up, alpha, limit)));
+    }
+
+    /// `gate = min(silu(gate), limit) * u` with `u` = `up` within ±`limit`, both of the same length: Step
+    /// 3.5's order in ggml's `build_moe_ffn`. (ggml's operator `swiglu_clamp`, which other families use,
+    /// bounds the gate before SiLU.)
+    pub fn swiglu_clamped(&self, gate: &mut [f32], up: &[f32], limit: f32) {
+        pieces2(gate, up, |gate, up| run!(self, swiglu_clamped(gate, up, limit)));
     }
 
     /// `acc += x`, both of the same length.
@@ -40,85 +74,48 @@ impl Ops {
         pieces(x, |x| run!(self, scale(x, by)));
     }
 
-    /// `acc += weight * x`, product and sum rounded apart, as ggml's graph of a mixture of experts does; both of
-    /// the same length. To be called in the experts' rank order.
-    pub fn add_scaled(&self, acc: &mut [f32], weight: f32, x: &[f32]) {
-        pieces2(acc, x, |acc, x| run!(self, add_scaled(acc, weight, x)));
+    /// Each row of `out` is the sum of some rows of `x`, each times its weight: product and sum rounded apart, added in
+    /// the given order. `out`: `[rows][n]`; `x`: `[any][n]`; `chosen`: which rows of `x`, with `weights` as many for
+    /// each row of `out`.
+    pub fn sum_weighted(&self, x: &[f32], chosen: &[usize], weights: &[f32], n: usize, out: &mut [f32]) {
+        assert_eq!(chosen.len(), weights.len(), "rows and their weights");
+        if out.is_empty() {
+            return;
+        }
+        assert!(n > 0 && out.len().is_multiple_of(n), "{} values in rows of {n}", out.len());
+        let each = chosen.len() / (out.len() / n);
+        assert!(each > 0 && chosen.len() * n == each * out.len(), "{} rows to choose", chosen.len());
+        let sum = |((out, chosen), weights): ((&mut [f32], &[usize]), &[f32])| {
+            for (i, (&row, &weight)) in chosen.iter().zip(weights).enumerate() {
+                let x = &x[row * n..(row + 1) * n];
+                if i == 0 {
+                    out.copy_from_slice(x);
+                    run!(self, scale(out, weight));
+                } else {
+                    run!(self, add_scaled(out, weight, x));
+                }
+            }
+        };
+        if chosen.len() * n < PARALLEL {
+            out.chunks_exact_mut(n)
+                .zip(chosen.chunks_exact(each))
+                .zip(weights.chunks_exact(each))
+                .for_each(sum);
+        } else {
+            let rows = out.par_chunks_exact_mut(n).zip(chosen.par_chunks_exact(each));
+            rows.zip(weights.par_chunks_exact(each)).for_each(sum);
+        }
     }
 
     /// `x[row] += bias` for each row of `x`: `[rows][bias.len()]`.
     pub fn add_bias(&self, x: &mut [f32], bias: &[f32]) {
-        rows(x, bias.len(), |row| run!(self, add(row, bias)));
-    }
-
-    /// `x[row] *= weight` for each row of `x`: `[rows][weight.len()]`.
-    pub fn mul_rows(&self, x: &mut [f32], weight: &[f32]) {
-        rows(x, weight.len(), |row| run!(self, mul(row, weight)));
-    }
-
-    /// The dot product of two rows of the same length: sixteen lanes by index mod 16, fused multiply-adds, the
-    /// tail padded with zeros, then 16 to 8 lanes by `l[i] + l[i+8]` and
-    /// `((l0+l4)+(l2+l6)) + ((l1+l5)+(l3+l7))`.
-    pub fn dot_f32(&self, a: &[f32], b: &[f32]) -> f32 {
-        assert_eq!(a.len(), b.len(), "dot of rows of different lengths");
-        run!(self, dot(a, b))
-    }
-
-    /// RMS norm of each row: `out = x * (1 / sqrt(mean(x^2) + eps)) * weight`, from left to right.
-    ///
-    /// `x` and `out`: `[rows][weight.len()]`. The squares are summed in f64 over eight lanes by index mod 8, the
-    /// mean rounded to f32; the rest is f32 as in ggml's `rms_norm` and `mul`.
-    pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-        self.rms_norm_rows(x, weight.len(), weight, eps, out);
-    }
-
-    /// The same without the weight, rows of `n`: the node `norm`. [`Ops::mul_rows`] makes of it exactly what
-    /// [`Ops::rms_norm`] gives.
-    pub fn rms_norm_unweighted(&self, x: &[f32], n: usize, eps: f32, out: &mut [f32]) {
-        self.rms_norm_rows(x, n, &[], eps, out);
-    }
-
-    fn rms_norm_rows(&self, x: &[f32], n: usize, weight: &[f32], eps: f32, out: &mut [f32]) {
-        assert_eq!(x.len(), out.len(), "norm: input and output differ in length");
-        if x.is_empty() {
-            return;
-        }
-        assert!(n > 0 && x.len().is_multiple_of(n), "norm: {} values in rows of {n}", x.len());
+        let n = bias.len();
+        assert!(x.is_empty() || n > 0 && x.len().is_multiple_of(n), "{} values in rows of {n}", x.len());
         if x.len() < PARALLEL {
-            x.chunks_exact(n)
-                .zip(out.chunks_exact_mut(n))
-                .for_each(|(x, out)| run!(self, rms_norm(x, weight, eps, out)));
+            x.chunks_exact_mut(n.max(1)).for_each(|row| run!(self, add(row, bias)));
         } else {
-            x.par_chunks_exact(n)
-                .zip(out.par_chunks_exact_mut(n))
-                .for_each(|(x, out)| run!(self, rms_norm(x, weight, eps, out)));
+            x.par_chunks_exact_mut(n).for_each(|row| run!(self, add(row, bias)));
         }
-    }
-
-    /// Softmax of each row of `x`: `[rows][n]`, in place.
-    ///
-    /// `exp(x - max)` summed over sixteen lanes by index mod 16, then multiplied by the f32 reciprocal of the sum:
-    /// ggml's order, except that it sums in f64. A row that is -inf throughout gives NaN.
-    pub fn softmax(&self, x: &mut [f32], n: usize) {
-        rows(x, n, |row| run!(self, softmax(row)));
-    }
-
-    /// Replaces `x` by `exp(x - max)` and returns `(max, sum of the results)`: a softmax not yet divided, and
-    /// `max + ln(sum)` is the log-sum-exp. Summed as in [`Ops::softmax`]; NaN does not count as a maximum.
-    pub fn exp_sum(&self, x: &mut [f32]) -> (f32, f32) {
-        run!(self, exp_sum(x))
-    }
-
-    /// The largest value, NaN passed over; -inf where there is none.
-    pub fn max(&self, x: &[f32]) -> f32 {
-        run!(self, max(x))
-    }
-
-    /// The index of the largest value, NaN passed over, the lowest index among equals; `None` where there is no
-    /// number at all.
-    pub fn argmax(&self, x: &[f32]) -> Option<usize> {
-        let max = self.max(x);
-        x.iter().position(|&x| x == max)
     }
 }
 
@@ -132,17 +129,5 @@ fn pieces2(x: &mut [f32], y: &[f32], f: impl Fn(&mut [f32], &[f32]) + Sync) {
         f(x, y);
     } else {
         x.par_chunks_mut(PIECE).zip(y.par_chunks(PIECE)).for_each(|(x, y)| f(x, y));
-    }
-}
-
-fn rows(x: &mut [f32], n: usize, f: impl Fn(&mut [f32]) + Send + Sync) {
-    if x.is_empty() {
-        return;
-    }
-    assert!(n > 0 && x.len().is_multiple_of(n), "{} values in rows of {n}", x.len());
-    if x.len() < PARALLEL {
-        x.chunks_exact_mut(n).for_each(f);
-    } else {
-        x.par_chunks_exact_mut(n).for_each(f);
     }
 }

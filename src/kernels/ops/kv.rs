@@ -1,10 +1,13 @@
-//! One layer's keys or values in a KV cache: `[kv_head][ctx][head_dim]`, as f32 or f16.
+//! Pages of a KV cache: the keys or values of [`PAGE`] positions of one layer and sequence, as f32 or f16.
 
 use rayon::prelude::*;
 
 use super::{Ops, run};
 
-/// Keys or values of one layer, to be read: `[kv_head][ctx][head_dim]`.
+/// Positions of a page, and of a chunk of attention's arithmetic; a multiple of 16.
+pub const PAGE: usize = 128;
+
+/// Keys or values of a page, to be read: `[kv_heads][PAGE][len]`.
 #[derive(Clone, Copy, Debug)]
 pub enum KvView<'a> {
     /// The bits of f16 values.
@@ -12,7 +15,7 @@ pub enum KvView<'a> {
     F32(&'a [f32]),
 }
 
-/// Keys or values of one layer, to be written: `[kv_head][ctx][head_dim]`.
+/// Keys or values of a page, to be written: `[kv_heads][PAGE][len]`.
 #[derive(Debug)]
 pub enum KvViewMut<'a> {
     /// The bits of f16 values.
@@ -20,18 +23,38 @@ pub enum KvViewMut<'a> {
     F32(&'a mut [f32]),
 }
 
-impl<'a> KvView<'a> {
-    pub(super) fn len(&self) -> usize {
+impl KvView<'_> {
+    fn len(&self) -> usize {
         match self {
             Self::F16(x) => x.len(),
             Self::F32(x) => x.len(),
         }
     }
 
-    pub(super) fn slice(self, range: std::ops::Range<usize>) -> KvView<'a> {
-        match self {
-            Self::F16(x) => KvView::F16(&x[range]),
-            Self::F32(x) => KvView::F32(&x[range]),
+    fn is_f16(&self) -> bool {
+        matches!(self, Self::F16(_))
+    }
+}
+
+/// Consecutive pages of one layer and sequence: page i holds the positions from `(first_page + i) * PAGE` on.
+/// Pages before them are gone: out of every window.
+#[derive(Clone, Copy, Debug)]
+pub struct KvPages<'a> {
+    pub first_page: usize,
+    /// `[kv_heads][PAGE][key_len]` each.
+    pub keys: &'a [KvView<'a>],
+    /// `[kv_heads][PAGE][value_len]` each, as many as keys and of the same kind.
+    pub values: &'a [KvView<'a>],
+}
+
+impl KvPages<'_> {
+    pub(super) fn check(&self, kv_heads: usize, key_len: usize, value_len: usize) {
+        assert_eq!(self.keys.len(), self.values.len(), "pages of keys and of values");
+        for (k, v) in self.keys.iter().zip(self.values) {
+            let lens = (kv_heads * PAGE * key_len, kv_heads * PAGE * value_len);
+            assert_eq!((k.len(), v.len()), lens, "lengths of pages");
+            let kind = self.keys[0].is_f16();
+            assert!(k.is_f16() == kind && v.is_f16() == kind, "kinds of pages");
         }
     }
 }
@@ -40,30 +63,20 @@ impl<'a> KvView<'a> {
 const PARALLEL: usize = 1 << 15;
 
 impl Ops {
-    /// Writes new keys or values into a layer's cache at positions `first_pos..`, as f32 or rounded to f16 (to
-    /// nearest, ties to even).
+    /// Writes new keys or values into one page, at its positions `first..` (counted from the page's start),
+    /// as f32 or rounded to f16 (to nearest, ties to even).
     ///
-    /// `rows`: `[tokens][kv_heads * head_dim]`; `cache`: `[kv_heads][ctx][head_dim]`.
-    pub fn store_kv(
-        &self,
-        rows: &[f32],
-        cache: KvViewMut<'_>,
-        kv_heads: usize,
-        head_dim: usize,
-        ctx: usize,
-        first_pos: usize,
-    ) {
-        let token = kv_heads * head_dim;
+    /// `rows`: `[tokens][kv_heads * len]`; `page`: `[kv_heads][PAGE][len]`.
+    pub fn store_kv(&self, rows: &[f32], page: KvViewMut<'_>, kv_heads: usize, len: usize, first: usize) {
+        let token = kv_heads * len;
         assert!(token > 0 && rows.len().is_multiple_of(token), "store_kv: {} values", rows.len());
-        assert!(first_pos + rows.len() / token <= ctx, "store_kv: beyond the context of {ctx}");
-        match cache {
-            KvViewMut::F16(cache) => {
-                store(rows, cache, token, head_dim, ctx, first_pos, |from, to| run!(self, narrow(from, to)))
+        assert!(first + rows.len() / token <= PAGE, "store_kv: beyond the page");
+        match page {
+            KvViewMut::F16(page) => {
+                store(rows, page, token, len, first, |from, to| run!(self, narrow(from, to)))
             }
-            KvViewMut::F32(cache) => {
-                store(rows, cache, token, head_dim, ctx, first_pos, |from, to: &mut [f32]| {
-                    to.copy_from_slice(from)
-                })
+            KvViewMut::F32(page) => {
+                store(rows, page, token, len, first, |from, to: &mut [f32]| to.copy_from_slice(from))
             }
         }
     }
@@ -71,23 +84,22 @@ impl Ops {
 
 fn store<E: Send>(
     rows: &[f32],
-    cache: &mut [E],
+    page: &mut [E],
     token: usize,
-    head_dim: usize,
-    ctx: usize,
-    first_pos: usize,
+    len: usize,
+    first: usize,
     put: impl Fn(&[f32], &mut [E]) + Sync,
 ) {
-    assert_eq!(cache.len(), token * ctx, "store_kv: cache");
-    let store_head = |(head, cache): (usize, &mut [E])| {
-        let to = cache[first_pos * head_dim..].chunks_exact_mut(head_dim);
+    assert_eq!(page.len(), token * PAGE, "store_kv: page");
+    let store_head = |(head, page): (usize, &mut [E])| {
+        let to = page[first * len..].chunks_exact_mut(len);
         for (row, to) in rows.chunks_exact(token).zip(to) {
-            put(&row[head * head_dim..][..head_dim], to);
+            put(&row[head * len..][..len], to);
         }
     };
     if rows.len() < PARALLEL {
-        cache.chunks_exact_mut(ctx * head_dim).enumerate().for_each(store_head);
+        page.chunks_exact_mut(PAGE * len).enumerate().for_each(store_head);
     } else {
-        cache.par_chunks_exact_mut(ctx * head_dim).enumerate().for_each(store_head);
+        page.par_chunks_exact_mut(PAGE * len).enumerate().for_each(store_head);
     }
 }

@@ -47,8 +47,8 @@ pub(super) trait Lanes16: Copy {
     fn min(self, b: Self) -> Self;
     /// `if self > b { self } else { b }`: `b` where either is NaN.
     fn max(self, b: Self) -> Self;
-    /// `self * 2^n` where `n` is held as `MAGIC + n` (see [`MAGIC`]), in two steps so that the result overflows
-    /// to infinity and underflows through the denormals by itself.
+    /// `self * 2^n` where `n` is held as `MAGIC + n` (see [`MAGIC`]), in two steps so that the result
+    /// overflows to infinity and underflows through the denormals by itself.
     fn scale_by_power(self, n: Self) -> Self;
     /// Lanes 0..8 and 8..16 in f64.
     fn widen(self) -> (Self::D, Self::D);

@@ -1,18 +1,26 @@
-//! exp, dots, norms, softmax and elementwise operations on one row, generic over the instruction set.
+//! exp, tanh, norms, softmax and elementwise operations on one row, generic over the instruction set.
 //!
 //! Every function is inlined into an instance compiled for the set's features (see the table in `ops`).
 
+use super::gelu::Gelu;
 use super::lanes::{Isa, Lanes8, Lanes16, MAGIC};
 
 /// `exp` of sixteen lanes.
 ///
-/// `n = round(x / ln 2)`, `r = x - n ln 2` with ln 2 in two parts, `1 + r + r^2 P(r)` with P a minimax polynomial
-/// of degree 4 for the relative error on |r| <= ln(2)/2 (3.1e-9), then the power of two. NaN stays NaN; above
-/// 88.73 the result is infinite, below -103.98 zero, between there and -87.34 denormal.
+/// `n = round(x / ln 2)`, `r = x - n ln 2` with ln 2 in two parts, `1 + r + r^2 P(r)` with P a minimax
+/// polynomial of degree 4 for the relative error on |r| <= ln(2)/2 (3.1e-9), then the power of two. NaN stays
+/// NaN; above 88.73 the result is infinite, below -103.98 zero, between there and -87.34 denormal.
 #[inline(always)]
 pub(super) fn exp16<I: Isa>(isa: I, x: I::F) -> I::F {
     let x = isa.splat(89.0).min(x);
     let x = isa.splat(-104.0).max(x);
+    let (p, biased) = exp_parts(isa, x);
+    p.add(isa.splat(1.0)).scale_by_power(biased)
+}
+
+/// `(p, n)` with `exp(x) = (1 + p) * 2^n`, n held as `MAGIC + n`.
+#[inline(always)]
+fn exp_parts<I: Isa>(isa: I, x: I::F) -> (I::F, I::F) {
     let magic = isa.splat(MAGIC);
     let biased = x.mul_add(isa.splat(std::f32::consts::LOG2_E), magic);
     let n = biased.sub(magic);
@@ -23,8 +31,7 @@ pub(super) fn exp16<I: Isa>(isa: I, x: I::F) -> I::F {
     let p = p.mul_add(r, isa.splat(EXP_P[2]));
     let p = p.mul_add(r, isa.splat(EXP_P[3]));
     let p = p.mul_add(r, isa.splat(EXP_P[4]));
-    let p = p.mul_add(r.mul(r), r);
-    p.add(isa.splat(1.0)).scale_by_power(biased)
+    (p.mul_add(r.mul(r), r), biased)
 }
 
 /// ln 2 rounded to f32, and what that leaves out.
@@ -32,6 +39,18 @@ const LN2_HI: f32 = std::f32::consts::LN_2;
 const LN2_LO: f32 = (std::f64::consts::LN_2 - LN2_HI as f64) as f32;
 /// P, from r^4 down.
 const EXP_P: [f32; 5] = [1.381_432e-3, 8.368_851e-3, 4.166_84e-2, 1.666_652e-1, 4.999_999_4e-1];
+
+/// `tanh` of sixteen lanes: `e / (e + 2)` with `e = exp(2x) - 1`, taken from the parts of [`exp16`] without
+/// cancellation. NaN stays NaN; from 9.02 on the result is 1.
+#[inline(always)]
+pub(super) fn tanh16<I: Isa>(isa: I, x: I::F) -> I::F {
+    let x = isa.splat(10.0).min(x);
+    let x = isa.splat(-10.0).max(x);
+    let (p, biased) = exp_parts(isa, x.add(x));
+    let power = isa.splat(1.0).scale_by_power(biased);
+    let e = p.mul_add(power, power.sub(isa.splat(1.0)));
+    e.div(e.add(isa.splat(2.0)))
+}
 
 /// Rewrites `x` sixteen lanes at a time.
 macro_rules! map {
@@ -62,11 +81,6 @@ macro_rules! map {
 }
 
 #[inline(always)]
-pub(super) fn exp<I: Isa>(isa: I, x: &mut [f32]) {
-    map!(isa, x => exp16(isa, x), x);
-}
-
-#[inline(always)]
 fn silu16<I: Isa>(isa: I, x: I::F) -> I::F {
     let negated = isa.splat(-0.0).sub(x);
     x.div(isa.splat(1.0).add(exp16(isa, negated)))
@@ -80,6 +94,66 @@ pub(super) fn silu<I: Isa>(isa: I, x: &mut [f32]) {
 #[inline(always)]
 pub(super) fn swiglu<I: Isa>(isa: I, gate: &mut [f32], up: &[f32]) {
     map!(isa, x, u => silu16(isa, x).mul(u), gate, up);
+}
+
+#[inline(always)]
+fn sigmoid16<I: Isa>(isa: I, x: I::F) -> I::F {
+    let negated = isa.splat(-0.0).sub(x);
+    let one = isa.splat(1.0);
+    one.div(one.add(exp16(isa, negated)))
+}
+
+#[inline(always)]
+pub(super) fn sigmoid<I: Isa>(isa: I, x: &mut [f32]) {
+    map!(isa, x => sigmoid16(isa, x), x);
+}
+
+#[inline(always)]
+pub(super) fn gelu<I: Isa>(isa: I, x: &mut [f32]) {
+    let gelu = Gelu::get();
+    map!(isa, x => gelu.of16(isa, x), x);
+}
+
+/// The square of what is positive, 0 for the rest; NaN stays NaN.
+#[inline(always)]
+pub(super) fn relu_squared<I: Isa>(isa: I, x: &mut [f32]) {
+    map!(isa, x => {
+        let x = isa.splat(0.0).max(x);
+        x.mul(x)
+    }, x);
+}
+
+#[inline(always)]
+pub(super) fn geglu<I: Isa>(isa: I, gate: &mut [f32], up: &[f32]) {
+    let gelu = Gelu::get();
+    map!(isa, x, u => gelu.of16(isa, x).mul(u), gate, up);
+}
+
+/// `x` within ±`limit`; NaN stays NaN.
+#[inline(always)]
+fn clamp16<I: Isa>(isa: I, x: I::F, limit: f32) -> I::F {
+    isa.splat(limit).min(isa.splat(-limit).max(x))
+}
+
+#[inline(always)]
+pub(super) fn swiglu_oai<I: Isa>(isa: I, gate: &mut [f32], up: &[f32], alpha: f32, limit: f32) {
+    let one = isa.splat(1.0);
+    map!(isa, x, u => {
+        let x = isa.splat(limit).min(x);
+        let exponent = isa.splat(alpha).mul(isa.splat(-0.0).sub(x));
+        x.div(one.add(exp16(isa, exponent))).mul(clamp16(isa, u, limit).add(one))
+    }, gate, up);
+}
+
+#[inline(always)]
+pub(super) fn swiglu_clamped<I: Isa>(isa: I, gate: &mut [f32], up: &[f32], limit: f32) {
+    map!(isa, x, u => isa.splat(limit).min(silu16(isa, x)).mul(clamp16(isa, u, limit)), gate, up);
+}
+
+/// `x = tanh(x * by) * cap`.
+#[inline(always)]
+pub(super) fn soft_cap<I: Isa>(isa: I, x: &mut [f32], by: f32, cap: f32) {
+    map!(isa, x => tanh16(isa, x.mul(isa.splat(by))).mul(isa.splat(cap)), x);
 }
 
 #[inline(always)]
@@ -97,52 +171,65 @@ pub(super) fn scale<I: Isa>(isa: I, x: &mut [f32], by: f32) {
     map!(isa, x => x.mul(isa.splat(by)), x);
 }
 
+/// Product and sum rounded apart, as ggml's graph of a mixture of experts does.
 #[inline(always)]
 pub(super) fn add_scaled<I: Isa>(isa: I, acc: &mut [f32], weight: f32, x: &[f32]) {
     map!(isa, a, e => a.add(isa.splat(weight).mul(e)), acc, x);
 }
 
-/// Sixteen lanes by index mod 16, the tail padded with zeros, a fused multiply-add each.
-#[inline(always)]
-pub(super) fn dot<I: Isa>(isa: I, a: &[f32], b: &[f32]) -> f32 {
-    let (a, a_tail) = a.as_chunks::<16>();
-    let (b, b_tail) = b.as_chunks::<16>();
-    let mut acc = isa.splat(0.0);
-    for (a, b) in a.iter().zip(b) {
-        acc = isa.load(a).mul_add(isa.load(b), acc);
-    }
-    if !a_tail.is_empty() {
-        acc = isa.load_head(a_tail).mul_add(isa.load_head(b_tail), acc);
-    }
-    acc.sum()
+/// Sums in f64 over eight lanes by index mod 8.
+macro_rules! sum64 {
+    ($isa:ident, $lanes:ident, $acc:ident => $value:expr, $slice:expr) => {{
+        let mut $acc = $isa.zero64();
+        let (blocks, tail) = $slice.as_chunks::<16>();
+        for block in blocks {
+            let (low, high) = $isa.load(block).widen();
+            for $lanes in [low, high] {
+                $acc = $value;
+            }
+        }
+        if !tail.is_empty() {
+            let (low, high) = $isa.load_head(tail).widen();
+            for $lanes in [low, high] {
+                $acc = $value;
+            }
+        }
+        $acc.sum()
+    }};
 }
 
-/// `out = x / rms(x)`, times `weight` unless that is empty.
+/// `x / rms(x)`, times `weight` unless that is empty.
 #[inline(always)]
-pub(super) fn rms_norm<I: Isa>(isa: I, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    let mut acc = isa.zero64();
-    let (blocks, tail) = x.as_chunks::<16>();
-    for block in blocks {
-        let (low, high) = isa.load(block).widen();
-        acc = low.mul_add(low, acc);
-        acc = high.mul_add(high, acc);
-    }
-    if !tail.is_empty() {
-        let (low, high) = isa.load_head(tail).widen();
-        acc = low.mul_add(low, acc);
-        acc = high.mul_add(high, acc);
-    }
-    let mean = (acc.sum() / x.len() as f64) as f32;
-    out.copy_from_slice(x);
-    scale(isa, out, 1.0 / (mean + eps).sqrt());
+pub(super) fn rms_norm<I: Isa>(isa: I, x: &mut [f32], weight: &[f32], eps: f32) {
+    let sum = sum64!(isa, lanes, acc => lanes.mul_add(lanes, acc), x);
+    let mean = (sum / x.len() as f64) as f32;
+    scale(isa, x, 1.0 / (mean + eps).sqrt());
     if !weight.is_empty() {
-        mul(isa, out, weight);
+        mul(isa, x, weight);
+    }
+}
+
+/// `(x - mean(x)) / deviation(x)`, times `weight` and plus `bias` unless these are empty.
+#[inline(always)]
+pub(super) fn layer_norm<I: Isa>(isa: I, x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+    let (one, _) = isa.splat(1.0).widen();
+    let sum = sum64!(isa, lanes, acc => lanes.mul_add(one, acc), x);
+    let mean = isa.splat((sum / x.len() as f64) as f32);
+    map!(isa, x => x.sub(mean), x);
+    let squares = sum64!(isa, lanes, acc => lanes.mul_add(lanes, acc), x);
+    let variance = (squares / x.len() as f64) as f32;
+    scale(isa, x, 1.0 / (variance + eps).sqrt());
+    if !weight.is_empty() {
+        mul(isa, x, weight);
+    }
+    if !bias.is_empty() {
+        add(isa, x, bias);
     }
 }
 
 /// The largest value of `x`, NaN passed over; -inf where there is none.
 #[inline(always)]
-pub(super) fn max<I: Isa>(isa: I, x: &[f32]) -> f32 {
+fn max<I: Isa>(isa: I, x: &[f32]) -> f32 {
     let (blocks, tail) = x.as_chunks::<16>();
     let mut acc = isa.splat(f32::NEG_INFINITY);
     for block in blocks {

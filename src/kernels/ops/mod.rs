@@ -1,8 +1,9 @@
-//! The operations of a forward pass other than products with weights: norms, RoPE, SwiGLU, softmax, attention.
+//! The operations of a forward pass other than products with weights: norms, RoPE, activations, softmax,
+//! attention.
 //!
-//! Each is written once, over sixteen lanes, and instantiated for every instruction set; all instances give the
-//! same bits (any NaN stands for any NaN), whatever the threads and the batch. Holding an [`Ops`] proves that
-//! the CPU runs it. Lengths are asserted: a wrong one is a mistake of the caller, not of a file.
+//! Each is written once, over sixteen lanes, and instantiated for every instruction set; all instances give
+//! the same bits (any NaN stands for any NaN), whatever the threads and the batch. Holding an [`Ops`] proves
+//! that the CPU runs it. Lengths are asserted: a wrong one is a mistake of the caller, not of a file.
 //!
 //! Work is spread over rayon's current pool where it is large enough to pay for that.
 
@@ -12,25 +13,28 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod elementwise;
+mod gelu;
 mod kv;
 mod lanes;
 mod math;
+mod norms;
 mod rope;
 mod select;
 #[cfg(test)]
 mod tests;
 
-use attention::tile::{Parts, Tile, Workspace};
+use attention::parts::Parts;
+use attention::tile::{Tile, Workspace};
 #[cfg(target_arch = "x86_64")]
 use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 use avx512::Avx512;
 use lanes::Scalar;
 
-pub use attention::{AttentionScratch, AttentionShape, CHUNK};
-pub use kv::{KvView, KvViewMut};
-pub use rope::{RopeKind, RopeParams, RopeTable};
-pub use select::top_k;
+pub use attention::{AttentionScratch, AttentionShape, Window};
+pub use kv::{KvPages, KvView, KvViewMut, PAGE};
+pub use rope::{RopeKind, RopeParams, RopeTable, Yarn};
+pub use select::{top_k, top_k_grouped};
 
 /// The operations, compiled for one instruction set.
 pub struct Ops {
@@ -47,8 +51,8 @@ impl Ops {
 
 /// The portable operations: the definition of every result, on any CPU.
 ///
-/// Where the CPU has FMA this is the same source compiled with it: without, each fused multiply-add is a library
-/// call.
+/// Where the CPU has FMA this is the same source compiled with it: without, each fused multiply-add is a
+/// library call.
 pub fn scalar() -> &'static Ops {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("fma") {
@@ -57,8 +61,8 @@ pub fn scalar() -> &'static Ops {
     &SCALAR
 }
 
-/// Declares the table of row kernels and an instance of it for each instruction set: the portable source inlined
-/// into functions compiled for the set's features.
+/// Declares the table of row kernels and an instance of it for each instruction set: the portable source
+/// inlined into functions compiled for the set's features.
 macro_rules! kernel_sets {
     ($list:tt $($(#[$cfg:meta])? $set:ident $module:ident $name:literal $features:tt $isa:expr;)*) => {
         kernel_sets!(@table $list);
@@ -83,7 +87,8 @@ macro_rules! kernel_sets {
             $(kernel_sets!(@fn $features $isa $kernel = $path, $args $(-> $ret)?);)*
         }
     };
-    (@fn [$($feature:meta)?] ($isa:expr) $kernel:ident = $path:path, ($($arg:ident: $type:ty),*) $(-> $ret:ty)?) => {
+    (@fn [$($feature:meta)?] ($isa:expr) $kernel:ident = $path:path,
+        ($($arg:ident: $type:ty),*) $(-> $ret:ty)?) => {
         $(#[$feature])?
         pub(super) fn $kernel($($arg: $type),*) $(-> $ret)? {
             $path($isa, $($arg),*)
@@ -93,23 +98,27 @@ macro_rules! kernel_sets {
 
 kernel_sets! {
     {
-        exp = math::exp, (x: &mut [f32]);
         silu = math::silu, (x: &mut [f32]);
+        sigmoid = math::sigmoid, (x: &mut [f32]);
+        gelu = math::gelu, (x: &mut [f32]);
+        relu_squared = math::relu_squared, (x: &mut [f32]);
+        soft_cap = math::soft_cap, (x: &mut [f32], by: f32, cap: f32);
         swiglu = math::swiglu, (gate: &mut [f32], up: &[f32]);
+        geglu = math::geglu, (gate: &mut [f32], up: &[f32]);
+        swiglu_oai = math::swiglu_oai, (gate: &mut [f32], up: &[f32], alpha: f32, limit: f32);
+        swiglu_clamped = math::swiglu_clamped, (gate: &mut [f32], up: &[f32], limit: f32);
         add = math::add, (acc: &mut [f32], x: &[f32]);
+        add_scaled = math::add_scaled, (acc: &mut [f32], weight: f32, x: &[f32]);
         mul = math::mul, (acc: &mut [f32], x: &[f32]);
         scale = math::scale, (x: &mut [f32], by: f32);
-        add_scaled = math::add_scaled, (acc: &mut [f32], weight: f32, x: &[f32]);
-        dot = math::dot, (a: &[f32], b: &[f32]) -> f32;
-        rms_norm = math::rms_norm, (x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
-        max = math::max, (x: &[f32]) -> f32;
-        exp_sum = math::exp_sum, (x: &mut [f32]) -> (f32, f32);
+        rms_norm = math::rms_norm, (x: &mut [f32], weight: &[f32], eps: f32);
+        layer_norm = math::layer_norm, (x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32);
         softmax = math::softmax, (x: &mut [f32]);
         narrow = math::narrow, (from: &[f32], to: &mut [u16]);
         rotate_pairs = math::rotate_pairs, (x: &mut [f32], cos: &[f32], sin: &[f32]);
         rotate_halves = math::rotate_halves, (x: &mut [f32], cos: &[f32], sin: &[f32]);
         attend = attention::tile::attend, (tile: &Tile, workspace: &mut Workspace, parts: &mut [f32]);
-        combine = attention::tile::combine, (parts: Parts, out: &mut [f32]);
+        combine = attention::parts::combine, (parts: Parts, sink: Option<f32>, out: &mut [f32]);
     }
     SCALAR portable "scalar" [] Scalar;
     #[cfg(target_arch = "x86_64")]

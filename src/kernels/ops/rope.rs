@@ -20,10 +20,58 @@ pub struct RopeParams {
     pub n_dims: usize,
     /// `rope.freq_base`.
     pub base: f32,
-    /// What positions are multiplied by: 1, or 1 / factor under linear scaling.
+    /// What positions are multiplied by: 1, or 1 / factor under linear scaling and YaRN.
     pub freq_scale: f32,
     /// What cosines and sines are multiplied by: 1 by default.
     pub attn_factor: f32,
+    pub yarn: Option<Yarn>,
+}
+
+/// YaRN: fast pairs keep their angle, slow ones are scaled with the context, those between get a mix of both.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Yarn {
+    /// The weight of the unscaled angles: 1 by default; 0 switches YaRN off.
+    pub ext_factor: f32,
+    /// Context that the model was trained for before it was extended, tokens.
+    pub original_context: usize,
+    /// Turns within the original context from which a pair keeps its angle: 32 by default.
+    pub beta_fast: f32,
+    /// Turns up to which a pair is scaled: 1 by default.
+    pub beta_slow: f32,
+}
+
+/// What YaRN makes of the angles of one set of parameters.
+struct Mix {
+    /// Pairs between which the unscaled angle's share falls from `ext_factor` to 0.
+    low: f32,
+    high: f32,
+    ext_factor: f32,
+}
+
+impl Mix {
+    /// ggml's `ggml_rope_yarn_corr_dims`.
+    fn new(params: &RopeParams, yarn: &Yarn) -> Self {
+        let (n_dims, context) = (params.n_dims as f32, yarn.original_context as f32);
+        let pair = |turns: f32| {
+            let turns = turns * 2.0 * std::f32::consts::PI;
+            n_dims * ln(context / turns) / (2.0 * ln(params.base))
+        };
+        let low = pair(yarn.beta_fast).floor().max(0.0);
+        let high = pair(yarn.beta_slow).ceil().min(n_dims - 1.0);
+        Self { low, high, ext_factor: yarn.ext_factor }
+    }
+
+    /// The angle of a pair that is `unscaled` before scaling: ggml's `rope_yarn`.
+    fn angle(&self, pair: usize, unscaled: f32, scaled: f32) -> f32 {
+        let y = (pair as f32 - self.low) / (self.high - self.low).max(0.001);
+        let share = (1.0 - y.clamp(0.0, 1.0)) * self.ext_factor;
+        scaled * (1.0 - share) + unscaled * share
+    }
+}
+
+/// The natural logarithm, in f64 and rounded once.
+fn ln(x: f32) -> f32 {
+    libm::log(f64::from(x)) as f32
 }
 
 /// Cosines and sines, each `[positions][n_dims / 2]`; the buffers are kept from one batch to the next.
@@ -42,8 +90,10 @@ impl RopeTable {
     /// Fills the table for these positions, one a token.
     ///
     /// The angle follows ggml's `ggml_rope_cache_init`: theta starts at the position and is multiplied by
-    /// `base^(-2/n_dims)` from pair to pair in f32, divided by the pair's factor, multiplied by `freq_scale`. The
-    /// power, cosine and sine are taken in f64 and rounded once, hence the same on every machine.
+    /// `base^(-2/n_dims)` from pair to pair in f32, divided by the pair's factor, multiplied by `freq_scale`.
+    /// The power, cosine and sine are taken in f64 and rounded once, hence the same on every machine. YaRN
+    /// mixes the angles with and without `freq_scale` and multiplies `attn_factor` by
+    /// `1 + 0.1 ln(1 / freq_scale)`.
     ///
     /// `freq_factors`: `[n_dims / 2]`, the tensor `rope_freqs`, where the model has one.
     pub fn fill(
@@ -60,6 +110,11 @@ impl RopeTable {
         let exponent = f64::from(-2.0f32 / params.n_dims as f32);
         let theta_scale = libm::pow(f64::from(params.base), exponent) as f32;
 
+        let yarn = params.yarn.filter(|yarn| yarn.ext_factor != 0.0);
+        let gain = yarn
+            .map_or(params.attn_factor, |_| params.attn_factor * (1.0 + 0.1 * ln(1.0 / params.freq_scale)));
+        let mix = yarn.map(|yarn| Mix::new(params, &yarn));
+
         // The first cosine of each row holds the position until the row is filled.
         self.half = half;
         self.cos.clear();
@@ -75,9 +130,11 @@ impl RopeTable {
             let mut theta = cos[0];
             for (i, (cos, sin)) in cos.iter_mut().zip(sin).enumerate() {
                 let factor = freq_factors.map_or(1.0, |factors| factors[i]);
-                let angle = f64::from(params.freq_scale * (theta / factor));
-                *cos = libm::cos(angle) as f32 * params.attn_factor;
-                *sin = libm::sin(angle) as f32 * params.attn_factor;
+                let unscaled = theta / factor;
+                let scaled = params.freq_scale * unscaled;
+                let angle = f64::from(mix.as_ref().map_or(scaled, |mix| mix.angle(i, unscaled, scaled)));
+                *cos = libm::cos(angle) as f32 * gain;
+                *sin = libm::sin(angle) as f32 * gain;
                 theta *= theta_scale;
             }
         };

@@ -16,8 +16,8 @@ pub struct DotBound {
 /// The bounds of all formats.
 pub static DOT_BOUNDS: &[DotBound] = &[
     DotBound { ty: TensorType::F32, measured: 0.5, bound: 1.0 },
-    DotBound { ty: TensorType::F16, measured: 0.5, bound: 1.0 },
-    DotBound { ty: TensorType::BF16, measured: 0.5, bound: 1.0 },
+    DotBound { ty: TensorType::F16, measured: 0.25, bound: 0.5 },
+    DotBound { ty: TensorType::BF16, measured: 0.75, bound: 1.5 },
     DotBound { ty: TensorType::Q4_0, measured: 0.3125, bound: 0.625 },
     DotBound { ty: TensorType::Q4_1, measured: 0.25, bound: 0.5 },
     DotBound { ty: TensorType::Q5_0, measured: 0.5, bound: 1.0 },
@@ -26,7 +26,7 @@ pub static DOT_BOUNDS: &[DotBound] = &[
     DotBound { ty: TensorType::Q2_K, measured: 0.125, bound: 0.25 },
     DotBound { ty: TensorType::Q3_K, measured: 0.125, bound: 0.25 },
     DotBound { ty: TensorType::Q4_K, measured: 0.25, bound: 0.5 },
-    DotBound { ty: TensorType::Q5_K, measured: 0.3125, bound: 0.625 },
+    DotBound { ty: TensorType::Q5_K, measured: 0.25, bound: 0.5 },
     DotBound { ty: TensorType::Q6_K, measured: 0.125, bound: 0.25 },
     DotBound { ty: TensorType::IQ2_XXS, measured: 0.125, bound: 0.25 },
     DotBound { ty: TensorType::IQ2_XS, measured: 0.0625, bound: 0.125 },

@@ -41,6 +41,28 @@ impl<'a> Node<'a> {
         views.contains(&self.tensor.op)
     }
 
+    /// The node that a view shows, or whose memory the node writes to, at the end of such a chain.
+    pub fn base(&self) -> Option<Node<'a>> {
+        // SAFETY: null or a tensor of the same graph, which lives as long as this one.
+        unsafe { self.tensor.view_src.as_ref() }.map(Node::new)
+    }
+
+    /// What the node is computed from, weights and inputs included.
+    pub fn sources(&self) -> impl Iterator<Item = Node<'a>> {
+        // SAFETY: each is null or a tensor of the same graph, which lives as long as this one.
+        self.tensor.src.iter().filter_map(|&source| unsafe { source.as_ref() }).map(Node::new)
+    }
+
+    /// What tells it apart from the other nodes of its graph.
+    pub fn address(&self) -> usize {
+        std::ptr::from_ref(self.tensor).addr()
+    }
+
+    /// Its values are of a type that is kept, and those of a row lie beside one another.
+    pub fn is_readable(&self) -> bool {
+        [sys::GGML_TYPE_F32, sys::GGML_TYPE_I32].contains(&self.tensor.type_) && self.tensor.nb[0] == 4
+    }
+
     /// The four sizes, the fastest first.
     pub fn sizes(&self) -> [usize; 4] {
         self.tensor.ne.map(|n| n as usize)

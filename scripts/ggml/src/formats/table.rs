@@ -11,7 +11,7 @@ pub struct Row {
     /// The largest weight in units of the scale, mins included: bounds the rows of the exact class. None where the
     /// format has no scale that could be made one power of two in all blocks.
     pub exact_units: Option<u32>,
-    /// The format, of the same activations, in whose file the inputs stand: the same serve here. None: in this one's.
+    /// The format in whose file the inputs stand: the same serve here. None: in this one's.
     pub activations_of: Option<&'static str>,
 }
 
@@ -47,7 +47,7 @@ const fn blocks(name: &'static str, id: FormatId, offsets: &'static [usize], uni
     Row { name, id, scale, values: Values::Blocks, exact_units: Some(units), activations_of: None }
 }
 
-/// A format whose activations are another one's.
+/// A format whose inputs are another one's; the largest weight of that one in units is no smaller.
 const fn like(owner: &'static str, row: Row) -> Row {
     Row { activations_of: Some(owner), ..row }
 }
@@ -59,14 +59,14 @@ const fn scaled(scale: Scale, row: Row) -> Row {
 /// Another format is another row here.
 pub const FORMATS: &[Row] = &[
     floats("F32", id::F32),
-    floats("F16", id::F16),
-    floats("BF16", id::BF16),
+    like("F32", floats("F16", id::F16)),
+    like("F32", floats("BF16", id::BF16)),
     blocks("Q8_0", id::Q8_0, &[0], 128),
     // Sub-blocks: six-bit scales times quants, plus six-bit mins.
     blocks("Q4_K", id::Q4_K, &[0, 2], 63 * 15 + 63),
-    blocks("Q5_K", id::Q5_K, &[0, 2], 63 * 31 + 63),
     // Sub-blocks: eight-bit signed scales times quants from -32.
     blocks("Q6_K", id::Q6_K, &[208], 128 * 32),
+    like("Q6_K", blocks("Q5_K", id::Q5_K, &[0, 2], 63 * 31 + 63)),
     like("Q8_0", blocks("Q4_0", id::Q4_0, &[0], 8)),
     like("Q8_0", blocks("Q4_1", id::Q4_1, &[0, 2], 15 + 1)),
     like("Q8_0", blocks("Q5_0", id::Q5_0, &[0], 16)),

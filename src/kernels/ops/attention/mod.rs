@@ -1,33 +1,42 @@
-//! Causal attention over a KV cache with grouped queries.
+//! Causal attention over a paged KV cache with grouped queries.
 //!
 //! # Definition
 //!
-//! A token at position `pos` sees positions `max(0, pos + 1 - window) ..= pos`. These are taken in chunks at
-//! absolute positions 0, C, 2C, ... ([`CHUNK`]). In a chunk, over the positions seen:
+//! A token at position `pos` sees the positions up to its own that its [`Window`] leaves. These are taken in
+//! chunks at absolute positions 0, C, 2C, ..., each of one page of the cache ([`PAGE`]). In a chunk, over the
+//! positions seen:
 //!
-//! - `s_j = dot(q, k_j) * scale`, the dot as in [`Ops::dot_f32`];
+//! - `s_j = dot(q, k_j) * scale`, the dot over sixteen lanes by index mod 16 and their tree; with a soft cap
+//!   `s_j = tanh(dot(q, k_j) * (scale / cap)) * cap`, the quotient rounded once;
 //! - `m = max s_j`, `p_j = exp(s_j - m)`, `s = sum p_j` over sixteen lanes by j mod 16 and their tree;
-//! - `o[d] = fma(p_j, v_j[d], o[d])` from 0 in rising j, and `w = 1`. What is masked is skipped, never multiplied by 0.
+//! - `o[d] = fma(p_j, v_j[d], o[d])` from 0 in rising j, and `w = 1`. What is masked is skipped, never
+//!   multiplied by 0.
 //!
 //! Chunks are merged from left to right, the first taken as it is: `M' = max(M, m)`, `a = exp(M - M')`,
-//! `b = exp(m - M')`, `O[d] = fma(O[d], W * a, o[d] * (w * b))`, `S = fma(S, a, s * b)`, `W = 1`; the result is
-//! `O[d] * (W / S)`.
+//! `b = exp(m - M')`, `O[d] = fma(O[d], W * a, o[d] * (w * b))`, `S = fma(S, a, s * b)`, `W = 1`; the result
+//! is `O[d] * (W / S)`.
+//!
+//! A head's sink is a score without a value, merged after the last chunk: `M' = max(M, sink)`,
+//! `a = exp(M - M')`, `S = fma(S, a, exp(sink - M'))`, `W = W * a`.
 //!
 //! # With an f16 cache
 //!
-//! ggml (without flash attention) rounds to f16 whatever it multiplies with f16: the queries before their dots with
-//! the keys, and the softmax's finished probabilities before their product with the values; it accumulates in f32.
-//! So here, to nearest even and keeping denormals:
+//! ggml (without flash attention) rounds to f16 whatever it multiplies with f16: the queries before their
+//! dots with the keys, and the softmax's finished probabilities before their product with the values; it
+//! accumulates in f32. So here, to nearest even and keeping denormals:
 //!
 //! - q is rounded to f16, once a token and head; a query beyond f16's range becomes infinite;
-//! - each chunk is a softmax of its own: `p_j * (1 / s)` rounded to f16 takes the place of p_j in o, and `w = s`.
+//! - each chunk is a softmax of its own: `p_j * (1 / s)` rounded to f16 takes the place of p_j in o, and
+//!   `w = s`.
 //!
-//! Of one chunk this is ggml's formula, for `W / S` is then 1 and rounds nothing. ggml rounds the probabilities of
-//! all positions together, which of several chunks would take a second pass: their total has to be known first.
-//! Chunk by chunk the rounding is as fine, but not bit for bit the same.
+//! Of one chunk this is ggml's formula, for `W / S` is then 1 and rounds nothing. ggml rounds the
+//! probabilities of all positions together, which of several chunks would take a second pass: their total has
+//! to be known first. Chunk by chunk the rounding is as fine, but not bit for bit the same; so is rounding
+//! before the sink is counted.
 //!
 //! Nothing in all this depends on the batch or on the threads. A row without a finite score comes out as NaN.
 
+pub(super) mod parts;
 pub(super) mod tile;
 
 use std::ops::Range;
@@ -35,11 +44,9 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::{KvView, Ops, run};
-use tile::{Parts, Tile, Workspace, part_len};
-
-/// Positions in a chunk; a multiple of 16.
-pub const CHUNK: usize = 128;
+use super::{KvPages, Ops, PAGE, run};
+use parts::{Parts, part_len};
+use tile::{Tile, Workspace};
 
 /// Query rows (tokens times heads of one KV head) taken through the cache together.
 const TILE_ROWS: usize = 64;
@@ -48,23 +55,51 @@ const PARALLEL: usize = 1 << 18;
 /// Floats that the parts of a call split by chunk may take.
 const MAX_PARTS: usize = 1 << 23;
 
+/// Which of the positions up to its own a token sees; at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// The last so many, its own included: `max(0, pos + 1 - w) ..= pos`.
+    Sliding(usize),
+    /// Those of its own stretch of so many: `pos / w * w ..= pos` (Llama 4).
+    Chunked(usize),
+}
+
+impl Window {
+    /// The first position that a token at `pos` sees.
+    pub fn start(self, pos: usize) -> usize {
+        match self {
+            Self::Sliding(window) => (pos + 1).saturating_sub(window),
+            Self::Chunked(window) => pos / window * window,
+        }
+    }
+
+    /// Positions that it spans.
+    pub(crate) fn len(self) -> usize {
+        match self {
+            Self::Sliding(window) | Self::Chunked(window) => window,
+        }
+    }
+}
+
 /// The shape of a call: a batch of consecutive tokens against one layer's cache.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionShape {
     /// Query heads, a multiple of `kv_heads`; head h reads KV head `h / (heads / kv_heads)`.
     pub heads: usize,
     pub kv_heads: usize,
-    /// Values of a head, of keys and of values alike.
-    pub head_dim: usize,
-    /// Positions that the cache has room for: its stride.
-    pub ctx: usize,
+    /// Elements of a query's or a key's head.
+    pub key_len: usize,
+    /// Elements of a value's head.
+    pub value_len: usize,
     pub tokens: usize,
     /// Position of the batch's first token; its own keys and values are already stored.
     pub first_pos: usize,
-    /// How many positions a token sees, itself included; all before it where `None`.
-    pub window: Option<usize>,
-    /// What scores are multiplied by, usually `1 / sqrt(head_dim)`.
+    /// All positions up to its own where `None`.
+    pub window: Option<Window>,
+    /// What scores are multiplied by, usually `1 / sqrt(key_len)`.
     pub scale: f32,
+    /// What scores are bounded by, with a tanh.
+    pub soft_cap: Option<f32>,
 }
 
 impl AttentionShape {
@@ -75,33 +110,35 @@ impl AttentionShape {
 
     /// The positions that a token of the batch sees.
     fn seen(&self, token: usize) -> Range<usize> {
-        let end = self.first_pos + token + 1;
-        let start = self.window.map_or(0, |window| end.saturating_sub(window));
-        start..end
+        let pos = self.first_pos + token;
+        self.window.map_or(0, |window| window.start(pos))..pos + 1
     }
 
     /// The chunks that a run of tokens sees something of.
     fn chunks(&self, tokens: Range<usize>) -> Range<usize> {
-        self.seen(tokens.start).start / CHUNK..self.seen(tokens.end - 1).end.div_ceil(CHUNK)
+        self.seen(tokens.start).start / PAGE..self.seen(tokens.end - 1).end.div_ceil(PAGE)
     }
 
     /// What a token sees of a chunk, counted from the chunk's start; may be empty.
     fn seen_in(&self, token: usize, chunk: usize) -> Range<usize> {
         let seen = self.seen(token);
-        let within = |pos: usize| pos.saturating_sub(chunk * CHUNK).min(CHUNK);
+        let within = |pos: usize| pos.saturating_sub(chunk * PAGE).min(PAGE);
         within(seen.start)..within(seen.end)
     }
 
-    fn check(&self, q: &[f32], k: KvView<'_>, v: KvView<'_>, out: &[f32]) {
+    fn check(&self, q: &[f32], kv: &KvPages<'_>, sinks: Option<&[f32]>, out: &[f32]) {
         assert!(self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads), "attention: heads");
-        assert!(self.head_dim > 0, "attention: head_dim");
-        assert!(self.window != Some(0), "attention: a window of nothing");
-        assert!(self.first_pos + self.tokens <= self.ctx, "attention: beyond the context");
-        assert_eq!(q.len(), self.tokens * self.heads * self.head_dim, "attention: q");
-        assert_eq!(out.len(), q.len(), "attention: out");
-        let cache = self.kv_heads * self.ctx * self.head_dim;
-        assert_eq!((k.len(), v.len()), (cache, cache), "attention: cache");
-        assert_eq!(std::mem::discriminant(&k), std::mem::discriminant(&v), "attention: kinds of cache");
+        assert!(self.key_len > 0 && self.value_len > 0, "attention: lengths of a head");
+        assert!(self.window.is_none_or(|window| window.len() > 0), "attention: a window of nothing");
+        assert_eq!(q.len(), self.tokens * self.heads * self.key_len, "attention: q");
+        assert_eq!(out.len(), self.tokens * self.heads * self.value_len, "attention: out");
+        assert!(sinks.is_none_or(|sinks| sinks.len() == self.heads), "attention: sinks");
+        kv.check(self.kv_heads, self.key_len, self.value_len);
+        if self.tokens > 0 {
+            let needed = self.chunks(0..self.tokens);
+            assert!(kv.first_page <= needed.start, "attention: pages that are gone");
+            assert!(needed.end <= kv.first_page + kv.keys.len(), "attention: beyond the pages");
+        }
     }
 }
 
@@ -130,7 +167,7 @@ impl Plan {
         let tile_tokens = (TILE_ROWS / shape.group()).clamp(1, shape.tokens);
         let tiles = shape.tokens.div_ceil(tile_tokens);
         let chunks = shape.chunks(0..shape.tokens);
-        let item_len = tile_tokens * shape.group() * part_len(shape.head_dim);
+        let item_len = tile_tokens * shape.group() * part_len(shape.value_len);
         let items = tiles * shape.kv_heads;
         let by_chunk = threads > 1
             && items < 4 * threads
@@ -153,22 +190,24 @@ impl Plan {
 impl Ops {
     /// Attention of a batch of tokens over one layer's cache; see the module for the definition.
     ///
-    /// `q` and `out`: `[tokens][heads][head_dim]`; `k` and `v`: `[kv_heads][ctx][head_dim]`, both f16 or both f32,
-    /// filled up to the batch's last position. What lies beyond is not looked at.
+    /// `q`: `[tokens][heads][key_len]`; `out`: `[tokens][heads][value_len]`; `kv`: every page that a token of
+    /// the batch sees something of, filled up to the batch's last position; what lies beyond is not looked
+    /// at; `sinks`: a score for each head.
     pub fn attention(
         &self,
         shape: &AttentionShape,
         q: &[f32],
-        k: KvView<'_>,
-        v: KvView<'_>,
+        kv: &KvPages<'_>,
+        sinks: Option<&[f32]>,
         out: &mut [f32],
         scratch: &mut AttentionScratch,
     ) {
-        shape.check(q, k, v, out);
+        shape.check(q, kv, sinks, out);
         if shape.tokens == 0 {
             return;
         }
-        let work = shape.tokens * shape.heads * shape.head_dim * shape.seen(shape.tokens - 1).len();
+        let head = shape.key_len.max(shape.value_len);
+        let work = shape.tokens * shape.heads * head * shape.seen(shape.tokens - 1).len();
         let threads = if work < PARALLEL { 1 } else { rayon::current_num_threads() };
         let plan = Plan::new(shape, threads);
         if scratch.workspaces.len() < threads {
@@ -184,12 +223,10 @@ impl Ops {
         let attend = |(item, parts): (usize, &mut [f32])| {
             let (rest, split) = (item / plan.splits(), item % plan.splits());
             let (tile, kv_head) = (rest / shape.kv_heads, rest % shape.kv_heads);
-            let head = shape.ctx * shape.head_dim;
-            let head = kv_head * head..(kv_head + 1) * head;
             let first = plan.chunks.start + split;
             let chunks = if plan.by_chunk { first..first + 1 } else { plan.chunks.clone() };
             let tokens = plan.tokens(tile, shape);
-            let tile = Tile { shape, q, kv_head, k: k.slice(head.clone()), v: v.slice(head), tokens, chunks };
+            let tile = Tile { shape, q, kv_head, kv, tokens, chunks };
             // Outside the pool everything runs on one thread.
             let thread = if threads == 1 { 0 } else { rayon::current_thread_index().unwrap_or(0) };
             let mut workspace = workspaces[thread].lock().unwrap_or_else(PoisonError::into_inner);
@@ -210,13 +247,14 @@ impl Ops {
             // What another token of the tile sees and this one does not was left unwritten.
             let seen = if plan.by_chunk { shape.chunks(token..token + 1) } else { 0..1 };
             let skipped = if plan.by_chunk { seen.start - plan.chunks.start } else { 0 };
-            let first = (item + skipped) * plan.item_len + in_tile * part_len(shape.head_dim);
-            run!(self, combine(Parts { all: parts, first, step: plan.item_len, count: seen.len() }, out));
+            let first = (item + skipped) * plan.item_len + in_tile * part_len(shape.value_len);
+            let parts = Parts { all: parts, first, step: plan.item_len, count: seen.len() };
+            run!(self, combine(parts, sinks.map(|sinks| sinks[head]), out));
         };
         if threads == 1 {
-            out.chunks_exact_mut(shape.head_dim).enumerate().for_each(finish);
+            out.chunks_exact_mut(shape.value_len).enumerate().for_each(finish);
         } else {
-            let rows = out.par_chunks_exact_mut(shape.head_dim).enumerate();
+            let rows = out.par_chunks_exact_mut(shape.value_len).enumerate();
             rows.with_min_len(64).for_each(finish);
         }
     }

@@ -1,23 +1,18 @@
-//! One tile of query rows against chunks of one KV head, generic over the instruction set and the cache's type.
-//!
-//! A part is what a row has from a chunk, or from several merged: `[o: head_dim padded to 16][m][s][w][13 unused]`.
+//! One tile of query rows against chunks of one KV head, generic over the instruction set and the cache's
+//! type.
 
 use std::ops::Range;
 
-use super::{AttentionShape, CHUNK};
-use crate::kernels::ops::KvView;
+use super::parts::{State, merge, part_len};
+use super::{AttentionShape, PAGE};
 use crate::kernels::ops::lanes::{Isa, Lanes16};
-use crate::kernels::ops::math::{exp_sum, exp16, scale};
+use crate::kernels::ops::math::{exp_sum, soft_cap};
+use crate::kernels::ops::{KvPages, KvView};
 
 /// Rows up to which keys and values are read where they lie; more rows pay for a widened, padded copy.
 const DIRECT_ROWS: usize = 8;
 /// Query rows whose scores are taken together: their values stay in the first-level cache.
 const SCORE_ROWS: usize = 16;
-
-/// Floats of a part.
-pub(super) fn part_len(head_dim: usize) -> usize {
-    head_dim.next_multiple_of(16) + 16
-}
 
 /// Some tokens' rows of one KV head, and the chunks to take them through.
 pub(in crate::kernels::ops) struct Tile<'a> {
@@ -25,9 +20,7 @@ pub(in crate::kernels::ops) struct Tile<'a> {
     /// The whole batch's queries.
     pub q: &'a [f32],
     pub kv_head: usize,
-    /// Keys and values of this KV head: `[ctx][head_dim]`.
-    pub k: KvView<'a>,
-    pub v: KvView<'a>,
+    pub kv: &'a KvPages<'a>,
     pub tokens: Range<usize>,
     pub chunks: Range<usize>,
 }
@@ -45,10 +38,11 @@ impl Tile<'_> {
     /// The first chunk that this tile takes a row through.
     fn first_chunk(&self, row: usize) -> usize {
         let seen = self.shape.seen(self.tokens.start + row / self.shape.group());
-        self.chunks.start.max(seen.start / CHUNK)
+        self.chunks.start.max(seen.start / PAGE)
     }
 
-    /// What any of these rows sees of a chunk: tokens stand in rising order, so their ranges overlap or adjoin.
+    /// What any of these rows sees of a chunk: tokens stand in rising order, so their ranges overlap or
+    /// adjoin.
     fn seen_by(&self, rows: Range<usize>, chunk: usize) -> Range<usize> {
         self.seen(rows.start, chunk).start..self.seen(rows.end - 1, chunk).end
     }
@@ -57,14 +51,14 @@ impl Tile<'_> {
 /// One thread's buffers.
 #[derive(Debug, Default)]
 pub(in crate::kernels::ops) struct Workspace {
-    /// `[row][head_dim / 16]`
+    /// `[row][key_len / 16]`
     q: Vec<[f32; 16]>,
-    /// `[position][head_dim / 16]`
+    /// `[position][key_len / 16]`
     k: Vec<[f32; 16]>,
-    /// `[head_dim / 16][position]`
+    /// `[value_len / 16][position]`
     v: Vec<[f32; 16]>,
     /// `[row]`: scores, then probabilities, of a chunk
-    p: Vec<[f32; CHUNK]>,
+    p: Vec<[f32; PAGE]>,
     /// `[row][part_len]`: parts of a chunk
     parts: Vec<f32>,
 }
@@ -74,6 +68,8 @@ pub(super) trait Element: Copy {
     /// What is multiplied with it is rounded to f16 first.
     const ROUNDS: bool;
 
+    /// The elements of a page; the caller knows the kind.
+    fn of(page: KvView<'_>) -> &[Self];
     fn load<I: Isa>(isa: I, x: &[Self; 16]) -> I::F;
     /// As `load`, of at most 16 values and zeros.
     fn load_head<I: Isa>(isa: I, x: &[Self]) -> I::F;
@@ -81,6 +77,14 @@ pub(super) trait Element: Copy {
 
 impl Element for f32 {
     const ROUNDS: bool = false;
+
+    #[inline(always)]
+    fn of(page: KvView<'_>) -> &[f32] {
+        match page {
+            KvView::F32(x) => x,
+            KvView::F16(_) => unreachable!("pages of different kinds"),
+        }
+    }
 
     #[inline(always)]
     fn load<I: Isa>(isa: I, x: &[f32; 16]) -> I::F {
@@ -94,6 +98,14 @@ impl Element for f32 {
 
 impl Element for u16 {
     const ROUNDS: bool = true;
+
+    #[inline(always)]
+    fn of(page: KvView<'_>) -> &[u16] {
+        match page {
+            KvView::F16(x) => x,
+            KvView::F32(_) => unreachable!("pages of different kinds"),
+        }
+    }
 
     #[inline(always)]
     fn load<I: Isa>(isa: I, x: &[u16; 16]) -> I::F {
@@ -113,9 +125,10 @@ struct Chunk<'a, E> {
     /// The cache's [`Element::ROUNDS`], whatever these copies are of.
     rounds: bool,
     start: usize,
-    /// Units of a row.
-    units: usize,
-    /// `[position][units]`
+    /// Units of a key and of a value.
+    k_units: usize,
+    v_units: usize,
+    /// `[position][k_units]`
     k: &'a [[E; 16]],
     v: &'a [[E; 16]],
     /// From one position to the next and from one unit to the next in `v`.
@@ -123,30 +136,8 @@ struct Chunk<'a, E> {
     v_unit: usize,
 }
 
-/// What a part has beside its `o`: `m`, `s` and `w` of the definition.
-#[derive(Clone, Copy)]
-struct State {
-    max: f32,
-    sum: f32,
-    /// What `o` is yet to be multiplied by, to be the values' sum by `exp(score - max)`.
-    weight: f32,
-}
-
-impl State {
-    /// The state of a part.
-    fn of(part: &[f32]) -> Self {
-        let at = &part[part.len() - 16..];
-        Self { max: at[0], sum: at[1], weight: at[2] }
-    }
-
-    fn store(self, part: &mut [f32]) {
-        let at = part.len() - 16;
-        part[at..at + 3].copy_from_slice(&[self.max, self.sum, self.weight]);
-    }
-}
-
-/// Takes a tile's rows through its chunks; `parts` is `[row][part_len]`, and rows that see nothing of any chunk are left
-/// unwritten.
+/// Takes a tile's rows through its chunks; `parts` is `[row][part_len]`, and rows that see nothing of any
+/// chunk are left unwritten.
 #[inline(always)]
 pub(in crate::kernels::ops) fn attend<I: Isa>(
     isa: I,
@@ -154,28 +145,21 @@ pub(in crate::kernels::ops) fn attend<I: Isa>(
     workspace: &mut Workspace,
     parts: &mut [f32],
 ) {
-    match (tile.k, tile.v) {
-        (KvView::F16(k), KvView::F16(v)) => attend_in(isa, tile, k, v, workspace, parts),
-        (KvView::F32(k), KvView::F32(v)) => attend_in(isa, tile, k, v, workspace, parts),
-        _ => unreachable!("keys and values of different kinds"),
+    match tile.kv.keys[0] {
+        KvView::F16(_) => attend_in::<I, u16>(isa, tile, workspace, parts),
+        KvView::F32(_) => attend_in::<I, f32>(isa, tile, workspace, parts),
     }
 }
 
 #[inline(always)]
-fn attend_in<I: Isa, E: Element>(
-    isa: I,
-    tile: &Tile,
-    k: &[E],
-    v: &[E],
-    workspace: &mut Workspace,
-    parts: &mut [f32],
-) {
-    let head_dim = tile.shape.head_dim;
-    let (rows, units, len) = (tile.rows(), head_dim.div_ceil(16), part_len(head_dim));
-    let direct = rows <= DIRECT_ROWS && head_dim.is_multiple_of(16);
-    workspace.prepare(rows, units, len, !direct);
+fn attend_in<I: Isa, E: Element>(isa: I, tile: &Tile, workspace: &mut Workspace, parts: &mut [f32]) {
+    let AttentionShape { key_len, value_len, .. } = *tile.shape;
+    let (rows, len) = (tile.rows(), part_len(value_len));
+    let (k_units, v_units) = (key_len.div_ceil(16), value_len.div_ceil(16));
+    let direct = rows <= DIRECT_ROWS && key_len.is_multiple_of(16) && value_len.is_multiple_of(16);
+    workspace.prepare(rows, k_units, v_units, !direct);
     let Workspace { q, k: packed_k, v: packed_v, p, parts: fresh } = workspace;
-    pack_queries::<I, E>(isa, tile, units, q);
+    pack_queries::<I, E>(isa, tile, k_units, q);
 
     for chunk in tile.chunks.clone() {
         let seen = tile.seen_by(0..rows, chunk);
@@ -183,19 +167,24 @@ fn attend_in<I: Isa, E: Element>(
             continue;
         }
         let (index, rounds, start) = (chunk, E::ROUNDS, seen.start);
-        let at = (chunk * CHUNK + seen.start) * head_dim..(chunk * CHUNK + seen.end) * head_dim;
-        let (k, v) = (&k[at.clone()], &v[at]);
+        let page = chunk - tile.kv.first_page;
+        let first = tile.kv_head * PAGE + seen.start;
+        let (k, v) = (E::of(tile.kv.keys[page]), E::of(tile.kv.values[page]));
+        let (k, v) = (&k[first * key_len..], &v[first * value_len..]);
+        let (k, v) = (&k[..seen.len() * key_len], &v[..seen.len() * value_len]);
         if direct {
             let (k, v) = (k.as_chunks().0, v.as_chunks().0);
-            let chunk = Chunk { index, rounds, start, units, k, v, v_position: units, v_unit: 1 };
+            let (v_position, v_unit) = (v_units, 1);
+            let chunk = Chunk { index, rounds, start, k_units, v_units, k, v, v_position, v_unit };
             attend_chunk(isa, tile, q, &chunk, p, fresh);
         } else {
-            for (j, (k, v)) in k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim)).enumerate() {
-                pack(isa, k, &mut packed_k[j * units..], 1);
-                pack(isa, v, &mut packed_v[j..], CHUNK);
+            for (j, (k, v)) in k.chunks_exact(key_len).zip(v.chunks_exact(value_len)).enumerate() {
+                pack(isa, k, &mut packed_k[j * k_units..], 1);
+                pack(isa, v, &mut packed_v[j..], PAGE);
             }
-            let chunk =
-                Chunk { index, rounds, start, units, k: packed_k, v: packed_v, v_position: 1, v_unit: CHUNK };
+            let (k, v) = (&packed_k[..], &packed_v[..]);
+            let (v_position, v_unit) = (1, PAGE);
+            let chunk = Chunk { index, rounds, start, k_units, v_units, k, v, v_position, v_unit };
             attend_chunk(isa, tile, q, &chunk, p, fresh);
         }
 
@@ -208,20 +197,20 @@ fn attend_in<I: Isa, E: Element>(
                 part.copy_from_slice(fresh);
             } else {
                 let state = State::of(part);
-                merge(isa, &mut part[..units * 16], state, fresh).store(part);
+                merge(isa, &mut part[..v_units * 16], state, fresh).store(part);
             }
         }
     }
 }
 
 impl Workspace {
-    fn prepare(&mut self, rows: usize, units: usize, part_len: usize, packed: bool) {
-        grow(&mut self.q, rows * units, [0.0; 16]);
-        grow(&mut self.p, rows, [0.0; CHUNK]);
-        grow(&mut self.parts, rows * part_len, 0.0);
+    fn prepare(&mut self, rows: usize, k_units: usize, v_units: usize, packed: bool) {
+        grow(&mut self.q, rows * k_units, [0.0; 16]);
+        grow(&mut self.p, rows, [0.0; PAGE]);
+        grow(&mut self.parts, rows * (v_units * 16 + 16), 0.0);
         if packed {
-            grow(&mut self.k, CHUNK * units, [0.0; 16]);
-            grow(&mut self.v, CHUNK * units, [0.0; 16]);
+            grow(&mut self.k, PAGE * k_units, [0.0; 16]);
+            grow(&mut self.v, PAGE * v_units, [0.0; 16]);
         }
     }
 }
@@ -235,12 +224,12 @@ fn grow<T: Clone>(buffer: &mut Vec<T>, len: usize, value: T) {
 /// The tile's queries, side by side and padded with zeros, rounded to f16 where the cache asks for it.
 #[inline(always)]
 fn pack_queries<I: Isa, E: Element>(isa: I, tile: &Tile, units: usize, packed: &mut [[f32; 16]]) {
-    let AttentionShape { heads, head_dim, .. } = *tile.shape;
+    let AttentionShape { heads, key_len, .. } = *tile.shape;
     let group = tile.shape.group();
     for row in 0..tile.rows() {
         let token = tile.tokens.start + row / group;
         let head = tile.kv_head * group + row % group;
-        let q = &tile.q[(token * heads + head) * head_dim..][..head_dim];
+        let q = &tile.q[(token * heads + head) * key_len..][..key_len];
         let packed = &mut packed[row * units..][..units];
         pack(isa, q, packed, 1);
         if E::ROUNDS {
@@ -268,11 +257,11 @@ fn attend_chunk<I: Isa, E: Element>(
     tile: &Tile,
     q: &[[f32; 16]],
     chunk: &Chunk<E>,
-    p: &mut [[f32; CHUNK]],
+    p: &mut [[f32; PAGE]],
     parts: &mut [f32],
 ) {
     let rows = tile.rows();
-    let len = chunk.units * 16 + 16;
+    let len = chunk.v_units * 16 + 16;
     for first in (0..rows).step_by(SCORE_ROWS) {
         scores(isa, tile, first..(first + SCORE_ROWS).min(rows), q, chunk, p);
     }
@@ -281,10 +270,13 @@ fn attend_chunk<I: Isa, E: Element>(
         let part = &mut parts[row * len..][..len];
         part.fill(0.0);
         if !seen.is_empty() {
+            if let Some(cap) = tile.shape.soft_cap {
+                soft_cap(isa, &mut p[row][seen.clone()], tile.shape.scale / cap, cap);
+            }
             probabilities(isa, &mut p[row], seen, chunk.rounds).store(part);
         }
     }
-    for unit in 0..chunk.units {
+    for unit in 0..chunk.v_units {
         for first in (0..rows).step_by(4) {
             weigh_values(isa, tile, first..(first + 4).min(rows), unit, chunk, p, parts);
         }
@@ -299,18 +291,20 @@ fn scores<I: Isa, E: Element>(
     rows: Range<usize>,
     q: &[[f32; 16]],
     chunk: &Chunk<E>,
-    p: &mut [[f32; CHUNK]],
+    p: &mut [[f32; PAGE]],
 ) {
-    let units = chunk.units;
+    let units = chunk.k_units;
     let seen = tile.seen_by(rows.clone(), chunk.index);
-    let scale = tile.shape.scale;
+    // A soft cap scales by itself.
+    let scale = tile.shape.soft_cap.map_or(tile.shape.scale, |_| 1.0);
     let query = |row: usize| &q[row * units..][..units];
     let key = |j: usize| &chunk.k[(j - chunk.start) * units..][..units];
     for j in seen.clone().step_by(2) {
         let pair = j + 1 < seen.end;
         if chunk.v_unit == 1 {
             // Values are read where they lie, column by column, which the hardware does not foresee.
-            for v in chunk.v[(j - chunk.start) * units..].iter().take(2 * units).step_by(2) {
+            let values = &chunk.v[(j - chunk.start) * chunk.v_units..];
+            for v in values.iter().take(2 * chunk.v_units).step_by(2) {
                 isa.prefetch(v);
             }
         }
@@ -365,9 +359,9 @@ fn dot<I: Isa, E: Element>(isa: I, q: &[[f32; 16]], k: &[[E; 16]]) -> f32 {
 
 /// Replaces the scores seen by `exp(score - max)`, or by that over the sum, rounded to f16.
 #[inline(always)]
-fn probabilities<I: Isa>(isa: I, p: &mut [f32; CHUNK], seen: Range<usize>, rounds: bool) -> State {
-    // Chunks start at multiples of 16, so a position keeps its lane; what is masked in the first and last sixteen
-    // adds exp(-inf) = 0 to its lane, which changes no bit.
+fn probabilities<I: Isa>(isa: I, p: &mut [f32; PAGE], seen: Range<usize>, rounds: bool) -> State {
+    // Chunks start at multiples of 16, so a position keeps its lane; what is masked in the first and last
+    // sixteen adds exp(-inf) = 0 to its lane, which changes no bit.
     let blocks = seen.start / 16 * 16..seen.end.next_multiple_of(16);
     p[blocks.start..seen.start].fill(f32::NEG_INFINITY);
     p[seen.end..blocks.end].fill(f32::NEG_INFINITY);
@@ -383,8 +377,8 @@ fn probabilities<I: Isa>(isa: I, p: &mut [f32; CHUNK], seen: Range<usize>, round
     State { max, sum, weight: sum }
 }
 
-/// Adds the values of one unit, weighted, to the parts of up to four rows: together over what all of them see, each
-/// by itself before and after.
+/// Adds the values of one unit, weighted, to the parts of up to four rows: together over what all of them
+/// see, each by itself before and after.
 #[inline(always)]
 fn weigh_values<I: Isa, E: Element>(
     isa: I,
@@ -392,7 +386,7 @@ fn weigh_values<I: Isa, E: Element>(
     rows: Range<usize>,
     unit: usize,
     chunk: &Chunk<E>,
-    p: &[[f32; CHUNK]],
+    p: &[[f32; PAGE]],
     parts: &mut [f32],
 ) {
     let index = chunk.index;
@@ -426,20 +420,20 @@ fn weigh<I: Isa, E: Element, const R: usize>(
     seen: Range<usize>,
     unit: usize,
     chunk: &Chunk<E>,
-    p: &[[f32; CHUNK]],
+    p: &[[f32; PAGE]],
     parts: &mut [f32],
 ) {
     if seen.is_empty() {
         return;
     }
-    let len = chunk.units * 16 + 16;
-    let p: &[[f32; CHUNK]; R] = p[row..].first_chunk().expect("a row of probabilities for each row");
+    let len = chunk.v_units * 16 + 16;
+    let p: &[[f32; PAGE]; R] = p[row..].first_chunk().expect("a row of probabilities for each row");
     let mut acc = [isa.splat(0.0); R];
     for (i, acc) in acc.iter_mut().enumerate() {
         *acc = isa.load(unit_of(parts, (row + i) * len, unit));
     }
     let v = &chunk.v[unit * chunk.v_unit..];
-    for j in seen.start..seen.end.min(CHUNK) {
+    for j in seen.start..seen.end.min(PAGE) {
         let v = E::load(isa, &v[(j - chunk.start) * chunk.v_position]);
         for (acc, p) in acc.iter_mut().zip(p) {
             *acc = isa.splat(p[j]).mul_add(v, *acc);
@@ -454,45 +448,4 @@ fn weigh<I: Isa, E: Element, const R: usize>(
 #[inline(always)]
 fn unit_of(parts: &mut [f32], at: usize, unit: usize) -> &mut [f32; 16] {
     parts[at + unit * 16..].first_chunk_mut().expect("parts are whole units")
-}
-
-/// Merges a part into `o` and its state, and returns the new state. `o` is as long as a head or padded.
-#[inline(always)]
-fn merge<I: Isa>(isa: I, o: &mut [f32], state: State, part: &[f32]) -> State {
-    let (from, other) = (&part[..part.len() - 16], State::of(part));
-    let max = if other.max > state.max { other.max } else { state.max };
-    let mut factors = [0.0; 16];
-    exp16(isa, isa.load_head(&[state.max - max, other.max - max])).store(&mut factors);
-    let [a, b, ..] = factors;
-    let (va, vb) = (isa.splat(state.weight * a), isa.splat(other.weight * b));
-    let (blocks, tail) = o.as_chunks_mut::<16>();
-    let (from, _) = from.as_chunks::<16>();
-    for (o, from) in blocks.iter_mut().zip(from) {
-        isa.load(o).mul_add(va, isa.load(from).mul(vb)).store(o);
-    }
-    if !tail.is_empty() {
-        isa.load_head(tail).mul_add(va, isa.load(&from[blocks.len()]).mul(vb)).store_head(tail);
-    }
-    State { max, sum: state.sum.mul_add(a, other.sum * b), weight: 1.0 }
-}
-
-/// Where the parts of one row stand, in the order of its chunks.
-pub(in crate::kernels::ops) struct Parts<'a> {
-    pub all: &'a [f32],
-    pub first: usize,
-    pub step: usize,
-    pub count: usize,
-}
-
-/// Merges the parts of one row and divides by the sum; `out`: `[head_dim]`.
-#[inline(always)]
-pub(in crate::kernels::ops) fn combine<I: Isa>(isa: I, parts: Parts, out: &mut [f32]) {
-    let len = part_len(out.len());
-    let part = |i: usize| &parts.all[parts.first + i * parts.step..][..len];
-    out.copy_from_slice(&part(0)[..out.len()]);
-    let mut state = State::of(part(0));
-    for i in 1..parts.count {
-        state = merge(isa, out, state, part(i));
-    }
-    scale(isa, out, state.weight / state.sum);
 }

@@ -1,7 +1,10 @@
 //! Every instance against the portable one to the last bit, and against plain f64 references within a bound.
 
+mod activations;
 mod attention;
-mod rows;
+mod norms;
+mod rope;
+mod select;
 
 use super::*;
 
@@ -56,6 +59,29 @@ fn error(a: &[f32], reference: &[f64]) -> f64 {
     worst / top
 }
 
+/// `exp` of the definition.
+fn exp(x: f32) -> f32 {
+    math::exp16(lanes::Scalar, [x; 16])[0]
+}
+
+/// `tanh` of the definition.
+fn tanh(x: f32) -> f32 {
+    math::tanh16(lanes::Scalar, [x; 16])[0]
+}
+
+/// Sixteen lanes added up.
+fn tree16(l: &[f32; 16]) -> f32 {
+    let l: Vec<f32> = (0..8).map(|i| l[i] + l[i + 8]).collect();
+    ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))
+}
+
+/// The dot product over sixteen lanes by index mod 16, with fused multiply-adds.
+fn dot16(a: &[f32], b: &[f32]) -> f32 {
+    let mut l = [0.0f32; 16];
+    a.iter().zip(b).enumerate().for_each(|(i, (a, b))| l[i % 16] = a.mul_add(*b, l[i % 16]));
+    tree16(&l)
+}
+
 /// Numbers for tests (SplitMix64).
 struct Random(u64);
 
@@ -103,9 +129,9 @@ impl Random {
     }
 }
 
-/// Runs `f` in pools of one, two and three threads.
+/// Runs `f` in pools of one, two and four threads.
 fn in_pools(f: impl Fn(usize) + Sync) {
-    for threads in 1..=3 {
+    for threads in [1, 2, 4] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
         pool.install(|| f(threads));
     }

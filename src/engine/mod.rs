@@ -1,0 +1,308 @@
+//! ENGINE: a model at work on sequences: passes, prefill in batches, decode as an iterator, speculation.
+//!
+//! An [`Engine`] has what exists once: threads, buffers, the kernel set. A [`Sequence`] is a value: its tokens, what the
+//! model remembers of them, its last logits. Tokens of several sequences may share a pass; each gets the bits that it
+//! gets alone.
+
+mod awake;
+mod generation;
+mod sampler;
+mod sequence;
+mod speculation;
+mod stop;
+#[cfg(test)]
+mod tests;
+
+use std::ops::ControlFlow;
+
+use rayon::ThreadPoolBuilder;
+use thiserror::Error;
+
+use crate::kernels::{Isa, IsaError, Kernels};
+use crate::model::{
+    Buffers, ForwardError, KvType, Logits, Model, ModelSpec, NoObserver, Observer, Pass, Segment,
+    SequenceState,
+};
+use crate::store::OutOfMemory;
+
+use awake::AwakePool;
+pub use generation::Generation;
+pub use sampler::{Candidate, Sampler, SamplerConfig};
+pub use sequence::Sequence;
+pub use speculation::{DraftPolicy, MAX_DRAFT, NgramIndex, Speculation, SpeculationStats};
+pub use stop::StopMatcher;
+
+/// Why a run cannot start or go on.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    #[error(transparent)]
+    Isa(#[from] IsaError),
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+    #[error("threads cannot be started: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+    #[error("{tokens} tokens after {past} do not fit the context of {context}")]
+    ContextFull { tokens: usize, past: usize, context: usize },
+    #[error(
+        "the logits at position {position} are not finite (first at token {id}): the model's weights or its arithmetic overflow"
+    )]
+    LogitsNotFinite { position: usize, id: usize },
+    #[error(
+        "the logits at position {position} are all the same ({value}): the model says nothing, its weights may be zeros"
+    )]
+    LogitsEqual { position: usize, value: f32 },
+    #[error("there are no logits: no pass has left any")]
+    NoLogits,
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// What an engine is made with.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Positions that a sequence may have.
+    pub context: usize,
+    /// Most tokens in one pass.
+    pub batch: usize,
+    pub kv: KvType,
+    /// Worker threads; at least 1.
+    pub threads: usize,
+    /// The kernel set; the best that the CPU has where not given.
+    pub isa: Option<Isa>,
+    /// Whether to guess the experts of the next layer and read them ahead, where weights are streamed.
+    pub guess_experts: bool,
+}
+
+/// Tokens in one pass, unless asked otherwise.
+pub const DEFAULT_BATCH: usize = 512;
+
+impl EngineOptions {
+    /// Bytes that an engine with one full sequence takes at most beside the weights: keys and values, buffers and
+    /// the logits of so many tokens.
+    pub fn memory_bytes(&self, spec: &ModelSpec, logits: usize) -> u64 {
+        let context = self.context.max(1);
+        let batch = self.batch.clamp(1, context);
+        // Stacks and panels of the threads.
+        let threads = self.threads as u64 * THREAD_BYTES;
+        SequenceState::bytes(spec, context, batch, self.kv)
+            .saturating_add(Buffers::bytes(spec, batch, logits.min(batch)))
+            .saturating_add(threads)
+    }
+}
+
+/// What a worker thread takes for itself.
+const THREAD_BYTES: u64 = 2 << 20;
+
+/// Tokens to run for a sequence.
+#[derive(Debug)]
+pub struct Feed<'s> {
+    pub sequence: &'s mut Sequence,
+    pub tokens: &'s [u32],
+    pub logits: Logits,
+}
+
+/// A model at work.
+pub struct Engine<'m> {
+    model: &'m Model,
+    kernels: &'static Kernels,
+    pool: AwakePool,
+    buffers: Buffers,
+    context: usize,
+    batch: usize,
+    kv: KvType,
+    guess_experts: bool,
+}
+
+impl<'m> Engine<'m> {
+    /// An engine without sequences.
+    ///
+    /// # Errors
+    /// A kernel set that the CPU lacks, no memory, no threads.
+    pub fn new(model: &'m Model, options: &EngineOptions) -> Result<Engine<'m>, EngineError> {
+        let kernels = match options.isa {
+            Some(isa) => Kernels::by_isa(isa)?,
+            None => Kernels::detect_best(),
+        };
+        let context = options.context.max(1);
+        let batch = options.batch.clamp(1, context);
+        Ok(Engine {
+            model,
+            kernels,
+            pool: AwakePool::new(ThreadPoolBuilder::new().num_threads(options.threads.max(1)).build()?),
+            buffers: Buffers::new(model.spec(), batch, context)?,
+            context,
+            batch,
+            kv: options.kv,
+            guess_experts: options.guess_experts,
+        })
+    }
+
+    /// A new sequence, empty.
+    pub fn sequence(&self) -> Sequence {
+        Sequence::new(self.model.spec(), self.context, self.kv)
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'m Model {
+        self.model
+    }
+
+    /// The kernel set in use.
+    pub fn isa(&self) -> Isa {
+        self.kernels.isa()
+    }
+
+    /// Worker threads.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Positions that a sequence may have.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Most tokens in one pass.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Runs the tokens of several sequences, each after what its sequence has seen, as many in a pass as a batch
+    /// holds; their rows share each reading of the weights.
+    ///
+    /// # Errors
+    /// Tokens that do not fit a context (none is run), or what the forward pass refuses; then the sequences stand after
+    /// the last whole pass.
+    pub fn feed_all(&mut self, feeds: &mut [Feed<'_>]) -> Result<(), EngineError> {
+        for feed in &*feeds {
+            feed.sequence.check_room(feed.tokens.len())?;
+        }
+        let mut done = vec![0; feeds.len()];
+        loop {
+            let mut room = self.batch;
+            let mut parts = Vec::new();
+            for (feed, done) in feeds.iter_mut().zip(&mut done) {
+                let n = room.min(feed.tokens.len() - *done);
+                if n > 0 {
+                    let last = *done + n == feed.tokens.len();
+                    let logits = if last || feed.logits == Logits::All { feed.logits } else { Logits::None };
+                    parts.push(Feed {
+                        sequence: &mut *feed.sequence,
+                        tokens: &feed.tokens[*done..*done + n],
+                        logits,
+                    });
+                    *done += n;
+                    room -= n;
+                }
+            }
+            if parts.is_empty() {
+                return Ok(());
+            }
+            self.pass(&mut parts, &mut NoObserver)?;
+        }
+    }
+
+    /// Runs tokens of one sequence in batches, under an observer.
+    ///
+    /// `progress` is told how many tokens are done after every batch and may break off; so may the observer, within a batch. That
+    /// leaves the sequence after the last whole batch. [`Logits::Last`] means the last of all the tokens.
+    ///
+    /// # Errors
+    /// Tokens that do not fit the context (none is run), or what the forward pass refuses.
+    pub fn feed_observed(
+        &mut self,
+        sequence: &mut Sequence,
+        tokens: &[u32],
+        logits: Logits,
+        observer: &mut dyn Observer,
+        mut progress: impl FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<(), EngineError> {
+        sequence.check_room(tokens.len())?;
+        let mut done = 0;
+        for tokens_now in tokens.chunks(self.batch) {
+            let last = done + tokens_now.len() == tokens.len();
+            let wanted = if last || logits == Logits::All { logits } else { Logits::None };
+            self.pass(&mut [Feed { sequence, tokens: tokens_now, logits: wanted }], observer)?;
+            done += tokens_now.len();
+            if progress(done).is_break() && !last {
+                return Err(EngineError::Interrupted);
+            }
+        }
+        Ok(())
+    }
+
+    /// The same with nobody watching.
+    ///
+    /// # Errors
+    /// As [`Engine::feed_observed`].
+    pub fn feed(
+        &mut self,
+        sequence: &mut Sequence,
+        tokens: &[u32],
+        logits: Logits,
+    ) -> Result<(), EngineError> {
+        self.feed_observed(sequence, tokens, logits, &mut NoObserver, |_| ControlFlow::Continue(()))
+    }
+
+    /// One pass over the tokens of some sequences, which fit a batch and their contexts.
+    fn pass(&mut self, feeds: &mut [Feed<'_>], observer: &mut dyn Observer) -> Result<(), EngineError> {
+        let segments = feeds.iter_mut().map(|feed| {
+            let first_pos = feed.sequence.past();
+            Segment { state: feed.sequence.state_mut(), tokens: feed.tokens, first_pos, logits: feed.logits }
+        });
+        let pass = Pass {
+            kernels: self.kernels,
+            buffers: &mut self.buffers,
+            segments: segments.collect(),
+            guess_experts: self.guess_experts,
+            observer,
+        };
+        let model = self.model;
+        let passed = self.pool.run(|| model.forward(pass));
+        if let Err(error) = passed {
+            self.buffers.clear_logits();
+            feeds.iter_mut().for_each(|feed| feed.sequence.clear_logits());
+            return Err(match error {
+                ForwardError::Interrupted => EngineError::Interrupted,
+                error => error.into(),
+            });
+        }
+        self.hand_out(feeds);
+        Ok(())
+    }
+
+    /// Gives each sequence its tokens and logits.
+    fn hand_out(&mut self, feeds: &mut [Feed<'_>]) {
+        let vocab = self.model.spec().vocab;
+        if let [feed] = feeds {
+            feed.sequence.passed(feed.tokens, self.buffers.logits_mut());
+            return;
+        }
+        let mut rest = self.buffers.logits();
+        for feed in feeds {
+            let rows = match feed.logits {
+                Logits::None => 0,
+                Logits::Last => 1,
+                Logits::All => feed.tokens.len(),
+            };
+            let (own, others) = rest.split_at(rows * vocab);
+            rest = others;
+            feed.sequence.passed(feed.tokens, &mut own.to_vec());
+        }
+    }
+
+    /// Runs a token and drafts behind it in one pass of at most a batch. The sequence stands at the token then, and
+    /// goes on over the drafts by [`Sequence::move_on`].
+    fn feed_drafted(&mut self, sequence: &mut Sequence, id: u32, drafts: &[u32]) -> Result<(), EngineError> {
+        if drafts.is_empty() {
+            return self.feed(sequence, &[id], Logits::Last);
+        }
+        debug_assert!(drafts.len() < self.batch);
+        let past = sequence.past();
+        self.feed(sequence, &[&[id], drafts].concat(), Logits::All)?;
+        sequence.stand_at(past + 1);
+        Ok(())
+    }
+}

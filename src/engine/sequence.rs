@@ -1,0 +1,138 @@
+//! A sequence: tokens, what the model remembers of them, and its last logits. A value that can be kept, forked and
+//! dropped.
+
+use crate::model::{KvType, ModelSpec, SequenceState};
+
+use super::EngineError;
+
+/// See the module. Forks share the pages that are full until one of both is rewound and written to.
+#[derive(Clone, Debug)]
+pub struct Sequence {
+    state: SequenceState,
+    /// The tokens of the positions filled.
+    tokens: Vec<u32>,
+    /// `[tokens asked for][vocabulary]`, of the last pass.
+    logits: Vec<f32>,
+    /// The row of the logits that belongs to the last position; `None`: the last row.
+    row: Option<usize>,
+    /// Positions that there is room for.
+    context: usize,
+    vocab: usize,
+}
+
+impl Sequence {
+    pub(super) fn new(spec: &ModelSpec, context: usize, kv: KvType) -> Sequence {
+        Sequence {
+            state: SequenceState::new(spec, kv),
+            tokens: Vec::new(),
+            logits: Vec::new(),
+            row: None,
+            context,
+            vocab: spec.vocab,
+        }
+    }
+
+    /// Positions filled.
+    pub fn past(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// The tokens of the positions filled.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Positions that there is room for.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Bytes of keys and values held; what is shared with forks is counted whole.
+    pub fn held_bytes(&self) -> u64 {
+        self.state.held_bytes()
+    }
+
+    /// Goes back to the first `past` positions, or to none where a window has given up what they would see: returns
+    /// how many are left, after which the tokens have to be fed again.
+    pub fn rewind(&mut self, past: usize) -> usize {
+        let past = self.state.rewind(past.min(self.past()));
+        self.tokens.truncate(past);
+        self.clear_logits();
+        past
+    }
+
+    /// Another sequence with the same past.
+    pub fn fork(&self) -> Sequence {
+        self.clone()
+    }
+
+    /// The logits of the last pass: `[tokens asked for][vocabulary]`. Under [`Logits::All`](crate::model::Logits::All) those
+    /// of the last batch alone; after a generation those that its last token was drawn from.
+    pub fn logits(&self) -> &[f32] {
+        // A pass that failed has left none.
+        let row = |row: usize| self.logits.get(row * self.vocab..(row + 1) * self.vocab);
+        self.row.and_then(row).unwrap_or(&self.logits)
+    }
+
+    /// The most probable next token; the lower id of equals.
+    ///
+    /// # Errors
+    /// Where a logit is not finite, all are the same, or no pass has left any.
+    pub fn argmax(&self) -> Result<u32, EngineError> {
+        let logits = self.usable_logits()?;
+        let best = (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
+        Ok(best as u32)
+    }
+
+    /// The logits of the last position, of which some differ.
+    pub(super) fn usable_logits(&self) -> Result<&[f32], EngineError> {
+        let last = self.logits().rchunks(self.vocab).next().ok_or(EngineError::NoLogits)?;
+        let position = self.past().saturating_sub(1);
+        if let Some(id) = last.iter().position(|l| !l.is_finite()) {
+            return Err(EngineError::LogitsNotFinite { position, id });
+        }
+        match last {
+            [value, others @ ..] if !others.is_empty() && others.iter().all(|l| l == value) => {
+                Err(EngineError::LogitsEqual { position, value: *value })
+            }
+            _ => Ok(last),
+        }
+    }
+
+    pub(super) fn check_room(&self, tokens: usize) -> Result<(), EngineError> {
+        let (past, context) = (self.past(), self.context);
+        match tokens > context - past {
+            true => Err(EngineError::ContextFull { tokens, past, context }),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn state_mut(&mut self) -> &mut SequenceState {
+        &mut self.state
+    }
+
+    pub(super) fn clear_logits(&mut self) {
+        self.logits.clear();
+        self.row = None;
+    }
+
+    /// A pass has run these tokens and left these logits, which are taken.
+    pub(super) fn passed(&mut self, tokens: &[u32], logits: &mut Vec<f32>) {
+        self.tokens.extend_from_slice(tokens);
+        std::mem::swap(&mut self.logits, logits);
+        self.row = None;
+    }
+
+    /// Stands after the first `past` positions of what has been run; the rest counts as drafts that may be taken by
+    /// [`Sequence::move_on`]. The logits are those of all that the last pass ran.
+    pub(super) fn stand_at(&mut self, past: usize) {
+        self.tokens.truncate(past);
+        self.row = Some(0);
+    }
+
+    /// Takes the next draft of the last pass for fed.
+    pub(super) fn move_on(&mut self, id: u32) {
+        self.tokens.push(id);
+        self.row = self.row.map(|row| row + 1);
+    }
+}

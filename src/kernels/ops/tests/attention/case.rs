@@ -1,0 +1,287 @@
+//! A call of attention, what it must give to the last bit, and what in f64 and in ggml's order.
+
+use std::ops::Range;
+
+use super::*;
+
+/// Deliberate faults of the reference: what the comparison must notice.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Fault {
+    None,
+    /// Query heads dealt out to KV heads in turn.
+    WrongKvHead,
+    /// One position more than the token may see.
+    SeesTheNext,
+    /// A window that is one position short.
+    ShortWindow,
+    /// The merge as a running rescale over all positions.
+    OneChunk,
+    /// With an f16 cache, queries not rounded.
+    KeepsQueries,
+    /// With an f16 cache, probabilities not rounded.
+    KeepsProbabilities,
+    NoSinks,
+    NoCap,
+}
+
+/// Pages of one layer as f32 and f16, queries for a run of positions.
+pub(super) struct Case {
+    pub shape: AttentionShape,
+    pub f16: bool,
+    pub sinks: Option<Vec<f32>>,
+    /// The first page that is handed over: those before hold NaN.
+    pub first_page: usize,
+    pub q: Vec<f32>,
+    /// `[page][kv_heads][PAGE][key_len]`
+    pub k: Vec<f32>,
+    /// `[page][kv_heads][PAGE][value_len]`
+    pub v: Vec<f32>,
+    k16: Vec<u16>,
+    v16: Vec<u16>,
+}
+
+impl Case {
+    pub fn new(random: &mut Random, shape: AttentionShape, f16: bool) -> Self {
+        let AttentionShape { kv_heads, key_len, value_len, first_pos, tokens, .. } = shape;
+        let pages = (first_pos + tokens + 3).div_ceil(PAGE);
+        let first_page = shape.window.map_or(0, |window| window.start(first_pos) / PAGE);
+        let q = random.values(tokens * shape.heads * key_len, 3.0);
+        // What is gone and what lies beyond the batch must not be looked at.
+        let stored = first_page * PAGE..first_pos + tokens + 1;
+        let mut fill = |len: usize| {
+            let mut values = random.values(pages * kv_heads * PAGE * len, 1.0);
+            for (i, row) in values.chunks_mut(len).enumerate() {
+                if !stored.contains(&(i / (kv_heads * PAGE) * PAGE + i % PAGE)) {
+                    row.fill(f32::NAN);
+                }
+            }
+            values
+        };
+        let (k, v) = (fill(key_len), fill(value_len));
+        let mut case = Self { shape, f16, sinks: None, first_page, q, k, v, k16: vec![], v16: vec![] };
+        case.sync();
+        case
+    }
+
+    pub fn with_sinks(mut self, random: &mut Random) -> Self {
+        self.sinks = Some(random.values(self.shape.heads, 4.0));
+        self
+    }
+
+    /// Makes the f16 cache from the f32 one, and where that is used the f32 one from it.
+    pub fn sync(&mut self) {
+        let narrow = |x: &[f32]| x.iter().map(|&x| f16::from_f32(x).to_bits()).collect::<Vec<_>>();
+        (self.k16, self.v16) = (narrow(&self.k), narrow(&self.v));
+        if self.f16 {
+            let widen = |x: &[u16]| x.iter().map(|&x| f16::from_bits(x).to_f32()).collect::<Vec<_>>();
+            (self.k, self.v) = (widen(&self.k16), widen(&self.v16));
+        }
+    }
+
+    pub fn run(&self, ops: &Ops, scratch: &mut AttentionScratch) -> Vec<f32> {
+        self.run_part(ops, 0..self.shape.tokens, scratch)
+    }
+
+    /// Only some of the batch's tokens.
+    pub fn run_part(&self, ops: &Ops, tokens: Range<usize>, scratch: &mut AttentionScratch) -> Vec<f32> {
+        let AttentionShape { heads, key_len, value_len, .. } = self.shape;
+        let (first_pos, count) = (self.shape.first_pos + tokens.start, tokens.len());
+        let shape = AttentionShape { tokens: count, first_pos, ..self.shape };
+        let q = &self.q[tokens.start * heads * key_len..tokens.end * heads * key_len];
+        let mut out = vec![7.0; count * heads * value_len];
+        let keys = self.pages(&self.k, &self.k16, key_len);
+        let values = self.pages(&self.v, &self.v16, value_len);
+        let kv = KvPages { first_page: self.first_page, keys: &keys, values: &values };
+        ops.attention(&shape, q, &kv, self.sinks.as_deref(), &mut out, scratch);
+        out
+    }
+
+    fn pages<'a>(&self, x: &'a [f32], x16: &'a [u16], len: usize) -> Vec<KvView<'a>> {
+        let page = self.shape.kv_heads * PAGE * len;
+        match self.f16 {
+            true => x16.chunks_exact(page).skip(self.first_page).map(KvView::F16).collect(),
+            false => x.chunks_exact(page).skip(self.first_page).map(KvView::F32).collect(),
+        }
+    }
+
+    /// What is multiplied with an f16 cache's keys or values.
+    fn rounded(&self, x: f32, kept: bool) -> f32 {
+        if self.f16 && !kept { f16::from_f32(x).to_f32() } else { x }
+    }
+
+    /// A token's query.
+    fn query(&self, token: usize, head: usize, fault: Fault) -> Vec<f32> {
+        let at = (token * self.shape.heads + head) * self.shape.key_len;
+        let q = &self.q[at..][..self.shape.key_len];
+        q.iter().map(|&q| self.rounded(q, fault == Fault::KeepsQueries)).collect()
+    }
+
+    /// The row of a position in pages.
+    pub fn row(&self, kv_head: usize, j: usize) -> usize {
+        (j / PAGE * self.shape.kv_heads + kv_head) * PAGE + j % PAGE
+    }
+
+    fn key(&self, kv_head: usize, j: usize) -> &[f32] {
+        let len = self.shape.key_len;
+        &self.k[self.row(kv_head, j) * len..][..len]
+    }
+
+    fn value(&self, kv_head: usize, j: usize) -> &[f32] {
+        let len = self.shape.value_len;
+        &self.v[self.row(kv_head, j) * len..][..len]
+    }
+
+    fn kv_head(&self, head: usize, fault: Fault) -> usize {
+        let group = self.shape.heads / self.shape.kv_heads;
+        if fault == Fault::WrongKvHead { head % self.shape.kv_heads } else { head / group }
+    }
+
+    fn seen(&self, token: usize, fault: Fault) -> Range<usize> {
+        let pos = self.shape.first_pos + token;
+        let start = match self.shape.window {
+            None => 0,
+            Some(Window::Sliding(window)) => (pos + 1).saturating_sub(window),
+            Some(Window::Chunked(window)) => pos - pos % window,
+        };
+        let start = start + usize::from(fault == Fault::ShortWindow && start > 0);
+        start..pos + 1 + usize::from(fault == Fault::SeesTheNext)
+    }
+
+    fn cap(&self, fault: Fault) -> Option<f32> {
+        self.shape.soft_cap.filter(|_| fault != Fault::NoCap)
+    }
+
+    fn sink(&self, head: usize, fault: Fault) -> Option<f32> {
+        self.sinks.as_ref().filter(|_| fault != Fault::NoSinks).map(|sinks| sinks[head])
+    }
+
+    /// The definition, position by position.
+    pub fn defined(&self, fault: Fault) -> Vec<f32> {
+        let mut all = Vec::new();
+        for token in 0..self.shape.tokens {
+            for head in 0..self.shape.heads {
+                all.extend(self.defined_row(token, head, fault));
+            }
+        }
+        all
+    }
+
+    fn defined_row(&self, token: usize, head: usize, fault: Fault) -> Vec<f32> {
+        let q = self.query(token, head, fault);
+        let kv_head = self.kv_head(head, fault);
+        let score = |j: usize| {
+            let dot = dot16(&q, self.key(kv_head, j));
+            match self.cap(fault) {
+                None => dot * self.shape.scale,
+                Some(cap) => tanh(dot * (self.shape.scale / cap)) * cap,
+            }
+        };
+        let seen: Vec<usize> = self.seen(token, fault).collect();
+        let chunks = seen.chunk_by(|i, j| fault == Fault::OneChunk || i / PAGE == j / PAGE);
+        let merged = chunks.map(|seen| self.chunk(kv_head, seen, score, fault)).reduce(|left, right| {
+            let max = if right.max > left.max { right.max } else { left.max };
+            let (a, b) = (exp(left.max - max), exp(right.max - max));
+            let weights = (left.weight * a, right.weight * b);
+            let merged = left.out.iter().zip(&right.out);
+            let out = merged.map(|(out, o)| out.mul_add(weights.0, o * weights.1)).collect();
+            Part { max, sum: left.sum.mul_add(a, right.sum * b), weight: 1.0, out }
+        });
+        let Part { max, mut sum, mut weight, out } = merged.expect("a token sees itself");
+        if let Some(sink) = self.sink(head, fault) {
+            let top = if sink > max { sink } else { max };
+            (sum, weight) = (sum.mul_add(exp(max - top), exp(sink - top)), weight * exp(max - top));
+        }
+        out.iter().map(|o| o * (weight / sum)).collect()
+    }
+
+    /// The definition's part of one chunk.
+    fn chunk(&self, kv_head: usize, seen: &[usize], score: impl Fn(usize) -> f32, fault: Fault) -> Part {
+        let scores: Vec<f32> = seen.iter().map(|&j| score(j)).collect();
+        let max = scores.iter().fold(f32::NEG_INFINITY, |m, &s| if s > m { s } else { m });
+        let mut lanes = [0.0f32; 16];
+        let p: Vec<f32> = scores.iter().map(|s| exp(s - max)).collect();
+        seen.iter().zip(&p).for_each(|(&j, p)| lanes[j % 16] += p);
+        let sum = tree16(&lanes);
+        let mut out = vec![0.0f32; self.shape.value_len];
+        for (&j, p) in seen.iter().zip(p) {
+            let p = if self.f16 { p * (1.0 / sum) } else { p };
+            let p = self.rounded(p, fault == Fault::KeepsProbabilities);
+            out.iter_mut().zip(self.value(kv_head, j)).for_each(|(o, v)| *o = p.mul_add(*v, *o));
+        }
+        Part { max, sum, weight: if self.f16 { sum } else { 1.0 }, out }
+    }
+
+    /// Softmax of the scores times the values, in f64; with an f16 cache queries are rounded to f16, and so
+    /// are the probabilities within each chunk.
+    pub fn reference(&self, fault: Fault) -> Vec<f64> {
+        let mut all = Vec::new();
+        for token in 0..self.shape.tokens {
+            for head in 0..self.shape.heads {
+                all.extend(self.reference_row(token, head, fault));
+            }
+        }
+        all
+    }
+
+    fn reference_row(&self, token: usize, head: usize, fault: Fault) -> Vec<f64> {
+        let q = self.query(token, head, fault);
+        let kv_head = self.kv_head(head, fault);
+        let score = |k: &[f32]| {
+            let dot: f64 = q.iter().zip(k).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum();
+            let score = dot * f64::from(self.shape.scale);
+            self.cap(fault).map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
+        };
+        let p: Vec<(usize, f64)> =
+            self.seen(token, fault).map(|j| (j, score(self.key(kv_head, j)).exp())).collect();
+        let sink = self.sink(head, fault).map_or(0.0, |sink| f64::from(sink).exp());
+        let total = sink + p.iter().map(|(_, p)| p).sum::<f64>();
+        let mut out = vec![0.0; self.shape.value_len];
+        for chunk in p.chunk_by(|(i, _), (j, _)| i / PAGE == j / PAGE) {
+            let sum: f64 = chunk.iter().map(|(_, p)| p).sum();
+            for (j, p) in chunk {
+                let rounds = self.f16 && fault != Fault::KeepsProbabilities;
+                let p = if rounds { f16::from_f64(p / sum).to_f64() } else { p / sum };
+                let v = self.value(kv_head, *j);
+                out.iter_mut().zip(v).for_each(|(o, &v)| *o += p * (sum / total) * f64::from(v));
+            }
+        }
+        out
+    }
+
+    /// ggml's formula with an f16 cache, one f32 after the other: the product with f16 of queries rounded to
+    /// f16, its softmax with the sum in f64, the product with f16 of that rounded to f16. And how many
+    /// probabilities are denormal.
+    pub fn of_ggml(&self, fault: Fault) -> (Vec<f32>, usize) {
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).fold(0.0f32, |sum, (a, b)| sum + a * b);
+        let (mut all, mut denormal) = (Vec::new(), 0);
+        for token in 0..self.shape.tokens {
+            for head in 0..self.shape.heads {
+                let q = self.query(token, head, fault);
+                let kv_head = self.kv_head(head, fault);
+                let seen = self.seen(token, fault);
+                let mut p: Vec<f32> =
+                    seen.clone().map(|j| dot(&q, self.key(kv_head, j)) * self.shape.scale).collect();
+                let max = p.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                p.iter_mut().for_each(|p| *p = f64::from(*p - max).exp() as f32);
+                let by = (1.0 / p.iter().copied().map(f64::from).sum::<f64>()) as f32;
+                for p in &mut p {
+                    *p = self.rounded(*p * by, fault == Fault::KeepsProbabilities);
+                    denormal += usize::from(*p != 0.0 && *p < f16::MIN_POSITIVE.to_f32());
+                }
+                for d in 0..self.shape.value_len {
+                    let v: Vec<f32> = seen.clone().map(|j| self.value(kv_head, j)[d]).collect();
+                    all.push(dot(&p, &v));
+                }
+            }
+        }
+        (all, denormal)
+    }
+}
+
+/// A chunk's, or several chunks', part of a row.
+struct Part {
+    max: f32,
+    sum: f32,
+    weight: f32,
+    out: Vec<f32>,
+}

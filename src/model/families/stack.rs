@@ -1,0 +1,211 @@
+//! What the families have in common: a stack of equal layers, of which a family says the rest.
+
+use super::super::ModelError;
+use super::super::decoder::{Decoder, FeedForward, Layer};
+use super::super::load::{ExpertCounts, Loader, Sizes};
+use super::super::parts::{
+    Activation, Attention, AttentionSpec, Dense, DenseNames, DenseSpec, Embedding, Experts, ExpertsSpec,
+    Norm, NormKind, QkNorm, Rope, RopeSpec, SharedSpec,
+};
+use crate::kernels::ops::RopeKind;
+
+/// The tensor of a router's bias on the choice, as most files name it.
+pub(super) const EXP_PROBS_B: &str = "exp_probs_b.bias";
+
+/// What a family says of a layer.
+pub(super) struct LayerPlan {
+    pub attention: AttentionSpec,
+    pub ffn: FfnPlan,
+}
+
+/// Dense or experts.
+pub(super) enum FfnPlan {
+    Dense(DenseSpec),
+    Experts(ExpertsSpec),
+}
+
+/// A norm of a layer: the tensor's name and the node's.
+pub(super) type Named = (&'static str, &'static str);
+
+/// Where the norms of a layer stand.
+#[derive(Clone, Copy)]
+pub(super) struct Norms {
+    pub kind: NormKind,
+    pub eps: f32,
+    pub attn: Option<Named>,
+    pub attn_post: Option<Named>,
+    pub ffn: Option<Named>,
+    pub ffn_post: Option<Named>,
+    /// Whether ggml numbers the last of them by its layer.
+    pub ffn_post_numbered: bool,
+}
+
+impl Norms {
+    /// One before each block: `attn_norm` and `ffn_norm`.
+    pub fn before(kind: NormKind, eps: f32) -> Norms {
+        Norms {
+            kind,
+            eps,
+            attn: Some(("attn_norm", "attn_norm")),
+            attn_post: None,
+            ffn: Some(("ffn_norm", "ffn_norm")),
+            ffn_post: None,
+            ffn_post_numbered: true,
+        }
+    }
+
+    /// One alone before both blocks, which stand side by side: Cohere's.
+    pub fn shared(kind: NormKind, eps: f32) -> Norms {
+        Norms { ffn: None, ..Norms::before(kind, eps) }
+    }
+
+    /// One behind each block: OLMo 2 and EXAONE 4.
+    pub fn behind(kind: NormKind, eps: f32) -> Norms {
+        Norms { attn: None, ffn: None, ffn_post_numbered: false, ..Norms::around(kind, eps) }
+    }
+
+    /// One before and one behind each block: Gemma 2 and later.
+    pub fn around(kind: NormKind, eps: f32) -> Norms {
+        Norms {
+            attn_post: Some(("post_attention_norm", "attn_post_norm")),
+            ffn_post: Some(("post_ffw_norm", "ffn_post_norm")),
+            ..Norms::before(kind, eps)
+        }
+    }
+
+    fn load(
+        &self,
+        l: &mut Loader<'_>,
+        il: usize,
+        sizes: &Sizes,
+        named: Option<Named>,
+    ) -> Result<Option<Norm>, ModelError> {
+        named.map(|(tensor, name)| l.norm(il, tensor, name, self.kind, sizes, self.eps)).transpose()
+    }
+}
+
+/// The decoder of a family: `plan` says of each layer what is particular to it.
+pub(super) fn decoder(
+    l: &mut Loader<'_>,
+    sizes: Sizes,
+    ropes: Vec<Rope>,
+    embedding: Embedding,
+    norms: Norms,
+    mut plan: impl FnMut(&mut Loader<'_>, usize) -> Result<LayerPlan, ModelError>,
+) -> Result<Decoder, ModelError> {
+    let mut layers = Vec::with_capacity(sizes.layers);
+    for il in 0..sizes.layers {
+        let plan = plan(l, il)?;
+        // In the order of a pass.
+        let attn_norm = norms.load(l, il, &sizes, norms.attn)?;
+        let attention = Attention::load(l, il, sizes.embd, plan.attention)?;
+        let attn_post_norm = norms.load(l, il, &sizes, norms.attn_post)?;
+        let ffn_norm = norms.load(l, il, &sizes, norms.ffn)?;
+        let ffn = match plan.ffn {
+            FfnPlan::Dense(spec) => FeedForward::Dense(Box::new(Dense::load(l, il, sizes.embd, spec)?)),
+            FfnPlan::Experts(spec) => FeedForward::Experts(Box::new(Experts::load(l, il, sizes.embd, spec)?)),
+        };
+        let ffn_post_norm = norms.load(l, il, &sizes, norms.ffn_post)?;
+        let ffn_post_norm = match norms.ffn_post_numbered {
+            true => ffn_post_norm,
+            false => ffn_post_norm.map(Norm::unnumbered),
+        };
+        layers.push(Layer {
+            attn_norm,
+            attention,
+            attn_post_norm,
+            ffn_norm,
+            ffn,
+            ffn_post_norm,
+            residual_scale: None,
+            parallel: false,
+            middle: "ffn_inp",
+            out: "l_out".into(),
+        });
+    }
+    let head = l.head(&sizes, &embedding, norms.kind, norms.eps)?;
+    Ok(Decoder { sizes, ropes, embedding, layers, head })
+}
+
+/// The sizes of a layer's attention, rotated by the first kind of rotation.
+pub(super) fn attention(sizes: &Sizes, il: usize) -> AttentionSpec {
+    let spec = AttentionSpec::new(sizes.heads[il], sizes.kv_heads[il], sizes.key_len, sizes.value_len);
+    AttentionSpec { rope: Some(0), ..spec }
+}
+
+/// Norms of each head's queries and keys before the rotation: `attn_q_norm`, `attn_k_norm`.
+pub(super) fn head_norms(
+    l: &mut Loader<'_>,
+    il: usize,
+    key_len: usize,
+    eps: f32,
+) -> Result<QkNorm, ModelError> {
+    qk_norms(l, il, NormKind::Rms, [&[key_len], &[key_len]], eps)
+}
+
+/// The same of other rows, as the shapes of both norms say: whole rows of queries and keys, or weights for each head.
+pub(super) fn qk_norms(
+    l: &mut Loader<'_>,
+    il: usize,
+    kind: NormKind,
+    [q, k]: [&[usize]; 2],
+    eps: f32,
+) -> Result<QkNorm, ModelError> {
+    let mut norm = |tensor: &str, name, dims: &[usize]| {
+        Norm::load_shaped(l, &format!("blk.{il}.{tensor}"), name, kind, dims, eps)
+    };
+    Ok(QkNorm {
+        q: norm("attn_q_norm", "Qcur_normed", q)?,
+        k: norm("attn_k_norm", "Kcur_normed", k)?,
+        after_rope: false,
+    })
+}
+
+/// The rotation of a family that has one kind, scaled as the file says; the tensors of factors belong to it or not.
+pub(super) fn rope(
+    l: &mut Loader<'_>,
+    sizes: &Sizes,
+    kind: RopeKind,
+    factors: bool,
+) -> Result<Rope, ModelError> {
+    Rope::load(l, RopeSpec { kind, key_len: sizes.key_len, factors, context: sizes.context })
+}
+
+/// A dense network with SwiGLU, of the hidden length that the file says.
+pub(super) fn swiglu(l: &Loader<'_>, sizes: &Sizes, il: usize) -> Result<FfnPlan, ModelError> {
+    Ok(FfnPlan::Dense(DenseSpec::new(sizes.dense_ff(&l.keys, il)?, Activation::SwiGlu)))
+}
+
+/// Whether a layer has experts, for families whose tensors alone say so.
+pub(super) fn has_router(l: &Loader<'_>, il: usize) -> bool {
+    l.weights.contains(&format!("blk.{il}.ffn_gate_inp.weight"))
+}
+
+/// Experts of a family that has them in every layer: how many there are, and the hidden length of each.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ExpertSizes {
+    pub count: usize,
+    pub used: usize,
+    pub ff: usize,
+}
+
+/// Reads `expert_count`, `expert_used_count` and `expert_feed_forward_length`; without the latter the dense network's
+/// length is shared by the experts used.
+pub(super) fn expert_sizes(l: &mut Loader<'_>, sizes: &Sizes) -> Result<ExpertSizes, ModelError> {
+    let ExpertCounts { count, used } = l.required_experts(sizes)?;
+    let ff = match l.keys.size("expert_feed_forward_length")? {
+        Some(ff) => ff,
+        None => match sizes.dense_ff(&l.keys, 0)? / used {
+            0 => return Err(l.keys.problem("feed_forward_length", "is less than the experts used")),
+            ff => ff,
+        },
+    };
+    Ok(ExpertSizes { count, used, ff })
+}
+
+/// The network that all tokens share beside the experts, ungated: its hidden length and the node of its output.
+pub(super) fn shared(ff: usize, output: &'static str) -> SharedSpec {
+    let names = DenseNames { suffix: "_shexp", output, ..DenseNames::default() };
+    let dense = DenseSpec { names, ..DenseSpec::new(ff, Activation::SwiGlu) };
+    SharedSpec { dense, gated: false, sum: "ffn_out", scale: None }
+}

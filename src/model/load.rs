@@ -1,0 +1,262 @@
+//! Loading: what families read their decoders with, and the sizes that all of them have.
+
+use crate::gguf::Gguf;
+use crate::kernels::ops::Window;
+use crate::store::{Role, Store};
+
+use super::ModelError;
+use super::keys::{Keys, MAX_LAYERS};
+use super::parts::{Embedding, Head, Norm, NormKind};
+use super::weights::{Linear, Matrix, WeightLoader};
+
+/// Most experts of all layers: each takes some memory, however few its weights are.
+const MAX_EXPERTS: usize = 1 << 18;
+const WINDOW_PATTERN: &str = "attention.sliding_window_pattern";
+
+/// Keys and weights of a file, as they are asked for.
+pub(super) struct Loader<'a> {
+    pub keys: Keys<'a>,
+    pub weights: WeightLoader<'a>,
+}
+
+impl<'a> Loader<'a> {
+    pub fn new(gguf: &'a Gguf, architecture: &'a str, store: Store) -> Result<Loader<'a>, ModelError> {
+        let keys = Keys::new(gguf.metadata(), architecture);
+        Ok(Loader { keys, weights: WeightLoader::new(gguf, store)? })
+    }
+}
+
+/// The sizes that every decoder has. Every size is at least 1; head counts divide.
+#[derive(Clone, Debug)]
+pub(super) struct Sizes {
+    /// Layers of a pass, those of multi-token prediction left out.
+    pub layers: usize,
+    /// Blocks in the file.
+    pub blocks: usize,
+    pub embd: usize,
+    pub vocab: usize,
+    /// Context that the model was trained for.
+    pub context: usize,
+    /// Query heads, by block.
+    pub heads: Vec<usize>,
+    /// Heads of keys and values, by block; each divides the query heads.
+    pub kv_heads: Vec<usize>,
+    pub key_len: usize,
+    pub value_len: usize,
+    /// Hidden length of dense networks, by block; 0 where the file does not say.
+    pub ff: Vec<usize>,
+}
+
+impl Sizes {
+    /// Reads the keys that all decoders have.
+    pub fn read(l: &mut Loader<'_>) -> Result<Sizes, ModelError> {
+        let vocab = l.weights.rows_of("token_embd.weight")?;
+        check_vocabulary(l, vocab)?;
+        let keys = &mut l.keys;
+        let embd = keys.required_size("embedding_length")?;
+        let blocks = keys.required_size("block_count")?;
+        if blocks > MAX_LAYERS {
+            return Err(
+                keys.problem("block_count", format!("is {blocks}, where 1 to {MAX_LAYERS} make sense"))
+            );
+        }
+        let context = keys.required_size("context_length")?;
+        let nextn = keys.count("nextn_predict_layers")?;
+        if nextn >= blocks {
+            return Err(
+                keys.problem("nextn_predict_layers", format!("is {nextn}, where there are {blocks} blocks"))
+            );
+        }
+        let layers = blocks - nextn;
+        let heads = keys.sizes("attention.head_count", blocks)?;
+        let heads = keys.metadata().required(&keys.full("attention.head_count"), heads)?;
+        let kv_heads = keys.sizes("attention.head_count_kv", blocks)?.unwrap_or_else(|| heads.clone());
+        check_heads(keys, &heads, &kv_heads)?;
+        let key_length = keys.size("attention.key_length")?;
+        if key_length.is_none() && !embd.is_multiple_of(heads[0]) {
+            let what = format!("is {}, which does not divide the embedding length of {embd}", heads[0]);
+            return Err(keys.problem("attention.head_count", what));
+        }
+        let key_len = key_length.unwrap_or(embd / heads[0]);
+        let value_len = keys.size("attention.value_length")?.unwrap_or(key_len);
+        let ff = keys.counts("feed_forward_length", blocks)?.unwrap_or_else(|| vec![0; blocks]);
+        l.weights.leave_blocks_aside(layers..blocks);
+        Ok(Sizes { layers, blocks, embd, vocab, context, heads, kv_heads, key_len, value_len, ff })
+    }
+
+    /// Hidden length of a layer's dense network.
+    pub fn dense_ff(&self, keys: &Keys<'_>, il: usize) -> Result<usize, ModelError> {
+        match self.ff[il] {
+            0 => Err(keys.problem("feed_forward_length", format!("is 0 or missing for layer {il}"))),
+            ff => Ok(ff),
+        }
+    }
+}
+
+fn check_heads(keys: &Keys<'_>, heads: &[usize], kv_heads: &[usize]) -> Result<(), ModelError> {
+    match heads.iter().zip(kv_heads).find(|(heads, kv_heads)| !heads.is_multiple_of(**kv_heads)) {
+        Some((heads, kv_heads)) => {
+            Err(keys
+                .problem("attention.head_count_kv", format!("is {kv_heads}, which does not divide {heads}")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_vocabulary(l: &mut Loader<'_>, vocab: usize) -> Result<(), ModelError> {
+    let tokens = l.keys.metadata().texts("tokenizer.ggml.tokens")?.map(|t| t.len());
+    let named = [
+        (l.keys.full("vocab_size"), l.keys.size("vocab_size")?),
+        ("tokenizer.ggml.tokens".to_owned(), tokens),
+    ];
+    for (key, named) in named {
+        if let Some(n) = named.filter(|&n| n != vocab) {
+            let problem = format!("counts {n} tokens, where token_embd.weight has {vocab}");
+            return Err(ModelError::Config { key, problem });
+        }
+    }
+    Ok(())
+}
+
+/// How many experts there are and how many a token is sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ExpertCounts {
+    pub count: usize,
+    pub used: usize,
+}
+
+impl<'a> Loader<'a> {
+    /// `attention.layer_norm_rms_epsilon`
+    pub fn rms_eps(&mut self) -> Result<f32, ModelError> {
+        self.keys.harmless(&["attention.layer_norm_epsilon"]);
+        self.keys.epsilon("attention.layer_norm_rms_epsilon")
+    }
+
+    /// `attention.layer_norm_epsilon`
+    pub fn layer_norm_eps(&mut self) -> Result<f32, ModelError> {
+        self.keys.harmless(&["attention.layer_norm_rms_epsilon"]);
+        self.keys.epsilon("attention.layer_norm_epsilon")
+    }
+
+    /// `expert_count` and `expert_used_count`; `None` where there are none.
+    pub fn experts(&mut self, sizes: &Sizes) -> Result<Option<ExpertCounts>, ModelError> {
+        let (count, used) = (self.keys.count("expert_count")?, self.keys.count("expert_used_count")?);
+        match (count, used) {
+            (0, _) => Ok(None),
+            (count, _) if count.saturating_mul(sizes.blocks) > MAX_EXPERTS => {
+                let what = format!(
+                    "makes {} experts of {} layers, where at most {MAX_EXPERTS} make sense",
+                    count.saturating_mul(sizes.blocks),
+                    sizes.blocks
+                );
+                Err(self.keys.problem("expert_count", what))
+            }
+            (count, used) if used >= 1 && used <= count => Ok(Some(ExpertCounts { count, used })),
+            (count, used) => Err(self
+                .keys
+                .problem("expert_used_count", format!("is {used}, where there are {count} experts"))),
+        }
+    }
+
+    /// The same where a family cannot do without.
+    pub fn required_experts(&mut self, sizes: &Sizes) -> Result<ExpertCounts, ModelError> {
+        let found = self.experts(sizes)?;
+        found.ok_or_else(|| self.keys.problem("expert_count", "is 0 or missing"))
+    }
+
+    /// Which layers see a window: an array with a truth value for each block, or every layer but each `n`th, n being
+    /// `attention.sliding_window_pattern` or the family's own.
+    pub fn window_pattern(&mut self, sizes: &Sizes, default: usize) -> Result<Vec<bool>, ModelError> {
+        self.pattern(sizes, default, |il, n| il % n < n - 1)
+    }
+
+    /// The same where the first of every so many layers is the one without a window.
+    pub fn window_pattern_full_first(
+        &mut self,
+        sizes: &Sizes,
+        default: usize,
+    ) -> Result<Vec<bool>, ModelError> {
+        self.pattern(sizes, default, |il, n| il % n != 0)
+    }
+
+    fn pattern(
+        &mut self,
+        sizes: &Sizes,
+        default: usize,
+        windowed: impl Fn(usize, usize) -> bool,
+    ) -> Result<Vec<bool>, ModelError> {
+        if self.keys.is_array(WINDOW_PATTERN) {
+            return self.required_window_pattern(sizes);
+        }
+        let n = self.keys.size(WINDOW_PATTERN)?.unwrap_or(default);
+        Ok((0..sizes.blocks).map(|il| windowed(il, n)).collect())
+    }
+
+    /// The same for a family whose files say of each layer whether it sees a window.
+    pub fn required_window_pattern(&mut self, sizes: &Sizes) -> Result<Vec<bool>, ModelError> {
+        let flags = self.keys.layer_flags(WINDOW_PATTERN, sizes.layers, sizes.blocks)?;
+        flags.ok_or_else(|| self.keys.problem(WINDOW_PATTERN, "is missing"))
+    }
+
+    /// `rope.dimension_sections`: how many pairs of a head turn with each of four positions, in files of models that see
+    /// images too. Those of a text are all the same, so that only the order of pairs depends on it.
+    pub fn rope_sections(&mut self) -> Result<Option<Vec<usize>>, ModelError> {
+        let name = "rope.dimension_sections";
+        let sections = self.keys.counts(name, 4)?;
+        match &sections {
+            Some(sections) if sections.iter().all(|&n| n == 0) => {
+                Err(self.keys.problem(name, "holds zeros alone"))
+            }
+            _ => Ok(sections),
+        }
+    }
+
+    /// `attention.sliding_window` as a sliding window; `None` where it is absent or 0.
+    pub fn sliding_window(&mut self) -> Result<Option<Window>, ModelError> {
+        let n = self.keys.count("attention.sliding_window")?;
+        Ok(Some(n).filter(|&n| n > 0).map(Window::Sliding))
+    }
+
+    /// The same where a family cannot do without.
+    pub fn required_window(&mut self) -> Result<Window, ModelError> {
+        self.keys.required_size("attention.sliding_window").map(Window::Sliding)
+    }
+
+    /// The embedding's matrix.
+    pub fn token_embd(&mut self, sizes: &Sizes) -> Result<Matrix, ModelError> {
+        self.weights.matrix("token_embd.weight", sizes.embd, sizes.vocab, Role::Rows)
+    }
+
+    /// A norm of a layer over the embedding length.
+    pub fn norm(
+        &mut self,
+        il: usize,
+        tensor: &str,
+        name: &'static str,
+        kind: NormKind,
+        sizes: &Sizes,
+        eps: f32,
+    ) -> Result<Norm, ModelError> {
+        Norm::load(self, &format!("blk.{il}.{tensor}"), name, kind, sizes.embd, eps)
+    }
+
+    /// The last norm and the output matrix, which is the embedding once more where the file has none.
+    pub fn head(
+        &mut self,
+        sizes: &Sizes,
+        embedding: &Embedding,
+        kind: NormKind,
+        eps: f32,
+    ) -> Result<Head, ModelError> {
+        let norm = Norm::load(self, "output_norm", "result_norm", kind, sizes.embd, eps)?;
+        let output = match self.weights.contains("output.weight") {
+            true => self.weights.linear("output", sizes.embd, sizes.vocab)?,
+            false => {
+                let matrix = self.weights.as_output(embedding.matrix);
+                let bias = self.weights.optional_vector("output.bias", sizes.vocab)?;
+                Linear { bias, ..Linear::plain(matrix) }
+            }
+        };
+        Ok(Head { norm, output, scale: None, soft_cap: None })
+    }
+}

@@ -1,0 +1,66 @@
+//! The activation of a feed-forward network, with a gate or without.
+
+use super::super::NodeKind;
+use crate::kernels::ops::Ops;
+
+/// What becomes of the hidden values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::model) enum Activation {
+    /// `silu(gate) * up`
+    SwiGlu,
+    /// SwiGLU of limited values: `min(silu(gate), limit) * clamp(up, -limit, limit)`.
+    SwiGluClamped { limit: f32 },
+    /// gpt-oss' SwiGLU: `g = min(gate, limit)`, `g / (1 + exp(-alpha g)) * (clamp(up, -limit, limit) + 1)`.
+    SwiGluOai { alpha: f32, limit: f32 },
+    /// `gelu(gate) * up`, by tanh
+    GeGlu,
+    /// `gelu(up)`: without a gate
+    Gelu,
+    /// `max(up, 0)^2`: without a gate
+    ReluSquared,
+}
+
+impl Activation {
+    /// Whether there is a gate.
+    pub fn is_gated(self) -> bool {
+        !matches!(self, Activation::Gelu | Activation::ReluSquared)
+    }
+
+    /// The name that its node has in ggml's graph behind `ffn_` or `ffn_moe_`, the former for a dense network.
+    pub fn node_name(self) -> (&'static str, &'static str) {
+        match self {
+            Activation::SwiGlu => ("ffn_swiglu", "ffn_moe_swiglu"),
+            Activation::SwiGluClamped { .. } => ("ffn_swiglu_limited", "ffn_moe_swiglu_limited"),
+            Activation::SwiGluOai { .. } => ("ffn_swiglu_oai", "ffn_moe_swiglu_oai"),
+            Activation::GeGlu => ("ffn_geglu", "ffn_moe_geglu"),
+            Activation::Gelu => ("ffn_gelu", "ffn_moe_gelu"),
+            Activation::ReluSquared => ("ffn_sqr(relu)", "ffn_moe_relu_sqr"),
+        }
+    }
+
+    pub fn kind(self) -> NodeKind {
+        match self {
+            Activation::GeGlu | Activation::Gelu => NodeKind::Gelu,
+            Activation::ReluSquared => NodeKind::Elementwise,
+            _ => NodeKind::SwiGlu,
+        }
+    }
+
+    /// Takes `gate` and `up` (of the same length) to `gate`; without a gate `up` to `gate`.
+    pub fn apply(self, ops: &Ops, gate: &mut [f32], up: &[f32]) {
+        match self {
+            Activation::SwiGlu => ops.swiglu(gate, up),
+            Activation::SwiGluClamped { limit } => ops.swiglu_clamped(gate, up, limit),
+            Activation::SwiGluOai { alpha, limit } => ops.swiglu_oai(gate, up, alpha, limit),
+            Activation::GeGlu => ops.geglu(gate, up),
+            Activation::Gelu => {
+                gate.copy_from_slice(up);
+                ops.gelu(gate);
+            }
+            Activation::ReluSquared => {
+                gate.copy_from_slice(up);
+                ops.relu_squared(gate);
+            }
+        }
+    }
+}

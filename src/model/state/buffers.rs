@@ -1,0 +1,215 @@
+//! Every buffer of a forward pass, with its shape, reused from pass to pass.
+//!
+//! T is the number of rows (tokens of all sequences of the pass), at most the batch; E the embedding length; H heads,
+//! G of them for keys and values; D elements of a key, DV of a value; F the hidden length; N experts of which U are used; V
+//! the vocabulary. Where layers differ, a buffer has room for the largest.
+
+use crate::kernels::ops::{AttentionScratch, RopeTable};
+use crate::store::{OutOfMemory, zeroed};
+
+use super::super::{FeedForwardSpec, LayerSpec, ModelSpec};
+use super::Inputs;
+
+/// Buffers of the experts of a layer. A slot is a (token, expert) pair; slots are grouped by expert and lie within an
+/// expert in rising order of tokens.
+#[derive(Debug, Default)]
+pub(in crate::model) struct ExpertBuffers {
+    /// Router `[T][N]`: logits, then probabilities.
+    pub probs: Vec<f32>,
+    /// What experts are chosen by, where it is not the probabilities `[T][N]`.
+    pub choice: Vec<f32>,
+    /// Experts chosen `[T][U]`, the best first.
+    pub chosen: Vec<u32>,
+    /// Their weights `[T][U]`.
+    pub weights: Vec<f32>,
+    /// Sums of the weights `[T]`.
+    pub sums: Vec<f32>,
+    /// Inputs of each pair, where they differ from the token's `[T*U][E]`.
+    pub weighted: Vec<f32>,
+    /// Hidden `[T*U][F]`, by slot.
+    pub gate: Vec<f32>,
+    /// Hidden `[T*U][F]`, by slot.
+    pub up: Vec<f32>,
+    /// What the experts gave `[T*U][E]`, by slot.
+    pub down: Vec<f32>,
+    /// Input of each expert `[N]`, for those in use.
+    pub gathered: Vec<Inputs>,
+    /// Tokens of each expert `[N]`.
+    pub tokens: Vec<Vec<usize>>,
+    /// Pairs (token times U, plus rank) of each expert `[N]`.
+    pub pairs: Vec<Vec<usize>>,
+    /// Slots of each expert `[N]`.
+    pub by_slot: Vec<Vec<usize>>,
+    /// Slot of each (token, rank) `[T][U]`.
+    pub slots: Vec<usize>,
+}
+
+/// What the experts of the widest layer need.
+#[derive(Clone, Copy, Debug, Default)]
+struct ExpertSizes {
+    count: usize,
+    used: usize,
+    /// Floats of a token's hidden values, all its experts together.
+    hidden: usize,
+    weighted: usize,
+}
+
+impl ExpertSizes {
+    fn of(spec: &ModelSpec) -> ExpertSizes {
+        let sizes = |layer: &LayerSpec| match layer.ff {
+            FeedForwardSpec::Experts { count, used, ff, weighs_input, .. } => {
+                ExpertSizes { count, used, hidden: used * ff, weighted: if weighs_input { used } else { 0 } }
+            }
+            FeedForwardSpec::Dense { .. } => ExpertSizes::default(),
+        };
+        spec.layers.iter().map(sizes).fold(ExpertSizes::default(), |a, b| ExpertSizes {
+            count: a.count.max(b.count),
+            used: a.used.max(b.used),
+            hidden: a.hidden.max(b.hidden),
+            weighted: a.weighted.max(b.weighted),
+        })
+    }
+}
+
+impl ExpertBuffers {
+    fn new(sizes: ExpertSizes, embd: usize, batch: usize) -> Result<ExpertBuffers, OutOfMemory> {
+        let ExpertSizes { count, used, hidden, weighted } = sizes;
+        let buffer = |n: usize| zeroed::<f32>(&[batch, n], "the buffers of the experts");
+        let mut buffers = ExpertBuffers {
+            probs: buffer(count)?,
+            choice: buffer(count)?,
+            chosen: zeroed(&[batch, used], "the buffers of the experts")?,
+            weights: buffer(used)?,
+            sums: buffer(usize::from(used > 0))?,
+            weighted: buffer(weighted * embd)?,
+            gate: buffer(hidden)?,
+            up: buffer(hidden)?,
+            down: buffer(used * embd)?,
+            ..ExpertBuffers::default()
+        };
+        buffers.gathered.resize_with(count, Inputs::default);
+        for lists in [&mut buffers.tokens, &mut buffers.pairs, &mut buffers.by_slot] {
+            lists.resize(count, Vec::new());
+        }
+        Ok(buffers)
+    }
+}
+
+/// Every buffer of a forward pass.
+#[derive(Debug)]
+pub struct Buffers {
+    batch: usize,
+    /// Positions that a sequence may have: some frequencies of RoPE depend on it.
+    pub(in crate::model) context: usize,
+    /// The residual stream `[T][E]`.
+    pub(in crate::model) x: Vec<f32>,
+    /// The input of a block, then its output `[T][E]`.
+    pub(in crate::model) cur: Vec<f32>,
+    /// What attention gave where the feed-forward network has the same input `[T][E]`.
+    pub(in crate::model) beside: Vec<f32>,
+    /// What the shared network beside the experts gave `[T][E]`.
+    pub(in crate::model) shared: Vec<f32>,
+    /// Queries `[T][H][D]`.
+    pub(in crate::model) q: Vec<f32>,
+    /// Keys `[T][G][D]`.
+    pub(in crate::model) k: Vec<f32>,
+    /// Values `[T][G][DV]`.
+    pub(in crate::model) v: Vec<f32>,
+    /// The gate of what attention gives `[T][H][DV]` or `[T][H]`.
+    pub(in crate::model) attn_gate: Vec<f32>,
+    /// What attention gave `[T][H][DV]`.
+    pub(in crate::model) attn: Vec<f32>,
+    /// Hidden `[T][F]`, of a dense or shared network.
+    pub(in crate::model) gate: Vec<f32>,
+    /// Hidden `[T][F]`.
+    pub(in crate::model) up: Vec<f32>,
+    pub(in crate::model) experts: ExpertBuffers,
+    /// The input of a block, rounded.
+    pub(in crate::model) inputs: Inputs,
+    /// Hidden values, rounded.
+    pub(in crate::model) hidden: Inputs,
+    /// Cosines and sines of the pass's positions, one table for each kind of rotation of the model.
+    pub(in crate::model) rope: Vec<RopeTable>,
+    pub(in crate::model) attention: AttentionScratch,
+    /// `[rows asked for][V]`.
+    pub(in crate::model) logits: Vec<f32>,
+}
+
+fn dense_ff(layer: &LayerSpec) -> usize {
+    match layer.ff {
+        FeedForwardSpec::Dense { ff } => ff,
+        FeedForwardSpec::Experts { shared, .. } => shared,
+    }
+}
+
+impl Buffers {
+    /// Buffers for passes of up to `batch` rows of sequences of up to `context` positions.
+    ///
+    /// # Errors
+    /// Where there is no memory for them.
+    pub fn new(spec: &ModelSpec, batch: usize, context: usize) -> Result<Buffers, OutOfMemory> {
+        let buffer = |n: usize| zeroed::<f32>(&[batch, n], "the buffers of a batch");
+        let dense = spec.widest(dense_ff);
+        Ok(Buffers {
+            batch,
+            context,
+            x: buffer(spec.embd)?,
+            cur: buffer(spec.embd)?,
+            beside: buffer(spec.embd)?,
+            shared: buffer(spec.embd)?,
+            q: buffer(spec.widest(LayerSpec::q_dim))?,
+            k: buffer(spec.widest(LayerSpec::k_dim))?,
+            v: buffer(spec.widest(LayerSpec::v_dim))?,
+            attn_gate: buffer(spec.widest(|layer| layer.gate_len))?,
+            attn: buffer(spec.widest(LayerSpec::attended_dim))?,
+            gate: buffer(dense)?,
+            up: buffer(dense)?,
+            experts: ExpertBuffers::new(ExpertSizes::of(spec), spec.embd, batch)?,
+            inputs: Inputs::default(),
+            hidden: Inputs::default(),
+            rope: Vec::new(),
+            attention: AttentionScratch::default(),
+            logits: Vec::new(),
+        })
+    }
+
+    /// Bytes that passes of up to `batch` rows touch at most, the rounded inputs of products and so many rows of logits
+    /// included.
+    pub fn bytes(spec: &ModelSpec, batch: usize, logits: usize) -> u64 {
+        let ExpertSizes { count, used, hidden, weighted } = ExpertSizes::of(spec);
+        let dense = spec.widest(dense_ff);
+        let attended = spec.widest(LayerSpec::attended_dim);
+        let floats = [
+            4 * spec.embd,
+            spec.widest(LayerSpec::q_dim) + spec.widest(LayerSpec::k_dim) + spec.widest(LayerSpec::v_dim),
+            spec.widest(|layer| layer.gate_len) + attended,
+            2 * dense,
+            2 * count + 2 * hidden + (used + weighted) * spec.embd,
+        ];
+        // An input may be kept in several types, and again by expert; few are as long as f32.
+        let inputs = 2 * (spec.embd * used.max(1)).max(hidden + dense).max(attended);
+        let token = (floats.iter().sum::<usize>() + inputs) * size_of::<f32>();
+        let logits = (logits as u64).saturating_mul((spec.vocab * size_of::<f32>()) as u64);
+        (batch as u64).saturating_mul(token as u64).saturating_add(logits)
+    }
+
+    /// Most rows of a pass.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Forgets the logits: those of a pass that failed are nobody's.
+    pub fn clear_logits(&mut self) {
+        self.logits.clear();
+    }
+
+    /// The logits that the last pass was asked for: `[rows][vocabulary]`, in the order of its segments.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// The same, to be taken without a copy.
+    pub fn logits_mut(&mut self) -> &mut Vec<f32> {
+        &mut self.logits
+    }
+}

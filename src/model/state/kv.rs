@@ -1,0 +1,277 @@
+//! What a sequence remembers: keys and values of all layers, in pages of 128 positions.
+//!
+//! A page is the chunk of attention's arithmetic. A full page never changes; pages may be shared by sequences that
+//! begin alike, and one that is written to while it is shared is copied first. A layer with a window gives up the pages that
+//! it no longer sees, so that its memory does not grow with the context.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::kernels::ops::{KvPages, KvView, KvViewMut, Ops, PAGE, Window};
+use crate::store::{OutOfMemory, zeroed};
+
+use super::super::{LayerSpec, ModelSpec};
+
+/// Element type of the KV cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum KvType {
+    /// Half the memory; keys and values rounded to nearest even.
+    #[default]
+    F16,
+    F32,
+}
+
+impl KvType {
+    /// Bytes of an element.
+    fn bytes(self) -> usize {
+        match self {
+            KvType::F16 => size_of::<u16>(),
+            KvType::F32 => size_of::<f32>(),
+        }
+    }
+}
+
+impl fmt::Display for KvType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            KvType::F16 => "f16",
+            KvType::F32 => "f32",
+        })
+    }
+}
+
+impl FromStr for KvType {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<KvType, String> {
+        match name {
+            "f16" => Ok(KvType::F16),
+            "f32" => Ok(KvType::F32),
+            _ => Err("f16 and f32 are known".to_owned()),
+        }
+    }
+}
+
+/// Keys or values of a page: `[kv_heads][PAGE][len]`.
+#[derive(Clone, Debug)]
+enum PageBuffer {
+    F16(Vec<u16>),
+    F32(Vec<f32>),
+}
+
+impl PageBuffer {
+    fn new(ty: KvType, kv_heads: usize, len: usize) -> Result<PageBuffer, OutOfMemory> {
+        let sizes = [kv_heads, PAGE, len];
+        Ok(match ty {
+            KvType::F16 => PageBuffer::F16(zeroed(&sizes, "the KV cache")?),
+            KvType::F32 => PageBuffer::F32(zeroed(&sizes, "the KV cache")?),
+        })
+    }
+
+    fn view(&self) -> KvView<'_> {
+        match self {
+            PageBuffer::F16(v) => KvView::F16(v),
+            PageBuffer::F32(v) => KvView::F32(v),
+        }
+    }
+
+    fn view_mut(&mut self) -> KvViewMut<'_> {
+        match self {
+            PageBuffer::F16(v) => KvViewMut::F16(v),
+            PageBuffer::F32(v) => KvViewMut::F32(v),
+        }
+    }
+
+    /// Takes over another's values; both are of the same size and type.
+    fn copy_from(&mut self, other: &PageBuffer) {
+        match (self, other) {
+            (PageBuffer::F16(to), PageBuffer::F16(from)) => to.copy_from_slice(from),
+            (PageBuffer::F32(to), PageBuffer::F32(from)) => to.copy_from_slice(from),
+            _ => unreachable!("pages of one layer are of one type"),
+        }
+    }
+}
+
+/// Keys and values of [`PAGE`] positions of a layer.
+#[derive(Debug)]
+struct Page {
+    keys: PageBuffer,
+    values: PageBuffer,
+}
+
+/// The keys and values that a layer still has of a sequence.
+#[derive(Clone, Debug)]
+struct LayerState {
+    kv_heads: usize,
+    key_len: usize,
+    value_len: usize,
+    window: Option<Window>,
+    /// The number of the first page kept.
+    first_page: usize,
+    pages: VecDeque<Arc<Page>>,
+}
+
+impl LayerState {
+    fn new(spec: &LayerSpec) -> LayerState {
+        let LayerSpec { kv_heads, key_len, value_len, window, .. } = *spec;
+        LayerState { kv_heads, key_len, value_len, window, first_page: 0, pages: VecDeque::new() }
+    }
+
+    /// The first position that a token at `pos` sees.
+    fn first_seen(&self, pos: usize) -> usize {
+        self.window.map_or(0, |window| window.start(pos))
+    }
+
+    fn new_page(&self, ty: KvType) -> Result<Page, OutOfMemory> {
+        Ok(Page {
+            keys: PageBuffer::new(ty, self.kv_heads, self.key_len)?,
+            values: PageBuffer::new(ty, self.kv_heads, self.value_len)?,
+        })
+    }
+
+    /// Gives up what tokens from `pos` on do not see; a page more is kept, so that some tokens can be taken back.
+    /// Returns a page that nobody else has, to be used again.
+    fn drop_unseen(&mut self, pos: usize) -> Option<Page> {
+        let first = self.first_seen(pos) / PAGE;
+        let mut spare = None;
+        while self.first_page + 1 < first && !self.pages.is_empty() {
+            spare = self.pages.pop_front().and_then(|page| Arc::try_unwrap(page).ok()).or(spare);
+            self.first_page += 1;
+        }
+        spare
+    }
+
+    /// The page of a position, to be written to: new, or a copy where it is shared.
+    fn page_mut(
+        &mut self,
+        pos: usize,
+        ty: KvType,
+        spare: &mut Option<Page>,
+    ) -> Result<&mut Page, OutOfMemory> {
+        if self.pages.is_empty() {
+            self.first_page = self.first_page.max(self.first_seen(pos) / PAGE);
+        }
+        let index = pos / PAGE - self.first_page;
+        while self.pages.len() <= index {
+            let page = spare.take().map_or_else(|| self.new_page(ty), Ok)?;
+            self.pages.push_back(Arc::new(page));
+        }
+        if Arc::get_mut(&mut self.pages[index]).is_none() {
+            let mut copy = spare.take().map_or_else(|| self.new_page(ty), Ok)?;
+            copy.keys.copy_from(&self.pages[index].keys);
+            copy.values.copy_from(&self.pages[index].values);
+            self.pages[index] = Arc::new(copy);
+        }
+        Ok(Arc::get_mut(&mut self.pages[index]).expect("the page is not shared"))
+    }
+
+    /// Whether a token at `pos` finds all that it sees.
+    fn can_go_on_from(&self, pos: usize) -> bool {
+        self.first_page * PAGE <= self.first_seen(pos)
+    }
+
+    fn truncate(&mut self, past: usize) {
+        self.pages.truncate(past.div_ceil(PAGE).saturating_sub(self.first_page));
+    }
+
+    fn clear(&mut self) {
+        self.pages.clear();
+        self.first_page = 0;
+    }
+}
+
+/// Keys and values of a sequence, all layers; a clone shares the pages until one of both writes to them.
+#[derive(Clone, Debug)]
+pub struct SequenceState {
+    layers: Vec<LayerState>,
+    ty: KvType,
+}
+
+impl SequenceState {
+    /// An empty state. Memory is taken page by page, as positions are filled.
+    pub fn new(spec: &ModelSpec, ty: KvType) -> SequenceState {
+        SequenceState { layers: spec.layers.iter().map(LayerState::new).collect(), ty }
+    }
+
+    /// Bytes of a state of so many positions at most, filled in passes of up to `batch` tokens.
+    pub fn bytes(spec: &ModelSpec, context: usize, batch: usize, ty: KvType) -> u64 {
+        let layer = |layer: &LayerSpec| {
+            let all = context.div_ceil(PAGE);
+            // A page before and behind what is seen, and one that is kept to take tokens back.
+            let pages = match layer.window {
+                Some(window) => all.min((window.len() + batch).div_ceil(PAGE) + 2),
+                None => all,
+            };
+            let page = PAGE as u64 * (layer.k_dim() + layer.v_dim()) as u64 * ty.bytes() as u64;
+            page.saturating_mul(pages as u64)
+        };
+        spec.layers.iter().map(layer).fold(0, u64::saturating_add)
+    }
+
+    /// Bytes that the pages take now; shared ones are counted whole.
+    pub fn held_bytes(&self) -> u64 {
+        let layer =
+            |l: &LayerState| l.pages.len() * PAGE * l.kv_heads * (l.key_len + l.value_len) * self.ty.bytes();
+        self.layers.iter().map(|l| layer(l) as u64).sum()
+    }
+
+    /// What keys and values are kept as.
+    pub fn ty(&self) -> KvType {
+        self.ty
+    }
+
+    /// Forgets all from position `past` on, and says from which position a pass can go on: `past`, or 0 where a
+    /// window has given up what a token there would see. Then nothing is left.
+    pub fn rewind(&mut self, past: usize) -> usize {
+        if self.layers.iter().all(|layer| layer.can_go_on_from(past)) {
+            self.layers.iter_mut().for_each(|layer| layer.truncate(past));
+            past
+        } else {
+            self.layers.iter_mut().for_each(LayerState::clear);
+            0
+        }
+    }
+
+    /// Writes keys and values of a layer, `[tokens][kv_heads * len]` each, at positions from `first_pos` on.
+    ///
+    /// # Errors
+    /// Where there is no memory for another page.
+    pub(in crate::model) fn store(
+        &mut self,
+        ops: &Ops,
+        layer: usize,
+        first_pos: usize,
+        keys: &[f32],
+        values: &[f32],
+    ) -> Result<(), OutOfMemory> {
+        let ty = self.ty;
+        let layer = &mut self.layers[layer];
+        let mut spare = layer.drop_unseen(first_pos);
+        let (kv_heads, key_len, value_len) = (layer.kv_heads, layer.key_len, layer.value_len);
+        let tokens = keys.len() / (kv_heads * key_len);
+        let mut done = 0;
+        while done < tokens {
+            let pos = first_pos + done;
+            let n = (PAGE - pos % PAGE).min(tokens - done);
+            let page = layer.page_mut(pos, ty, &mut spare)?;
+            let rows = |len: usize| done * kv_heads * len..(done + n) * kv_heads * len;
+            ops.store_kv(&keys[rows(key_len)], page.keys.view_mut(), kv_heads, key_len, pos % PAGE);
+            ops.store_kv(&values[rows(value_len)], page.values.view_mut(), kv_heads, value_len, pos % PAGE);
+            done += n;
+        }
+        Ok(())
+    }
+
+    /// Calls `f` with the pages of a layer.
+    pub(in crate::model) fn with_pages<T>(&self, layer: usize, f: impl FnOnce(&KvPages<'_>) -> T) -> T {
+        let layer = &self.layers[layer];
+        let keys: Vec<KvView<'_>> = layer.pages.iter().map(|page| page.keys.view()).collect();
+        let values: Vec<KvView<'_>> = layer.pages.iter().map(|page| page.values.view()).collect();
+        f(&KvPages { first_page: layer.first_page, keys: &keys, values: &values })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,228 @@
+//! Plans of models of known shapes, and of random ones.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+use super::*;
+
+const MB: u64 = 1_000_000;
+const GIB: u64 = 1 << 30;
+
+fn weight(role: Role, bytes: u64) -> WeightUse {
+    WeightUse { role, bytes, span: bytes.next_multiple_of(4096) + 4096 }
+}
+
+/// The shape of a Llama of 8 B parameters at Q4_K_M, its embedding left out.
+fn dense() -> Vec<WeightUse> {
+    let layer = [9 * MB, 3 * MB, 3 * MB, 9 * MB, 33 * MB, 33 * MB, 40 * MB];
+    let layers = (0..32).flat_map(|_| layer.map(|bytes| weight(Role::Always, bytes)));
+    let embedding = weight(Role::Rows, 295 * MB);
+    [embedding].into_iter().chain(layers).chain([weight(Role::Always, 431 * MB)]).collect()
+}
+
+/// The shape of a Mixtral 8x7B.
+fn moe() -> Vec<WeightUse> {
+    let mut weights = vec![weight(Role::Rows, 74 * MB)];
+    for layer in 0..32 {
+        weights.extend([9 * MB, 5 * MB, 5 * MB, 9 * MB].map(|bytes| weight(Role::Always, bytes)));
+        let down = if layer % 2 == 0 { 33 * MB } else { 48 * MB };
+        weights.extend(experts(layer, (8, 2), &[33 * MB, 33 * MB, down]));
+    }
+    weights.push(weight(Role::Always, 107 * MB));
+    weights
+}
+
+/// The experts of a layer, part by part, as merged tensors have them.
+fn experts(layer: usize, (count, used): (usize, usize), parts: &[u64]) -> Vec<WeightUse> {
+    let part = |&bytes: &u64| {
+        (0..count).map(move |expert| weight(Role::Expert { layer, expert, count, used }, bytes))
+    };
+    parts.iter().flat_map(part).collect()
+}
+
+/// A model that mixes layers: one dense, then experts with a shared one beside them, in every third layer
+/// dense again, with other counts and sizes in the second half, and merged gates there.
+fn mixed() -> Vec<WeightUse> {
+    let mut weights = vec![weight(Role::Rows, 50 * MB)];
+    for layer in 0..12 {
+        weights.extend([4 * MB, MB, MB, 4 * MB].map(|bytes| weight(Role::Always, bytes)));
+        if layer % 3 == 0 {
+            weights.extend([20 * MB; 3].map(|bytes| weight(Role::Always, bytes)));
+            continue;
+        }
+        weights.extend([MB / 2, 3 * MB, 3 * MB, 3 * MB].map(|bytes| weight(Role::Always, bytes)));
+        weights.extend(match layer {
+            0..6 => experts(layer, (32, 4), &[2 * MB, 2 * MB, 3 * MB]),
+            _ => experts(layer, (64, 2), &[4 * MB, 4 * MB]),
+        });
+    }
+    weights.push(weight(Role::Always, 40 * MB));
+    weights
+}
+
+fn planned(weights: &[WeightUse], budget: u64) -> Plan {
+    plan(weights, &vec![false; weights.len()], budget).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn what_fits_is_mapped() {
+    let all: u64 = dense().iter().map(|w| w.bytes).sum();
+    assert!(planned(&dense(), all).is_mapped());
+    assert!(!planned(&dense(), all - 1).is_mapped());
+    // What is in memory anyway needs no room.
+    let weights = dense();
+    assert!(plan(&weights, &vec![true; weights.len()], 0).unwrap().is_mapped());
+}
+
+#[test]
+fn a_dense_model_is_pinned_but_for_an_even_stream() {
+    let weights = dense();
+    let plan = planned(&weights, 4 * GIB);
+    // 4 GiB less the ring are pinned, and what is left over is smaller than the smallest weight.
+    assert_eq!(plan.ring_bytes, 4 * weights[1].span);
+    assert!(plan.pinned_bytes + plan.ring_bytes <= 4 * GIB);
+    assert!(plan.pinned_bytes + plan.ring_bytes + weights[2].span > 4 * GIB);
+    let always: u64 = weights[1..].iter().map(|w| w.bytes).sum();
+    let streamed = plan.streamed_bytes(&weights);
+    assert!(always - streamed <= 4 * GIB);
+    assert_eq!(plan.disk_bytes, streamed as f64);
+    assert_eq!(plan.places[0], Place::File);
+    // Each eighth of the layers streams about an eighth.
+    for eighth in 0..8 {
+        let part = 1 + eighth * 28..1 + (eighth + 1) * 28;
+        let here: u64 = part.filter(|&i| plan.places[i] == Place::Streamed).map(|i| weights[i].bytes).sum();
+        assert!(here.abs_diff(streamed / 8) <= 18 * MB, "{here} of {streamed}");
+    }
+}
+
+#[test]
+fn experts_share_what_the_rest_leaves() {
+    let weights = moe();
+    let plan = planned(&weights, 11 * GIB);
+    let always = spans(&weights, &plan.places, |p| matches!(p, Place::Pinned { .. }));
+    assert_eq!((plan.pinned_bytes, plan.ring_bytes), (always, 0));
+    assert_eq!(plan.classes.iter().map(|c| c.members).collect::<Vec<_>>(), [128, 128]);
+    assert!(plan.own_bytes() <= 11 * GIB && plan.own_bytes() > 11 * GIB - 100 * MB);
+    // Both sizes are cached to the same share, which is that of the hits to expect.
+    let share = |class: &SlotClass| class.slots as f64 / class.members as f64;
+    let shares = [share(&plan.classes[0]), share(&plan.classes[1])];
+    assert!((shares[0] - shares[1]).abs() < 0.01, "{shares:?}");
+    let active = plan.active_bytes
+        - weights.iter().filter(|w| w.role == Role::Always).map(|w| w.bytes as f64).sum::<f64>();
+    assert!((plan.disk_bytes / active - (1.0 - shares[0])).abs() < 0.01);
+    assert!((plan.tokens_per_second(1e9, 1e10) - 1e9 / plan.disk_bytes).abs() < 1e-9);
+}
+
+#[test]
+fn the_least_budget_is_enough_and_less_is_not() {
+    for weights in [dense(), moe(), mixed()] {
+        let none = vec![false; weights.len()];
+        let least = plan(&weights, &none, 0).unwrap_err().least;
+        let plan_of_least = planned(&weights, least);
+        assert!(plan_of_least.own_bytes() <= least);
+        assert_eq!(plan(&weights, &none, least - 1).unwrap_err(), Shortage { budget: least - 1, least });
+    }
+}
+
+#[test]
+fn no_plan_exceeds_its_budget_and_more_memory_reads_no_more() {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let mut random = |n: u32| u64::from(rng.next_u32() % n);
+    for _ in 0..300 {
+        let mut weights: Vec<WeightUse> = Vec::new();
+        for layer in 0..1 + random(8) as usize {
+            weights.extend((0..random(6)).map(|_| weight(Role::Always, 1 + random(100_000))));
+            let count = 1 + random(9) as usize;
+            let parts: Vec<u64> = (0..random(4)).map(|_| 1 + random(30_000)).collect();
+            weights.extend(experts(layer, (count, 1 + random(count as u32) as usize), &parts));
+            weights.push(weight(Role::Once, 100));
+        }
+        let none = vec![false; weights.len()];
+        let total: u64 = weights.iter().map(|w| w.bytes).sum();
+        let mut before = f64::INFINITY;
+        for budget in (0..=20).map(|i| total * i / 20) {
+            let plan = match plan(&weights, &none, budget) {
+                Ok(plan) => plan,
+                Err(shortage) => {
+                    assert!(shortage.least > budget);
+                    continue;
+                }
+            };
+            assert!(plan.is_mapped() || plan.own_bytes() <= budget);
+            let mut end = 0;
+            for (place, w) in plan.places.iter().zip(&weights) {
+                match *place {
+                    Place::Pinned { at } => {
+                        assert_eq!(at, end);
+                        end += w.span;
+                    }
+                    Place::Streamed => assert!(2 * w.span <= plan.ring_bytes),
+                    Place::Cached { class, at, .. } => assert!(at + w.span <= plan.classes[class].slot_bytes),
+                    Place::Mapped | Place::File => {}
+                }
+            }
+            assert_eq!(end, plan.pinned_bytes);
+            assert!(plan.classes.iter().all(|c| c.slots <= c.members && c.slots >= c.members.min(2)));
+            // Slots are whole: what a step more of memory gains may be lost to rounding, of one weight at
+            // most.
+            assert!(plan.disk_bytes <= before + 400_000.0, "{} {before}", plan.disk_bytes);
+            before = plan.disk_bytes;
+        }
+    }
+}
+
+/// Numbers of the mixed model, counted by hand: what is read always is pinned, experts of a size share slots.
+#[test]
+fn layers_with_and_without_experts_are_planned_together() {
+    let weights = mixed();
+    let always: u64 = weights.iter().filter(|w| w.role == Role::Always).map(|w| w.span).sum();
+    let plan = planned(&weights, always + 500 * MB);
+    assert_eq!((plan.pinned_bytes, plan.ring_bytes), (always, 0));
+    // 4 layers of 32 experts and 4 of 64, each size in a class of its own.
+    let [first, second] = plan.classes[..] else { panic!("{:?}", plan.classes) };
+    let pages = |bytes: u64| bytes.next_multiple_of(4096) + 4096;
+    assert_eq!((first.members, first.slot_bytes), (128, 2 * pages(2 * MB) + pages(3 * MB)));
+    assert_eq!((second.members, second.slot_bytes), (256, 2 * pages(4 * MB)));
+    // A token reads 4 x 4 of the first and 4 x 2 of the second, and memory is shared in that ratio.
+    assert!((first.slots as f64 / second.slots as f64 - 2.0).abs() < 0.1, "{:?}", plan.classes);
+    assert!(plan.own_bytes() <= plan.budget && plan.own_bytes() + second.slot_bytes > plan.budget);
+    let missing = |class: SlotClass| 1.0 - class.slots as f64 / class.members as f64;
+    let disk = 16.0 * 7e6 * missing(first) + 8.0 * 8e6 * missing(second);
+    assert!((plan.disk_bytes - disk).abs() < 1.0, "{} {disk}", plan.disk_bytes);
+    let dense: u64 = weights.iter().filter(|w| w.role == Role::Always).map(|w| w.bytes).sum();
+    assert!((plan.active_bytes - (dense as f64 + 16.0 * 7e6 + 8.0 * 8e6)).abs() < 1.0);
+}
+
+/// The matrices of an expert lie in its slot one behind another, in the order of registration, whatever
+/// their number.
+#[test]
+fn an_expert_is_a_unit_of_all_its_matrices() {
+    for weights in [moe(), mixed()] {
+        let plan = planned(&weights, weights.iter().map(|w| w.bytes).sum::<u64>() / 2);
+        let mut ends: HashMap<usize, (Role, u64)> = HashMap::new();
+        for (weight, place) in weights.iter().zip(&plan.places) {
+            let Place::Cached { unit, at, .. } = *place else { continue };
+            let (role, end) = ends.entry(unit).or_insert((weight.role, 0));
+            assert_eq!((*role, *end), (weight.role, at));
+            *end += weight.span;
+        }
+        assert_eq!(ends.len(), plan.classes.iter().map(|class| class.members).sum::<usize>());
+        let mut roles: Vec<Role> = ends.into_values().map(|(role, _)| role).collect();
+        roles.sort_by_key(|role| match role {
+            Role::Expert { layer, expert, .. } => (*layer, *expert),
+            _ => panic!("no expert"),
+        });
+        assert!(roles.windows(2).all(|pair| pair[0] != pair[1]), "one unit an expert");
+    }
+}
+
+/// An expert of which a part is in memory anyway takes a slot for the rest.
+#[test]
+fn parts_in_memory_need_no_slot() {
+    let weights = experts(0, (8, 2), &[2 * MB, 2 * MB, 3 * MB]);
+    let in_memory: Vec<bool> = (0..weights.len()).map(|i| i < 8).collect();
+    let plan = plan(&weights, &in_memory, 20 * MB).unwrap();
+    assert!(plan.places[..8].iter().all(|place| *place == Place::Mapped));
+    assert_eq!(plan.classes.len(), 1);
+    assert_eq!(plan.classes[0].slot_bytes, weights[8].span + weights[16].span);
+}

@@ -1,0 +1,235 @@
+//! What weights there are, in which file each lies, and the bytes of files that are mapped.
+
+use std::ops::{Deref, Range};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::plan::{Role, WeightUse};
+use super::{ALIGNMENT, MappedFile, Store, StoreError};
+use crate::gguf::{Gguf, Part, StaticBytes, TensorInfo};
+
+/// A registered weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WeightId(u32);
+
+impl WeightId {
+    pub(super) fn of(index: usize) -> WeightId {
+        WeightId(index as u32)
+    }
+
+    pub(super) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Where a weight lies.
+#[derive(Debug)]
+pub(super) struct Extent {
+    pub(super) part: usize,
+    pub(super) bytes: Range<usize>,
+    pub(super) tensor: Arc<str>,
+    pub(super) role: Role,
+    /// Its place in the order of a pass.
+    pub(super) position: u64,
+    /// Whether the system has been told that it will be read.
+    announced: AtomicBool,
+}
+
+/// The bytes of a file.
+#[derive(Debug)]
+pub(super) enum FileBytes {
+    Mapped(Arc<MappedFile>),
+    /// In memory whether they are read or not: part of the program.
+    Memory {
+        name: PathBuf,
+        bytes: StaticBytes,
+    },
+}
+
+impl FileBytes {
+    fn open(part: &Part) -> Result<FileBytes, StoreError> {
+        Ok(match part.memory {
+            Some(bytes) => FileBytes::Memory { name: part.path.clone(), bytes },
+            None => FileBytes::Mapped(Arc::new(MappedFile::open(&part.path)?)),
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            FileBytes::Mapped(file) => file.path(),
+            FileBytes::Memory { name, .. } => name,
+        }
+    }
+
+    pub(super) fn is_memory(&self) -> bool {
+        matches!(self, FileBytes::Memory { .. })
+    }
+}
+
+impl Deref for FileBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            FileBytes::Mapped(file) => file,
+            FileBytes::Memory { bytes, .. } => bytes,
+        }
+    }
+}
+
+impl Store {
+    /// Maps the files of a model; what is in memory already is used where it is.
+    ///
+    /// # Errors
+    /// A file that cannot be opened or mapped, or that has changed its size since its header was read.
+    pub fn open(gguf: &Gguf) -> Result<Store, StoreError> {
+        let mut files = Vec::with_capacity(gguf.parts.len());
+        for part in &gguf.parts {
+            let file = FileBytes::open(part)?;
+            if file.len() as u64 != part.file_bytes {
+                return Err(StoreError::SizeChanged {
+                    path: part.path.clone(),
+                    expected: part.file_bytes,
+                    found: file.len() as u64,
+                });
+            }
+            files.push(file);
+        }
+        Ok(Store { files, extents: Vec::new(), positions: 0, plan: None, streamed: None, _populate: None })
+    }
+
+    /// Registers bytes `range` (relative to the tensor's start) of a tensor as a weight. Weights are
+    /// registered in the order in which a pass reads them.
+    ///
+    /// # Errors
+    /// Where the range ends beyond the tensor's file.
+    pub fn register(
+        &mut self,
+        tensor: &TensorInfo,
+        range: Range<u64>,
+        role: Role,
+    ) -> Result<WeightId, StoreError> {
+        let out_of_file = || StoreError::OutOfFile {
+            path: self.files[tensor.part].path().to_owned(),
+            tensor: tensor.name.clone(),
+            offset: tensor.offset,
+        };
+        let at = |offset: u64| {
+            let at = tensor.offset.checked_add(offset)?;
+            usize::try_from(at).ok().filter(|&at| at <= self.files[tensor.part].len())
+        };
+        let start = at(range.start).ok_or_else(out_of_file)?;
+        let end = at(range.end).filter(|&end| end >= start).ok_or_else(out_of_file)?;
+        // The experts of a merged tensor share its name.
+        let tensor_name = match self.extents.last() {
+            Some(last) if *last.tensor == *tensor.name => Arc::clone(&last.tensor),
+            _ => Arc::from(tensor.name.as_str()),
+        };
+        self.extents.push(Extent {
+            part: tensor.part,
+            bytes: start..end,
+            tensor: tensor_name,
+            role,
+            position: self.positions,
+            announced: AtomicBool::new(false),
+        });
+        self.positions += 1;
+        Ok(WeightId::of(self.extents.len() - 1))
+    }
+
+    /// Says that a weight of another role is also read as a whole at this place of every pass: an embedding
+    /// that is the output matrix as well.
+    pub fn read_always(&mut self, id: WeightId) {
+        let extent = &mut self.extents[id.index()];
+        (extent.role, extent.position) = (Role::Always, self.positions);
+        self.positions += 1;
+    }
+
+    /// The bytes of a weight, before a pass: read without leaving pages of a mapped file behind.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    pub fn read_once(&self, id: WeightId) -> Result<Vec<u8>, StoreError> {
+        let extent = &self.extents[id.index()];
+        match &self.files[extent.part] {
+            FileBytes::Memory { bytes, .. } => Ok(bytes[extent.bytes.clone()].to_vec()),
+            FileBytes::Mapped(file) => {
+                let read = file.read(extent.bytes.start as u64, extent.bytes.len());
+                read.map_err(|error| self.read_error(id, extent.bytes.start as u64, Arc::new(error)))
+            }
+        }
+    }
+
+    pub(super) fn read_error(&self, id: WeightId, offset: u64, error: Arc<std::io::Error>) -> StoreError {
+        let extent = &self.extents[id.index()];
+        StoreError::read(self.files[extent.part].path(), &extent.tensor, offset, error)
+    }
+
+    /// The weights as a plan sees them.
+    pub(super) fn uses(&self) -> Vec<WeightUse> {
+        let span = |bytes: &Range<usize>| {
+            (bytes.end.next_multiple_of(ALIGNMENT) - bytes.start / ALIGNMENT * ALIGNMENT) as u64
+        };
+        let use_of =
+            |e: &Extent| WeightUse { role: e.role, bytes: e.bytes.len() as u64, span: span(&e.bytes) };
+        self.extents.iter().map(use_of).collect()
+    }
+
+    /// Parts of mapped files, in the order of a pass.
+    pub(super) fn in_order(&self) -> Vec<(Arc<MappedFile>, Range<usize>)> {
+        let mut extents: Vec<&Extent> = self.extents.iter().filter(|e| e.role != Role::Once).collect();
+        extents.sort_by_key(|e| e.position);
+        let mapped = |e: &Extent| match &self.files[e.part] {
+            FileBytes::Mapped(file) => Some((Arc::clone(file), e.bytes.clone())),
+            FileBytes::Memory { .. } => None,
+        };
+        extents.into_iter().filter_map(mapped).collect()
+    }
+
+    /// Whether the bytes that were read from mapped files so far were the files': asked after a pass, or
+    /// whatever else reads mapped bytes, before what was made of them is used. Cheap: a flag and the size
+    /// of each file.
+    ///
+    /// # Errors
+    /// Where a file has been cut short since it was opened, or could not be read.
+    pub fn check_mapped(&self) -> Result<(), StoreError> {
+        // Of a streamed model nothing is mapped but what is in memory anyway.
+        if self.streamed.is_some() {
+            return Ok(());
+        }
+        self.files.iter().enumerate().try_for_each(|(part, file)| match file {
+            FileBytes::Memory { .. } => Ok(()),
+            FileBytes::Mapped(file) => file.check(|offset| {
+                let holds = |e: &&Extent| e.part == part && e.bytes.contains(&(offset as usize));
+                self.extents.iter().find(holds).map(|e| &*e.tensor)
+            }),
+        })
+    }
+
+    /// The bytes of a weight in its mapped file, wherever the plan has them; see [`Store::check_mapped`].
+    pub fn mapped(&self, id: WeightId) -> &[u8] {
+        let extent = &self.extents[id.index()];
+        &self.files[extent.part][extent.bytes.clone()]
+    }
+
+    /// Asks the system for a weight of a mapped file, once.
+    pub(super) fn announce_mapped(&self, id: WeightId) {
+        let extent = &self.extents[id.index()];
+        if let FileBytes::Mapped(file) = &self.files[extent.part]
+            && !extent.announced.swap(true, Ordering::Relaxed)
+        {
+            file.will_need(extent.bytes.start, extent.bytes.len());
+        }
+    }
+
+    /// Bytes of all files.
+    pub fn file_bytes(&self) -> u64 {
+        self.files.iter().map(|m| m.len() as u64).sum()
+    }
+
+    /// The files that weights are read from.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().filter(|file| !file.is_memory()).map(FileBytes::path)
+    }
+}

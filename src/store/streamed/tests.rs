@@ -1,0 +1,120 @@
+//! Readers on a disk that fails, or whose driver panics.
+
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::super::plan::{Role, WeightUse, plan};
+use super::*;
+
+const BLOCK: u64 = ALIGNMENT as u64;
+
+/// A file whose bytes are the numbers of their blocks; its next reads fail, or panic.
+#[derive(Debug, Default)]
+struct Faulty {
+    failures: AtomicUsize,
+    panics: AtomicUsize,
+    reads: AtomicUsize,
+}
+
+fn take_one(count: &AtomicUsize) -> bool {
+    count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok()
+}
+
+impl ReadAt for Faulty {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        assert!(!take_one(&self.panics), "a deliberate panic");
+        if take_one(&self.failures) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        for (i, block) in buffer.chunks_mut(ALIGNMENT).enumerate() {
+            block.fill((offset / BLOCK) as u8 + i as u8);
+        }
+        Ok(buffer.len())
+    }
+}
+
+/// A block that is read always, and four experts of a layer with gate, up and down of a block each; two
+/// slots.
+fn streamed(file: &Arc<Faulty>) -> Streamed {
+    let expert = |expert| Role::Expert { layer: 0, expert, count: 4, used: 1 };
+    let roles: Vec<Role> =
+        [Role::Always].into_iter().chain((0..3).flat_map(|_| (0..4).map(expert))).collect();
+    let uses: Vec<WeightUse> =
+        roles.iter().map(|&role| WeightUse { role, bytes: BLOCK, span: BLOCK }).collect();
+    let plan = plan(&uses, &vec![false; uses.len()], 7 * BLOCK).unwrap();
+    let weight = |i: u64| Weight {
+        part: 0,
+        disk: 0,
+        bytes: i * BLOCK..(i + 1) * BLOCK,
+        position: i,
+        layer: 0,
+        share: 0.25,
+    };
+    let file = StreamedFile { file: Arc::clone(file) as Arc<dyn ReadAt>, disk: 0 };
+    Streamed::start((0..uses.len() as u64).map(weight).collect(), vec![Some(file)], &plan).unwrap()
+}
+
+/// Gate, up and down of an expert.
+fn parts(expert: usize) -> [usize; 3] {
+    [1, 5, 9].map(|part| part + expert)
+}
+
+/// Waits until so many reads have been done, and what they brought has been noted.
+fn wait_for_reads(file: &Faulty, streamed: &Streamed, reads: usize) {
+    while file.reads.load(Ordering::SeqCst) < reads || !streamed.shared.lock().is_cache_idle() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn assert_reads(streamed: &Streamed, id: usize) {
+    let held = streamed.hold_some(&[id]).unwrap();
+    assert!(held[0].1.iter().all(|&byte| byte == id as u8));
+}
+
+#[test]
+fn reads_ahead_and_guesses_that_fail_are_tried_again() {
+    for guess in [false, true] {
+        let file = Arc::new(Faulty::default());
+        let streamed = streamed(&file);
+        assert_reads(&streamed, 0);
+        streamed.begin_pass();
+        file.failures.store(3, Ordering::SeqCst);
+        if guess {
+            streamed.may_need(&parts(2));
+        } else {
+            streamed.will_need(&parts(2));
+        }
+        wait_for_reads(&file, &streamed, 4);
+        assert!(parts(2).iter().all(|&id| !streamed.is_resident(id)));
+        // It is wanted, and fails once more: that is the run's error.
+        file.failures.store(3, Ordering::SeqCst);
+        let Err(Failure::Read(fault)) = streamed.hold_some(&parts(2)) else { panic!("three reads fail") };
+        assert_eq!(fault.offset, fault.weight as u64 * BLOCK);
+        assert!(parts(2).contains(&fault.weight) && fault.error.raw_os_error() == Some(5));
+        wait_for_reads(&file, &streamed, 7);
+        parts(2).into_iter().for_each(|id| assert_reads(&streamed, id));
+        assert_eq!(file.failures.load(Ordering::SeqCst), 0);
+    }
+}
+
+#[test]
+fn a_reader_that_panics_ends_the_run_and_not_in_a_hang() {
+    let file = Arc::new(Faulty::default());
+    let streamed = streamed(&file);
+    assert_reads(&streamed, 0);
+    streamed.begin_pass();
+    file.panics.store(1, Ordering::SeqCst);
+    let failure = loop {
+        // Parts that were read before the panic can be had before it as well.
+        if let Err(failure) = streamed.hold_some(&parts(1)) {
+            break failure;
+        }
+    };
+    assert!(matches!(failure, Failure::Panicked));
+    assert!(matches!(streamed.hold_some(&[0]), Err(Failure::Panicked)), "and so does all that follows");
+    // Neither this nor the end waits for the reader.
+    streamed.empty_cache();
+    drop(streamed);
+}
