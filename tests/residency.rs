@@ -376,8 +376,11 @@ fn a_stream_reads_what_its_plan_counts() {
             let streams = plan.places.iter().filter(|place| **place == Place::Streamed).count();
             // Whole blocks: the weights' own and the embedding's row.
             let blocks = 2 * 4096 * (streams + 1);
+            let ahead = plan.ring_bytes as f64 / 40.0;
             let (read, counted) = (bytes_of_a_token(&model, 40), plan.disk_bytes);
-            assert!(read >= counted && read <= counted + blocks as f64, "{name}: {read} of {counted}");
+            // How much of the ring has been read ahead at the beginning and at the end depends on the disk.
+            let (least, most) = (counted - ahead, counted + blocks as f64 + ahead);
+            assert!(read >= least && read <= most, "{name}: {read} of {counted}");
         }
     }
 }
