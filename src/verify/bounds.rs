@@ -35,7 +35,7 @@ pub static ISOLATED: &[Bound] = &[
     bound(NodeKind::Elementwise, Of::All, 0.0, 0.0),
     bound(NodeKind::TopK, Of::All, 0.0, 0.0),
     bound(NodeKind::RmsNorm, Of::All, 6.47e-14, 6e-13),
-    bound(NodeKind::Rope, Of::All, 2.85e-14, 2e-13),
+    bound(NodeKind::Rope, Of::All, 1.74e-15, 1.7e-14),
     bound(NodeKind::RowSum, Of::All, 8.16e-15, 8e-14),
     bound(NodeKind::LayerNorm, Of::All, 4.60e-15, 4e-14),
     bound(NodeKind::Gelu, Of::All, 0.0, 0.0),

@@ -27,7 +27,9 @@ pub(super) fn load_dense(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
 fn stretch(l: &mut Loader<'_>, rope: &mut Rope, head: usize) -> Result<(), ModelError> {
     let name = "rope.scaling.alpha";
     let Some(alpha) = l.keys.factor(name)? else { return Ok(()) };
-    let by = libm::pow(f64::from(alpha), head as f64 / (head as f64 - 2.0)) as f32;
+    // ggml's exponent is an f32.
+    let exponent = head as f32 / (head as f32 - 2.0);
+    let by = libm::pow(f64::from(alpha), f64::from(exponent)) as f32;
     let base = rope.params.base * by;
     match alpha > 0.0 && base > 0.0 && base.is_finite() {
         true => rope.params.base = base,
