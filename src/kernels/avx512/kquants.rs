@@ -15,7 +15,7 @@ use super::super::blocks::{BlockKernel, PanelKernel};
 use super::super_blocks::add_sums;
 use super::unpack::{Heads, Panel, SuperBlock};
 use super::{
-    PREFETCH, PREFETCH_ROWS, load_4_f32, load_16_i16, load_32_i16, load_64_i8, prefetch, spread_quad,
+    PREFETCH, PREFETCH_ROWS, add_pairs, add_quad, load_4_f32, load_16_i16, load_32_i16, load_64_i8, prefetch,
     sum_quarters, to_array,
 };
 use crate::quant::{ActivationRow, Q8KRow, QK_K};
@@ -32,6 +32,7 @@ struct Four<'a> {
 
 impl<B: SuperBlock> PanelKernel<16> for KQuant<B> {
     const TOKENS: usize = 8;
+    const TOKENS_A_PANEL: usize = 128;
 
     type Row<'a> = Q8KRow<'a>;
     type Panel = Panel;
@@ -68,7 +69,7 @@ impl<B: SuperBlock> PanelKernel<16> for KQuant<B> {
             prefetch(block, PREFETCH_ROWS);
         }
         // SAFETY: the caller vouches for the CPU.
-        *panel = unsafe { B::panel(blocks) };
+        unsafe { B::panel(blocks, panel) };
     }
 
     #[inline]
@@ -83,17 +84,29 @@ impl<B: SuperBlock> PanelKernel<16> for KQuant<B> {
         let mut sum = [_mm512_setzero_si512(); T];
         for (c, chain) in panel.q.chunks_exact(B::CHAIN).enumerate() {
             let mut products = [_mm512_setzero_si512(); T];
-            for (k, q) in chain.iter().enumerate() {
-                for t in 0..T {
-                    products[t] =
-                        _mm512_dpbusd_epi32(products[t], *q, spread_quad(quads[t][c * B::CHAIN + k]));
+            for (i, four) in chain.as_chunks::<4>().0.iter().enumerate() {
+                let x = array!(T, |t| quads[t].as_chunks::<4>().0[c * B::CHAIN / 4 + i].as_ptr());
+                // SAFETY: four quads can be read, and the caller vouches for the CPU.
+                unsafe {
+                    for t in 0..T {
+                        products[t] = add_quad::<0>(products[t], four[0], x[t]);
+                    }
+                    for t in 0..T {
+                        products[t] = add_quad::<1>(products[t], four[1], x[t]);
+                    }
+                    for t in 0..T {
+                        products[t] = add_quad::<2>(products[t], four[2], x[t]);
+                    }
+                    for t in 0..T {
+                        products[t] = add_quad::<3>(products[t], four[3], x[t]);
+                    }
                 }
             }
             let scale = panel.scales[c * B::CHAIN / B::QUADS];
             for t in 0..T {
                 sum[t] = if B::CHAIN_FITS_I16 {
                     // The high words of scales are zero.
-                    _mm512_dpwssd_epi32(sum[t], products[t], scale)
+                    add_pairs(sum[t], products[t], scale)
                 } else {
                     _mm512_add_epi32(sum[t], _mm512_mullo_epi32(products[t], scale))
                 };

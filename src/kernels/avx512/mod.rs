@@ -62,6 +62,70 @@ fn prefetch<T: ?Sized>(at: &T, ahead: usize) {
     }
 }
 
+/// `vpdpbusd` with quad `QUAD` of activations, spread over the lanes. The compiler would put the products of each token one
+/// behind another, and each would wait for the one before it: asm keeps the order that it is written in.
+///
+/// # Safety
+/// So many quads can be read from `x` on, and the CPU has the features of this kernel set.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn add_quad<const QUAD: usize>(sum: __m512i, q: __m512i, x: *const [i8; 4]) -> __m512i {
+    let mut out = sum;
+    // SAFETY: it reads four bytes, which the caller vouches for, and nothing else but registers.
+    unsafe {
+        std::arch::asm!(
+            "vpdpbusd {sum}, {q}, dword ptr [{x} + {at}]{{1to16}}",
+            sum = inout(zmm_reg) out,
+            q = in(zmm_reg) q,
+            x = in(reg) x,
+            at = const 4 * QUAD,
+            options(readonly, nostack, preserves_flags)
+        );
+    }
+    out
+}
+
+/// `vpdpwssd`: adds the products of pairs of i16 to each i32. The compiler makes two instructions of the intrinsic, where
+/// it knows what one of the factors is.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn add_pairs(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    let mut out = sum;
+    // SAFETY: it reads and writes registers alone, and the CPU has the instruction.
+    unsafe {
+        std::arch::asm!(
+            "vpdpwssd {sum}, {a}, {b}",
+            sum = inout(zmm_reg) out,
+            a = in(zmm_reg) a,
+            b = in(zmm_reg) b,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    out
+}
+
+/// The same with pair `PAIR` of `x`, spread over the lanes, as [`add_quad`] does it.
+///
+/// # Safety
+/// So many pairs can be read from `x` on, and the CPU has the features of this kernel set.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn add_pair_at<const PAIR: usize>(sum: __m512i, a: __m512i, x: *const [i16; 2]) -> __m512i {
+    let mut out = sum;
+    // SAFETY: it reads four bytes, which the caller vouches for, and nothing else but registers.
+    unsafe {
+        std::arch::asm!(
+            "vpdpwssd {sum}, {a}, dword ptr [{x} + {at}]{{1to16}}",
+            sum = inout(zmm_reg) out,
+            a = in(zmm_reg) a,
+            x = in(reg) x,
+            at = const 4 * PAIR,
+            options(readonly, nostack, preserves_flags)
+        );
+    }
+    out
+}
+
 /// Loads from references to arrays of the full width.
 macro_rules! loads {
     ($($name:ident: $from:ty => $to:ty, $intrinsic:ident;)*) => {$(

@@ -9,7 +9,8 @@ use super::super::avx2::{EightRows, Mins, Places, PlacesAhead, SuperBlock, d_pai
 use super::super::blocks::{BlockKernel, PanelKernel};
 use super::unpack::Panel;
 use super::{
-    PREFETCH, PREFETCH_ROWS, join, join_ps, load_16_i16, load_64_i8, prefetch, spread_quad, to_array,
+    PREFETCH, PREFETCH_ROWS, add_pair_at, join, join_ps, load_16_i16, load_64_i8, prefetch, spread_quad,
+    to_array,
 };
 use crate::quant::{ActivationRow, Q8KRow, QK_K};
 
@@ -152,12 +153,26 @@ pub(in super::super) fn add_sums<const MINS: u8, const T: usize>(
     sum: &[__m512i; T],
     lanes: &mut [__m512; T],
 ) {
-    let pairs: [&[[i16; 2]]; T] = array!(T, |t| x[t].bsums.as_chunks::<16>().0[unit].as_chunks().0);
+    let pairs: [&[i16; 16]; T] = array!(T, |t| &x[t].bsums.as_chunks::<16>().0[unit]);
     let mut min_sum = [_mm512_setzero_si512(); T];
-    let mins = if MINS == Mins::None as u8 { &[] } else { &panel.mins[..] };
-    for (p, mins) in mins.iter().enumerate() {
-        for t in 0..T {
-            min_sum[t] = _mm512_dpwssd_epi32(min_sum[t], *mins, spread_pair(pairs[t][p]));
+    if MINS != Mins::None as u8 {
+        for (i, mins) in panel.mins.as_chunks::<4>().0.iter().enumerate() {
+            let x = array!(T, |t| pairs[t].as_chunks::<2>().0.as_chunks::<4>().0[i].as_ptr());
+            // SAFETY: four pairs can be read, and the CPU has the features.
+            unsafe {
+                for t in 0..T {
+                    min_sum[t] = add_pair_at::<0>(min_sum[t], mins[0], x[t]);
+                }
+                for t in 0..T {
+                    min_sum[t] = add_pair_at::<1>(min_sum[t], mins[1], x[t]);
+                }
+                for t in 0..T {
+                    min_sum[t] = add_pair_at::<2>(min_sum[t], mins[2], x[t]);
+                }
+                for t in 0..T {
+                    min_sum[t] = add_pair_at::<3>(min_sum[t], mins[3], x[t]);
+                }
+            }
         }
     }
     for t in 0..T {
@@ -169,13 +184,6 @@ pub(in super::super) fn add_sums<const MINS: u8, const T: usize>(
             lanes[t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(min_sum[t]), lanes[t]);
         }
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn spread_pair(pair: [i16; 2]) -> __m512i {
-    let ([a, b], [c, d]) = (pair[0].to_ne_bytes(), pair[1].to_ne_bytes());
-    _mm512_set1_epi32(i32::from_ne_bytes([a, b, c, d]))
 }
 
 /// A super-block in registers of 64 weights.

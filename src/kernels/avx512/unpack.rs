@@ -54,7 +54,7 @@ pub(in super::super) trait SuperBlock: Copy + FromZeros {
     /// Takes the mins off the super-block's sum, where they are integers.
     unsafe fn offset(&self, sum: __m512i, bsums: __m256i) -> __m512i;
     /// Unpacks a super-block of sixteen rows.
-    unsafe fn panel(blocks: [&Self; 16]) -> Panel;
+    unsafe fn panel(blocks: [&Self; 16], panel: &mut Panel);
 }
 
 /// What Q4_K and Q5_K have in common, but for the weights.
@@ -103,8 +103,8 @@ impl SuperBlock for BlockQ4K {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn panel(blocks: [&Self; 16]) -> Panel {
-        let mut panel = panel_with_mins(array!(16, |r| head(blocks[r])));
+    unsafe fn panel(blocks: [&Self; 16], panel: &mut Panel) {
+        panel_with_mins(array!(16, |r| head(blocks[r])), panel);
         let qs = array!(16, |r| blocks[r].qs.as_chunks::<16>().0);
         for c in 0..8 {
             for (k, bytes) in columns_at(&qs, c).into_iter().enumerate() {
@@ -114,7 +114,6 @@ impl SuperBlock for BlockQ4K {
                 panel.q[16 * j + 8 + i] = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), low);
             }
         }
-        panel
     }
 }
 
@@ -136,8 +135,8 @@ impl SuperBlock for BlockQ5K {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn panel(blocks: [&Self; 16]) -> Panel {
-        let mut panel = panel_with_mins(array!(16, |r| head(blocks[r])));
+    unsafe fn panel(blocks: [&Self; 16], panel: &mut Panel) {
+        panel_with_mins(array!(16, |r| head(blocks[r])), panel);
         let qs = array!(16, |r| blocks[r].qs.as_chunks::<16>().0);
         let qh = array!(16, |r| blocks[r].qh.as_chunks::<16>().0);
         let bits = array!(2, |half| columns_at(&qh, half));
@@ -150,7 +149,6 @@ impl SuperBlock for BlockQ5K {
                     with_high_bits::<0x1f>(_mm512_srli_epi16::<4>(bytes), bits_at_4(bits, bit + 1, bit + 1));
             }
         }
-        panel
     }
 }
 
@@ -227,8 +225,7 @@ impl SuperBlock for BlockQ6K {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn panel(blocks: [&Self; 16]) -> Panel {
-        let mut panel = empty_panel();
+    unsafe fn panel(blocks: [&Self; 16], panel: &mut Panel) {
         let ql = array!(16, |r| blocks[r].ql.as_chunks::<16>().0);
         let qh = array!(16, |r| blocks[r].qh.as_chunks::<16>().0);
         for half in 0..2 {
@@ -257,7 +254,6 @@ impl SuperBlock for BlockQ6K {
             panel.mins[p] = select(_mm512_set1_epi32(0xffff), even, odd);
         }
         panel.d = widen_f16(array!(16, |r| blocks[r].d));
-        panel
     }
 }
 
@@ -329,7 +325,7 @@ fn heads_with_mins(heads: [&[u8; 16]; 4]) -> Heads {
 /// The same of sixteen rows, each in a lane of its own; weights are left open.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn panel_with_mins(heads: [&[u8; 16]; 16]) -> Panel {
+fn panel_with_mins(heads: [&[u8; 16]; 16], panel: &mut Panel) {
     let [d, s, m, rest] = columns(heads);
     let (four, six) = (_mm512_set1_epi8(0x0f), _mm512_set1_epi8(0x3f));
     let others = |rest, first| _mm512_and_si512(select(four, rest, _mm512_srli_epi32::<2>(first)), six);
@@ -339,7 +335,6 @@ fn panel_with_mins(heads: [&[u8; 16]; 16]) -> Panel {
         let down = _mm512_set1_epi32(i as i32 % 4 * 8);
         _mm512_and_si512(_mm512_srlv_epi32(words[i / 4], down), _mm512_set1_epi32(0xff))
     };
-    let mut panel = empty_panel();
     for i in 0..8 {
         let min = byte(mins, i);
         panel.scales[i] = byte(scales, i);
@@ -348,19 +343,6 @@ fn panel_with_mins(heads: [&[u8; 16]; 16]) -> Panel {
     panel.d = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(d));
     let minus = _mm512_set1_epi32(i32::MIN);
     panel.dmin = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_xor_si512(d, minus))));
-    panel
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn empty_panel() -> Panel {
-    Panel {
-        q: [_mm512_setzero_si512(); QK_K / 4],
-        scales: [_mm512_setzero_si512(); QK_K / 16],
-        mins: [_mm512_setzero_si512(); QK_K / 32],
-        d: _mm512_setzero_ps(),
-        dmin: _mm512_setzero_ps(),
-    }
 }
 
 /// The nibbles of 4 x 32 bytes in the order of the weights; the bits above them are whatever.
