@@ -3,12 +3,22 @@
 //! between two nodes of the forward pass.
 
 mod common;
+#[path = "canaries/delta_nets.rs"]
+mod delta_nets;
 #[path = "canaries/faults.rs"]
 mod faults;
 #[path = "canaries/gates_and_side_by_side.rs"]
 mod gates_and_side_by_side;
+#[path = "canaries/gemma.rs"]
+mod gemma;
+#[path = "canaries/kin.rs"]
+mod kin;
+#[path = "canaries/latent.rs"]
+mod latent;
 #[path = "canaries/routers_and_scales.rs"]
 mod routers_and_scales;
+#[path = "canaries/state_spaces.rs"]
+mod state_spaces;
 #[path = "canaries/windows_and_images.rs"]
 mod windows_and_images;
 

@@ -96,12 +96,17 @@ fn sound_models_of_other_shapes_run() {
         .set("llama.attention.value_length", 4u32)
         .replace("blk.0.attn_v.weight", ty::F32, &[32, 8], values(256))
         .replace("blk.0.attn_output.weight", ty::F32, &[16, 32], values(512));
+    // Longer keys say nothing of values, which are the embedding's part of a head.
+    let longer_keys = tiny_model()
+        .set("llama.attention.key_length", 16u32)
+        .replace("blk.0.attn_q.weight", ty::F32, &[32, 64], values(2048))
+        .replace("blk.0.attn_k.weight", ty::F32, &[32, 32], values(1024));
     let long_rope = tiny_model()
         .set("llama.rope.scaling.type", "longrope")
         .tensor("rope_factors_long.weight", ty::F32, &[4], vec![2.0f32; 4])
         .tensor("rope_factors_short.weight", ty::F32, &[4], vec![1.0f32; 4]);
     let partly_rotated = tiny_model().set("llama.rope.dimension_count", 4u32);
-    for model in [shorter_values, partly_rotated, long_rope, yarn(), two_layers()] {
+    for model in [shorter_values, longer_keys, partly_rotated, long_rope, yarn(), two_layers()] {
         let bytes = model.build();
         for args in COMMANDS {
             let run = run(&bytes, args);
@@ -139,7 +144,7 @@ refused! {
     kv_heads_none: tiny_model().set("llama.attention.head_count_kv", 0u32) => "llama.attention.head_count_kv is 0";
     kv_heads_that_do_not_divide: tiny_model().set("llama.attention.head_count_kv", 3u32) => "llama.attention.head_count_kv is 3, which does not divide 4";
     head_size_odd: tiny_model().set("llama.attention.key_length", 7u32) => "llama.attention.key_length is 7, where RoPE needs an even size";
-    head_sizes_huge: tiny_model().set("llama.attention.key_length", 1u32 << 24).set("llama.attention.head_count", 1u32 << 24).set("llama.attention.head_count_kv", 1u32 << 24) => "tensor blk.0.attn_q.weight has the shape 32 x 32";
+    head_sizes_huge: tiny_model().set("llama.attention.key_length", 1u32 << 24).set("llama.attention.value_length", 1u32 << 24).set("llama.attention.head_count", 1u32 << 24).set("llama.attention.head_count_kv", 1u32 << 24) => "tensor blk.0.attn_q.weight has the shape 32 x 32";
     value_size_another: tiny_model().set("llama.attention.value_length", 4u32) => "tensor blk.0.attn_v.weight has the shape 32 x 16, where 32 x 8 is needed";
     value_size_none: tiny_model().set("llama.attention.value_length", 0u32) => "llama.attention.value_length is 0";
     rope_odd: tiny_model().set("llama.rope.dimension_count", 5u32) => "llama.rope.dimension_count is 5, where RoPE needs an even size";

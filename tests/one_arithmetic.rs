@@ -7,7 +7,8 @@ use common::runs::{Nodes, Run, SeenNode, assert_same_nodes, fixture, load, optio
 use wayinfer::kernels::{Isa, Kernels};
 use wayinfer::model::{KvType, Logits, Model, Node, Observer};
 
-/// Models in `fixtures/`: every format, dense and with experts, odd sizes.
+/// Models in `fixtures/`: every format, dense and with experts, odd sizes, several streams, keys of other layers; latents,
+/// positions and blocks that are chosen.
 const FIXTURES: &[&str] = &[
     "dense-f32",
     "dense-f16",
@@ -21,6 +22,14 @@ const FIXTURES: &[&str] = &[
     "odd-q8_0",
     "mixed",
     "demo-q4_k_m",
+    "deepseek2",
+    "deepseek2-lite",
+    "deepseek32",
+    "glm-dsa",
+    "minimax-m3",
+    "gemma3n",
+    "gemma4",
+    "gemma4-moe",
 ];
 
 /// Those of them that `WAYINFER_FIXTURES` names, separated by commas (where an emulated CPU would take long);

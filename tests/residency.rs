@@ -14,7 +14,8 @@ use wayinfer::gguf::Gguf;
 use wayinfer::model::{Logits, Model};
 use wayinfer::store::{OpenFile, Place, Plan, ReadAt, open_file};
 
-/// Every format, dense and with experts, merged and one a tensor, odd sizes, a tied embedding, a split.
+/// Every format, dense and with experts, merged and one a tensor, odd sizes, a tied embedding, a split; latents and
+/// indexers.
 const FIXTURES: &[&str] = &[
     "dense-f32",
     "dense-bf16",
@@ -23,6 +24,12 @@ const FIXTURES: &[&str] = &[
     "moe-per-expert-q4_k_m",
     "odd-q8_0",
     "moe-q4_k_m-00002-of-00003",
+    "deepseek2",
+    "deepseek32",
+    "minimax-m3",
+    "gemma4",
+    "gemma4-moe",
+    "gemma3n",
 ];
 
 fn run_that(model: &Model, guess_experts: bool) -> Run<'_> {
@@ -72,6 +79,26 @@ fn every_budget_gives_the_bits_of_the_mapped_run() {
             let what = format!("{name}, budget {which}");
             assert_same_nodes(&truth, &record(&model).expect(&what), &what);
             assert!(model.store().stats().bytes_read > 0);
+        }
+    }
+}
+
+/// A pass of so many tokens that latent attention goes through it in stretches.
+#[test]
+fn stretches_of_a_pass_give_the_bits_of_the_mapped_run() {
+    let logits = |model: &Model| {
+        let mut run = Run::new(model, &options(160, 150));
+        let vocab = model.spec().vocab;
+        let prompt: Vec<u32> = (0..150).map(|i| ((3 + 7919 * i) % vocab) as u32).collect();
+        run.feed(&prompt, Logits::All).expect("a pass");
+        run.logits().iter().map(|logit| logit.to_bits()).collect::<Vec<_>>()
+    };
+    for name in ["deepseek2", "deepseek32"] {
+        let path = fixture(name);
+        let truth = logits(&load(&path));
+        for which in 0..3 {
+            let model = streamed(&path, |budgets| budgets[which], &open_file);
+            assert!(truth == logits(&model), "{name}, budget {which}");
         }
     }
 }
@@ -369,7 +396,7 @@ fn bytes_of_a_token(model: &Model, tokens: u32) -> f64 {
 
 #[test]
 fn a_stream_reads_what_its_plan_counts() {
-    for name in ["dense-f32", "dense-q4_k_m"] {
+    for name in ["dense-f32", "dense-q4_k_m", "deepseek2-lite"] {
         for which in 0..3 {
             let model = streamed(&fixture(name), |budgets| budgets[which], &open_file);
             let plan: Plan = model.store().plan().expect("a plan").clone();

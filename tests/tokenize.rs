@@ -359,7 +359,7 @@ fn vocabularies_that_are_not_there_or_not_known_are_refused() {
     exit code: 1
     ----- stdout -----
     ----- stderr -----
-    error: bert.gguf: tokenizer.ggml.model is "bert", which is not supported (supported: llama, gpt2)
+    error: bert.gguf: tokenizer.ggml.model is "bert", which is not supported (supported: llama, gpt2, gemma4)
     "#);
     insta::with_settings!({filters => vec![(r"\(known: default, [^)]*\)", "(known: default, ...)")]}, {
         assert_snapshot!(run(&dir, &["bpe.gguf", "--text", "ab"]), @r#"

@@ -221,14 +221,16 @@ fn runs_that_differ_are_told_apart() {
     use common::runs::{fixture, load, options};
     use wayinfer::engine::{Engine, EngineOptions};
     use wayinfer::model::KvType;
-    use wayinfer::verify::{CompareOptions, Divergence, NodeFilter, NodeGraph, Tolerance, compare_runs};
+    use wayinfer::verify::{
+        CompareOptions, Divergence, NodeFilter, NodeGraph, Substitute, Tolerance, compare_runs,
+    };
 
     let (a, b) = (load(&fixture("moe-q4_k_m")), load(&fixture("moe-router-f16-q4_k_m")));
     let graph = NodeGraph::new(&a.graph().expect("a graph"));
     let options = EngineOptions { kv: KvType::F32, ..options(16, 8) };
     let engine = |model| Engine::new(model, &options).expect("an engine");
     let compare = CompareOptions {
-        isolate: false,
+        substitute: Substitute::Nowhere,
         tolerance: Tolerance::SameBits,
         kv: KvType::F32,
         filter: NodeFilter::default(),
@@ -253,7 +255,10 @@ fn what_cannot_be_meant_is_refused() {
     refused(&["-m", MODEL, "--golden", "fixtures"], 1, "fixtures: cannot be opened: not a regular file");
 
     refused(&[], 2, "no model");
-    refused(&["-m", MODEL, "-p", "abc", "--isolate"], 2, "--isolate without a reference");
+    for option in ["--isolate", "--same-roundings"] {
+        refused(&["-m", MODEL, "-p", "abc", option], 2, &format!("{option} without a reference"));
+    }
+    refused(&["-m", MODEL, "--golden", GOLDEN, "--isolate", "--same-roundings"], 2, "cannot be used with");
     refused(&["-m", MODEL, "-p", "abc", "--layers", "3-1"], 2, "the first layer comes after the last");
     refused(&["-m", MODEL, "-p", "abc", "--nodes", "[", "--json"], 2, "--nodes");
     refused(&["-m", MODEL, "-p", "abc", "--against", "sse9"], 2, "unknown instruction set");

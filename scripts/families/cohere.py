@@ -79,7 +79,7 @@ def cohere2moe(m, c):
             b.ffn("_shexp", c.shared_ff or c.expert_ff * c.shared)
 
 
-SQUARE = shape(embd=64, tied=True, qkv_bias=False, fused=False)
+SQUARE = shape(embd=32, head=8, tied=True, qkv_bias=False, fused=False)
 COMMAND_R = SQUARE.but(seed=311, layers=3, embd=64, heads=4, kv=2, head=16, rot=16, value=16, ff=48,
                        logit_scale=0.0625)
 COHERE2 = SQUARE.but(seed=312, layers=4, rot=8, window=16, pattern=[True, True, True, False],

@@ -50,7 +50,7 @@ class Config(dict):
 def shape(**changes):
     """A configuration of the sizes that fixtures have, with changes; a family may add fields of its own."""
     c = Config(
-        seed=1, vocab=104, tokenizer="letters", layers=2, embd=48, heads=4, kv=2, head=16, ff=48,
+        seed=1, vocab=104, tokenizer="letters", layers=2, embd=32, heads=4, kv=2, head=16, ff=32,
         context=4096, eps=1e-5, rope_base=10000.0, scaling=None, tied=False, bare=False,
         experts=0, used=0, expert_ff=0, window=0)
     c.update(changes)
@@ -193,7 +193,7 @@ class Model:
         self.key("feed_forward_length", c.ff or None)
         self.key("attention.head_count", c.heads)
         self.key("attention.head_count_kv", c.kv, default=c.heads)
-        whole = c.embd // c.heads if isinstance(c.heads, int) and c.embd % c.heads == 0 else None
+        whole = c.embd // c.heads if isinstance(c.heads, int) and c.heads and c.embd % c.heads == 0 else None
         self.key("attention.key_length", c.head, default=whole)
         self.key("attention.value_length", c.value, default=whole)
         self.key(eps, c.eps)

@@ -1,7 +1,21 @@
-"""EXAONE 4: norms behind both parts of a layer alone, norms of heads; with 64 layers there are windows, and
+"""EXAONE 3.5: Llama of other pairs. EXAONE 4: norms behind both parts of a layer alone, norms of heads; with 64 layers there are windows, and
 only their layers are rotated. K-EXAONE: norms before both parts, experts beside a shared network."""
 from .core import Family, factors, shape
 from .dots import draw_routing
+
+
+def draw_exaone(d):
+    return d.shape(factors=d.maybe(0.4), qkv_bias=d.maybe(0.2), scaling=d.scaling(None, None, "linear", "yarn"))
+
+
+def exaone(m, c):
+    common(m, c)
+    for b in m.blocks():
+        b.norm("attn_norm")
+        b.qkv(bias=c.qkv_bias)
+        b.attention_output()
+        b.norm("ffn_norm")
+        b.ffn()
 
 
 def draw_exaone4(d):
@@ -70,6 +84,8 @@ EXAONE_MOE = PLAIN.but(
     seed=322, layers=4, window=16, pattern=None, dense_layers=1, shared=1, shared_ff=None, choice_bias=True,
     experts=6, used=2, expert_ff=16, gating=2, weights_norm=True, weights_scale=2.5)
 FAMILIES = [
+    Family("exaone", draw_exaone, exaone, {
+        "": (PLAIN.but(seed=323, embd=32, heads=2, kv=1, ff=32, factors=True), "F32")}),
     Family("exaone4", draw_exaone4, exaone4, {"": (EXAONE4, "F32")}),
     Family("exaone-moe", draw_exaone_moe, exaone_moe, {"": (EXAONE_MOE, "F32")}),
 ]

@@ -1,6 +1,23 @@
-"""GLM 4, with norms around both blocks, and GLM 4.5 to 4.7, with experts."""
+"""The GLM-4-9B of 2024. GLM 4, with norms around both blocks, and GLM 4.5 to 4.7, with experts."""
 from .core import Family, shape
 from .dots import draw_routing
+
+
+def draw_chat(d):
+    # llama.cpp wants heads that together are as long as the embedding.
+    c = d.shape(**d.square(), qkv_bias=d.maybe(0.8), fused=d.maybe(0.3), scaling=d.scaling(None, "linear", "yarn"))
+    return c.but(rot=d.of(c.head, c.head // 2))
+
+
+def chat(m, c):
+    m.common()
+    for b in m.blocks():
+        b.norm("attn_norm")
+        (b.fused_qkv if c.fused else b.qkv)(bias=c.qkv_bias)
+        b.attention_output()
+        b.norm("ffn_norm")
+        b.matrix("ffn_up", 2 * c.ff, c.embd)
+        b.matrix("ffn_down", c.embd, c.ff)
 
 
 def draw_dense(d):
@@ -57,7 +74,9 @@ def experts(m, c):
 
 
 GLM = shape(rot=8, fused=False, qkv_bias=True, nextn=0)
+CHAT = shape(seed=173, embd=32, heads=2, kv=1, rot=8, ff=32, qkv_bias=True, fused=True)
 FAMILIES = [
+    Family("chatglm", draw_chat, chat, {"": (CHAT, "F32")}),
     Family("glm4", draw_dense, dense, {"": (GLM.but(seed=171, sections=None), "F32")}),
     Family("glm4moe", draw_experts, experts, {
         "": (GLM.but(seed=172, layers=3, sections=[2, 1, 1, 0], experts=8, used=3, expert_ff=16, shared=1,

@@ -1,5 +1,6 @@
 """Granite and MiniCPM: factors on the embedding, on what is added to the residual stream, on scores, on
-logits."""
+logits. The hybrid has Mamba 2 in layers without heads of keys and values."""
+from . import mamba
 from .core import Family, factors, shape
 
 SSM = "conv_kernel", "state_size", "group_count", "inner_size", "time_step_rank"
@@ -37,6 +38,17 @@ def draw_granitemoe(d):
     return draw_experts(d, c).but(shared_ff=d.of(None, 0, d.multiple(24, 96))) if d.maybe(0.9) else c
 
 
+def draw_hybrid(d):
+    c = draw_granite(d)
+    attends = d.windowed(c.layers)
+    if all(attends):
+        attends[d.between(0, c.layers - 1)] = False
+    return c.but(
+        **mamba.draw_block(d, inner=2 * c.embd), scaling=d.scaling(None, None, "linear", "yarn"),
+        kv=[c.kv if attends else 0 for attends in attends], hybrid=False, deepstack=False,
+        logit_scale=d.of(None, 0.0, c.logit_scale, c.logit_scale))
+
+
 def tensors(m, c):
     # What the factor leaves of the embedding is as large as that of other models.
     unnamed = 12.0 if m.arch == "minicpm" else 1.0
@@ -57,10 +69,16 @@ def tensors(m, c):
         m.top.vector("rope_factors_short.weight", c.rot // 2, 0.05, 1.0)
     elif c.factors:
         m.add("rope_freqs.weight", factors(c.rot, c.rope_base, 8.0))
-    for b in m.blocks():
+    if m.arch == "granitehybrid":
+        mamba.keys(m, c)
+    for i, b in enumerate(m.blocks()):
         b.norm("attn_norm")
-        b.qkv(bias=c.qkv_bias)
-        b.attention_output(bias=c.output_bias)
+        if isinstance(c.kv, list) and c.kv[i] == 0:
+            mamba.block(b)
+        else:
+            b.config = c.but(kv=max(c.kv) if isinstance(c.kv, list) else c.kv)
+            b.qkv(bias=c.qkv_bias)
+            b.attention_output(bias=c.output_bias)
         b.norm("ffn_norm")
         if c.experts:
             b.experts(ff=c.ff)
@@ -79,6 +97,10 @@ FAMILIES = [
         "": (SCALED.but(seed=351, rope_base=1e7, rotated=True, hybrid=True), "F32")}),
     Family("granitemoe", draw_granitemoe, tensors, {
         "": (SCALED.but(seed=352, ff=16, experts=8, used=3, expert_ff=16, shared_ff=24), "F32")}),
+    Family("granitehybrid", draw_hybrid, tensors, {
+        "": (SCALED.but(**{
+            **mamba.SMALL, "seed": 354, "layers": 2, "kv": [0, 2], "ff": 16, "value": 8, "rot": 8,
+            "experts": 4, "used": 2, "expert_ff": 16, "shared_ff": 24, "rotated": True}), "F32")}),
     Family("minicpm", draw_minicpm, tensors, {
         "": (PLAIN.but(seed=353, embedding_scale=None, residual_scale=None, attention_scale=None,
                        logit_scale=None), "F32")}),

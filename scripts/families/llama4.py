@@ -4,8 +4,8 @@ from .core import Family, factors, shape
 
 
 def draw(d):
-    # Every fourth layer is not rotated.
-    c = d.shape(layers=d.between(3, 6), scaling=d.scaling(None, None, "linear", "yarn"), factors=d.maybe(0.3),
+    # Every fourth layer is not rotated. llama.cpp does not run models in which every layer is.
+    c = d.shape(layers=d.between(4, 6), scaling=d.scaling(None, None, "linear", "yarn"), factors=d.maybe(0.3),
                 base_swa=d.of(None, None, 5000.0), step=d.of(1, 1, 2, 3), qkv_bias=d.maybe(0.2),
                 **d.experts())
     # A few prompts reach into the second chunk; such models are narrow.
@@ -13,7 +13,8 @@ def draw(d):
         head = c.head if 32 % d.block else 16
         c = c.but(least=8195, layers=4, heads=2, kv=1, head=head, value=head, rot=head, experts=2, used=1,
                   step=2)
-    return c.but(pattern=d.of(None, d.pattern(c.layers)))
+    pattern = d.of(None, d.pattern(c.layers))
+    return c.but(pattern=[False, *pattern[1:]] if isinstance(pattern, list) else pattern)
 
 
 def tensors(m, c):

@@ -49,6 +49,6 @@ GROWING = PLAIN.but(seed=141, temperature=0.1, log_mul=1.0, betas=[32.0, 1.0], r
                     scaling=scaling("yarn", 16.0))
 FAMILIES = [
     Family("mistral3", draw_mistral3, mistral3, {"": (GROWING, "F32")}),
-    Family("internlm2", draw_internlm2, llama, {"": (PLAIN.but(seed=142, embd=64), "F32")}),
+    Family("internlm2", draw_internlm2, llama, {"": (PLAIN.but(seed=142, heads=2, kv=1), "F32")}),
     Family("arcee", draw_arcee, arcee, {"": (PLAIN.but(seed=143, factors=True), "F32")}),
 ]

@@ -5,8 +5,10 @@ from .core import Family, shape
 def draw(d):
     layers, nextn, heads = d.between(2, 5), d.of(0, 0, 0, 1), d.of(2, 4, 8)
     head, value = d.head(heads), d.head(heads)
+    # Without a key values are the embedding's part of a head, whatever keys are.
+    unnamed = {"embd": heads * value, "bare": True} if d.maybe(0.3) else {}
     return d.shape(
-        layers=layers, heads=heads, kv=[d.of(1, 2) for _ in range(layers + nextn)], head=head, value=value,
+        **unnamed, layers=layers, heads=heads, kv=[d.of(1, 2) for _ in range(layers + nextn)], head=head, value=value,
         rot=d.of(head, head // 2), tied=False, window=d.window(), base_swa=d.of(None, 500.0), nextn=nextn,
         pattern=d.windowed(layers, nextn), fused=d.maybe(),
         scaling=d.scaling(None, None, "linear", "yarn"), sinks=[d.maybe() for _ in range(layers)],

@@ -1,4 +1,5 @@
-"""MiniMax M2: norms over all heads, partial rotation, experts of which a bias decides."""
+"""MiniMax M2: norms over all heads, partial rotation, experts of which a bias decides. M3: norms of each
+head, dense layers before those with experts, a network beside these; attention to chosen blocks of positions."""
 from .core import Family, shape
 
 
@@ -22,7 +23,55 @@ def tensors(m, c):
         b.vector("exp_probs_b.bias", c.experts, 0.2)
 
 
-FAMILIES = [Family("minimax-m2", draw, tensors, {
-    "": (shape(seed=181, rot=8, heads=6, ff=16, experts=8, used=3, expert_ff=16, fused=False, qkv_bias=False,
-               gating=2, rope_base=5e6), "F32"),
-})]
+def draw_3(d):
+    c = d.shape(tied=False, scaling=d.scaling(None, None, "linear", "yarn"), qkv_bias=d.maybe(0.2),
+                gating=d.of(1, 2, 2, 2, 3), weights_norm=d.of(None, True, False),
+                weights_scale=d.of(None, 1.0, d.real(0.5, 3.0)), shared=d.between(1, 2), **d.experts())
+    top_k = d.between(1, 5)
+    index_len = d.of(*(n for n in (32, 64, 128) if n >= c.head)) if c.head <= 128 else 256
+    c = c.but(rot=d.of(c.head, c.head // 2), dense_layers=d.of(None, 0), index_len=index_len, top_k=top_k,
+              local=d.between(0, min(top_k, 2)), block=d.of(4, 8, 16, 32, 64, 128), flash=True)
+    if d.maybe(0.7):
+        return c
+    # Without flash attention llama.cpp attends to everything; with it, dense layers round keys to F16.
+    return c.but(dense_layers=d.between(0, c.layers - 1), top_k=8, block=64, flash=False)
+
+
+def tensors_3(m, c):
+    m.common()
+    m.key("expert_feed_forward_length", c.expert_ff)
+    m.key("attention.indexer.head_count", c.kv)
+    m.key("attention.indexer.key_length", c.index_len)
+    m.key("attention.indexer.top_k", c.top_k)
+    m.key("attention.indexer.block_size", c.block)
+    m.key("attention.indexer.local_blocks", c.local)
+    for i, b in enumerate(m.blocks()):
+        b.norm("attn_norm")
+        b.qkv(bias=c.qkv_bias)
+        b.norm("attn_q_norm", c.head)
+        b.norm("attn_k_norm", c.head)
+        b.attention_output()
+        b.norm("ffn_norm")
+        if i < (c.dense_layers or 0):
+            b.ffn()
+            continue
+        b.experts()
+        b.vector("exp_probs_b.bias", c.experts, 0.2)
+        b.ffn("_shexp", c.shared * c.expert_ff)
+        b.matrix("indexer.q_proj", c.kv * c.index_len, c.embd)
+        b.matrix("indexer.k_proj", c.index_len, c.embd)
+        b.norm("indexer.q_norm", c.index_len)
+        b.norm("indexer.k_norm", c.index_len)
+
+
+M3 = shape(embd=32, layers=2, heads=4, kv=2, rot=8, ff=32, experts=4, used=2, expert_ff=16, shared=1,
+           dense_layers=0, gating=2, weights_norm=True, weights_scale=2.0, qkv_bias=False, rope_base=5e6,
+           index_len=16, top_k=3, local=1, block=4, flash=True)
+FAMILIES = [
+    Family("minimax-m2", draw, tensors, {
+        "": (shape(seed=181, rot=8, heads=6, ff=16, experts=8, used=3, expert_ff=16, fused=False,
+                   qkv_bias=False, gating=2, rope_base=5e6), "F32")}),
+    Family("minimax-m3", draw_3, tensors_3, {
+        "": (M3.but(seed=182), "F32"),
+        "-dense": (M3.but(seed=183, dense_layers=1, top_k=16, block=16, flash=False), "F32")}),
+]

@@ -43,7 +43,7 @@ def olmoe(m, c):
         b.experts()
 
 
-SQUARE = shape(embd=64, qkv_bias=False, fused=False)
+SQUARE = shape(embd=32, head=8, qkv_bias=False, fused=False)
 OLMO3 = SQUARE.but(seed=301, layers=4, window=16, pattern=[True, True, True, False],
                    scaling=scaling("yarn", 8.0, attn_factor=1.1))
 OLMOE = SQUARE.but(seed=302, kv=4, ff=16, experts=8, used=3, expert_ff=16)

@@ -3,6 +3,22 @@ Qwen 3 VL."""
 from .core import Family, scaling, shape
 
 
+def draw_qwen1(d):
+    c = d.shape(**d.square(grouped=False), tied=False, scaling=d.scaling(None, "linear", "yarn"))
+    return c.but(ff=2 * c.ff)
+
+
+def qwen1(m, c):
+    m.common()
+    for b in m.blocks():
+        b.norm("attn_norm")
+        b.fused_qkv(bias=True)
+        b.attention_output()
+        b.norm("ffn_norm")
+        # The key counts gate and up.
+        b.ffn(ff=c.ff // 2)
+
+
 def draw_qwen2(d):
     return d.shape(**d.square(), scaling=d.scaling(None, "linear", "yarn"), qkv_bias=d.maybe(0.8),
                    logits_bias=d.maybe(0.2))
@@ -72,11 +88,12 @@ def qwen3(m, c):
         b.experts() if c.experts else b.ffn()
 
 
-QWEN2 = shape(seed=111, embd=64, qkv_bias=True, logits_bias=False, tied=True, rope_base=1e6)
+QWEN2 = shape(seed=111, heads=2, kv=1, qkv_bias=True, logits_bias=False, tied=True, rope_base=1e6)
 WIDE = shape(heads=6, qkv_bias=False, rope_base=1e6)
 MOE = WIDE.but(heads=4, experts=8, used=3, expert_ff=16)
 VL = {"sections": [4, 2, 2, 0], "deepstack": 1}
 FAMILIES = [
+    Family("qwen", draw_qwen1, qwen1, {"": (shape(seed=113, embd=32, heads=2, kv=2, ff=64), "F32")}),
     Family("qwen2", draw_qwen2, qwen2, {"": (QWEN2, "F32")}),
     Family("qwen2moe", draw_qwen2moe, qwen2moe, {
         "": (QWEN2.but(seed=117, tied=False, experts=4, used=2, expert_ff=16, shared_ff=24), "F32")}),

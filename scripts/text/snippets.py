@@ -129,6 +129,8 @@ FILTERS = [
     "{{ range(3)|list }} {{ range(2,8,3)|list }} {{ l + ['z'] }} {{ l * 2 }} {{ 'ab' * 3 }}",
     "{{ [[1,2],[3]]|sum(start=[]) }}",
     "{{ u|length }} {{ u|trim }}| {{ u|list }} {{ u|join(',') }}|",
+    "{{ 'x'|int }} {{ 'x'|int(7) }} {{ '42'|int + 1 }} {{ ' 42.9 '|int }} {{ [1]|int }} {{ n|int(5) }}",
+    "{{ '0x1F'|int(0, 16) }} {{ 'z'|int(default=2, base=36) }} {{ 'inf'|int(3) }} {{ '1e3'|int }}",
 ]
 
 TESTS = [
@@ -177,6 +179,8 @@ TAGS = [
     "{% with a=1 %}{{ a }}{% endwith %}{% filter upper %}abc{% endfilter %}",
     "a{%- generation -%} {% set g = 1 %}x {%- endgeneration %} {{ g is defined }}",
     "{% set j = joiner(',') %}{% for i in l %}{{ j() }}{{ i }}{% endfor %}",
+    ("{% set c = cycler('a', 'b') %}{{ c.current }}{{ c.next() }}{{ c.current }}{{ c.next() }}{{ c.next() }}"
+     "{{ c.current }}{% set _ = c.reset() %}{{ c.current }}"),
 ]
 
 WHITE_SPACE = [

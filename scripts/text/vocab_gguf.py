@@ -11,15 +11,15 @@ UNUSED, BYTE, UNKNOWN = gguf.TokenType.UNUSED, gguf.TokenType.BYTE, gguf.TokenTy
 
 
 class Vocabulary:
-    """Tokens and types; merges where the model is `gpt2`, scores where it is `llama`."""
+    """Tokens and types; scores where the model is `llama`, else merges."""
 
-    def __init__(self, tokens, types, merges=None, scores=None, space_prefix=None):
+    def __init__(self, tokens, types, merges=None, scores=None, space_prefix=None, model=None):
         self.tokens, self.types, self.merges, self.scores = tokens, types, merges, scores
-        self.space_prefix = space_prefix
+        self.space_prefix, self.model = space_prefix, model or ("llama" if scores else "gpt2")
 
     def write(self, path, pre, bos=None, eos=None, add_bos=None, chat_template=None):
         w = gguf.GGUFWriter(path, "llama")
-        w.add_tokenizer_model("llama" if self.scores else "gpt2")
+        w.add_tokenizer_model(self.model)
         w.add_tokenizer_pre(pre)
         w.add_token_list(self.tokens)
         w.add_token_types(self.types)
@@ -46,32 +46,36 @@ def byte_alphabet():
     return {b: chr(b) for b in own} | {b: chr(256 + n) for n, b in enumerate(others)}
 
 
-def from_tokenizer_json(path):
-    """Byte-level BPE with its merges; SentencePiece's BPE with scores that order as they do."""
+def from_tokenizer_json(path, model=None):
+    """Byte-level BPE with its merges; SentencePiece's BPE with scores that order as they do, or as the model
+    `gemma4` with the merges."""
     with open(path, encoding="utf-8") as file:
         tokenizer = json.load(file)
-    model = tokenizer["model"]
-    ids, types = dict(model["vocab"]), {}
-    spm = model.get("byte_fallback", False)
+    bpe, gemma = tokenizer["model"], model == "gemma4"
+    ids, types = dict(bpe["vocab"]), {}
+    spm = bpe.get("byte_fallback", False)
     by_id = {i: text for text, i in ids.items()}
     for added in tokenizer["added_tokens"]:
         ids.pop(by_id.get(added["id"]), None)
         # As SentencePiece's own text has it: its spaces are U+2581 inside only.
-        text = added["content"].replace("\u2581", " ") if spm and not added["special"] else added["content"]
+        text = added["content"]
+        text = text.replace("\u2581", " ") if spm and not gemma and not added["special"] else text
         ids[text] = added["id"]
         types[added["id"]] = CONTROL if added["special"] else USER
     size = max(ids.values()) + 1
     tokens, kinds = [f"[PAD{i}]" for i in range(size)], [UNUSED] * size
     for text, i in ids.items():
         tokens[i], kinds[i] = text, types.get(i, NORMAL)
-    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in bpe["merges"]]
     if not spm:
         return Vocabulary(tokens, kinds, merges=[" ".join(m) for m in merges])
     for i, text in enumerate(tokens):
         if len(text) == 6 and text.startswith("<0x") and kinds[i] == NORMAL:
             kinds[i] = BYTE
-    if model.get("unk_token") in ids:
-        kinds[ids[model["unk_token"]]] = UNKNOWN
+    if bpe.get("unk_token") in ids:
+        kinds[ids[bpe["unk_token"]]] = UNKNOWN
+    if gemma:
+        return Vocabulary(tokens, kinds, merges=[" ".join(m) for m in merges], model=model)
     ranks = {}
     for rank, pair in enumerate(merges):
         ranks.setdefault("".join(pair), rank)

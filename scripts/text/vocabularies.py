@@ -39,6 +39,8 @@ PACKAGES = [
     ("cl100k", "gpt35turbo", "dbrx"),
     ("llama-3.1", "llama3_1", "llama-bpe"),
     ("gemma-3", "gemma3", "default"),
+    # As Gemma 4's files have it: the same kind of tokenizer, with its merges.
+    ("gemma-3-merges", "gemma3", "gemma4"),
     ("gemma", "gemini", "default"),
     ("llama-2", "llama2", "default"),
 ]
@@ -103,7 +105,8 @@ def from_package(out, name, pre, folder):
         text = text["content"] if isinstance(text, dict) else text
         return None if text is None else tokenizer.token_to_id(text)
 
-    vocabulary = vocab_gguf.from_tokenizer_json(models / "tokenizer.json")
+    model = "gemma4" if pre == "gemma4" else None
+    vocabulary = vocab_gguf.from_tokenizer_json(models / "tokenizer.json", model)
     flags = {"add_bos": config.get("add_bos_token"), "chat_template": config.get("chat_template")}
     write(out, vocabulary, {"out": encode(False), "parsed": encode(True)}, pre, bos=token("bos_token"),
           eos=token("eos_token"), **flags)

@@ -48,6 +48,7 @@ impl EngineArgs {
             kv: self.kv,
             threads: threads(self.threads),
             isa: self.isa,
+            drafts: 0,
             guess_experts: self.guess_experts,
         }
     }

@@ -180,7 +180,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
         let trained = loaded.model.spec().context;
         eprintln!("warning: a context of {context} tokens, where the model was trained for {trained}");
     }
-    let options = args.engine.options(context);
+    let options = EngineOptions { drafts: args.speculate.most(), ..args.engine.options(context) };
     placement::settle(&mut loaded, &args.engine, std::slice::from_ref(&options), 1 + MAX_DRAFT)?;
     if let Some(plan) = loaded.model.store().plan().filter(|plan| !plan.is_mapped()) {
         eprintln!("{}", placement::line(plan, loaded.model.store().reads_directly()));

@@ -21,8 +21,8 @@ use crate::kernels::Isa;
 use crate::model::KvType;
 use crate::text::EncodeOptions;
 use crate::verify::{
-    self, CompareOptions, Comparer, Golden, NodeFilter, NodeGraph, Recorder, Statistician, TensorWriter,
-    Tolerance, VerifyError,
+    self, CompareOptions, Comparer, Golden, NodeFilter, NodeGraph, Recorder, Statistician, Substitute,
+    TensorWriter, Tolerance, VerifyError,
 };
 use print::{Comparison, Shown};
 
@@ -80,6 +80,11 @@ pub struct Args {
     /// Compute every node from the reference's values: each is judged alone
     #[arg(long)]
     isolate: bool,
+
+    /// Go on with the reference's values where a rounding came out otherwise or other experts were chosen: the
+    /// arithmetic alone is judged
+    #[arg(long, conflicts_with = "isolate")]
+    same_roundings: bool,
 
     #[command(flatten)]
     compare: CompareArgs,
@@ -141,6 +146,16 @@ fn tolerance(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|&v: &f64| v >= 0.0).ok_or_else(|| "a number of at least 0 is needed".to_owned())
 }
 
+impl Args {
+    fn substitute(&self) -> Substitute {
+        match (self.isolate, self.same_roundings) {
+            (true, _) => Substitute::Everywhere,
+            (false, true) => Substitute::Roundings,
+            (false, false) => Substitute::Nowhere,
+        }
+    }
+}
+
 impl CompareArgs {
     fn filter(&self) -> NodeFilter {
         NodeFilter { layers: self.layers.clone(), names: self.nodes.clone() }
@@ -159,8 +174,14 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     let Some(model) = &args.model else {
         return Err(CliError::usage("no model").hint("give -m/--model, or `trace diff` and two files"));
     };
-    if args.isolate && args.golden.is_none() && args.against.is_none() {
-        return Err(CliError::usage("--isolate without a reference").hint("give --golden or --against"));
+    let option = match args.substitute() {
+        Substitute::Everywhere => Some("--isolate"),
+        Substitute::Roundings => Some("--same-roundings"),
+        Substitute::Nowhere => None,
+    };
+    if let Some(option) = option.filter(|_| args.golden.is_none() && args.against.is_none()) {
+        let error = CliError::usage(format!("{option} without a reference"));
+        return Err(error.hint("give --golden or --against"));
     }
     // What would be in the way at the end is told before the work.
     let writer = args.save.as_deref().map(|path| create(path, args.force)).transpose()?;
@@ -250,7 +271,7 @@ fn against_file(args: &Args, model: &Path, golden: &Path) -> Result<ExitCode, Cl
     let comparison = Comparison {
         reference: path.to_string(),
         subject: format!("{} on {isa}", model.display()),
-        isolated: args.isolate,
+        substitute: args.substitute(),
         graph: &graph,
         reports: &reports,
         only_reference: reference.unseen(),
@@ -267,7 +288,7 @@ fn graph(loaded: &Loaded) -> Result<NodeGraph<'static>, CliError> {
 
 fn compare_options(args: &Args, default: Tolerance, kv: KvType) -> CompareOptions {
     CompareOptions {
-        isolate: args.isolate,
+        substitute: args.substitute(),
         tolerance: args.compare.tolerance().unwrap_or(default),
         kv,
         filter: args.compare.filter(),
@@ -297,7 +318,7 @@ fn against_set(args: &Args, loaded: &mut Loaded, prompt: &[u32], set: Isa) -> Re
     let comparison = Comparison {
         reference: set.to_string(),
         subject: engine.isa().to_string(),
-        isolated: args.isolate,
+        substitute: args.substitute(),
         graph: &graph,
         reports: &reports,
         only_reference: Vec::new(),
@@ -341,7 +362,7 @@ fn statistics(args: &Args, loaded: &mut Loaded, prompt: &[u32]) -> Result<ExitCo
 fn diff(first: &Path, second: &Path, compare: &CompareArgs) -> Result<ExitCode, CliError> {
     let (first, second) = (Golden::open(first)?, Golden::open(second)?);
     let options = CompareOptions {
-        isolate: false,
+        substitute: Substitute::Nowhere,
         tolerance: compare.tolerance().unwrap_or(Tolerance::SameBits),
         kv: KvType::F32,
         filter: compare.filter(),
@@ -354,7 +375,7 @@ fn diff(first: &Path, second: &Path, compare: &CompareArgs) -> Result<ExitCode, 
     let comparison = Comparison {
         reference: first.tensors().path().display().to_string(),
         subject: second.tensors().path().display().to_string(),
-        isolated: false,
+        substitute: Substitute::Nowhere,
         graph: &diff.graph,
         reports: &diff.reports,
         only_reference: diff.only_first,

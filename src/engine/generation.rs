@@ -50,7 +50,7 @@ impl Generation<'_, '_> {
     pub fn speculate(mut self, speculation: Speculation, wanted: usize) -> Self {
         let (model, text) = (self.engine.model, self.sequence.tokens());
         self.drafter = match speculation {
-            Speculation::Fixed(most) if most > 0 => Some(Drafter::fixed(text, most)),
+            Speculation::Fixed(_) if speculation.most() > 0 => Some(Drafter::fixed(text, speculation.most())),
             Speculation::Auto if !model.spec().has_experts() && model.store().streams_every_pass() => {
                 Some(Drafter::adaptive(text))
             }

@@ -71,6 +71,8 @@ pub struct EngineOptions {
     pub threads: usize,
     /// The kernel set; the best that the CPU has where not given.
     pub isa: Option<Isa>,
+    /// Most drafts that a pass runs behind a token.
+    pub drafts: usize,
     /// Whether to guess the experts of the next layer and read them ahead, where weights are streamed.
     pub guess_experts: bool,
 }
@@ -86,7 +88,7 @@ impl EngineOptions {
         let batch = self.batch.clamp(1, context);
         // Stacks and panels of the threads.
         let threads = self.threads as u64 * THREAD_BYTES;
-        SequenceState::bytes(spec, context, batch, self.kv)
+        SequenceState::bytes(spec, context, batch, self.drafts, self.kv)
             .saturating_add(Buffers::bytes(spec, batch, logits.min(batch)))
             .saturating_add(threads)
     }
@@ -174,7 +176,7 @@ impl<'m> Engine<'m> {
     ///
     /// # Errors
     /// Tokens that do not fit a context (none is run), or what the forward pass refuses; then the sequences stand after
-    /// the last whole pass.
+    /// the last whole pass, or where a recurrence can go on that was broken off within a single token.
     pub fn feed_all(&mut self, feeds: &mut [Feed<'_>]) -> Result<(), EngineError> {
         for feed in &*feeds {
             feed.sequence.check_room(feed.tokens.len())?;
@@ -263,7 +265,10 @@ impl<'m> Engine<'m> {
         let passed = self.pool.run(|| model.forward(pass));
         if let Err(error) = passed {
             self.buffers.clear_logits();
-            feeds.iter_mut().for_each(|feed| feed.sequence.clear_logits());
+            for feed in feeds {
+                let past = feed.sequence.past();
+                feed.sequence.rewind(past);
+            }
             return Err(match error {
                 ForwardError::Interrupted => EngineError::Interrupted,
                 error => error.into(),
@@ -285,7 +290,7 @@ impl<'m> Engine<'m> {
             let rows = match feed.logits {
                 Logits::None => 0,
                 Logits::Last => 1,
-                Logits::All => feed.tokens.len(),
+                Logits::All | Logits::Drafts => feed.tokens.len(),
             };
             let (own, others) = rest.split_at(rows * vocab);
             rest = others;
@@ -301,7 +306,7 @@ impl<'m> Engine<'m> {
         }
         debug_assert!(drafts.len() < self.batch);
         let past = sequence.past();
-        self.feed(sequence, &[&[id], drafts].concat(), Logits::All)?;
+        self.feed(sequence, &[&[id], drafts].concat(), Logits::Drafts)?;
         sequence.stand_at(past + 1);
         Ok(())
     }

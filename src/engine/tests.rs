@@ -38,6 +38,7 @@ fn an_interrupted_prefill_ends_within_its_batch_and_can_be_done_again() {
         kv: KvType::F16,
         threads: 2,
         isa: None,
+        drafts: 0,
         guess_experts: false,
     };
     let tokens: Vec<u32> = (3..43).collect();

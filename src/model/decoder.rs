@@ -1,12 +1,18 @@
-//! Decoders with ordinary attention: the linear forward pass that their families make of parts.
+//! Decoders: the linear forward pass that their families make of parts.
 
+use crate::kernels::ops::STREAMS;
 use crate::store::{Store, WeightId};
 
 use super::load::Sizes;
 use super::observer::NodeName;
-use super::parts::{Attention, Dense, Embedding, Experts, Head, Norm, Rope};
+use super::parts::{
+    AltUp, Dense, DenseAndExperts, Embedding, Experts, Head, Mixer, Norm, PerLayerInputs, Rope, Streams, Tail,
+};
 use super::run::{Run, check_finite};
-use super::{Architecture, FeedForwardSpec, ForwardError, Label, LayerSpec, Logits, ModelSpec, Pass, Work};
+use super::{
+    Architecture, FeedForwardSpec, ForwardError, Label, LayerSpec, Logits, MemorySpec, ModelSpec, Pass,
+    RowSizes, ScratchSizes, SideSizes, Work,
+};
 
 /// A decoder: its parts in the order of a pass.
 #[derive(Debug)]
@@ -15,21 +21,29 @@ pub(super) struct Decoder {
     /// The kinds of rotation that layers name by index.
     pub ropes: Vec<Rope>,
     pub embedding: Embedding,
+    /// An input of its own for each layer.
+    pub per_layer: Option<PerLayerInputs>,
+    /// Several residual streams; then each layer has [`Layer::altup`].
+    pub streams: Option<Streams>,
     pub layers: Vec<Layer>,
     pub head: Head,
+    /// What sequences remember, slot by slot.
+    pub memories: Vec<MemorySpec>,
 }
 
 /// A layer.
 #[derive(Debug)]
 pub(super) struct Layer {
-    /// Of attention's input.
+    /// Of the mixing step's input.
     pub attn_norm: Option<Norm>,
-    pub attention: Attention,
-    /// Of attention's output, before it is added to the residual stream.
+    /// Attention or a recurrence; `None` where the layer is a network alone.
+    pub mixer: Option<Box<dyn Mixer>>,
+    /// Of the step's output, before it is added to the residual stream.
     pub attn_post_norm: Option<Norm>,
     /// Of the feed-forward network's input.
     pub ffn_norm: Option<Norm>,
-    pub ffn: FeedForward,
+    /// `None` where the layer is a mixing step alone.
+    pub ffn: Option<FeedForward>,
     /// Of the network's output, before it is added.
     pub ffn_post_norm: Option<Norm>,
     /// Factor on both outputs.
@@ -40,6 +54,10 @@ pub(super) struct Layer {
     pub middle: &'static str,
     /// The node of the residual stream behind the layer.
     pub out: NodeName,
+    /// What follows the network's output.
+    pub tail: Option<Tail>,
+    /// What several streams need before and behind the blocks.
+    pub altup: Option<Box<AltUp>>,
 }
 
 /// The feed-forward network of a layer.
@@ -47,20 +65,71 @@ pub(super) struct Layer {
 pub(super) enum FeedForward {
     Dense(Box<Dense>),
     Experts(Box<Experts>),
+    Both(Box<DenseAndExperts>),
+}
+
+impl FeedForward {
+    /// What every token touches: all but the experts.
+    fn weights(&self) -> Box<dyn Iterator<Item = WeightId> + '_> {
+        match self {
+            FeedForward::Dense(dense) => Box::new(dense.weights()),
+            FeedForward::Experts(experts) => Box::new(experts.weights()),
+            FeedForward::Both(both) => Box::new(both.weights()),
+        }
+    }
+
+    fn experts(&self) -> Option<&Experts> {
+        match self {
+            FeedForward::Dense(_) => None,
+            FeedForward::Experts(experts) => Some(experts),
+            FeedForward::Both(both) => Some(&both.experts),
+        }
+    }
+
+    fn spec(&self) -> FeedForwardSpec {
+        let beside = match self {
+            FeedForward::Dense(dense) => return FeedForwardSpec::Dense { ff: dense.spec.ff },
+            FeedForward::Experts(experts) => experts.shared_ff(),
+            FeedForward::Both(both) => both.dense.spec.ff,
+        };
+        let experts = self.experts().expect("there are experts");
+        let (count, used) = experts.sizes();
+        let weighs_input = experts.weighs_input();
+        FeedForwardSpec::Experts { count, used, ff: experts.ff, shared: beside, weighs_input }
+    }
+
+    fn forward(&self, run: &mut Run<'_>, il: usize, next: Option<&Experts>) -> Result<(), ForwardError> {
+        match self {
+            FeedForward::Dense(dense) => dense.forward(run, il),
+            FeedForward::Experts(experts) => experts.forward(run, il, next),
+            FeedForward::Both(both) => both.forward(run, il, next),
+        }
+    }
 }
 
 impl Layer {
     /// What every token touches: all but the experts.
     fn weights(&self) -> impl Iterator<Item = WeightId> {
-        let ffn: Box<dyn Iterator<Item = WeightId>> = match &self.ffn {
-            FeedForward::Dense(dense) => Box::new(dense.weights()),
-            FeedForward::Experts(experts) => Box::new(experts.weights()),
-        };
-        self.attention.weights().chain(ffn)
+        let before = self.altup.iter().flat_map(|altup| altup.weights());
+        let mixer = self.mixer.iter().flat_map(|mixer| mixer.weights());
+        let ffn = self.ffn.iter().flat_map(FeedForward::weights);
+        let tail = self.tail.iter().flat_map(Tail::weights);
+        let behind = self.altup.iter().flat_map(|altup| altup.correction_weights());
+        before.chain(mixer).chain(ffn).chain(tail).chain(behind)
+    }
+
+    /// Whether sequences remember anything of it.
+    fn remembers(&self) -> bool {
+        self.mixer.as_ref().is_some_and(|mixer| mixer.remembers())
+    }
+
+    /// Values of a token in the buffers of the mixing step.
+    fn rows(&self) -> RowSizes {
+        self.mixer.as_ref().map_or_else(RowSizes::default, |mixer| mixer.rows())
     }
 
     fn experts(&self) -> Option<&Experts> {
-        if let FeedForward::Experts(experts) = &self.ffn { Some(&**experts) } else { None }
+        self.ffn.as_ref().and_then(FeedForward::experts)
     }
 
     /// Experts that are as good as sure to be used by so many tokens.
@@ -68,28 +137,17 @@ impl Layer {
         self.experts().into_iter().flat_map(move |experts| experts.expected(tokens))
     }
 
+    /// The widest hidden row beside the network's.
+    fn hidden(&self) -> usize {
+        let tail = self.tail.as_ref().map_or(0, Tail::hidden);
+        tail.max(self.altup.as_ref().map_or(0, |altup| altup.hidden()))
+    }
+
     fn spec(&self) -> LayerSpec {
-        let attention = &self.attention.spec;
         LayerSpec {
-            heads: attention.heads,
-            kv_heads: attention.kv_heads,
-            key_len: attention.key_len,
-            value_len: attention.value_len,
-            window: attention.window,
-            gate_len: self.attention.gate_len(),
-            ff: match &self.ffn {
-                FeedForward::Dense(dense) => FeedForwardSpec::Dense { ff: dense.spec.ff },
-                FeedForward::Experts(experts) => {
-                    let (count, used) = experts.sizes();
-                    FeedForwardSpec::Experts {
-                        count,
-                        used,
-                        ff: experts.ff,
-                        shared: experts.shared_ff(),
-                        weighs_input: experts.weighs_input(),
-                    }
-                }
-            },
+            rows: self.rows(),
+            scratch: self.mixer.as_ref().map_or_else(ScratchSizes::default, |mixer| mixer.scratch()),
+            ff: self.ffn.as_ref().map_or(FeedForwardSpec::Nothing, FeedForward::spec),
         }
     }
 }
@@ -98,37 +156,68 @@ impl Architecture for Decoder {
     fn spec(&self, architecture: &str) -> ModelSpec {
         let Sizes { embd, vocab, context, .. } = self.sizes;
         let layers = self.layers.iter().map(Layer::spec).collect();
-        ModelSpec { architecture: architecture.to_owned(), embd, vocab, context, layers }
+        let memories = self.memories.clone();
+        let side = SideSizes {
+            streams: if self.streams.is_some() { STREAMS * embd } else { 0 },
+            per_layer: self.per_layer.as_ref().map_or(0, PerLayerInputs::row),
+            hidden: self.layers.iter().map(Layer::hidden).max().unwrap_or(0),
+        };
+        ModelSpec { architecture: architecture.to_owned(), embd, vocab, context, layers, memories, side }
     }
 
     fn forward<'a>(&self, store: &'a Store, pass: Pass<'a>) -> Result<(), ForwardError> {
         let mut run = Run::new(store, self.sizes.embd, pass);
         let run = &mut run;
         let silent = run.segments.iter().all(|segment| segment.logits == Logits::None) && run.rows > 0;
+        // The last layer of which sequences remember anything.
+        let remembered = self.layers.iter().rposition(Layer::remembers).unwrap_or(0);
+        run.announce(self.per_layer.iter().flat_map(PerLayerInputs::weights));
+        run.announce(self.streams.iter().flat_map(Streams::weights));
         run.announce(self.layers[0].weights());
         self.embedding.forward(run)?;
+        if let Some(per_layer) = &self.per_layer {
+            per_layer.forward(run)?;
+        }
+        if let Some(streams) = &self.streams {
+            streams.begin(run)?;
+        }
         run.rotate_positions(&self.ropes);
         for (il, layer) in self.layers.iter().enumerate() {
-            let (next, last) = (self.layers.get(il + 1), il + 1 == self.layers.len());
-            if let Some(next) = next {
+            let next = self.layers.get(il + 1);
+            if let Some(next) = next.filter(|_| !silent || il < remembered) {
                 run.announce(next.weights());
-                // Of the last layer, a pass without logits reads the keys and values alone.
-                if il + 2 < self.layers.len() || !silent {
+                // Of the last layer that is remembered, a pass without logits needs what is remembered alone.
+                if il + 1 < remembered || !silent {
                     run.announce(next.expected_experts(run.rows));
                 }
             }
+            if next.is_none() {
+                run.announce(self.streams.iter().flat_map(Streams::end_weights));
+            }
             run.watch.enter(Some(il));
+            if let Some(altup) = &layer.altup {
+                altup.predict(run, il)?;
+            }
             match &layer.attn_norm {
                 Some(norm) => norm.of_stream(run),
                 None => run.copy_stream(),
             }
-            let attended = layer.attention.queries_keys_values(run, il)?;
-            if last && silent {
-                return Ok(()); // the keys and values are all that was wanted
+            if let Some(altup) = &layer.altup {
+                altup.beside_attention(run, il)?;
             }
-            layer.attention.attend(run, il, last, attended);
-            if last {
-                run.keep_wanted_rows(layer.attention.attended_dim(), layer.attention.gate_len());
+            let inputs = match &layer.mixer {
+                Some(mixer) => Some((mixer, mixer.remember(run, il)?)),
+                None => None,
+            };
+            if il == remembered && silent {
+                return Ok(()); // what sequences remember is all that was wanted
+            }
+            if let Some((mixer, inputs)) = inputs {
+                mixer.mix(run, il, il >= remembered, inputs)?;
+            }
+            if il == remembered {
+                run.keep_wanted_rows(layer.rows());
+                run.rotate_positions(&self.ropes);
             }
             let experts = next.and_then(Layer::experts);
             match layer.parallel {
@@ -136,6 +225,9 @@ impl Architecture for Decoder {
                 false => layer.blocks_in_turn(run, il, experts)?,
             }
             run.watch.observer.layer_done(il + 1);
+        }
+        if let Some(streams) = &self.streams {
+            streams.end(run, self.layers.len())?;
         }
         self.head.forward(run, self.layers.len())
     }
@@ -149,16 +241,31 @@ impl Layer {
         il: usize,
         next: Option<&Experts>,
     ) -> Result<(), ForwardError> {
-        run.cur = self.attention.output(run, il, false)?;
-        self.finish_block(run, self.attn_post_norm.as_ref());
-        run.add_to_stream(self.middle, il)?;
+        if let Some(mixer) = &self.mixer {
+            run.cur = mixer.output(run, il, false)?;
+            self.finish_block(run, self.attn_post_norm.as_ref());
+            // Of a step alone the sum is the layer's output.
+            let sum = if self.ffn.is_some() { self.middle.into() } else { self.out };
+            run.add_to_stream(sum, il)?;
+            if let Some(altup) = &self.altup {
+                altup.join(run, il)?;
+            }
+        }
+        let Some(ffn) = &self.ffn else { return Ok(()) };
         match &self.ffn_norm {
             Some(norm) => norm.of_stream(run),
             None => run.copy_stream(),
         }
-        self.feed_forward(run, il, next)?;
+        ffn.forward(run, il, next)?;
         self.finish_block(run, self.ffn_post_norm.as_ref());
-        run.add_to_stream(self.out, il)
+        match &self.tail {
+            Some(tail) => tail.finish(run, il, self.out)?,
+            None => run.add_to_stream(self.out, il)?,
+        }
+        match &self.altup {
+            Some(altup) => altup.correct(run, il),
+            None => Ok(()),
+        }
     }
 
     fn finish_block(&self, run: &mut Run<'_>, norm: Option<&Norm>) {
@@ -170,13 +277,6 @@ impl Layer {
         }
     }
 
-    fn feed_forward(&self, run: &mut Run<'_>, il: usize, next: Option<&Experts>) -> Result<(), ForwardError> {
-        match &self.ffn {
-            FeedForward::Dense(dense) => dense.forward(run, il),
-            FeedForward::Experts(experts) => experts.forward(run, il, next),
-        }
-    }
-
     /// Both blocks have the same input; the network's output is added first.
     fn blocks_side_by_side(
         &self,
@@ -184,10 +284,13 @@ impl Layer {
         il: usize,
         next: Option<&Experts>,
     ) -> Result<(), ForwardError> {
+        let (Some(mixer), Some(ffn)) = (&self.mixer, &self.ffn) else {
+            unreachable!("both blocks stand side by side");
+        };
         let input = run.cur;
-        let attended = self.attention.output(run, il, true)?;
+        let attended = mixer.output(run, il, true)?;
         run.cur = input;
-        self.feed_forward(run, il, next)?;
+        ffn.forward(run, il, next)?;
         let n = run.rows * run.embd;
         let x = &mut run.buffers.x[..n];
         let ops = run.kernels.ops();

@@ -23,6 +23,11 @@ impl<'a> Keys<'a> {
         Keys { meta, arch, seen: HashSet::new() }
     }
 
+    /// The name in `general.architecture`.
+    pub fn architecture(&self) -> &'a str {
+        self.arch
+    }
+
     /// All metadata, for keys outside of the architecture's prefix.
     pub fn metadata(&self) -> &'a Metadata {
         self.meta
@@ -117,6 +122,16 @@ impl<'a> Keys<'a> {
             }
             None => Ok(counts),
         }
+    }
+
+    /// Heads of each block, which may be 0 unless all blocks have attention.
+    pub fn heads(
+        &mut self,
+        name: &str,
+        blocks: usize,
+        all_attend: bool,
+    ) -> Result<Option<Vec<usize>>, ModelError> {
+        if all_attend { self.sizes(name, blocks) } else { self.counts(name, blocks) }
     }
 
     /// Whether a key holds an array.

@@ -4,10 +4,10 @@ use crate::gguf::Gguf;
 use crate::kernels::ops::Window;
 use crate::store::{Role, Store};
 
-use super::ModelError;
 use super::keys::{Keys, MAX_LAYERS};
 use super::parts::{Embedding, Head, Norm, NormKind};
 use super::weights::{Linear, Matrix, WeightLoader};
+use super::{MemorySpec, ModelError};
 
 /// Most experts of all layers: each takes some memory, however few its weights are.
 const MAX_EXPERTS: usize = 1 << 18;
@@ -17,16 +17,25 @@ const WINDOW_PATTERN: &str = "attention.sliding_window_pattern";
 pub(super) struct Loader<'a> {
     pub keys: Keys<'a>,
     pub weights: WeightLoader<'a>,
+    /// What sequences will remember, slot by slot.
+    pub memories: Vec<MemorySpec>,
 }
 
 impl<'a> Loader<'a> {
     pub fn new(gguf: &'a Gguf, architecture: &'a str, store: Store) -> Result<Loader<'a>, ModelError> {
         let keys = Keys::new(gguf.metadata(), architecture);
-        Ok(Loader { keys, weights: WeightLoader::new(gguf, store)? })
+        Ok(Loader { keys, weights: WeightLoader::new(gguf, store)?, memories: Vec::new() })
+    }
+
+    /// A slot for what a part remembers of a sequence.
+    pub fn remember(&mut self, memory: MemorySpec) -> usize {
+        self.memories.push(memory);
+        self.memories.len() - 1
     }
 }
 
-/// The sizes that every decoder has. Every size is at least 1; head counts divide.
+/// The sizes that every decoder has. Every size is at least 1, but for the heads of layers without attention; head
+/// counts divide.
 #[derive(Clone, Debug)]
 pub(super) struct Sizes {
     /// Layers of a pass, those of multi-token prediction left out.
@@ -50,6 +59,15 @@ pub(super) struct Sizes {
 impl Sizes {
     /// Reads the keys that all decoders have.
     pub fn read(l: &mut Loader<'_>) -> Result<Sizes, ModelError> {
+        Sizes::read_with(l, true)
+    }
+
+    /// The same of a family in which layers without attention have no heads of keys and values, or none at all.
+    pub fn read_mixed(l: &mut Loader<'_>) -> Result<Sizes, ModelError> {
+        Sizes::read_with(l, false)
+    }
+
+    fn read_with(l: &mut Loader<'_>, all_attend: bool) -> Result<Sizes, ModelError> {
         let vocab = l.weights.rows_of("token_embd.weight")?;
         check_vocabulary(l, vocab)?;
         let keys = &mut l.keys;
@@ -68,17 +86,27 @@ impl Sizes {
             );
         }
         let layers = blocks - nextn;
-        let heads = keys.sizes("attention.head_count", blocks)?;
-        let heads = keys.metadata().required(&keys.full("attention.head_count"), heads)?;
-        let kv_heads = keys.sizes("attention.head_count_kv", blocks)?.unwrap_or_else(|| heads.clone());
+        let heads = keys.heads("attention.head_count", blocks, all_attend)?;
+        let heads = match all_attend {
+            true => keys.metadata().required(&keys.full("attention.head_count"), heads)?,
+            false => heads.unwrap_or_else(|| vec![0; blocks]),
+        };
+        let kv_heads = keys.heads("attention.head_count_kv", blocks, all_attend)?;
+        let kv_heads = kv_heads.unwrap_or_else(|| heads.clone());
         check_heads(keys, &heads, &kv_heads)?;
         let key_length = keys.size("attention.key_length")?;
-        if key_length.is_none() && !embd.is_multiple_of(heads[0]) {
-            let what = format!("is {}, which does not divide the embedding length of {embd}", heads[0]);
-            return Err(keys.problem("attention.head_count", what));
-        }
-        let key_len = key_length.unwrap_or(embd / heads[0]);
-        let value_len = keys.size("attention.value_length")?.unwrap_or(key_len);
+        let value_length = keys.size("attention.value_length")?;
+        // Neither stands in for the other.
+        let of_heads = |length: Option<usize>| match (length, heads[0]) {
+            (Some(length), _) => Ok(length),
+            (None, 0) => Ok(0),
+            (None, n) if !embd.is_multiple_of(n) => {
+                let what = format!("is {n}, which does not divide the embedding length of {embd}");
+                Err(keys.problem("attention.head_count", what))
+            }
+            (None, n) => Ok(embd / n),
+        };
+        let (key_len, value_len) = (of_heads(key_length)?, of_heads(value_length)?);
         let ff = keys.counts("feed_forward_length", blocks)?.unwrap_or_else(|| vec![0; blocks]);
         l.weights.leave_blocks_aside(layers..blocks);
         Ok(Sizes { layers, blocks, embd, vocab, context, heads, kv_heads, key_len, value_len, ff })
@@ -94,7 +122,8 @@ impl Sizes {
 }
 
 fn check_heads(keys: &Keys<'_>, heads: &[usize], kv_heads: &[usize]) -> Result<(), ModelError> {
-    match heads.iter().zip(kv_heads).find(|(heads, kv_heads)| !heads.is_multiple_of(**kv_heads)) {
+    let divide = |(heads, kv_heads): &(&usize, &usize)| **kv_heads == 0 || heads.is_multiple_of(**kv_heads);
+    match heads.iter().zip(kv_heads).find(|pair| !divide(pair)) {
         Some((heads, kv_heads)) => {
             Err(keys
                 .problem("attention.head_count_kv", format!("is {kv_heads}, which does not divide {heads}")))
@@ -140,22 +169,40 @@ impl<'a> Loader<'a> {
 
     /// `expert_count` and `expert_used_count`; `None` where there are none.
     pub fn experts(&mut self, sizes: &Sizes) -> Result<Option<ExpertCounts>, ModelError> {
-        let (count, used) = (self.keys.count("expert_count")?, self.keys.count("expert_used_count")?);
-        match (count, used) {
-            (0, _) => Ok(None),
-            (count, _) if count.saturating_mul(sizes.blocks) > MAX_EXPERTS => {
-                let what = format!(
-                    "makes {} experts of {} layers, where at most {MAX_EXPERTS} make sense",
-                    count.saturating_mul(sizes.blocks),
-                    sizes.blocks
-                );
-                Err(self.keys.problem("expert_count", what))
-            }
-            (count, used) if used >= 1 && used <= count => Ok(Some(ExpertCounts { count, used })),
-            (count, used) => Err(self
+        let used = self.keys.count("expert_used_count")?;
+        let Some(count) = self.expert_count(sizes)? else { return Ok(None) };
+        if used >= 1 && used <= count {
+            return Ok(Some(ExpertCounts { count, used }));
+        }
+        Err(self.keys.problem("expert_used_count", format!("is {used}, where there are {count} experts")))
+    }
+
+    /// The same of a family in which a token is sent to other numbers of experts from layer to layer: the count, and the
+    /// number of each block, which may be 0.
+    pub fn experts_by_layer(&mut self, sizes: &Sizes) -> Result<Option<(usize, Vec<usize>)>, ModelError> {
+        let used = self.keys.counts("expert_used_count", sizes.blocks)?;
+        let Some(count) = self.expert_count(sizes)? else { return Ok(None) };
+        let used = used.unwrap_or_else(|| vec![0; sizes.blocks]);
+        match used.iter().find(|&&used| used > count) {
+            Some(used) => Err(self
                 .keys
                 .problem("expert_used_count", format!("is {used}, where there are {count} experts"))),
+            None => Ok(Some((count, used))),
         }
+    }
+
+    /// `expert_count`, unless it is absent or 0.
+    fn expert_count(&mut self, sizes: &Sizes) -> Result<Option<usize>, ModelError> {
+        let count = self.keys.count("expert_count")?;
+        if count.saturating_mul(sizes.blocks) > MAX_EXPERTS {
+            let what = format!(
+                "makes {} experts of {} layers, where at most {MAX_EXPERTS} make sense",
+                count.saturating_mul(sizes.blocks),
+                sizes.blocks
+            );
+            return Err(self.keys.problem("expert_count", what));
+        }
+        Ok(Some(count).filter(|&count| count > 0))
     }
 
     /// The same where a family cannot do without.
@@ -222,6 +269,18 @@ impl<'a> Loader<'a> {
         self.keys.required_size("attention.sliding_window").map(Window::Sliding)
     }
 
+    /// Refuses tensors of a layer that the reference loads and leaves out of its graph, and that no published
+    /// model has: what a file means with them can be held to nothing.
+    pub fn refuse(&self, il: usize, tensors: &[&str]) -> Result<(), ModelError> {
+        let mut names = tensors.iter().map(|tensor| format!("blk.{il}.{tensor}"));
+        match names.find(|name| self.weights.contains(name)) {
+            Some(name) => {
+                Err(ModelError::UnknownTensor { name, architecture: self.keys.architecture().into() })
+            }
+            None => Ok(()),
+        }
+    }
+
     /// The embedding's matrix.
     pub fn token_embd(&mut self, sizes: &Sizes) -> Result<Matrix, ModelError> {
         self.weights.matrix("token_embd.weight", sizes.embd, sizes.vocab, Role::Rows)
@@ -245,10 +304,11 @@ impl<'a> Loader<'a> {
         &mut self,
         sizes: &Sizes,
         embedding: &Embedding,
+        tensor: &str,
         kind: NormKind,
         eps: f32,
     ) -> Result<Head, ModelError> {
-        let norm = Norm::load(self, "output_norm", "result_norm", kind, sizes.embd, eps)?;
+        let norm = Norm::load(self, tensor, "result_norm", kind, sizes.embd, eps)?;
         let output = match self.weights.contains("output.weight") {
             true => self.weights.linear("output", sizes.embd, sizes.vocab)?,
             false => {

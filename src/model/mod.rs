@@ -30,7 +30,7 @@ pub use families::architectures;
 pub use graph::{Graph, GraphNode};
 use observer::Label;
 pub use observer::{NoObserver, Node, NodeId, NodeKind, NodeWeight, Observer, Work};
-pub use spec::{FeedForwardSpec, LayerSpec, ModelSpec};
+pub use spec::{FeedForwardSpec, LayerSpec, MemorySpec, ModelSpec, RowSizes, ScratchSizes, SideSizes};
 pub use state::{Buffers, KvType, SequenceState};
 
 /// Why a model cannot be loaded.
@@ -101,6 +101,8 @@ pub enum Logits {
     Last,
     /// Those of every token.
     All,
+    /// Those of every token, all but the first of which are drafts: they may be taken back one by one.
+    Drafts,
 }
 
 /// The tokens of one sequence in a pass.

@@ -63,12 +63,29 @@ pub enum NodeKind {
     SwiGlu,
     /// GELU, with or without a gate.
     Gelu,
+    /// GELU of a product to which ggml gives no name. Its table is entered by the product rounded to F16: a last bit
+    /// of the product may be a place of the table.
+    ProductGelu,
     Softmax,
     Sigmoid,
     /// A cap by tanh.
     SoftCap,
     /// The choice of experts.
     TopK,
+    Silu,
+    Softplus,
+    /// The short convolution over a sequence's tokens.
+    Convolution,
+    /// A division by the Euclidean norm.
+    L2Norm,
+    /// A recurrence from token to token: the delta rule.
+    Recurrence,
+    /// The selective scan of a state space, its convolution before it included.
+    Scan,
+    /// An RMS norm times an activation of its gate.
+    GatedNorm,
+    /// A Hadamard transform.
+    Hadamard,
 }
 
 impl NodeKind {
@@ -86,10 +103,19 @@ impl NodeKind {
             NodeKind::RowSum => "the sum of a row",
             NodeKind::SwiGlu => "SwiGLU",
             NodeKind::Gelu => "GELU",
+            NodeKind::ProductGelu => "a product or its GELU",
             NodeKind::Softmax => "softmax",
             NodeKind::Sigmoid => "sigmoid",
             NodeKind::SoftCap => "the soft cap",
             NodeKind::TopK => "the choice of experts",
+            NodeKind::Silu => "SiLU",
+            NodeKind::Softplus => "softplus",
+            NodeKind::Convolution => "the convolution",
+            NodeKind::L2Norm => "the Euclidean norm",
+            NodeKind::Recurrence => "the recurrence",
+            NodeKind::Scan => "the selective scan",
+            NodeKind::GatedNorm => "the gated norm",
+            NodeKind::Hadamard => "the Hadamard transform",
         }
     }
 }
@@ -102,11 +128,17 @@ pub enum Work {
     Projections,
     Rope,
     Attention,
+    /// Convolutions and recurrences.
+    Recurrence,
     AttentionOutput,
     Router,
     GateUp,
     Activation,
     Down,
+    /// What a layer does with an input of its own.
+    PerLayer,
+    /// Several residual streams.
+    Streams,
     Sums,
     Logits,
 }
@@ -119,11 +151,14 @@ impl Work {
         Work::Projections,
         Work::Rope,
         Work::Attention,
+        Work::Recurrence,
         Work::AttentionOutput,
         Work::Router,
         Work::GateUp,
         Work::Activation,
         Work::Down,
+        Work::PerLayer,
+        Work::Streams,
         Work::Sums,
         Work::Logits,
     ];
@@ -136,11 +171,14 @@ impl Work {
             Work::Projections => "q, k, v",
             Work::Rope => "RoPE",
             Work::Attention => "attention",
+            Work::Recurrence => "recurrence",
             Work::AttentionOutput => "attention output",
             Work::Router => "router and choice",
             Work::GateUp => "FFN gate, up",
             Work::Activation => "activation",
             Work::Down => "FFN down",
+            Work::PerLayer => "layers' own inputs",
+            Work::Streams => "residual streams",
             Work::Sums => "sums",
             Work::Logits => "logits",
         }
@@ -155,6 +193,14 @@ pub struct NodeWeight {
     pub bytes: u64,
     /// Bytes that a token reads of them.
     pub touched: u64,
+}
+
+impl NodeWeight {
+    /// Both side by side, of the first one's type.
+    pub(super) fn and(self, other: NodeWeight) -> NodeWeight {
+        let (bytes, touched) = (self.bytes + other.bytes, self.touched + other.touched);
+        NodeWeight { ty: self.ty, bytes, touched }
+    }
 }
 
 /// A value that the forward pass computed, named as ggml's graph names it.

@@ -1,14 +1,16 @@
 //! A pass under way: what all parts of a model work with.
 
+use rayon::prelude::*;
+
 use crate::kernels::Kernels;
 use crate::kernels::ops::{Ops, RopeKind, RopeTable};
-use crate::store::{Store, StoreError, WeightId};
+use crate::store::{AlignedBuffer, Store, StoreError, WeightId};
 
 use super::observer::{NodeName, Watch};
 use super::parts::Rope;
 use super::state::{Buffers, Inputs};
-use super::weights::{Linear, Matrix};
-use super::{ForwardError, Label, Logits, NodeId, Pass, Segment, Work};
+use super::weights::{HeadMatrices, Linear, Matrix};
+use super::{ForwardError, Label, Logits, NodeId, Pass, RowSizes, Segment, Work};
 
 /// See the module.
 pub(super) struct Run<'a> {
@@ -29,6 +31,12 @@ pub(super) struct Run<'a> {
     /// The nodes of what attention gave and of its gate.
     pub attended: NodeId<'static>,
     pub gate: NodeId<'static>,
+    /// The nodes of keys and values, slot by slot.
+    pub kept: Vec<[NodeId<'static>; 2]>,
+    /// The nodes in [`Buffers::beside`], [`Buffers::per_layer`] and [`Buffers::streams`].
+    pub beside: NodeId<'static>,
+    pub per_layer: NodeId<'static>,
+    pub streams: NodeId<'static>,
     /// Which elements make a pair in each of [`Buffers::rope`].
     pub rope_kinds: Vec<RopeKind>,
 }
@@ -58,6 +66,10 @@ impl<'a> Run<'a> {
             cur: nothing,
             attended: nothing,
             gate: nothing,
+            kept: Vec::new(),
+            beside: nothing,
+            per_layer: nothing,
+            streams: nothing,
             rope_kinds: Vec::new(),
         }
     }
@@ -108,27 +120,50 @@ impl<'a> Run<'a> {
         check_finite(name.name, il, x, self.embd)
     }
 
+    /// Multiplies the residual stream.
+    pub fn scale_stream(
+        &mut self,
+        by: f32,
+        name: impl Into<NodeName>,
+        il: usize,
+    ) -> Result<(), ForwardError> {
+        let name = name.into();
+        let x = &mut self.buffers.x[..self.rows * self.embd];
+        self.kernels.ops().scale(x, by);
+        let inputs = [self.x];
+        self.x = self.watch.show(Label::elementwise(name, Work::Sums, &inputs), [self.rows, self.embd, 1], x);
+        check_finite(name.name, il, x, self.embd)
+    }
+
     /// Multiplies [`Buffers::cur`].
     pub fn scale_cur(&mut self, by: f32) {
         let n = self.rows * self.embd;
         self.kernels.ops().scale(&mut self.buffers.cur[..n], by);
     }
 
-    /// Keeps the rows whose logits are wanted, of the buffers that the rest of the last layer reads.
-    pub fn keep_wanted_rows(&mut self, attended: usize, gate: usize) {
+    /// Keeps the rows whose logits are wanted, of the buffers that the rest of this layer and those behind it read:
+    /// nothing is remembered any more.
+    pub fn keep_wanted_rows(&mut self, rows: RowSizes) {
         let (mut row, mut kept) = (0, 0);
-        for segment in &self.segments {
+        let (embd, side) = (self.embd, self.buffers.side);
+        for segment in &mut self.segments {
             let tokens = segment.tokens.len();
             let wanted = match segment.logits {
                 Logits::None => tokens..tokens,
                 Logits::Last => tokens.saturating_sub(1)..tokens,
-                Logits::All => 0..tokens,
+                Logits::All | Logits::Drafts => 0..tokens,
             };
             let (from, to) = (row + wanted.start..row + wanted.end, kept);
-            let Buffers { x, cur, attn, attn_gate, .. } = &mut *self.buffers;
-            for (buffer, n) in [(x, self.embd), (cur, self.embd), (attn, attended), (attn_gate, gate)] {
+            let Buffers { x, cur, beside, attn, attn_gate, streams, per_layer, .. } = &mut *self.buffers;
+            let buffers =
+                [(x, embd), (cur, embd), (beside, embd), (attn, rows.attended), (attn_gate, rows.gate)];
+            for (buffer, n) in
+                buffers.into_iter().chain([(streams, side.streams), (per_layer, side.per_layer)])
+            {
                 buffer.copy_within(from.start * n..from.end * n, to * n);
             }
+            segment.first_pos += wanted.start;
+            segment.tokens = &segment.tokens[wanted.clone()];
             row += tokens;
             kept += wanted.len();
         }
@@ -161,6 +196,26 @@ pub(super) fn check_finite(
     }
 }
 
+/// Rows of a matrix by their numbers, decoded: `[ids][cols]`.
+pub(super) fn look_up<'i>(
+    store: &Store,
+    matrix: &Matrix,
+    ids: impl Iterator<Item = &'i u32>,
+    out: &mut [f32],
+) -> Result<(), StoreError> {
+    let format = matrix.format();
+    let row = format.row_bytes(matrix.cols);
+    let read = |scratch: &mut AlignedBuffer, (&id, out): (&u32, &mut [f32])| {
+        let start = id as usize * row;
+        (format.decode)(store.read_part(matrix.id, start..start + row, scratch)?, out);
+        Ok(())
+    };
+    let ids: Vec<&u32> = ids.collect();
+    // Several at a time: those of a model that is not in memory are waited for.
+    let rows = ids.into_par_iter().zip(out.par_chunks_exact_mut(matrix.cols));
+    rows.try_for_each_init(AlignedBuffer::default, read)
+}
+
 /// A product of a pass: `[T][rows]` of `[T][cols]`.
 pub(super) struct Product<'a> {
     pub matrix: &'a Matrix,
@@ -182,6 +237,27 @@ pub(super) fn project(
             kernels.ops().scale(out, scale);
         }
     }
+    Ok(())
+}
+
+/// A product of each head with an input of its own, `[rows][cols]` each; `out`: `[heads][rows][outputs]`. The
+/// matrices' bytes may be held already.
+pub(super) fn multiply_heads(
+    kernels: &'static Kernels,
+    store: &Store,
+    matrices: &HeadMatrices,
+    held: Option<&[u8]>,
+    inputs: &[Inputs],
+    out: &mut [f32],
+) -> Result<(), StoreError> {
+    if out.is_empty() {
+        return Ok(());
+    }
+    let own = if held.is_none() { Some(store.acquire(matrices.id())?) } else { None };
+    let bytes = held.or(own.as_deref()).unwrap_or_default();
+    let outputs = out.chunks_exact_mut(out.len() / matrices.heads());
+    let jobs = outputs.zip(inputs).enumerate().map(|(head, (out, x))| matrices.job(head, bytes, x, out));
+    crate::kernels::matmul_batch(kernels, &mut jobs.collect::<Vec<_>>());
     Ok(())
 }
 
@@ -221,4 +297,37 @@ pub(super) fn multiply(
         products = rest;
     }
     Ok(())
+}
+
+/// Shows outputs of one tensor, which lie in buffers of their own, side by side.
+pub(super) fn show_side_by_side(
+    watch: &mut Watch<'_>,
+    label: Label<'_>,
+    rows: usize,
+    outputs: &mut [(&Linear, &mut [f32])],
+) -> NodeId<'static> {
+    let widths: Vec<usize> = outputs.iter().map(|(linear, _)| linear.rows()).collect();
+    let all: usize = widths.iter().sum();
+    let outputs = std::cell::RefCell::new(outputs);
+    watch.show_scattered(
+        label,
+        [rows, all, 1],
+        |values| {
+            let outputs = outputs.borrow();
+            for row in 0..rows {
+                for ((_, out), n) in outputs.iter().zip(&widths) {
+                    values.extend_from_slice(&out[row * n..(row + 1) * n]);
+                }
+            }
+        },
+        |values| {
+            let mut at = 0;
+            for row in 0..rows {
+                for ((_, out), n) in outputs.borrow_mut().iter_mut().zip(&widths) {
+                    out[row * n..(row + 1) * n].copy_from_slice(&values[at..at + n]);
+                    at += n;
+                }
+            }
+        },
+    )
 }

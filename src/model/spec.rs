@@ -14,29 +14,82 @@ pub struct ModelSpec {
     /// Context that the model was trained for, tokens.
     pub context: usize,
     pub layers: Vec<LayerSpec>,
+    /// What a sequence remembers, slot by slot.
+    pub memories: Vec<MemorySpec>,
+    pub side: SideSizes,
+}
+
+/// Values of a token in buffers that few families have; 0 in all others.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SideSizes {
+    /// All residual streams, where a token has several.
+    pub streams: usize,
+    /// Inputs of all layers.
+    pub per_layer: usize,
+    /// The widest hidden row that is none of a feed-forward network.
+    pub hidden: usize,
+}
+
+/// What a part of a model remembers of a sequence: the shape of one of its slots.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MemorySpec {
+    /// Keys and values of every position.
+    Pages {
+        kv_heads: usize,
+        /// Elements of a head of keys.
+        key_len: usize,
+        /// Elements of a head of values.
+        value_len: usize,
+        /// What a query sees, where that is limited.
+        window: Option<Window>,
+    },
+    /// A row of so many elements of every position: a latent, of which keys and values are made, or an
+    /// indexer's key.
+    Rows { len: usize },
+    /// The state of a recurrence, which does not grow: so many f32.
+    Recurrent { floats: usize },
+}
+
+/// Values of a token in the buffers of a layer's mixing step.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RowSizes {
+    pub q: usize,
+    pub k: usize,
+    pub v: usize,
+    /// In the output gate; 0 without one.
+    pub gate: usize,
+    /// In what the step gives its output projection.
+    pub attended: usize,
+}
+
+/// Values that a mixing step needs beside those.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ScratchSizes {
+    /// Of every row of a pass.
+    pub row: usize,
+    /// Of every row of a stretch of [`ScratchSizes::STRETCH`] at most, which a step goes through one after
+    /// another.
+    pub stretch_row: usize,
+}
+
+impl ScratchSizes {
+    /// Rows of a stretch.
+    pub const STRETCH: usize = 64;
 }
 
 /// Shape of a layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerSpec {
-    /// Query heads.
-    pub heads: usize,
-    /// Heads of keys and values; divides `heads`.
-    pub kv_heads: usize,
-    /// Elements of a head of queries and keys.
-    pub key_len: usize,
-    /// Elements of a head of values.
-    pub value_len: usize,
-    /// What a query sees, where that is limited.
-    pub window: Option<Window>,
-    /// Values of a token in the output gate of attention; 0 without one.
-    pub gate_len: usize,
+    pub rows: RowSizes,
+    pub scratch: ScratchSizes,
     pub ff: FeedForwardSpec,
 }
 
 /// Shape of a feed-forward network.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum FeedForwardSpec {
+    /// None in this layer.
+    Nothing,
     Dense {
         /// Hidden length.
         ff: usize,
@@ -56,31 +109,11 @@ pub enum FeedForwardSpec {
 }
 
 impl LayerSpec {
-    /// Elements of a token's queries.
-    pub fn q_dim(&self) -> usize {
-        self.heads * self.key_len
-    }
-
-    /// Elements of a token's keys.
-    pub fn k_dim(&self) -> usize {
-        self.kv_heads * self.key_len
-    }
-
-    /// Elements of a token's values.
-    pub fn v_dim(&self) -> usize {
-        self.kv_heads * self.value_len
-    }
-
-    /// Elements of what attention gives a token.
-    pub fn attended_dim(&self) -> usize {
-        self.heads * self.value_len
-    }
-
     /// Experts of the layer and how many a token is sent to.
     pub fn experts(&self) -> Option<(usize, usize)> {
         match self.ff {
             FeedForwardSpec::Experts { count, used, .. } => Some((count, used)),
-            FeedForwardSpec::Dense { .. } => None,
+            FeedForwardSpec::Dense { .. } | FeedForwardSpec::Nothing => None,
         }
     }
 }

@@ -79,6 +79,50 @@ impl Linear {
     }
 }
 
+/// A matrix of `rows` by `cols` for each head, one after another in one tensor.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeadMatrices {
+    /// Those of all heads as one.
+    all: Matrix,
+    heads: usize,
+}
+
+impl HeadMatrices {
+    pub fn id(&self) -> WeightId {
+        self.all.id
+    }
+
+    pub fn heads(&self) -> usize {
+        self.heads
+    }
+
+    /// Rows of a head's.
+    pub fn rows(&self) -> usize {
+        self.all.rows / self.heads
+    }
+
+    pub fn activation(&self) -> ActivationType {
+        self.all.activation()
+    }
+
+    pub fn described(&self) -> NodeWeight {
+        self.all.described()
+    }
+
+    /// The product of a head's with an input that was prepared for it; `bytes` are those of all.
+    pub fn job<'a>(
+        &self,
+        head: usize,
+        bytes: &'a [u8],
+        inputs: &'a Inputs,
+        out: &'a mut [f32],
+    ) -> MatmulJob<'a> {
+        let each = bytes.len() / self.heads;
+        let own = Matrix { rows: self.rows(), ..self.all };
+        own.job(&bytes[head * each..][..each], inputs, out)
+    }
+}
+
 /// The experts of a layer, as their weights are found.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ExpertSet {
@@ -174,6 +218,19 @@ impl<'a> WeightLoader<'a> {
         Ok(matrices.try_into().expect("as many matrices as rows"))
     }
 
+    /// A tensor of `[cols, rows, heads]`.
+    pub fn by_head(
+        &mut self,
+        name: &str,
+        cols: usize,
+        rows: usize,
+        heads: usize,
+    ) -> Result<HeadMatrices, ModelError> {
+        let tensor = self.find(name, &[cols, rows, heads])?;
+        let id = self.store.register(tensor, 0..tensor.bytes, Role::Always)?;
+        Ok(HeadMatrices { all: Matrix { id, ty: tensor.ty, rows: rows * heads, cols }, heads })
+    }
+
     /// Rows of a tensor from a byte on.
     fn part(
         &mut self,
@@ -200,6 +257,42 @@ impl<'a> WeightLoader<'a> {
         let matrix = self.matrix(&format!("{name}.weight"), cols, rows, Role::Always)?;
         let scale = self.optional_vector(&format!("{name}.scale"), 1)?.map(|scale| scale[0]);
         Ok(Linear { matrix, scale, bias: self.optional_vector(&format!("{name}.bias"), rows)? })
+    }
+
+    /// The same for a map that has no bias: one in the file is refused.
+    pub fn unbiased(&mut self, name: &str, cols: usize, rows: usize) -> Result<Linear, ModelError> {
+        let matrix = self.matrix(&format!("{name}.weight"), cols, rows, Role::Always)?;
+        let scale = self.optional_vector(&format!("{name}.scale"), 1)?.map(|scale| scale[0]);
+        Ok(Linear { matrix, scale, bias: None })
+    }
+
+    /// The map of the first `rows` of all rows of a tensor `NAME.weight`, whose others nothing needs, with parts of
+    /// `NAME.scale` and `NAME.bias`.
+    pub fn leading_linear(
+        &mut self,
+        name: &str,
+        cols: usize,
+        rows: usize,
+        all: usize,
+    ) -> Result<Linear, ModelError> {
+        let tensor = self.find(&format!("{name}.weight"), &[cols, all])?;
+        let matrix = self.part(tensor, 0, 0..rows, cols, Role::Always)?;
+        let scale = self.optional_vector(&format!("{name}.scale"), 1)?.map(|scale| scale[0]);
+        let bias = self.optional_vector(&format!("{name}.bias"), all)?;
+        Ok(Linear { matrix, scale, bias: bias.map(|bias| bias[..rows].to_vec()) })
+    }
+
+    /// The matrices of `[cols, rows]` of which `count` lie one behind another in a tensor.
+    pub fn planes(
+        &mut self,
+        name: &str,
+        cols: usize,
+        rows: usize,
+        count: usize,
+    ) -> Result<Vec<Matrix>, ModelError> {
+        let tensor = self.find(name, &[cols, rows, count])?;
+        let each = tensor.bytes / count as u64;
+        (0..count as u64).map(|i| self.part(tensor, i * each, 0..rows, cols, Role::Always)).collect()
     }
 
     /// The linear maps of one tensor `NAME.weight`, one after another, with parts of `NAME.scale` and `NAME.bias`.
@@ -307,6 +400,15 @@ impl<'a> WeightLoader<'a> {
         if self.contains(name) { self.vector(name, n).map(Some) } else { Ok(None) }
     }
 
+    /// Leaves tensors aside that a pass does not need, where they are there.
+    pub fn leave_aside(&mut self, names: impl IntoIterator<Item = String>) {
+        for name in names {
+            if let Some(index) = self.gguf.tensor_index(&name) {
+                self.used[index] = true;
+            }
+        }
+    }
+
     /// Leaves the tensors of these blocks aside: those of multi-token prediction, which a pass does not need.
     pub fn leave_blocks_aside(&mut self, blocks: Range<usize>) {
         for (tensor, used) in self.gguf.tensors.iter().zip(&mut self.used) {
@@ -314,6 +416,13 @@ impl<'a> WeightLoader<'a> {
             if block.and_then(|(block, _)| block.parse().ok()).is_some_and(|block| blocks.contains(&block)) {
                 *used = true;
             }
+        }
+    }
+
+    /// Leaves the tensors whose names begin so aside: a pass does not need them.
+    pub fn leave_all_aside(&mut self, prefix: &str) {
+        for (tensor, used) in self.gguf.tensors.iter().zip(&mut self.used) {
+            *used |= tensor.name.starts_with(prefix);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Byte-level BPE: the crate's model over the merges that the file lists.
+//! BPE: the crate's model over the merges that the file lists.
 
 use std::collections::HashSet;
 
@@ -9,8 +9,17 @@ use crate::gguf::Metadata;
 
 const MERGES: &str = "tokenizer.ggml.merges";
 
+/// What is particular to a vocabulary's BPE.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// A word that is a token is that token, whatever the merges would make of it.
+    pub ignore_merges: bool,
+    /// A character that is no token is written by the tokens `<0xHH>` of its bytes.
+    pub byte_fallback: bool,
+}
+
 /// The crate's BPE over the file's merges; `ids` must hold every token.
-pub fn from_metadata(meta: &Metadata, ids: IdsByText, ignore_merges: bool) -> Result<BPE, TextError> {
+pub fn from_metadata(meta: &Metadata, ids: IdsByText, options: Options) -> Result<BPE, TextError> {
     let texts = meta.required(MERGES, meta.texts(MERGES)?)?;
     let (mut seen, mut merges) = (HashSet::new(), Vec::new());
     let out_of_memory = |_| TextError::OutOfMemory { what: "merges", len: texts.len() };
@@ -29,13 +38,13 @@ pub fn from_metadata(meta: &Metadata, ids: IdsByText, ignore_merges: bool) -> Re
             }
         }
     }
-    BPE::builder().vocab_and_merges(ids, merges).ignore_merges(ignore_merges).build().map_err(|error| {
-        match error.downcast::<bpe::Error>() {
-            Ok(error) => match *error {
-                bpe::Error::MergeTokenOutOfVocabulary(token) => TextError::UnknownMergeToken { token },
-                other => TextError::Tokenizer(other.to_string()),
-            },
-            Err(other) => TextError::Tokenizer(other.to_string()),
-        }
+    let builder = BPE::builder().vocab_and_merges(ids, merges);
+    let builder = builder.ignore_merges(options.ignore_merges).byte_fallback(options.byte_fallback);
+    builder.build().map_err(|error| match error.downcast::<bpe::Error>() {
+        Ok(error) => match *error {
+            bpe::Error::MergeTokenOutOfVocabulary(token) => TextError::UnknownMergeToken { token },
+            other => TextError::Tokenizer(other.to_string()),
+        },
+        Err(other) => TextError::Tokenizer(other.to_string()),
     })
 }

@@ -12,7 +12,7 @@ pub enum TextError {
     #[error(transparent)]
     Metadata(#[from] MetadataError),
     /// A kind of tokenizer that is not supported.
-    #[error("tokenizer.ggml.model is \"{model}\", which is not supported (supported: llama, gpt2)")]
+    #[error("tokenizer.ggml.model is \"{model}\", which is not supported (supported: llama, gpt2, gemma4)")]
     UnsupportedModel { model: String },
     /// The pre-tokenizer is not in the table.
     #[error("pre-tokenizer \"{name}\" is not known (known: {known})")]

@@ -1,10 +1,10 @@
 //! TEXT: from text to token ids and back, with nothing but the vocabulary that the GGUF file carries,
 //! and the model's own chat template.
 //!
-//! - [`Tokenizer`] encodes and decodes. The two families of vocabularies that it knows (SentencePiece
-//!   BPE, `llama`; byte-level BPE, `gpt2`) are models of the crate `tokenizers`: its own
-//!   [`BPE`](tokenizers::models::bpe::BPE) and `spm`, which GGUF needs because its SentencePiece
-//!   vocabularies have scores and no merges.
+//! - [`Tokenizer`] encodes and decodes. The families of vocabularies that it knows (SentencePiece
+//!   BPE, `llama`; byte-level BPE, `gpt2`; Gemma 4's BPE of characters, `gemma4`) are models of the crate
+//!   `tokenizers`: its own [`BPE`](tokenizers::models::bpe::BPE) and `spm`, which GGUF needs because its
+//!   SentencePiece vocabularies have scores and no merges.
 //! - Around them stands what the format says and the crate does not know: special tokens
 //!   (`special`), the pre-tokenizers by their names in GGUF (one table, `pre_tokenizer/table.rs`),
 //!   the meaning of token types and special ids (`vocabulary`), what ends an answer (`ends`).

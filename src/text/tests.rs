@@ -272,3 +272,70 @@ fn long_texts_come_back_whole() {
         }
     }
 }
+
+/// `gemma4`: `<pad>`, `<eos>`, `<bos>`, `<unk>`, the bytes, then these pieces.
+fn gemma(merges: &[&str], more: &[(&str, i32)]) -> GgufBuilder {
+    let mut tokens: Vec<String> = ["<pad>", "<eos>", "<bos>", "<unk>"].map(str::to_owned).into();
+    tokens.extend((0..256).map(|byte| format!("<0x{byte:02X}>")));
+    let pieces = ["▁", "a", "b", "é", "\n"].map(|text| (text, 1));
+    tokens.extend(pieces.iter().chain(more).map(|(text, _)| (*text).to_owned()));
+    let kinds = pieces.iter().chain(more).map(|(_, kind)| *kind);
+    let types = [3, 3, 3, 2].into_iter().chain([6; 256]).chain(kinds).collect();
+    vocabulary("gemma4", &tokens, types)
+        .kv("tokenizer.ggml.merges", merges.to_vec())
+        .kv("tokenizer.ggml.bos_token_id", 2u32)
+}
+
+#[test]
+fn gemmas_merges_join_characters_and_the_rest_is_bytes() {
+    let merges = ["a b", "▁ a", "▁a b"];
+    let tokenizer = tokenizer(&gemma(&merges, &[("ab", 1), ("▁a", 1), ("▁ab", 1), ("<x>", 4)])).unwrap();
+    let id = |text: &str| tokenizer.id_of(text).expect("a token");
+    let byte = |byte: u32| 4 + byte;
+    let cases: &[(&str, Vec<u32>)] = &[
+        // The first merge comes first: no token `▁a` is left to join with `b`.
+        (" ab", vec![id("▁"), id("ab")]),
+        (" aé", vec![id("▁a"), id("é")]),
+        ("a a", vec![id("a"), id("▁a")]),
+        ("€c", [0xE2, 0x82, 0xAC, 0x63].map(byte).into()),
+        ("b<x>b", vec![id("b"), id("<x>"), id("b")]),
+        ("", vec![]),
+    ];
+    for (text, ids) in cases {
+        assert_eq!(&tokenizer.encode(text, PLAIN).unwrap(), ids, "{text:?}");
+        assert_eq!(tokenizer.decode(ids, false), *text);
+    }
+}
+
+#[test]
+fn line_ends_side_by_side_are_one_token_where_there_is_one() {
+    let more = [("\n\n", 1), ("\n\n\n", 1), ("ab", 1)];
+    let tokenizer = tokenizer(&gemma(&["\n \n", "a b"], &more)).unwrap();
+    let id = |text: &str| tokenizer.id_of(text).expect("a token");
+    // The merges alone would make two tokens of three line ends.
+    assert_eq!(tokenizer.encode("ab\n\n\nab", PLAIN).unwrap(), [id("ab"), id("\n\n\n"), id("ab")]);
+    assert_eq!(tokenizer.encode("\n\n\n\n", PLAIN).unwrap(), [id("\n\n"), id("\n\n")]);
+    assert_eq!(tokenizer.encode("a\nb", PLAIN).unwrap(), [id("a"), id("\n"), id("b")]);
+}
+
+#[test]
+fn gemmas_texts_begin_with_bos_whatever_the_file_says() {
+    for said in [None, Some(false), Some(true)] {
+        let file = gemma(&[], &[]);
+        let file = said.into_iter().fold(file, |file, said| file.kv("tokenizer.ggml.add_bos_token", said));
+        let tokenizer = tokenizer(&file).unwrap();
+        assert_eq!(tokenizer.encode("a", ADD).unwrap(), [2, tokenizer.id_of("a").unwrap()]);
+    }
+}
+
+#[test]
+fn gemmas_vocabulary_may_lack_bytes() {
+    let tokens = ["<pad>", "a"].map(str::to_owned);
+    let file = vocabulary("gemma4", &tokens, vec![3, 1]).kv("tokenizer.ggml.merges", Vec::<&str>::new());
+    let tokenizer = tokenizer(&file).unwrap();
+    assert_eq!(tokenizer.encode("aa", PLAIN).unwrap(), [1, 1]);
+    let error = tokenizer.encode("aé", PLAIN).unwrap_err();
+    assert!(matches!(error, TextError::NoTokenForByte { byte: 0xC3 }), "{error}");
+    let refused = Tokenizer::from_metadata(&metadata(&file), Some("gpt-2")).unwrap_err();
+    assert!(matches!(refused, TextError::NoPreTokenizer { model: "gemma4" }), "{refused}");
+}

@@ -1,6 +1,7 @@
 //! Text to ids and back.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -50,6 +51,8 @@ enum Words {
     Spm { space_prefix: bool },
     /// Words, written in GPT-2's alphabet of bytes.
     Bpe(PreTokenizer),
+    /// Spaces become U+2581; lines are words, and what ends them.
+    Lines,
 }
 
 impl Tokenizer {
@@ -68,6 +71,9 @@ impl Tokenizer {
             Family::Spm if pre_override.is_some() => {
                 return Err(TextError::NoPreTokenizer { model: "llama" });
             }
+            Family::Gemma if pre_override.is_some() => {
+                return Err(TextError::NoPreTokenizer { model: "gemma4" });
+            }
             Family::Spm => {
                 let scores = vocabulary::read_scores(meta, vocabulary.len())?;
                 let space_prefix = vocabulary::flag(meta, "tokenizer.ggml.add_space_prefix", true)?;
@@ -75,14 +81,21 @@ impl Tokenizer {
             }
             Family::Bpe => {
                 let pre = PreTokenizer::by_name(pre_name(meta, pre_override, &mut warnings)?)?;
-                (Box::new(bpe::from_metadata(meta, ids, pre.ignore_merges())?), Words::Bpe(pre))
+                let options = bpe::Options { ignore_merges: pre.ignore_merges(), ..bpe::Options::default() };
+                (Box::new(bpe::from_metadata(meta, ids, options)?), Words::Bpe(pre))
+            }
+            Family::Gemma => {
+                let options = bpe::Options { byte_fallback: true, ..bpe::Options::default() };
+                (Box::new(bpe::from_metadata(meta, ids, options)?), Words::Lines)
             }
         };
         let default_bos = match &words {
-            Words::Spm { .. } => true,
+            Words::Spm { .. } | Words::Lines => true,
             Words::Bpe(pre) => pre.add_bos(),
         };
-        let (add_bos, add_eos) = vocabulary::additions(meta, &vocabulary, default_bos)?;
+        let (mut add_bos, add_eos) = vocabulary::additions(meta, &vocabulary, default_bos)?;
+        // Files of the first conversions say that there is none, which the models cannot do without.
+        add_bos |= matches!(words, Words::Lines) && vocabulary.bos.is_some();
         let special = SpecialTokens::from_metadata(meta, &vocabulary)?;
         Ok(Tokenizer { vocabulary, special, model, words, add_bos, add_eos, warnings })
     }
@@ -151,6 +164,18 @@ impl Tokenizer {
                 }
                 Ok(())
             }
+            Words::Lines => {
+                let text = text.replace(' ', "\u{2581}");
+                self.check_characters(&text)?;
+                lines(&text).try_for_each(|line| match self.model.token_to_id(line) {
+                    // Line ends side by side are one token where there is one, whatever the merges say.
+                    Some(id) if line.starts_with('\n') => {
+                        ids.push(id);
+                        Ok(())
+                    }
+                    _ => self.encode_word(line, ids),
+                })
+            }
         }
     }
 
@@ -168,6 +193,27 @@ impl Tokenizer {
             let mut buffer = [0; 4];
             let character = byte_level::BYTE_TO_CHAR[usize::from(byte)].encode_utf8(&mut buffer);
             if self.model.token_to_id(character).is_none() {
+                return Err(TextError::NoTokenForByte { byte });
+            }
+        }
+        Ok(())
+    }
+
+    /// The same of characters, which may be written by their bytes.
+    fn check_characters(&self, text: &str) -> Result<(), TextError> {
+        let (mut seen, mut known) = ([false; 128], HashSet::new());
+        for c in text.chars() {
+            let before = match seen.get_mut(c as usize) {
+                Some(seen) => std::mem::replace(seen, true),
+                None => !known.insert(c),
+            };
+            let mut buffer = [0; 4];
+            let character = c.encode_utf8(&mut buffer);
+            if before || self.model.token_to_id(character).is_some() {
+                continue;
+            }
+            let missing = |byte: &u8| self.model.token_to_id(&format!("<0x{byte:02X}>")).is_none();
+            if let Some(byte) = character.bytes().find(missing) {
                 return Err(TextError::NoTokenForByte { byte });
             }
         }
@@ -271,6 +317,18 @@ impl fmt::Debug for Tokenizer {
             .field("tokens", &self.vocab_len())
             .finish_non_exhaustive()
     }
+}
+
+/// A text's lines and, apart from them, what stands between: line ends side by side.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let ends = rest.starts_with('\n');
+        let len = rest.find(|c| (c == '\n') != ends).unwrap_or(rest.len());
+        let line;
+        (line, rest) = rest.split_at(len);
+        Some(line).filter(|line| !line.is_empty())
+    })
 }
 
 /// The name of the pre-tokenizer.

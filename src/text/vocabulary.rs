@@ -21,6 +21,8 @@ pub enum Family {
     Spm,
     /// `gpt2`: byte-level BPE; text is written in GPT-2's alphabet of bytes.
     Bpe,
+    /// `gemma4`: BPE with merges; a space is U+2581, bytes have tokens `<0xHH>`.
+    Gemma,
 }
 
 impl Family {
@@ -29,6 +31,7 @@ impl Family {
         match meta.required(KEY, meta.str(KEY)?)? {
             "llama" => Ok(Family::Spm),
             "gpt2" => Ok(Family::Bpe),
+            "gemma4" => Ok(Family::Gemma),
             other => Err(TextError::UnsupportedModel { model: other.to_owned() }),
         }
     }
@@ -151,10 +154,16 @@ impl Vocabulary {
             match (kind, self.family) {
                 (TokenKind::Byte, _) => pieces.push(&[byte_token(id, text)?]),
                 (TokenKind::Unused | TokenKind::Undefined, _) => pieces.push(b""),
+                // Runs of spaces may be tokens of this kind; the authors' decoder replaces U+2581 in all of them.
+                (TokenKind::UserDefined, Family::Gemma) => {
+                    pieces.push(text.replace('\u{2581}', " ").as_bytes());
+                }
                 (TokenKind::Control | TokenKind::Unknown | TokenKind::UserDefined, _) => {
                     pieces.push(text.as_bytes());
                 }
-                (TokenKind::Normal, Family::Spm) => pieces.push(text.replace('\u{2581}', " ").as_bytes()),
+                (TokenKind::Normal, Family::Spm | Family::Gemma) => {
+                    pieces.push(text.replace('\u{2581}', " ").as_bytes());
+                }
                 (TokenKind::Normal, Family::Bpe) => match byte_level::decode(text) {
                     Some(bytes) => pieces.push(&bytes),
                     // Not of the alphabet (an added token without a type): the text itself.

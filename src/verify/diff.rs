@@ -7,7 +7,7 @@ use super::compare::Comparer;
 use super::golden::Golden;
 use super::nodes::NodeGraph;
 use super::reference::Reference;
-use super::report::{CompareOptions, NodeReport};
+use super::report::{CompareOptions, NodeReport, Substitute};
 use super::run::PassObserver;
 
 /// What two files have in common, compared, and what only one of them has. Names are those of the files.
@@ -32,7 +32,8 @@ pub fn diff<'g>(
     second: &'g Golden,
     options: CompareOptions,
 ) -> Result<FileDiff<'g>, VerifyError> {
-    let options = CompareOptions { isolate: false, flips: false, kv: KvType::F32, ..options };
+    let options =
+        CompareOptions { substitute: Substitute::Nowhere, flips: false, kv: KvType::F32, ..options };
     let graph = [second.graph()?, first.graph()?].into_iter().find(|graph| !graph.is_empty());
     let graph = graph.unwrap_or_default();
     let reference = match first.rows() == second.rows() {

@@ -48,7 +48,7 @@ pub use npy::NpyWriter;
 pub use profile::{Profiler, WorkTime};
 pub use record::{NodeStatistics, Recorder, Statistician};
 pub use reference::{Reference, Values};
-pub use report::{Choices, CompareOptions, Flips, InputState, NodeFilter, NodeReport, Tolerance};
+pub use report::{Choices, CompareOptions, Flips, InputState, NodeFilter, NodeReport, Substitute, Tolerance};
 pub use run::{PassObserver, run};
 pub use statistics::{Histogram, Statistics, median};
 pub use summary::{Divergence, NodeLabel};

@@ -1,12 +1,11 @@
 //! What each node of a forward pass is computed from, so that a difference can be laid at a door.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::gguf::TensorType;
-use crate::model::{Graph, GraphNode, Node, NodeId, NodeKind};
+use crate::model::{Graph, GraphNode, KvType, Node, NodeId, NodeKind};
 use crate::quant::{self, ActivationType};
 
 /// A node as it stands in a file, its names written as [`NodeId`] displays.
@@ -49,8 +48,10 @@ pub struct NodeGraph<'n> {
     /// In the order of computation.
     nodes: Vec<Explained<'n>>,
     by_id: HashMap<NodeId<'n>, usize>,
-    /// What the first product that takes a node as an input rounds it to.
-    rounded: HashMap<NodeId<'n>, ActivationType>,
+    /// What products that take a node as an input round it to, each type once.
+    rounded: HashMap<NodeId<'n>, Vec<ActivationType>>,
+    /// What attention takes: kept, or multiplied with what is kept, in the type of the cache.
+    attended: HashSet<NodeId<'n>>,
 }
 
 impl NodeGraph<'static> {
@@ -85,11 +86,16 @@ impl<'n> NodeGraph<'n> {
     }
 
     fn push(&mut self, id: NodeId<'n>, kind: NodeKind, weight: Option<TensorType>, inputs: Vec<NodeId<'n>>) {
-        let format = weight.filter(|_| kind == NodeKind::Product).and_then(quant::format);
-        for input in inputs.iter().filter(|_| format.is_some()) {
-            if let (Entry::Vacant(place), Some(format)) = (self.rounded.entry(*input), format) {
-                place.insert(format.activation);
+        if let Some(format) = weight.filter(|_| kind == NodeKind::Product).and_then(quant::format) {
+            for input in &inputs {
+                let types = self.rounded.entry(*input).or_default();
+                if format.activation != ActivationType::F32 && !types.contains(&format.activation) {
+                    types.push(format.activation);
+                }
             }
+        }
+        if matches!(kind, NodeKind::Attention | NodeKind::SinkAttention) {
+            self.attended.extend(&inputs);
         }
         self.by_id.insert(id, self.nodes.len());
         self.nodes.push(Explained { kind, weight, inputs });
@@ -126,10 +132,16 @@ impl<'n> NodeGraph<'n> {
         self.node(id)?.weight
     }
 
-    /// What a node is rounded to for the products that take it as an input; `None` where none does.
-    pub fn rounded_to(&self, id: &NodeId<'_>) -> Option<ActivationType> {
-        let rounded: &HashMap<NodeId<'_>, ActivationType> = &self.rounded;
-        rounded.get(id).copied()
+    /// What a node is rounded to for the products that take it as an input, and for attention over a cache of
+    /// this type; F32, which rounds nothing, left out.
+    pub fn rounded_to(&self, id: &NodeId<'_>, kv: KvType) -> Vec<ActivationType> {
+        let rounded: &HashMap<NodeId<'_>, Vec<ActivationType>> = &self.rounded;
+        let attended: &HashSet<NodeId<'_>> = &self.attended;
+        let mut types = rounded.get(id).cloned().unwrap_or_default();
+        if kv == KvType::F16 && attended.contains(id) && !types.contains(&ActivationType::F16) {
+            types.push(ActivationType::F16);
+        }
+        types
     }
 
     /// What to look at where a node's inputs were right and it is not: "the Q6_K kernel". `None` where the
@@ -198,10 +210,15 @@ mod tests {
         assert_eq!(graph.suspect(&id("Qcur-0#0")).as_deref(), Some("the Q4_K kernel"));
         assert_eq!(graph.suspect(&id("Qcur-0#1")).as_deref(), Some("RoPE"));
         assert_eq!(graph.suspect(&id("nothing#0")), None);
-        assert_eq!(graph.rounded_to(&id("attn_norm-0#0")), Some(ActivationType::Q8_K));
-        // The router, in F32, is the first product of the experts' input.
-        assert_eq!(graph.rounded_to(&id("ffn_norm-0#0")), Some(ActivationType::F32));
-        assert_eq!(graph.rounded_to(&id("Qcur-0#0")), None);
+        let rounded = |text, kv| graph.rounded_to(&id(text), kv);
+        // Queries in Q4_K, values in Q8_0.
+        assert_eq!(rounded("attn_norm-0#0", KvType::F16), [ActivationType::Q8_K, ActivationType::Q8_0]);
+        // Beside the router, which is in F32.
+        assert_eq!(rounded("ffn_norm-0#0", KvType::F32), [ActivationType::Q8_K]);
+        assert_eq!(rounded("Kcur-0#1", KvType::F16), [ActivationType::F16]);
+        for (node, kv) in [("Kcur-0#0", KvType::F16), ("Kcur-0#1", KvType::F32), ("nothing#0", KvType::F16)] {
+            assert_eq!(rounded(node, kv), []);
+        }
     }
 
     #[test]

@@ -78,10 +78,18 @@ impl Rows {
         self.pairs(reference).filter(|(row, _)| self.judged.binary_search(row).is_ok())
     }
 
-    /// Puts the reference in the place of the values that it has.
-    pub fn put<T: Copy>(&self, reference: &[T], values: &mut [T]) {
-        for (row, reference) in self.pairs(reference) {
+    /// Puts the reference in the place of the values that it has, in some rows; returns in how many.
+    pub fn put_where<T: Copy>(
+        &self,
+        reference: &[T],
+        values: &mut [T],
+        wanted: impl Fn(usize) -> bool,
+    ) -> usize {
+        let mut rows = 0;
+        for (row, reference) in self.pairs(reference).filter(|(row, _)| wanted(*row)) {
             values[row * self.len..][..self.len].copy_from_slice(reference);
+            rows += 1;
         }
+        rows
     }
 }

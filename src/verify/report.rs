@@ -49,12 +49,21 @@ impl NodeFilter {
     }
 }
 
+/// Where the reference's values take the place of the run's own once they are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Substitute {
+    Nowhere,
+    /// In rows of which a rounding came out otherwise, and where other experts were chosen: the differences
+    /// that are left are those of the arithmetic.
+    Roundings,
+    /// Everywhere: all nodes are computed from equal inputs.
+    Everywhere,
+}
+
 /// How to compare.
 #[derive(Clone, Debug)]
 pub struct CompareOptions {
-    /// Puts the reference in the place of each node once it is compared: all nodes are computed from equal
-    /// inputs.
-    pub isolate: bool,
+    pub substitute: Substitute,
     pub tolerance: Tolerance,
     /// Of the run, for [`Tolerance::Bounds`].
     pub kv: KvType,
@@ -106,6 +115,8 @@ pub struct NodeReport<'n> {
     pub largest_at: Option<(usize, usize)>,
     pub choices: Option<Choices>,
     pub flips: Option<Flips>,
+    /// Rows in whose place the reference was put.
+    pub substituted: usize,
     /// The worst of the inputs; `None` where none was compared.
     pub inputs: Option<InputState>,
     /// The NMSE allowed; 0 is the same bits.

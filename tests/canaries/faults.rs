@@ -15,8 +15,9 @@ pub const HEAD: usize = 16;
 pub fn changed(name: &str, key: &str, from: impl Into<Kv>, to: impl Into<Kv>) -> Spoilt {
     let (from, to) = (from.into(), to.into());
     assert_eq!(from.bytes.len(), to.bytes.len());
-    Spoilt::new(name, |_, bytes| {
-        let key = format!("{}.{key}", name.split('/').next().expect("a family"));
+    Spoilt::new(name, |gguf, bytes| {
+        let family = gguf.metadata().str("general.architecture").expect("a text").expect("a family");
+        let key = format!("{family}.{key}");
         let head: Vec<u8> = key.bytes().chain(from.type_id.to_le_bytes()).collect();
         let sought = [&head[..], &from.bytes].concat();
         let at = bytes.windows(sought.len()).position(|w| w == sought).expect("the key with this value");
@@ -32,6 +33,15 @@ pub fn zeroed(name: &str, tensor: &str) -> Spoilt {
     })
 }
 
+/// A model with one value throughout a tensor of F32.
+pub fn filled(name: &str, tensor: &str, value: f32) -> Spoilt {
+    Spoilt::new(name, |gguf, bytes| {
+        let tensor = gguf.tensor(tensor).expect("the tensor");
+        let bytes = &mut bytes[tensor.offset as usize..][..tensor.bytes as usize];
+        bytes.chunks_exact_mut(4).for_each(|v| v.copy_from_slice(&value.to_le_bytes()));
+    })
+}
+
 /// What the gate says of the first node that is not as it should be.
 pub fn wrong(node: &str, suspect: &str) -> String {
     format!("first differs at {node} (prefill), inputs equal: suspect {suspect}")
@@ -44,7 +54,7 @@ pub fn sound(name: &str) -> Loaded {
 /// Leaves a step out: what node `from` was is what node `at` becomes.
 pub struct LeftOut {
     from: (&'static str, usize),
-    at: &'static str,
+    pub at: &'static str,
     kept: Vec<f32>,
 }
 

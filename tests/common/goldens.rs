@@ -7,7 +7,9 @@ use super::runs::{Run, load, options};
 use wayinfer::engine::EngineOptions;
 use wayinfer::kernels::Isa;
 use wayinfer::model::{KvType, Model};
-use wayinfer::verify::{CompareOptions, Comparer, Golden, GoldenReference, NodeFilter, NodeGraph, Tolerance};
+use wayinfer::verify::{
+    CompareOptions, Comparer, Golden, GoldenReference, NodeFilter, NodeGraph, Substitute, Tolerance,
+};
 
 /// A fixture with one of its reference files.
 pub struct Case {
@@ -83,7 +85,7 @@ impl Loaded {
     pub fn comparer(&self, isolate: bool) -> Comparer<'_, 'static, GoldenReference<'_>> {
         let tolerance = if isolate { Tolerance::Bounds } else { Tolerance::Nmse(f64::MAX) };
         let options = CompareOptions {
-            isolate,
+            substitute: if isolate { Substitute::Everywhere } else { Substitute::Nowhere },
             tolerance,
             kv: self.kv(),
             filter: NodeFilter::default(),

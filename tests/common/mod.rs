@@ -1,9 +1,11 @@
 //! What the integration tests share.
 #![allow(dead_code)] // each test binary uses a part of it
 
+pub mod delta_nets;
 pub mod gguf;
 pub mod goldens;
 pub mod runs;
+pub mod state_spaces;
 pub mod tiny;
 
 use std::path::{Path, PathBuf};

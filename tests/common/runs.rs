@@ -22,7 +22,7 @@ pub fn load(path: &Path) -> Model {
 
 /// Options of an engine with two threads, the best kernel set and a cache of f16.
 pub fn options(context: usize, batch: usize) -> EngineOptions {
-    EngineOptions { context, batch, kv: KvType::F16, threads: 2, isa: None, guess_experts: false }
+    EngineOptions { context, batch, kv: KvType::F16, threads: 2, isa: None, drafts: 15, guess_experts: false }
 }
 
 /// The same with another kernel set, number of threads and cache.

@@ -49,6 +49,37 @@ pub fn tiny_bpe() -> GgufBuilder {
         .layer()
 }
 
+/// The tiny model under the name of another architecture.
+pub fn of(arch: &str) -> GgufBuilder {
+    let mut model = tiny_model().set("general.architecture", arch);
+    for pair in &mut model.pairs {
+        if let Some(name) = pair.key.strip_prefix(b"llama.") {
+            pair.key = [arch.as_bytes(), b".", name].concat();
+        }
+    }
+    model
+}
+
+/// A key of the model's architecture, in full.
+pub fn full(model: &GgufBuilder, key: &str) -> String {
+    let arch = model.pairs.iter().find_map(|pair| pair.key.strip_suffix(b".block_count"));
+    format!("{}.{key}", std::str::from_utf8(arch.expect("a count of blocks")).expect("text"))
+}
+
+/// As many layers as this, all like the first.
+pub fn layers(mut model: GgufBuilder, n: u32) -> GgufBuilder {
+    let first: Vec<_> = model.tensors.iter().filter(|t| t.name.starts_with(b"blk.0.")).cloned().collect();
+    for layer in 1..n {
+        for mut tensor in first.iter().cloned() {
+            let part = tensor.name.split_off(b"blk.0.".len());
+            tensor.name = [format!("blk.{layer}.").as_bytes(), &part].concat();
+            model.tensors.push(tensor);
+        }
+    }
+    let key = full(&model, "block_count");
+    model.set(&key, n)
+}
+
 impl GgufBuilder {
     /// The shape and tensors of the tiny models.
     fn layer(self) -> GgufBuilder {

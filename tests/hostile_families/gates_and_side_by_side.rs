@@ -1,6 +1,7 @@
 //! OLMo 2 and OLMoE, Command R, Cohere 2, EXAONE 4 and K-EXAONE, Step 3.5, MiMo V2 and Arcee's Trinity.
 
 use crate::common::gguf::{Data, GgufBuilder, ty};
+use crate::common::tiny::layers;
 use crate::routers_and_scales::{EMBD, EXPERTS, FF, HEAD, Spoil, of};
 use crate::windows_and_images::without;
 use crate::{refused, sound};
@@ -11,19 +12,6 @@ const HEADS: u64 = 4;
 const KEYS: u64 = EMBD / 2;
 /// Layers from which Command R has norms of heads, and those of the EXAONE 4 that has windows.
 const MANY: u32 = 64;
-
-/// As many layers as this, all like the first.
-fn layers(mut model: GgufBuilder, n: u32) -> GgufBuilder {
-    let first: Vec<_> = model.tensors.iter().filter(|t| t.name.starts_with(b"blk.0.")).cloned().collect();
-    for layer in 1..n {
-        for mut tensor in first.iter().cloned() {
-            let part = tensor.name.split_off(b"blk.0.".len());
-            tensor.name = [format!("blk.{layer}.").as_bytes(), &part].concat();
-            model.tensors.push(tensor);
-        }
-    }
-    model.key("block_count", n)
-}
 
 /// Norms behind both blocks instead of before them.
 fn behind(arch: &str) -> GgufBuilder {
@@ -251,7 +239,8 @@ refused! {
     norm_of_queries_alone: without(step35(), &["attn_k_norm"]) => "tensor blk.0.attn_k_norm.weight is missing";
     shared_length_missing: step35().no_key("expert_shared_feed_forward_length") => "step35.expert_shared_feed_forward_length is 0 or missing";
     expert_length_missing: step35().no_key("expert_feed_forward_length") => "step35.expert_feed_forward_length is 0 or missing";
-    values_as_long_as_keys: mimo2().no_key("attention.value_length") => "tensor blk.0.attn_v.weight has the shape 32 x 8, where 32 x 16 is needed";
+    values_of_the_embedding: mimo2().no_key("attention.value_length") => "tensor blk.0.attn_v.weight has the shape 32 x 8, where 32 x 16 is needed";
+    biases_that_ggml_leaves_out: mimo2().values_of("blk.0.attn_k.bias", &[KEYS]) => "tensor blk.0.attn_k.bias is not part of the architecture mimo2";
     value_length_none: mimo2().key("attention.value_length", 0u32) => "mimo2.attention.value_length is 0";
     value_scale_not_a_number: mimo2().key("attention.value_scale", f32::NAN) => "mimo2.attention.value_scale is NaN";
     sinks_of_keys: mimo2().of_shape("blk.0.attn_sinks.weight", &[HEADS / 2]) => "tensor blk.0.attn_sinks.weight has the shape 2, where 4 is needed";

@@ -3,10 +3,15 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod delta_nets;
 mod gates_and_side_by_side;
+mod gemma;
+mod kin;
+mod latent;
 #[path = "../common/limits.rs"]
 mod limits;
 mod routers_and_scales;
+mod state_spaces;
 mod windows_and_images;
 
 use std::fs;

@@ -1,29 +1,14 @@
 //! dots1, Ling 2, ERNIE 4.5, Hunyuan, Seed-OSS, SmolLM3, Granite and MiniCPM.
 
 use crate::common::gguf::{Data, GgufBuilder, Kv, Ty, ty};
-use crate::common::tiny::tiny_model;
+use crate::common::tiny::full;
+pub use crate::common::tiny::of;
 use crate::{refused, sound};
 
 pub const EMBD: u64 = 32;
 pub const HEAD: u64 = 8;
 pub const EXPERTS: u64 = 4;
 pub const FF: u64 = 16;
-
-/// The tiny model under the name of another architecture.
-pub fn of(arch: &str) -> GgufBuilder {
-    let mut model = tiny_model().set("general.architecture", arch);
-    for pair in &mut model.pairs {
-        if let Some(name) = pair.key.strip_prefix(b"llama.") {
-            pair.key = [arch.as_bytes(), b".", name].concat();
-        }
-    }
-    model
-}
-
-fn full(model: &GgufBuilder, key: &str) -> String {
-    let arch = model.pairs.iter().find_map(|pair| pair.key.strip_suffix(b".block_count"));
-    format!("{}.{key}", std::str::from_utf8(arch.expect("a count of blocks")).expect("text"))
-}
 
 /// What these tests do with a model, keys without the architecture.
 pub trait Spoil: Sized {
@@ -233,6 +218,7 @@ refused! {
 // ---- ERNIE 4.5 and Hunyuan -------------------------------------------------------------------------------------------
 
 refused! {
+    bias_that_ggml_leaves_out: ernie().values_of("blk.0.attn_output.bias", &[EMBD]) => "tensor blk.0.attn_output.bias is not part of the architecture ernie4_5-moe";
     experts_on_every_other_layer: ernie().key("interleave_moe_layer_step", 2u32) => "ernie4_5-moe.interleave_moe_layer_step (2) asks for something";
     scores_of_another_kind: ernie().key("expert_gating_func", 2u32) => "ernie4_5-moe.expert_gating_func (2) asks for something";
     shared_network_unnamed: ernie().no_key("expert_shared_feed_forward_length") => "tensor blk.0.ffn_gate_shexp.weight is not part of the architecture";

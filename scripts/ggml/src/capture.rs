@@ -13,6 +13,9 @@
 //! - nodes without a row for each token (factors of RoPE, scores of groups), and types other than F32 and
 //!   I32.
 //!
+//! Sums, quotients and concatenations of several streams that each have a row for each token, one stream behind the
+//! other (Gemma 3n's), are kept token by token.
+//!
 //! A prompt of one token cannot tell rows, so what is kept is decided in the prefill, and decode steps keep
 //! the same.
 //!
@@ -91,6 +94,9 @@ pub struct Args {
     /// Type of the KV cache
     #[arg(long, default_value = "f32")]
     kv: KvType,
+    /// With flash attention, without which llama.cpp leaves out some choices of positions
+    #[arg(long)]
+    flash: bool,
     /// Rows kept of a prompt's nodes
     #[arg(long, default_value = "all")]
     rows: Rows,
@@ -123,7 +129,7 @@ fn capture(model: &Model, args: &Args, ids: &[i32], path: &Path) -> Result<()> {
         n_batch: Some(ids.len()),
         threads: 1,
         kv: args.kv,
-        flash: Flash::Off,
+        flash: if args.flash { Flash::Auto } else { Flash::Off },
     };
     let observer = Box::new(move |node: &Node| sink.borrow_mut().see(node));
     let mut context = Context::new(model, &options, Some(observer))?;
@@ -294,7 +300,11 @@ impl Recorder {
         *count += 1;
         let phase = self.phase.clone().unwrap_or_default();
         if phase == "prefill" {
-            let entry = || json!({ "op": node.op(), "token_sizes": token_sizes(node, self.n_tokens) });
+            let sizes = match self.streams(node) {
+                Some(n) => vec![n, node.sizes()[2]],
+                None => token_sizes(node, self.n_tokens),
+            };
+            let entry = || json!({ "op": node.op(), "token_sizes": sizes });
             self.nodes.entry(described).or_insert_with(entry);
             self.prefill.insert(id.clone());
         } else if !self.prefill.contains(&id) {
@@ -303,8 +313,23 @@ impl Recorder {
         self.places.insert(node.address(), self.pass.len());
         let width = node.sizes().iter().product::<usize>() / self.n_tokens;
         let key = format!("{phase}/{id}");
-        self.pass.push(Kept { key, width, values: node.values()?, whole: false });
+        let values = match (self.streams(node), node.values()?) {
+            (Some(n), NodeValues::F32(values)) => NodeValues::F32(by_token(&values, n, self.n_tokens)),
+            (_, values) => values,
+        };
+        self.pass.push(Kept { key, width, values, whole: false });
         Ok(())
+    }
+
+    /// The length of a row, where the node is several streams of rows.
+    fn streams(&self, node: &Node) -> Option<usize> {
+        let sizes = node.sizes();
+        let streams = ["ADD", "DIV", "CONCAT"].contains(&&node.op()[..])
+            && sizes[1] == self.n_tokens
+            && sizes[2] > 1
+            && sizes[2] != self.n_tokens
+            && sizes[3..].iter().all(|&n| n == 1);
+        streams.then_some(sizes[0])
     }
 
     /// The node belongs into the file.
@@ -314,12 +339,17 @@ impl Recorder {
         // The last size that is not 1 counts the tokens; with one token there is no telling.
         let tokens = node.sizes().iter().rev().copied().find(|&n| n != 1).unwrap_or(1);
         let by_row = self.n_tokens == 1 || tokens == self.n_tokens;
+        let by_row = by_row || self.streams(node).is_some();
         named(name) && !again && !sorts(node) && by_row && node.is_readable()
     }
 
     /// Marks the node from which the KV cache is written here: the nearest one that is kept.
     fn keep_whole(&mut self, write: &Node) -> Result<()> {
         let Some(place) = write.sources().find_map(|source| self.kept_before(&source)) else {
+            // States of other sequences are moved within their cache.
+            if write.sources().next().is_some_and(|source| reads_cache(&source)) {
+                return Ok(());
+            }
             let cache = write.base().map_or_else(String::new, |base| base.name());
             return Err(Error::Ggml(format!("{cache}: no node is kept of what it is written from")));
         };
@@ -338,6 +368,12 @@ impl Recorder {
 fn writes_cache(node: &Node) -> bool {
     ["SET_ROWS", "CPY"].contains(&&node.op()[..])
         && node.base().is_some_and(|base| base.name().starts_with("cache_"))
+}
+
+/// The node is a part of a cache, or rows of one.
+fn reads_cache(node: &Node) -> bool {
+    let name = node.base().map_or_else(|| node.name(), |base| base.name());
+    name.starts_with("cache_") || node.sources().next().is_some_and(|source| reads_cache(&source))
 }
 
 /// What a view shows, through other views.
@@ -361,13 +397,20 @@ fn token_sizes(node: &Node, n_tokens: usize) -> Vec<usize> {
     sizes
 }
 
+/// `[streams][tokens][n]` as `[tokens][streams][n]`.
+fn by_token(values: &[f32], n: usize, tokens: usize) -> Vec<f32> {
+    let streams = values.len() / (n * tokens);
+    let row = |token: usize, stream: usize| &values[(stream * tokens + token) * n..][..n];
+    (0..tokens).flat_map(|token| (0..streams).flat_map(move |stream| row(token, stream))).copied().collect()
+}
+
 fn select<T: Copy>(values: &[T], rows: &[usize], width: usize) -> Vec<T> {
     rows.iter().flat_map(|&r| values[r * width..(r + 1) * width].iter().copied()).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Rows, argmax, named, stem};
+    use super::{Rows, argmax, by_token, named, stem};
 
     #[test]
     fn edges_are_kept_of_long_prompts_alone() {
@@ -376,6 +419,12 @@ mod tests {
         assert_eq!(Rows::Edges.of(83), expected);
         assert_eq!(Rows::All.of(83).len(), 83);
         assert_eq!(Rows::Ends.of(140), [0, 1, 127, 128, 137, 138, 139]);
+    }
+
+    #[test]
+    fn streams_are_kept_token_by_token() {
+        let values: Vec<f32> = (0..12).map(|v| v as f32).collect();
+        assert_eq!(by_token(&values, 2, 3), [0.0, 1.0, 6.0, 7.0, 2.0, 3.0, 8.0, 9.0, 4.0, 5.0, 10.0, 11.0]);
     }
 
     #[test]

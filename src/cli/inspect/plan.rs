@@ -40,6 +40,7 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), CliError> {
         kv: KvType::default(),
         threads,
         isa: None,
+        drafts: 0,
         guess_experts: false,
     };
     let budget = Budget::new(args.ram, &model, &[options], 1 + MAX_DRAFT);

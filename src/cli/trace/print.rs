@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::super::number::Number;
 use super::super::{CliError, output};
-use crate::verify::{Divergence, InputState, NodeGraph, NodeLabel, NodeReport, NodeStatistics};
+use crate::verify::{Divergence, InputState, NodeGraph, NodeLabel, NodeReport, NodeStatistics, Substitute};
 
 /// A comparison to be printed.
 pub struct Comparison<'a> {
@@ -16,7 +16,7 @@ pub struct Comparison<'a> {
     pub reference: String,
     /// What was compared with it.
     pub subject: String,
-    pub isolated: bool,
+    pub substitute: Substitute,
     pub graph: &'a NodeGraph<'a>,
     pub reports: &'a [NodeReport<'a>],
     /// Nodes that only one side has.
@@ -161,9 +161,13 @@ fn summary(c: &Comparison<'_>, divergence: Option<&Divergence<'_>>) -> String {
                 format!("; {flipped} of {values} roundings to 8 bits came out otherwise")
             });
             let (nmse, place, pass) = (r.difference.nmse(), NodeLabel(&r.id), &r.pass);
-            format!(
-                "{of}, all within tolerance; the worst is {place} ({pass}) with an NMSE of {nmse:.1e}{flips}"
-            )
+            let put: usize = c.reports.iter().map(|r| r.substituted).sum();
+            let put = match c.substitute {
+                Substitute::Roundings => format!("; the reference was put in the place of {put} rows"),
+                _ => String::new(),
+            };
+            let worst = format!("the worst is {place} ({pass}) with an NMSE of {nmse:.1e}");
+            format!("{of}, all within tolerance; {worst}{flips}{put}")
         }
     }
 }
@@ -186,9 +190,12 @@ fn as_json(c: &Comparison<'_>, rows: &[&NodeReport<'_>], divergence: Option<&Div
         let d = &r.difference;
         let mut value = json!({
             "pass": r.pass, "name": r.id.name, "layer": r.id.layer, "occurrence": r.id.occurrence,
-            "shape": r.shape, "values": d.count, "differing": d.differing, "tolerance": r.tolerance,
-            "beyond": r.beyond, "inputs": inputs(r.inputs),
+            "kind": c.graph.kind(&r.id), "shape": r.shape, "values": d.count, "differing": d.differing,
+            "tolerance": r.tolerance, "beyond": r.beyond, "inputs": inputs(r.inputs),
         });
+        if c.substitute == Substitute::Roundings {
+            value["substituted"] = json!(r.substituted);
+        }
         if r.choices.is_none() {
             for (key, measure) in
                 [("nmse", d.nmse()), ("cosine", d.cosine()), ("sqnr_db", d.sqnr_db()), ("largest", d.largest)]
@@ -207,7 +214,9 @@ fn as_json(c: &Comparison<'_>, rows: &[&NodeReport<'_>], divergence: Option<&Div
         value
     };
     json!({
-        "reference": c.reference, "subject": c.subject, "isolated": c.isolated,
+        "reference": c.reference, "subject": c.subject,
+        "isolated": c.substitute == Substitute::Everywhere,
+        "same_roundings": c.substitute == Substitute::Roundings,
         "nodes": rows.iter().map(|r| node(r)).collect::<Vec<_>>(),
         "compared": c.reports.len(),
         "beyond": c.reports.iter().filter(|r| r.beyond).count(),

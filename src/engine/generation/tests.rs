@@ -47,8 +47,15 @@ struct Seen {
 }
 
 fn begin<'m>(model: &'m Model, context: usize, batch: usize, prompt: &[u32]) -> (Engine<'m>, Sequence) {
-    let options =
-        EngineOptions { context, batch, kv: KvType::F16, threads: 2, isa: None, guess_experts: false };
+    let options = EngineOptions {
+        context,
+        batch,
+        kv: KvType::F16,
+        threads: 2,
+        isa: None,
+        drafts: 15,
+        guess_experts: false,
+    };
     let mut engine = Engine::new(model, &options).expect("an engine");
     let mut sequence = engine.sequence();
     engine.feed(&mut sequence, prompt, Logits::Last).expect("the prompt");

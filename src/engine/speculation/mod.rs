@@ -32,6 +32,17 @@ pub enum Speculation {
     Fixed(usize),
 }
 
+impl Speculation {
+    /// Most tokens drafted for a pass.
+    pub fn most(self) -> usize {
+        match self {
+            Speculation::Off => 0,
+            Speculation::Auto => MAX_DRAFT,
+            Speculation::Fixed(n) => n.min(MAX_DRAFT),
+        }
+    }
+}
+
 impl fmt::Display for Speculation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -107,7 +118,7 @@ pub(super) enum Fault {
 impl Drafter {
     /// A drafter that knows this text, and drafts up to `most` tokens.
     pub fn fixed(text: &[u32], most: usize) -> Drafter {
-        Drafter::new(text, Length::Fixed(most.min(MAX_DRAFT)))
+        Drafter::new(text, Length::Fixed(most))
     }
 
     /// A drafter that knows this text, and drafts what pays.

@@ -35,6 +35,8 @@ macro_rules! with_avx512 {
 }
 
 impl Isa for Avx512 {
+    const MANY_REGISTERS: bool = true;
+
     type F = F32x16;
 
     #[inline(always)]

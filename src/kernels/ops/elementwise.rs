@@ -20,6 +20,16 @@ impl Ops {
         pieces(x, |x| run!(self, sigmoid(x)));
     }
 
+    /// `x = exp(x)`.
+    pub fn exp(&self, x: &mut [f32]) {
+        pieces(x, |x| run!(self, exp(x)));
+    }
+
+    /// `x = ln(1 + exp(x))`.
+    pub fn softplus(&self, x: &mut [f32]) {
+        pieces(x, |x| run!(self, softplus(x)));
+    }
+
     /// The tanh approximation of GELU with the values of ggml's CPU path: 0 up to -10, x itself from 10 on,
     /// between them a table of F16 by x rounded to F16.
     pub fn gelu(&self, x: &mut [f32]) {

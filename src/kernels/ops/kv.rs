@@ -43,19 +43,28 @@ pub struct KvPages<'a> {
     pub first_page: usize,
     /// `[kv_heads][PAGE][key_len]` each.
     pub keys: &'a [KvView<'a>],
-    /// `[kv_heads][PAGE][value_len]` each, as many as keys and of the same kind.
-    pub values: &'a [KvView<'a>],
+    /// `[kv_heads][PAGE][value_len]` each, as many as keys and of the same kind; `None`: a position's value
+    /// is the beginning of its key.
+    pub values: Option<&'a [KvView<'a>]>,
 }
 
 impl KvPages<'_> {
     pub(super) fn check(&self, kv_heads: usize, key_len: usize, value_len: usize) {
-        assert_eq!(self.keys.len(), self.values.len(), "pages of keys and of values");
-        for (k, v) in self.keys.iter().zip(self.values) {
-            let lens = (kv_heads * PAGE * key_len, kv_heads * PAGE * value_len);
+        let values = self.values.unwrap_or(self.keys);
+        let value_row = self.value_row(key_len, value_len);
+        assert!(value_len <= value_row, "values that are longer than keys");
+        assert_eq!(self.keys.len(), values.len(), "pages of keys and of values");
+        for (k, v) in self.keys.iter().zip(values) {
+            let lens = (kv_heads * PAGE * key_len, kv_heads * PAGE * value_row);
             assert_eq!((k.len(), v.len()), lens, "lengths of pages");
             let kind = self.keys[0].is_f16();
             assert!(k.is_f16() == kind && v.is_f16() == kind, "kinds of pages");
         }
+    }
+
+    /// Elements from a position's value to the next one's.
+    pub(super) fn value_row(&self, key_len: usize, value_len: usize) -> usize {
+        self.values.map_or(key_len, |_| value_len)
     }
 }
 

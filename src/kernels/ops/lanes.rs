@@ -8,6 +8,9 @@ use half::f16;
 
 /// An instruction set. Its value is a proof that the CPU supports it.
 pub(super) trait Isa: Copy {
+    /// Whether there are registers for sixteen sums of sixteen lanes beside what they are made of.
+    const MANY_REGISTERS: bool = false;
+
     type F: Lanes16;
 
     fn splat(self, x: f32) -> Self::F;

@@ -52,6 +52,27 @@ pub(super) fn tanh16<I: Isa>(isa: I, x: I::F) -> I::F {
     e.div(e.add(isa.splat(2.0)))
 }
 
+/// `ln(1 + exp(x))` of sixteen lanes, as `max(x, 0) + 2 atanh(z / (2 + z))` with `z = exp(-|x|)`, the
+/// inverse tanh by its series, whose argument is at most 1/3. NaN stays NaN; from 17.4 on the result is x itself.
+#[inline(always)]
+pub(super) fn softplus16<I: Isa>(isa: I, x: I::F) -> I::F {
+    let zero = isa.splat(0.0);
+    let negated = isa.splat(-0.0).sub(x);
+    let z = exp16(isa, negated.min(x));
+    let s = z.div(z.add(isa.splat(2.0)));
+    let square = s.mul(s);
+    let mut series = isa.splat(LN_SERIES[0]);
+    for &factor in &LN_SERIES[1..] {
+        series = series.mul_add(square, isa.splat(factor));
+    }
+    // s + s^3 P(s^2), twice: the sum's first term is the largest.
+    let half = series.mul_add(square.mul(s), s);
+    zero.max(x).add(half.add(half))
+}
+
+/// `1/(2k + 1)` from s^12 down to s^0 of P.
+const LN_SERIES: [f32; 7] = [1.0 / 15.0, 1.0 / 13.0, 1.0 / 11.0, 1.0 / 9.0, 1.0 / 7.0, 1.0 / 5.0, 1.0 / 3.0];
+
 /// Rewrites `x` sixteen lanes at a time.
 macro_rules! map {
     ($isa:ident, $x:ident => $value:expr, $slice:expr) => {{
@@ -81,7 +102,7 @@ macro_rules! map {
 }
 
 #[inline(always)]
-fn silu16<I: Isa>(isa: I, x: I::F) -> I::F {
+pub(super) fn silu16<I: Isa>(isa: I, x: I::F) -> I::F {
     let negated = isa.splat(-0.0).sub(x);
     x.div(isa.splat(1.0).add(exp16(isa, negated)))
 }
@@ -106,6 +127,16 @@ fn sigmoid16<I: Isa>(isa: I, x: I::F) -> I::F {
 #[inline(always)]
 pub(super) fn sigmoid<I: Isa>(isa: I, x: &mut [f32]) {
     map!(isa, x => sigmoid16(isa, x), x);
+}
+
+#[inline(always)]
+pub(super) fn exp<I: Isa>(isa: I, x: &mut [f32]) {
+    map!(isa, x => exp16(isa, x), x);
+}
+
+#[inline(always)]
+pub(super) fn softplus<I: Isa>(isa: I, x: &mut [f32]) {
+    map!(isa, x => softplus16(isa, x), x);
 }
 
 #[inline(always)]
@@ -225,6 +256,48 @@ pub(super) fn layer_norm<I: Isa>(isa: I, x: &mut [f32], weight: &[f32], bias: &[
     if !bias.is_empty() {
         add(isa, x, bias);
     }
+}
+
+/// `x * |like| / |x|`.
+#[inline(always)]
+pub(super) fn rescale<I: Isa>(isa: I, x: &mut [f32], like: &[f32]) {
+    let wanted = sum64!(isa, lanes, acc => lanes.mul_add(lanes, acc), like) as f32;
+    let own = sum64!(isa, lanes, acc => lanes.mul_add(lanes, acc), x) as f32;
+    let (wanted, own) = (isa.splat(wanted.sqrt()), isa.splat(own.sqrt()));
+    map!(isa, x => x.mul(wanted).div(own), x);
+}
+
+/// `max(x - cut, 0)`, `cut` so many deviations above the mean; NaN stays NaN.
+#[inline(always)]
+pub(super) fn cut_below<I: Isa>(isa: I, x: &mut [f32], deviations: f32) {
+    let (one, _) = isa.splat(1.0).widen();
+    let n = x.len() as f32;
+    let sum = sum64!(isa, lanes, acc => lanes.mul_add(one, acc), x);
+    let mean = sum as f32 / n;
+    let squares = squares_around(isa, x, mean) as f32;
+    let deviation = (squares * (1.0 / (n - 1.0))).sqrt();
+    let cut = isa.splat(mean + deviation * deviations);
+    map!(isa, x => isa.splat(0.0).max(x.sub(cut)), x);
+}
+
+/// The sum of `(x - mean)^2`; differences are rounded to f32.
+#[inline(always)]
+fn squares_around<I: Isa>(isa: I, x: &[f32], mean: f32) -> f64 {
+    let mean = isa.splat(mean);
+    let (blocks, tail) = x.as_chunks::<16>();
+    let mut acc = isa.zero64();
+    for block in blocks {
+        let (low, high) = isa.load(block).sub(mean).widen();
+        acc = high.mul_add(high, low.mul_add(low, acc));
+    }
+    if !tail.is_empty() {
+        // Lanes beyond the end are zeros behind the difference too.
+        let mut rest = [0.0; 16];
+        isa.load_head(tail).sub(mean).store_head(&mut rest[..tail.len()]);
+        let (low, high) = isa.load(&rest).widen();
+        acc = high.mul_add(high, low.mul_add(low, acc));
+    }
+    acc.sum()
 }
 
 /// The largest value of `x`, NaN passed over; -inf where there is none.

@@ -1,5 +1,5 @@
 //! The operations of a forward pass other than products with weights: norms, RoPE, activations, softmax,
-//! attention.
+//! attention, recurrences.
 //!
 //! Each is written once, over sixteen lanes, and instantiated for every instruction set; all instances give
 //! the same bits (any NaN stands for any NaN), whatever the threads and the batch. Holding an [`Ops`] proves
@@ -14,12 +14,15 @@ mod avx2;
 mod avx512;
 mod elementwise;
 mod gelu;
+mod indexer;
 mod kv;
 mod lanes;
 mod math;
 mod norms;
+mod recurrence;
 mod rope;
 mod select;
+mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -29,12 +32,19 @@ use attention::tile::{Tile, Workspace};
 use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 use avx512::Avx512;
+use indexer::IndexQuery;
 use lanes::Scalar;
+use recurrence::conv::Inputs as ConvInputs;
+use recurrence::delta::Rows as DeltaRows;
+use recurrence::scan::Head as ScanHead;
 
-pub use attention::{AttentionScratch, AttentionShape, Window};
+pub use attention::{AttentionScratch, AttentionShape, Chosen, Window};
+pub use indexer::{IndexQueries, choose};
 pub use kv::{KvPages, KvView, KvViewMut, PAGE};
+pub use recurrence::{CausalConv, Decay, DeltaRule, HeadMap, SelectiveScan, StridedRows};
 pub use rope::{RopeKind, RopeParams, RopeTable, Yarn};
 pub use select::{top_k, top_k_grouped};
+pub use streams::STREAMS;
 
 /// The operations, compiled for one instruction set.
 pub struct Ops {
@@ -100,6 +110,8 @@ kernel_sets! {
     {
         silu = math::silu, (x: &mut [f32]);
         sigmoid = math::sigmoid, (x: &mut [f32]);
+        exp = math::exp, (x: &mut [f32]);
+        softplus = math::softplus, (x: &mut [f32]);
         gelu = math::gelu, (x: &mut [f32]);
         relu_squared = math::relu_squared, (x: &mut [f32]);
         soft_cap = math::soft_cap, (x: &mut [f32], by: f32, cap: f32);
@@ -114,11 +126,22 @@ kernel_sets! {
         rms_norm = math::rms_norm, (x: &mut [f32], weight: &[f32], eps: f32);
         layer_norm = math::layer_norm, (x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32);
         softmax = math::softmax, (x: &mut [f32]);
+        rescale = math::rescale, (x: &mut [f32], like: &[f32]);
+        cut_below = math::cut_below, (x: &mut [f32], deviations: f32);
+        mix_streams = streams::mix_streams, (x: &mut [f32], coefs: &[f32]);
         narrow = math::narrow, (from: &[f32], to: &mut [u16]);
         rotate_pairs = math::rotate_pairs, (x: &mut [f32], cos: &[f32], sin: &[f32]);
         rotate_halves = math::rotate_halves, (x: &mut [f32], cos: &[f32], sin: &[f32]);
+        causal_conv = recurrence::conv::causal_conv, (inputs: &ConvInputs, t: usize, out: &mut [f32]);
+        delta_rule = recurrence::delta::delta_rule,
+            (rule: &DeltaRule, rows: &DeltaRows, state: &mut [f32], out: &mut [f32]);
+        scan_head = recurrence::scan::scan_head, (head: &ScanHead, state: &mut [f32], out: &mut [f32]);
+        l2_norm = recurrence::delta::l2_norm, (x: &mut [f32], eps: f32);
         attend = attention::tile::attend, (tile: &Tile, workspace: &mut Workspace, parts: &mut [f32]);
         combine = attention::parts::combine, (parts: Parts, sink: Option<f32>, out: &mut [f32]);
+        hadamard = indexer::hadamard, (x: &mut [f32]);
+        index_dots = indexer::dots, (query: &IndexQuery, keys: KvView, seen: usize, out: &mut [f32]);
+        index_scores = indexer::scores, (queries: &IndexQuery, keys: KvView, out: &mut [f32]);
     }
     SCALAR portable "scalar" [] Scalar;
     #[cfg(target_arch = "x86_64")]

@@ -164,16 +164,29 @@ impl Ops {
     /// Rotates `x`: `[tokens][heads][head_dim]` in place, token t by row t of the table: for each pair
     /// `(x0 cos - x1 sin, x0 sin + x1 cos)`, products and sums rounded apart.
     pub fn rope(&self, kind: RopeKind, table: &RopeTable, x: &mut [f32], heads: usize, head_dim: usize) {
+        self.rope_behind(kind, table, x, heads, head_dim, 0);
+    }
+
+    /// The same of the values behind the first `offset` of each head.
+    pub fn rope_behind(
+        &self,
+        kind: RopeKind,
+        table: &RopeTable,
+        x: &mut [f32],
+        heads: usize,
+        head_dim: usize,
+        offset: usize,
+    ) {
         let n_dims = 2 * table.half;
         assert_eq!(x.len(), table.positions * heads * head_dim, "rope: input and table differ in tokens");
-        assert!(n_dims <= head_dim, "rope: {n_dims} values in heads of {head_dim}");
+        assert!(offset + n_dims <= head_dim, "rope: {n_dims} values behind {offset} in heads of {head_dim}");
         if x.is_empty() {
             return;
         }
         let rotate = |(token, x): (usize, &mut [f32])| {
             let (cos, sin) = table.row(token);
             for head in x.chunks_exact_mut(head_dim) {
-                let head = &mut head[..n_dims];
+                let head = &mut head[offset..][..n_dims];
                 match kind {
                     RopeKind::Norm => run!(self, rotate_pairs(head, cos, sin)),
                     RopeKind::NeoX => run!(self, rotate_halves(head, cos, sin)),

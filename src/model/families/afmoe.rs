@@ -40,7 +40,7 @@ pub(super) fn load(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
                 FfnPlan::Experts(ExpertsSpec { routing, ..experts.clone() })
             }
         };
-        Ok(LayerPlan { attention, ffn })
+        Ok(LayerPlan::new(attention, ffn))
     })
 }
 

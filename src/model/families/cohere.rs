@@ -32,7 +32,7 @@ pub(super) fn load_r(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
             true => Some(qk_norms(l, il, NormKind::Layer, [&q, &k], eps)?.named("Qcur", "Kcur")),
             false => None,
         };
-        Ok(LayerPlan { attention: AttentionSpec { qk_norm, ..spec }, ffn: dense(l, &of, il)? })
+        Ok(LayerPlan::new(AttentionSpec { qk_norm, ..spec }, dense(l, &of, il)?))
     })?;
     Ok(side_by_side(decoder, scale))
 }
@@ -49,7 +49,7 @@ pub(super) fn load_2(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     let of = sizes.clone();
     let decoder = decoder(l, sizes, vec![rotation], embedding, norms, |l, il| {
         let attention = windowed_attention(&of, il, window, windowed[il], false);
-        Ok(LayerPlan { attention, ffn: dense(l, &of, il)? })
+        Ok(LayerPlan::new(attention, dense(l, &of, il)?))
     })?;
     Ok(side_by_side(decoder, scale))
 }
@@ -73,7 +73,7 @@ pub(super) fn load_2_experts(l: &mut Loader<'_>) -> Result<Decoder, ModelError> 
     let decoder = decoder(l, sizes, vec![rotation], embedding, norms, |l, il| {
         let attention = windowed_attention(&of, il, window, windowed[il], il < leading);
         let ffn = if il < leading { dense(l, &of, il)? } else { FfnPlan::Experts(experts.clone()) };
-        Ok(LayerPlan { attention, ffn })
+        Ok(LayerPlan::new(attention, ffn))
     })?;
     Ok(side_by_side(decoder, scale))
 }

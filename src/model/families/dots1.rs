@@ -40,11 +40,11 @@ fn load_with(
         let qk_norm = Some(head_norms(l, il, of.key_len, eps)?);
         let attention = AttentionSpec { qk_norm, ..attention(&of, il) };
         if il < dense_layers {
-            return Ok(LayerPlan { attention, ffn: swiglu(l, &of, il)? });
+            return Ok(LayerPlan::new(attention, swiglu(l, &of, il)?));
         }
         let routing = routing.clone().biased(l, il, EXP_PROBS_B)?;
         let spec = ExpertsSpec::new(ff, Activation::SwiGlu, routing);
         let shared = Some(shared(shared_ff, "ffn_shexp"));
-        Ok(LayerPlan { attention, ffn: FfnPlan::Experts(ExpertsSpec { shared, ..spec }) })
+        Ok(LayerPlan::new(attention, FfnPlan::Experts(ExpertsSpec { shared, ..spec })))
     })
 }

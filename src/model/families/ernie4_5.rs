@@ -48,6 +48,7 @@ fn load_with(
     let ropes = vec![rope(l, &sizes, RopeKind::Norm, false)?];
     let of = sizes.clone();
     decoder(l, sizes, ropes, embedding, norms, |l, il| {
-        Ok(LayerPlan { attention: attention(&of, il), ffn: ffn(l, &of, il)? })
+        l.refuse(il, &["attn_output.bias"])?;
+        Ok(LayerPlan::new(attention(&of, il), ffn(l, &of, il)?))
     })
 }

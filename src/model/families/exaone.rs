@@ -1,4 +1,4 @@
-//! `exaone4`: norms behind both blocks alone, norms of each head's queries and keys; the model of 64 layers
+//! `exaone` (3 and 3.5): Llama of other pairs. `exaone4`: norms behind both blocks alone, norms of each head's queries and keys; the model of 64 layers
 //! has windows and rotates in these layers alone. `exaone-moe` (K-EXAONE): norms before both blocks, experts
 //! beside a shared network.
 
@@ -16,6 +16,17 @@ use crate::kernels::ops::{RopeKind, Window};
 /// Layers of the model of `exaone4` that has windows, and how many positions they see.
 const WINDOWED_LAYERS: usize = 64;
 const WINDOW: usize = 4096;
+
+pub(super) fn load(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
+    let sizes = Sizes::read(l)?;
+    let norms = Norms::before(NormKind::Rms, l.rms_eps()?);
+    let embedding = Embedding::plain(l.token_embd(&sizes)?);
+    let ropes = vec![rope(l, &sizes, RopeKind::NeoX, true)?];
+    let of = sizes.clone();
+    decoder(l, sizes, ropes, embedding, norms, |l, il| {
+        Ok(LayerPlan::new(attention(&of, il), swiglu(l, &of, il)?))
+    })
+}
 
 pub(super) fn load_4(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     let sizes = Sizes::read(l)?;
@@ -35,7 +46,7 @@ pub(super) fn load_4(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
         let window = windows.as_ref().map(|(window, windowed)| Some(*window).filter(|_| windowed[il]));
         let names = DenseNames { input: "ffn_inp", ..DenseNames::default() };
         let dense = DenseSpec { names, ..DenseSpec::new(of.dense_ff(&l.keys, il)?, Activation::SwiGlu) };
-        Ok(LayerPlan { attention: normed(l, &of, il, eps, window)?, ffn: FfnPlan::Dense(dense) })
+        Ok(LayerPlan::new(normed(l, &of, il, eps, window)?, FfnPlan::Dense(dense)))
     })
 }
 
@@ -59,7 +70,7 @@ pub(super) fn load_experts(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
                 FfnPlan::Experts(ExpertsSpec { routing, ..experts.clone() })
             }
         };
-        Ok(LayerPlan { attention, ffn })
+        Ok(LayerPlan::new(attention, ffn))
     })
 }
 

@@ -35,14 +35,14 @@ pub(super) fn load_1(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
         let spec = attention(&of, il);
         let attention = AttentionSpec { scale: 1.0, query_scale: Some(spec.scale), ..spec };
         let dense = DenseSpec::new(of.dense_ff(&l.keys, il)?, Activation::GeGlu);
-        Ok(LayerPlan { attention, ffn: FfnPlan::Dense(dense) })
+        Ok(LayerPlan::new(attention, FfnPlan::Dense(dense)))
     })?;
     decoder.layers.iter_mut().for_each(|layer| layer.middle = "sa_out");
     Ok(decoder)
 }
 
 /// Rows times the root of their length.
-fn scaled_embedding(l: &mut Loader<'_>, sizes: &Sizes) -> Result<Embedding, ModelError> {
+pub(super) fn scaled_embedding(l: &mut Loader<'_>, sizes: &Sizes) -> Result<Embedding, ModelError> {
     Ok(Embedding::scaled(l.token_embd(sizes)?, Some((sizes.embd as f32).sqrt()), "inp_scaled"))
 }
 
@@ -115,7 +115,7 @@ fn load(l: &mut Loader<'_>, generation: &Generation) -> Result<Decoder, ModelErr
             _ => spec,
         };
         let dense = DenseSpec::new(of.dense_ff(&l.keys, il)?, Activation::GeGlu);
-        Ok(LayerPlan { attention, ffn: FfnPlan::Dense(dense) })
+        Ok(LayerPlan::new(attention, FfnPlan::Dense(dense)))
     })?;
     decoder.layers.iter_mut().for_each(|layer| layer.middle = "sa_out");
     decoder.head.soft_cap = logit_cap;

@@ -1,4 +1,4 @@
-//! `glm4` (GLM-4-0414 and GLM-Z1): norms around both blocks. `glm4moe` (GLM-4.5 to 4.7): experts of which a bias decides,
+//! `chatglm` (GLM-4-9B of 2024 and its kin): Llama with a rotated half and gate and up in one tensor. `glm4` (GLM-4-0414 and GLM-Z1): norms around both blocks. `glm4moe` (GLM-4.5 to 4.7): experts of which a bias decides,
 //! and a network beside them, after some dense layers. Both also of models that see images.
 
 use super::super::ModelError;
@@ -13,6 +13,17 @@ use super::stack::{
 };
 use crate::kernels::ops::RopeKind;
 
+pub(super) fn load_chat(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
+    let sizes = Sizes::read(l)?;
+    let norms = Norms::before(NormKind::Rms, l.rms_eps()?);
+    let embedding = Embedding::plain(l.token_embd(&sizes)?);
+    let ropes = vec![rope(l, &sizes, RopeKind::Norm, false)?];
+    let of = sizes.clone();
+    decoder(l, sizes, ropes, embedding, norms, |l, il| {
+        Ok(LayerPlan::new(attention(&of, il), swiglu(l, &of, il)?))
+    })
+}
+
 pub(super) fn load_4(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     let sizes = Sizes::read(l)?;
     let norms = Norms {
@@ -24,7 +35,7 @@ pub(super) fn load_4(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     let ropes = vec![rotation(l, &sizes, RopeKind::Norm)?];
     let of = sizes.clone();
     decoder(l, sizes, ropes, embedding, norms, |l, il| {
-        Ok(LayerPlan { attention: attention(&of, il), ffn: swiglu(l, &of, il)? })
+        Ok(LayerPlan::new(attention(&of, il), swiglu(l, &of, il)?))
     })
 }
 
@@ -62,15 +73,15 @@ pub(super) fn load_4_moe(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
         let names = DenseNames { input: INPUT, ..DenseNames::default() };
         if il < dense_layers {
             let dense = DenseSpec { ff: of.dense_ff(&l.keys, il)?, activation: Activation::SwiGlu, names };
-            return Ok(LayerPlan { attention, ffn: FfnPlan::Dense(dense) });
+            return Ok(LayerPlan::new(attention, FfnPlan::Dense(dense)));
         }
         let names = DenseNames { suffix: "_shexp", output: "ffn_shexp_out", ..names };
         let dense = DenseSpec { ff: experts.ff * shared, activation: Activation::SwiGlu, names };
         let spec = ExpertsSpec {
-            shared: Some(SharedSpec { dense, gated: false, sum: "ffn_out", scale: None }),
+            shared: Some(SharedSpec { dense, gate: None, sum: "ffn_out", scale: None }),
             input: INPUT,
             ..ExpertsSpec::new(experts.ff, Activation::SwiGlu, routing.clone().with_bias(l, il, EXP_PROBS_B)?)
         };
-        Ok(LayerPlan { attention, ffn: FfnPlan::Experts(spec) })
+        Ok(LayerPlan::new(attention, FfnPlan::Experts(spec)))
     })
 }

@@ -35,6 +35,6 @@ pub(super) fn load(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
         let routing = Routing::new(experts.count, experts.used, Score::SoftmaxOfChosen);
         let spec =
             ExpertsSpec { input: "attn_post_norm", ..ExpertsSpec::new(experts.ff, ACTIVATION, routing) };
-        Ok(LayerPlan { attention, ffn: FfnPlan::Experts(spec) })
+        Ok(LayerPlan::new(attention, FfnPlan::Experts(spec)))
     })
 }

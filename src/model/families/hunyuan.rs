@@ -91,6 +91,6 @@ fn load_with(
         let norms = head_norms(l, il, of.key_len, eps)?.named("Qcur_norm", "Kcur_norm");
         let qk_norm = Some(QkNorm { after_rope: norm_after_rope, ..norms });
         let attention = AttentionSpec { qk_norm, ..attention(&of, il) };
-        Ok(LayerPlan { attention, ffn: ffn(l, &of, il)? })
+        Ok(LayerPlan::new(attention, ffn(l, &of, il)?))
     })
 }

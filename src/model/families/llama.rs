@@ -52,6 +52,6 @@ fn load_with(
             }
             None => FfnPlan::Dense(DenseSpec::new(plan.dense_ff(&l.keys, il)?, Activation::SwiGlu)),
         };
-        Ok(LayerPlan { attention, ffn })
+        Ok(LayerPlan::new(attention, ffn))
     })
 }

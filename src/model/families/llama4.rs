@@ -49,24 +49,24 @@ pub(super) fn load(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
         } else if experts.count != WITHOUT_QK_NORM {
             let norm = |name| Norm::unweighted(name, of.key_len, eps);
             let (q, k) = (norm("Qcur_normed"), norm("Kcur_normed"));
-            spec.qk_norm = Some(QkNorm { q, k, after_rope: true });
+            spec.qk_norm = Some(QkNorm { q, k: Some(k), after_rope: true });
         }
         let renamed = has_experts(il) && il + 1 < of.layers;
         let output = if renamed { "ffn_norm" } else { "attn_out" };
         spec.names = AttentionNames { temperature: "Qcur", output, ..AttentionNames::default() };
         if !has_experts(il) {
-            return Ok(LayerPlan { attention: spec, ffn: swiglu(l, &of, il)? });
+            return Ok(LayerPlan::new(spec, swiglu(l, &of, il)?));
         }
         let names = DenseNames { suffix: "_shexp", input: INPUT, output: "ffn_moe_shexp" };
         let dense = DenseSpec { ff, activation: Activation::SwiGlu, names };
         let routing = Routing::new(experts.count, experts.used, Score::SigmoidOfChosen);
         let ffn = FfnPlan::Experts(ExpertsSpec {
             weighs_input: true,
-            shared: Some(SharedSpec { dense, gated: false, sum: "ffn_moe_out_merged", scale: None }),
+            shared: Some(SharedSpec { dense, gate: None, sum: "ffn_moe_out_merged", scale: None }),
             input: INPUT,
             ..ExpertsSpec::new(ff, Activation::SwiGlu, routing)
         });
-        Ok(LayerPlan { attention: spec, ffn })
+        Ok(LayerPlan::new(spec, ffn))
     })?;
     for (_, layer) in decoder.layers.iter_mut().enumerate().filter(|(il, _)| has_experts(*il)) {
         layer.ffn_norm = layer.ffn_norm.take().map(|norm| norm.named(INPUT));

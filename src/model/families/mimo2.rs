@@ -23,6 +23,7 @@ pub(super) fn load(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     let ropes = vec![full.clone(), Rope::windowed(l, &full, sizes.key_len, 10000.0, false)?];
     let of = sizes.clone();
     decoder(l, sizes, ropes, embedding, norms, |l, il| {
+        l.refuse(il, &["attn_qkv.bias", "attn_q.bias", "attn_k.bias", "attn_v.bias"])?;
         let sinks = l.weights.contains(&format!("blk.{il}.attn_sinks.weight"));
         let spec = AttentionSpec { sinks, output_scale, ..attention(&of, il) };
         let attention = match windowed[il] {
@@ -37,7 +38,7 @@ pub(super) fn load(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
             }
             None => return Err(l.keys.problem("expert_count", "is 0 or missing")),
         };
-        Ok(LayerPlan { attention, ffn })
+        Ok(LayerPlan::new(attention, ffn))
     })
 }
 

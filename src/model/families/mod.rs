@@ -4,23 +4,36 @@
 
 mod afmoe;
 mod cohere;
+mod deepseek;
+mod deepseek_moe;
 mod dots1;
 mod ernie4_5;
 mod exaone;
+mod falcon_h1;
 mod gemma;
+mod gemma3n;
+mod gemma4;
 mod glm;
 mod gpt_oss;
 mod granite;
 mod hunyuan;
+mod kimi_linear;
+mod lfm2;
 mod llama;
 mod llama4;
+mod mamba2;
+mod mellum;
 mod mimo2;
+mod minicpm3;
 mod minimax;
 mod nemotron;
+mod nemotron_h;
 mod olmo;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen35;
+mod qwen3next;
 mod seed_oss;
 mod smollm3;
 mod stack;
@@ -43,24 +56,37 @@ const FAMILIES: &[(&str, Load)] = &[
     ("mistral3", llama::load_mistral3),
     ("internlm2", llama::load),
     ("llama4", llama4::load),
+    ("qwen", qwen2::load_1),
     ("qwen2", qwen2::load),
     ("qwen2moe", qwen2::load_experts),
     ("qwen3", qwen3::load),
     ("qwen3moe", qwen3::load_experts),
     ("qwen3vl", qwen3::load_vl),
     ("qwen3vlmoe", qwen3::load_vl_experts),
+    ("qwen3next", qwen3next::load),
+    ("kimi-linear", kimi_linear::load),
+    ("qwen35", qwen35::load),
+    ("qwen35moe", qwen35::load_experts),
     ("gpt-oss", gpt_oss::load),
+    ("mellum", mellum::load),
     ("gemma", gemma::load_1),
     ("gemma2", gemma::load_2),
     ("gemma3", gemma::load_3),
+    ("gemma3n", gemma3n::load),
+    ("gemma4", gemma4::load),
     ("phi3", phi3::load),
     ("phimoe", phi3::load_experts),
+    ("chatglm", glm::load_chat),
     ("glm4", glm::load_4),
     ("glm4moe", glm::load_4_moe),
     ("minimax-m2", minimax::load_m2),
+    ("minimax-m3", minimax::load_m3),
     ("starcoder2", starcoder2::load),
     ("arcee", nemotron::load_arcee),
     ("nemotron", nemotron::load),
+    ("jais2", nemotron::load_jais2),
+    ("deepseek", deepseek_moe::load),
+    ("bailingmoe", deepseek_moe::load_bailing),
     ("dots1", dots1::load),
     ("bailingmoe2", dots1::load_bailing),
     ("ernie4_5", ernie4_5::load),
@@ -78,11 +104,25 @@ const FAMILIES: &[(&str, Load)] = &[
     ("command-r", cohere::load_r),
     ("cohere2", cohere::load_2),
     ("cohere2moe", cohere::load_2_experts),
+    ("exaone", exaone::load),
     ("exaone4", exaone::load_4),
     ("exaone-moe", exaone::load_experts),
     ("step35", step35::load),
     ("mimo2", mimo2::load),
     ("afmoe", afmoe::load),
+    ("lfm2", lfm2::load),
+    ("lfm2moe", lfm2::load_experts),
+    ("granitehybrid", granite::load_hybrid),
+    ("nemotron_h", nemotron_h::load),
+    ("nemotron_h_moe", nemotron_h::load),
+    ("falcon-h1", falcon_h1::load),
+    ("mamba2", mamba2::load),
+    ("deepseek2", deepseek::load_2),
+    ("mistral4", deepseek::load_mistral4),
+    ("deepseek32", deepseek::load_32),
+    ("glm-dsa", deepseek::load_glm_dsa),
+    ("minicpm3", minicpm3::load),
+    ("plm", minicpm3::load_plm),
 ];
 
 /// The names in `general.architecture` of the architectures that can be run.
@@ -98,7 +138,7 @@ pub(super) fn load(gguf: &Gguf, name: &str) -> Result<(Box<dyn Architecture>, St
     };
     let mut loader = Loader::new(gguf, name, Store::open(gguf)?)?;
     let decoder = load(&mut loader)?;
-    let Loader { keys, weights } = loader;
+    let Loader { keys, weights, .. } = loader;
     keys.finish()?;
     Ok((Box::new(decoder), weights.finish(name)?))
 }

@@ -30,7 +30,7 @@ pub(super) fn load_2(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
         };
         let names = DenseNames { input: "ffn_inp", ..DenseNames::default() };
         let dense = DenseSpec { names, ..DenseSpec::new(of.dense_ff(&l.keys, il)?, Activation::SwiGlu) };
-        Ok(LayerPlan { attention, ffn: FfnPlan::Dense(dense) })
+        Ok(LayerPlan::new(attention, FfnPlan::Dense(dense)))
     })
 }
 
@@ -48,7 +48,7 @@ pub(super) fn load_experts(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     decoder(l, sizes, ropes, embedding, Norms::before(NormKind::Rms, eps), |l, il| {
         let routing = Routing::new(experts.count, experts.used, Score::Softmax);
         let spec = ExpertsSpec::new(ff, Activation::SwiGlu, routing);
-        Ok(LayerPlan { attention: normed_rows(l, &of, il, eps)?, ffn: FfnPlan::Experts(spec) })
+        Ok(LayerPlan::new(normed_rows(l, &of, il, eps)?, FfnPlan::Experts(spec)))
     })
 }
 

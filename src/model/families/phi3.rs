@@ -39,6 +39,6 @@ fn load_with(
         let spec = attention(&of, il);
         let names = AttentionNames { scaled_queries: "Qcur", ..AttentionNames::default() };
         let attention = AttentionSpec { scale: 1.0, query_scale: Some(spec.scale), names, ..spec };
-        Ok(LayerPlan { attention, ffn: ffn(l, &of, il)? })
+        Ok(LayerPlan::new(attention, ffn(l, &of, il)?))
     })
 }

@@ -67,6 +67,6 @@ fn load_with(
     decoder(l, sizes, ropes, embedding, Norms::before(NormKind::Rms, eps), |l, il| {
         let qk_norm = Some(head_norms(l, il, of.key_len, eps)?);
         let attention = AttentionSpec { qk_norm, ..attention(&of, il) };
-        Ok(LayerPlan { attention, ffn: ffn(l, &of, il)? })
+        Ok(LayerPlan::new(attention, ffn(l, &of, il)?))
     })
 }

@@ -17,6 +17,6 @@ pub(super) fn load(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     decoder(l, sizes, ropes, embedding, norms, |l, il| {
         let names = DenseNames { input: "attn_post_norm", ..DenseNames::default() };
         let dense = DenseSpec { names, ..DenseSpec::new(of.dense_ff(&l.keys, il)?, Activation::SwiGlu) };
-        Ok(LayerPlan { attention: attention(&of, il), ffn: FfnPlan::Dense(dense) })
+        Ok(LayerPlan::new(attention(&of, il), FfnPlan::Dense(dense)))
     })
 }

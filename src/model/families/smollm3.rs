@@ -19,6 +19,6 @@ pub(super) fn load(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     decoder(l, sizes, ropes, embedding, norms, |l, il| {
         let rope = Some(0).filter(|_| (il + 1) % UNROTATED != 0);
         let attention = AttentionSpec { rope, ..attention(&of, il) };
-        Ok(LayerPlan { attention, ffn: swiglu(l, &of, il)? })
+        Ok(LayerPlan::new(attention, swiglu(l, &of, il)?))
     })
 }

@@ -4,8 +4,9 @@ use super::super::ModelError;
 use super::super::decoder::{Decoder, FeedForward, Layer};
 use super::super::load::{ExpertCounts, Loader, Sizes};
 use super::super::parts::{
-    Activation, Attention, AttentionSpec, Dense, DenseNames, DenseSpec, Embedding, Experts, ExpertsSpec,
-    Norm, NormKind, QkNorm, Rope, RopeSpec, SharedSpec,
+    Activation, Attention, AttentionSpec, Dense, DenseAndExperts, DenseAndExpertsSpec, DenseNames, DenseSpec,
+    Embedding, Experts, ExpertsSpec, Mixer, Norm, NormKind, PerLayer, PerLayerNames, QkNorm, Rope, RopeSpec,
+    SharedSpec, Tail,
 };
 use crate::kernels::ops::RopeKind;
 
@@ -14,14 +15,96 @@ pub(super) const EXP_PROBS_B: &str = "exp_probs_b.bias";
 
 /// What a family says of a layer.
 pub(super) struct LayerPlan {
-    pub attention: AttentionSpec,
+    pub mixer: MixerPlan,
     pub ffn: FfnPlan,
+    pub tail: Option<TailPlan>,
 }
 
-/// Dense or experts.
+impl LayerPlan {
+    /// A layer with attention.
+    pub fn new(attention: AttentionSpec, ffn: FfnPlan) -> LayerPlan {
+        LayerPlan { mixer: MixerPlan::Attention(Box::new(attention)), ffn, tail: None }
+    }
+
+    /// A layer with another mixing step.
+    pub fn with(mixer: impl Mixer + 'static, ffn: FfnPlan) -> LayerPlan {
+        LayerPlan { mixer: MixerPlan::Made(Box::new(mixer)), ffn, tail: None }
+    }
+
+    /// A network alone.
+    pub fn network(ffn: FfnPlan) -> LayerPlan {
+        LayerPlan { mixer: MixerPlan::Nothing, ffn, tail: None }
+    }
+}
+
+/// The mixing step of a layer.
+pub(super) enum MixerPlan {
+    Attention(Box<AttentionSpec>),
+    /// Another, already loaded.
+    Made(Box<dyn Mixer>),
+    /// None: the layer is a network alone.
+    Nothing,
+}
+
+impl MixerPlan {
+    fn load(
+        self,
+        l: &mut Loader<'_>,
+        il: usize,
+        sizes: &Sizes,
+    ) -> Result<Option<Box<dyn Mixer>>, ModelError> {
+        Ok(match self {
+            MixerPlan::Attention(spec) => Some(Box::new(Attention::load(l, il, sizes.embd, *spec)?)),
+            MixerPlan::Made(mixer) => Some(mixer),
+            MixerPlan::Nothing => None,
+        })
+    }
+}
+
+/// Dense, experts, or both with norms of their own.
+#[allow(clippy::large_enum_variant)] // made once a layer, as the model is loaded
 pub(super) enum FfnPlan {
     Dense(DenseSpec),
     Experts(ExpertsSpec),
+    Both(DenseAndExpertsSpec),
+    /// None: the layer is a mixing step alone.
+    Nothing,
+}
+
+impl FfnPlan {
+    fn load(self, l: &mut Loader<'_>, il: usize, sizes: &Sizes) -> Result<Option<FeedForward>, ModelError> {
+        Ok(match self {
+            FfnPlan::Dense(spec) => Some(FeedForward::Dense(Box::new(Dense::load(l, il, sizes.embd, spec)?))),
+            FfnPlan::Experts(spec) => {
+                Some(FeedForward::Experts(Box::new(Experts::load(l, il, sizes.embd, spec)?)))
+            }
+            FfnPlan::Both(spec) => {
+                Some(FeedForward::Both(Box::new(DenseAndExperts::load(l, il, sizes, spec)?)))
+            }
+            FfnPlan::Nothing => None,
+        })
+    }
+}
+
+/// What follows a layer's blocks.
+#[derive(Clone, Copy)]
+pub(super) struct TailPlan {
+    /// Elements of the layer's own input; 0 without one.
+    pub per_layer: usize,
+    pub eps: f32,
+    pub names: PerLayerNames,
+}
+
+impl TailPlan {
+    /// With `layer_output_scale`, where there is one.
+    fn load(self, l: &mut Loader<'_>, il: usize, sizes: &Sizes) -> Result<Tail, ModelError> {
+        let per_layer = match self.per_layer {
+            0 => None,
+            len => Some(PerLayer::load(l, il, sizes, len, self.eps, self.names)?),
+        };
+        let scale = l.weights.optional_vector(&format!("blk.{il}.layer_output_scale.weight"), 1)?;
+        Ok(Tail { per_layer, scale: scale.map(|scale| scale[0]) })
+    }
 }
 
 /// A norm of a layer: the tensor's name and the node's.
@@ -38,6 +121,8 @@ pub(super) struct Norms {
     pub ffn_post: Option<Named>,
     /// Whether ggml numbers the last of them by its layer.
     pub ffn_post_numbered: bool,
+    /// The tensor of the norm behind all layers.
+    pub output: &'static str,
 }
 
 impl Norms {
@@ -51,6 +136,7 @@ impl Norms {
             ffn: Some(("ffn_norm", "ffn_norm")),
             ffn_post: None,
             ffn_post_numbered: true,
+            output: "output_norm",
         }
     }
 
@@ -96,23 +182,26 @@ pub(super) fn decoder(
     let mut layers = Vec::with_capacity(sizes.layers);
     for il in 0..sizes.layers {
         let plan = plan(l, il)?;
-        // In the order of a pass.
-        let attn_norm = norms.load(l, il, &sizes, norms.attn)?;
-        let attention = Attention::load(l, il, sizes.embd, plan.attention)?;
-        let attn_post_norm = norms.load(l, il, &sizes, norms.attn_post)?;
-        let ffn_norm = norms.load(l, il, &sizes, norms.ffn)?;
-        let ffn = match plan.ffn {
-            FfnPlan::Dense(spec) => FeedForward::Dense(Box::new(Dense::load(l, il, sizes.embd, spec)?)),
-            FfnPlan::Experts(spec) => FeedForward::Experts(Box::new(Experts::load(l, il, sizes.embd, spec)?)),
+        // In the order of a pass. The one block of some layers has the first norm.
+        let (before, between) = match plan {
+            LayerPlan { mixer: MixerPlan::Nothing, .. } => (None, norms.attn),
+            LayerPlan { ffn: FfnPlan::Nothing, .. } => (norms.attn, None),
+            _ => (norms.attn, norms.ffn),
         };
+        let attn_norm = norms.load(l, il, &sizes, before)?;
+        let mixer = plan.mixer.load(l, il, &sizes)?;
+        let attn_post_norm = norms.load(l, il, &sizes, norms.attn_post)?;
+        let ffn_norm = norms.load(l, il, &sizes, between)?;
+        let ffn = plan.ffn.load(l, il, &sizes)?;
         let ffn_post_norm = norms.load(l, il, &sizes, norms.ffn_post)?;
         let ffn_post_norm = match norms.ffn_post_numbered {
             true => ffn_post_norm,
             false => ffn_post_norm.map(Norm::unnumbered),
         };
+        let tail = plan.tail.map(|tail| tail.load(l, il, &sizes)).transpose()?;
         layers.push(Layer {
             attn_norm,
-            attention,
+            mixer,
             attn_post_norm,
             ffn_norm,
             ffn,
@@ -121,16 +210,38 @@ pub(super) fn decoder(
             parallel: false,
             middle: "ffn_inp",
             out: "l_out".into(),
+            tail,
+            altup: None,
         });
     }
-    let head = l.head(&sizes, &embedding, norms.kind, norms.eps)?;
-    Ok(Decoder { sizes, ropes, embedding, layers, head })
+    let head = l.head(&sizes, &embedding, norms.output, norms.kind, norms.eps)?;
+    let memories = std::mem::take(&mut l.memories);
+    Ok(Decoder { sizes, ropes, embedding, per_layer: None, streams: None, layers, head, memories })
 }
 
 /// The sizes of a layer's attention, rotated by the first kind of rotation.
 pub(super) fn attention(sizes: &Sizes, il: usize) -> AttentionSpec {
     let spec = AttentionSpec::new(sizes.heads[il], sizes.kv_heads[il], sizes.key_len, sizes.value_len);
     AttentionSpec { rope: Some(0), ..spec }
+}
+
+/// The same of a family in which layers may have no heads: this one must.
+pub(super) fn checked_attention(
+    l: &Loader<'_>,
+    sizes: &Sizes,
+    il: usize,
+) -> Result<AttentionSpec, ModelError> {
+    for (key, n) in [
+        ("attention.head_count", sizes.heads[il]),
+        ("attention.head_count_kv", sizes.kv_heads[il]),
+        ("attention.key_length", sizes.key_len),
+        ("attention.value_length", sizes.value_len),
+    ] {
+        if n == 0 {
+            return Err(l.keys.problem(key, format!("is 0 or missing, where layer {il} has attention")));
+        }
+    }
+    Ok(attention(sizes, il))
 }
 
 /// Norms of each head's queries and keys before the rotation: `attn_q_norm`, `attn_k_norm`.
@@ -141,6 +252,18 @@ pub(super) fn head_norms(
     eps: f32,
 ) -> Result<QkNorm, ModelError> {
     qk_norms(l, il, NormKind::Rms, [&[key_len], &[key_len]], eps)
+}
+
+/// That of the queries alone.
+pub(super) fn query_norm(
+    l: &mut Loader<'_>,
+    il: usize,
+    key_len: usize,
+    eps: f32,
+) -> Result<QkNorm, ModelError> {
+    let name = format!("blk.{il}.attn_q_norm");
+    let q = Norm::load(l, &name, "Qcur_normed", NormKind::Rms, key_len, eps)?;
+    Ok(QkNorm { q, k: None, after_rope: false })
 }
 
 /// The same of other rows, as the shapes of both norms say: whole rows of queries and keys, or weights for each head.
@@ -156,7 +279,7 @@ pub(super) fn qk_norms(
     };
     Ok(QkNorm {
         q: norm("attn_q_norm", "Qcur_normed", q)?,
-        k: norm("attn_k_norm", "Kcur_normed", k)?,
+        k: Some(norm("attn_k_norm", "Kcur_normed", k)?),
         after_rope: false,
     })
 }
@@ -207,5 +330,5 @@ pub(super) fn expert_sizes(l: &mut Loader<'_>, sizes: &Sizes) -> Result<ExpertSi
 pub(super) fn shared(ff: usize, output: &'static str) -> SharedSpec {
     let names = DenseNames { suffix: "_shexp", output, ..DenseNames::default() };
     let dense = DenseSpec { names, ..DenseSpec::new(ff, Activation::SwiGlu) };
-    SharedSpec { dense, gated: false, sum: "ffn_out", scale: None }
+    SharedSpec { dense, gate: None, sum: "ffn_out", scale: None }
 }

@@ -15,6 +15,6 @@ pub(super) fn load(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     let of = sizes.clone();
     decoder(l, sizes, ropes, embedding, norms, |l, il| {
         let dense = DenseSpec::new(of.dense_ff(&l.keys, il)?, Activation::Gelu);
-        Ok(LayerPlan { attention: attention(&of, il), ffn: FfnPlan::Dense(dense) })
+        Ok(LayerPlan::new(attention(&of, il), FfnPlan::Dense(dense)))
     })
 }

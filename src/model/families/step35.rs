@@ -37,7 +37,7 @@ pub(super) fn load(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
             true => AttentionSpec { window, rope: Some(1), ..spec },
             false => spec,
         };
-        Ok(LayerPlan { attention, ffn: networks.plan(l, &of, il)? })
+        Ok(LayerPlan::new(attention, networks.plan(l, &of, il)?))
     })?;
     decoder.layers.iter_mut().for_each(|layer| layer.out = STREAM);
     decoder.layers.iter_mut().last().expect("there is a layer").out = STREAM_END;

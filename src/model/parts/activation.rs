@@ -14,6 +14,9 @@ pub(in crate::model) enum Activation {
     SwiGluOai { alpha: f32, limit: f32 },
     /// `gelu(gate) * up`, by tanh
     GeGlu,
+    /// `gelu(max(gate - cut, 0)) * up`, the cut of a row being its mean and so many standard deviations above it; without
+    /// any, GeGLU. ggml names neither product.
+    SparseGeGlu { deviations: Option<f32> },
     /// `gelu(up)`: without a gate
     Gelu,
     /// `max(up, 0)^2`: without a gate
@@ -32,7 +35,7 @@ impl Activation {
             Activation::SwiGlu => ("ffn_swiglu", "ffn_moe_swiglu"),
             Activation::SwiGluClamped { .. } => ("ffn_swiglu_limited", "ffn_moe_swiglu_limited"),
             Activation::SwiGluOai { .. } => ("ffn_swiglu_oai", "ffn_moe_swiglu_oai"),
-            Activation::GeGlu => ("ffn_geglu", "ffn_moe_geglu"),
+            Activation::GeGlu | Activation::SparseGeGlu { .. } => ("ffn_geglu", "ffn_moe_geglu"),
             Activation::Gelu => ("ffn_gelu", "ffn_moe_gelu"),
             Activation::ReluSquared => ("ffn_sqr(relu)", "ffn_moe_relu_sqr"),
         }
@@ -41,18 +44,25 @@ impl Activation {
     pub fn kind(self) -> NodeKind {
         match self {
             Activation::GeGlu | Activation::Gelu => NodeKind::Gelu,
+            Activation::SparseGeGlu { .. } => NodeKind::ProductGelu,
             Activation::ReluSquared => NodeKind::Elementwise,
             _ => NodeKind::SwiGlu,
         }
     }
 
-    /// Takes `gate` and `up` (of the same length) to `gate`; without a gate `up` to `gate`.
-    pub fn apply(self, ops: &Ops, gate: &mut [f32], up: &[f32]) {
+    /// Takes `gate` and `up` (rows of the same length, `row`) to `gate`; without a gate `up` to `gate`.
+    pub fn apply(self, ops: &Ops, gate: &mut [f32], up: &[f32], row: usize) {
         match self {
             Activation::SwiGlu => ops.swiglu(gate, up),
             Activation::SwiGluClamped { limit } => ops.swiglu_clamped(gate, up, limit),
             Activation::SwiGluOai { alpha, limit } => ops.swiglu_oai(gate, up, alpha, limit),
             Activation::GeGlu => ops.geglu(gate, up),
+            Activation::SparseGeGlu { deviations } => {
+                if let Some(deviations) = deviations {
+                    ops.cut_below(gate, row, deviations);
+                }
+                ops.geglu(gate, up);
+            }
             Activation::Gelu => {
                 gate.copy_from_slice(up);
                 ops.gelu(gate);

@@ -1,11 +1,10 @@
 //! Rows of the embedding, the beginning of a pass.
 
 use super::super::observer::NodeName;
-use super::super::run::Run;
+use super::super::run::{Run, look_up};
 use super::super::weights::Matrix;
 use super::super::{ForwardError, Label, NodeKind, Work};
 use super::norm::Norm;
-use crate::store::AlignedBuffer;
 
 /// The embedding of tokens.
 #[derive(Debug)]
@@ -33,15 +32,9 @@ impl Embedding {
     /// The rows of the pass's tokens, into the residual stream.
     pub fn forward(&self, run: &mut Run<'_>) -> Result<(), ForwardError> {
         let n = run.embd;
-        let format = self.matrix.format();
-        let row_bytes = format.row_bytes(n);
-        let mut scratch = AlignedBuffer::default();
-        let ids = run.segments.iter().flat_map(|segment| segment.tokens);
-        for (&id, x) in ids.zip(run.buffers.x.chunks_exact_mut(n)) {
-            let start = id as usize * row_bytes;
-            (format.decode)(run.store.read_part(self.matrix.id, start..start + row_bytes, &mut scratch)?, x);
-        }
         let x = &mut run.buffers.x[..run.rows * n];
+        let ids = run.segments.iter().flat_map(|segment| segment.tokens);
+        look_up(run.store, &self.matrix, ids, x)?;
         if let Some(scale) = self.scale {
             run.kernels.ops().scale(x, scale);
         }

@@ -1,9 +1,9 @@
 //! A dense feed-forward network; also the one that all tokens share beside experts.
 
 use super::super::load::Loader;
-use super::super::run::{Run, add_bias, project};
+use super::super::run::{Run, add_bias, project, show_side_by_side};
 use super::super::weights::Linear;
-use super::super::{ForwardError, Label, ModelError, NodeId, NodeWeight, Work};
+use super::super::{ForwardError, Label, ModelError, NodeId, Work};
 use super::activation::Activation;
 use crate::store::WeightId;
 
@@ -151,14 +151,14 @@ impl Dense {
         let input = run.cur;
         let mut inputs = Vec::with_capacity(2);
         if let (Some(gate), true) = (&self.gate, self.fused) {
-            let (a, b) = (gate.matrix.described(), self.up.matrix.described());
-            let weight = NodeWeight { ty: a.ty, bytes: a.bytes + b.bytes, touched: a.touched + b.touched };
-            inputs.push(show_fused(run, Label::product("ffn_up", Work::GateUp, weight, &[input]), ff));
-            let (gates, ups) = (&mut run.buffers.gate[..t * ff], &mut run.buffers.up[..t * ff]);
-            let biased = add_bias(ops, gate, gates) | add_bias(ops, &self.up, ups);
+            let weight = gate.matrix.described().and(self.up.matrix.described());
+            let parts = &mut [(gate, &mut *gates), (&self.up, &mut *ups)];
+            let label = Label::product("ffn_up", Work::GateUp, weight, std::slice::from_ref(&input));
+            inputs.push(show_side_by_side(&mut run.watch, label, t, parts));
+            let biased = add_bias(ops, gate, parts[0].1) | add_bias(ops, &self.up, parts[1].1);
             if biased {
                 let label = Label::elementwise("ffn_up_b", Work::GateUp, &inputs);
-                inputs = vec![show_fused(run, label, ff)];
+                inputs = vec![show_side_by_side(&mut run.watch, label, t, parts)];
             }
         } else {
             let names = [("ffn_up", "ffn_up_b"), ("ffn_gate", "ffn_gate_b")];
@@ -180,34 +180,9 @@ impl Dense {
             }
         }
         let (gates, ups) = (&mut run.buffers.gate[..t * ff], &run.buffers.up[..t * ff]);
-        self.spec.activation.apply(ops, gates, ups);
+        self.spec.activation.apply(ops, gates, ups, ff);
         let (name, _) = self.spec.activation.node_name();
         let label = Label::new(name, self.spec.activation.kind(), Work::Activation, &inputs);
         run.watch.show(label, [t, ff, 1], gates)
     }
-}
-
-/// Shows gate and up side by side, as the one tensor that they come from gives them.
-fn show_fused(run: &mut Run<'_>, label: Label<'_>, ff: usize) -> NodeId<'static> {
-    let t = run.rows;
-    let parts = std::cell::RefCell::new((&mut run.buffers.gate[..t * ff], &mut run.buffers.up[..t * ff]));
-    run.watch.show_scattered(
-        label,
-        [t, 2 * ff, 1],
-        |values| {
-            let (gates, ups) = &*parts.borrow();
-            for (gate, up) in gates.chunks_exact(ff).zip(ups.chunks_exact(ff)) {
-                values.extend_from_slice(gate);
-                values.extend_from_slice(up);
-            }
-        },
-        |values| {
-            let (gates, ups) = &mut *parts.borrow_mut();
-            let rows = gates.chunks_exact_mut(ff).zip(ups.chunks_exact_mut(ff));
-            for ((gate, up), row) in rows.zip(values.chunks_exact(2 * ff)) {
-                gate.copy_from_slice(&row[..ff]);
-                up.copy_from_slice(&row[ff..]);
-            }
-        },
-    )
 }

@@ -56,6 +56,18 @@ impl Norm {
         Ok(Norm { name: name.into(), kind, row: dims[0], weight, bias, eps })
     }
 
+    /// The RMS norm whose weights are the tensor of exactly this name.
+    pub fn load_exact(
+        l: &mut Loader<'_>,
+        tensor: &str,
+        name: &'static str,
+        row: usize,
+        eps: f32,
+    ) -> Result<Norm, ModelError> {
+        let weight = Some(l.weights.norm(tensor, &[row])?);
+        Ok(Norm { weight, ..Norm::unweighted(name, row, eps) })
+    }
+
     /// An RMS norm without weights.
     pub fn unweighted(name: impl Into<NodeName>, row: usize, eps: f32) -> Norm {
         Norm { name: name.into(), kind: NormKind::Rms, row, weight: None, bias: None, eps }

@@ -54,9 +54,24 @@ pub(in crate::model) struct RopeSpec {
 impl Rope {
     /// Reads the keys `rope.*` and the tensors of factors.
     pub fn load(l: &mut Loader<'_>, spec: RopeSpec) -> Result<Rope, ModelError> {
-        let dims = dims(&mut l.keys, "rope.dimension_count", spec.key_len)?;
+        Rope::load_with(l, spec, |keys, factor| {
+            Ok(match keys.factor("rope.scaling.yarn_log_multiplier")? {
+                Some(all) => yarn_gain(factor, 1.0) / yarn_gain(factor, all),
+                None => yarn_gain(factor, 1.0),
+            })
+        })
+    }
+
+    /// The same with another gain on cosines and sines under YaRN, by the factor that the context is
+    /// stretched by.
+    pub fn load_with(
+        l: &mut Loader<'_>,
+        spec: RopeSpec,
+        gain: impl FnOnce(&mut Keys<'_>, f32) -> Result<f32, ModelError>,
+    ) -> Result<Rope, ModelError> {
+        let dims = dims(&mut l.keys, "rope.dimension_count", spec.key_len, spec.key_len)?;
         let base = positive(&mut l.keys, "rope.freq_base", 10000.0)?;
-        let scaling = Scaling::read(&mut l.keys, spec.context)?;
+        let scaling = Scaling::read(&mut l.keys, spec.context, gain)?;
         let factors = if spec.factors { factors(l, dims / 2, scaling.original)? } else { Factors::None };
         let params = RopeParams {
             n_dims: dims,
@@ -85,8 +100,8 @@ impl Rope {
         self
     }
 
-    /// The rotation of layers with a window: its own base (`rope.freq_base_swa`, by default `base`) and dimensions, the
-    /// frequencies unscaled unless `scaled`.
+    /// The rotation of layers with a window, whose keys have heads of `key_len`: its own base (`rope.freq_base_swa`, by
+    /// default `base`) and dimensions, the frequencies unscaled unless `scaled`.
     pub fn windowed(
         l: &mut Loader<'_>,
         full: &Rope,
@@ -94,7 +109,8 @@ impl Rope {
         base: f32,
         scaled: bool,
     ) -> Result<Rope, ModelError> {
-        let dims = dims(&mut l.keys, "rope.dimension_count_swa", full.params.n_dims.min(key_len))?;
+        let default = full.params.n_dims.min(key_len);
+        let dims = dims(&mut l.keys, "rope.dimension_count_swa", default, key_len)?;
         let base = positive(&mut l.keys, "rope.freq_base_swa", base)?;
         let mut rope = full.clone();
         (rope.params.n_dims, rope.params.base) = (dims, base);
@@ -142,7 +158,7 @@ impl Rope {
     }
 }
 
-fn dims(keys: &mut Keys<'_>, name: &str, default: usize) -> Result<usize, ModelError> {
+fn dims(keys: &mut Keys<'_>, name: &str, default: usize, most: usize) -> Result<usize, ModelError> {
     let named = keys.size(name)?;
     match named.unwrap_or(default) {
         dims if !dims.is_multiple_of(2) => {
@@ -150,7 +166,7 @@ fn dims(keys: &mut Keys<'_>, name: &str, default: usize) -> Result<usize, ModelE
             let name = if named.is_some() { name } else { "attention.key_length" };
             Err(keys.problem(name, format!("is {dims}, where RoPE needs an even size")))
         }
-        dims if dims > default => Err(keys.problem(name, format!("is {dims}, where heads are {default}"))),
+        dims if dims > most => Err(keys.problem(name, format!("is {dims}, where heads are {most}"))),
         dims => Ok(dims),
     }
 }
@@ -202,7 +218,11 @@ struct Scaling {
 
 impl Scaling {
     /// As llama.cpp reads it: linear where no kind is named.
-    fn read(keys: &mut Keys<'_>, context: usize) -> Result<Scaling, ModelError> {
+    fn read(
+        keys: &mut Keys<'_>,
+        context: usize,
+        gain: impl FnOnce(&mut Keys<'_>, f32) -> Result<f32, ModelError>,
+    ) -> Result<Scaling, ModelError> {
         let kind = keys.str("rope.scaling.type")?.unwrap_or("linear");
         // The factor was `rope.scale_linear` in older files.
         let old = keys.factor("rope.scale_linear")?;
@@ -217,7 +237,10 @@ impl Scaling {
         match kind {
             "none" => scaling.freq_scale = 1.0,
             "linear" | "longrope" => {}
-            "yarn" => scaling.stretch(keys, factor)?,
+            "yarn" => {
+                let gain = gain(keys, factor)?;
+                scaling.stretch(keys, factor, gain)?;
+            }
             kind => return Err(keys.unsupported("rope.scaling.type", kind)),
         }
         Ok(scaling)
@@ -225,12 +248,7 @@ impl Scaling {
 
     /// YaRN, with the gain on cosines and sines that llama.cpp's context computes; RoPE's own gain,
     /// `1 + 0.1 ln(factor)`, is taken out of it beforehand.
-    fn stretch(&mut self, keys: &mut Keys<'_>, factor: f32) -> Result<(), ModelError> {
-        let gain = |mscale: f32| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * ln(factor) + 1.0 };
-        let net = match keys.factor("rope.scaling.yarn_log_multiplier")? {
-            Some(all) => gain(1.0) / gain(all),
-            None => gain(1.0),
-        };
+    fn stretch(&mut self, keys: &mut Keys<'_>, factor: f32, net: f32) -> Result<(), ModelError> {
         // Written for other programs; llama.cpp computes it.
         if let Some(named) = keys.float("rope.scaling.yarn_attn_factor")?
             && ((named - net).abs() > 1e-3 * net || !net.is_finite())
@@ -248,7 +266,12 @@ impl Scaling {
     }
 }
 
+/// YaRN's gain for a multiplier of the logarithm.
+pub(in crate::model) fn yarn_gain(factor: f32, multiplier: f32) -> f32 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * multiplier * ln(factor) + 1.0 }
+}
+
 /// The logarithm in f64, rounded once: the same everywhere.
-fn ln(x: f32) -> f32 {
+pub(in crate::model) fn ln(x: f32) -> f32 {
     libm::log(f64::from(x)) as f32
 }

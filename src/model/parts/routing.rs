@@ -3,10 +3,12 @@
 use super::super::load::{ExpertCounts, Loader};
 use super::super::observer::Watch;
 use super::super::run::{Product, Run, add_bias, multiply};
-use super::super::state::ExpertBuffers;
+use super::super::state::{ExpertBuffers, Inputs};
 use super::super::weights::Linear;
-use super::super::{ForwardError, Label, ModelError, NodeId, NodeKind, Work};
+use super::super::{Buffers, ForwardError, Label, ModelError, NodeId, NodeKind, Work};
+use super::norm::Norm;
 use crate::kernels::ops::{self, Ops};
+use crate::store::Role;
 
 /// The least that weights are divided by: the smallest normal f16, as in ggml's graph.
 const MIN_WEIGHT_SUM: f32 = 6.103_515_6e-5;
@@ -43,12 +45,24 @@ pub(in crate::model) struct Routing {
     pub normalise: bool,
     /// Factor on the weights.
     pub scale: Option<f32>,
+    /// Where the router does not have the experts' input, but the residual stream normed without weights, over the root of
+    /// its length and times `ffn_gate_inp.scale`: the epsilon of that norm.
+    pub of_stream: Option<f32>,
 }
 
 impl Routing {
     /// Scores, no bias, no groups, weights as they are.
     pub fn new(count: usize, used: usize, score: Score) -> Routing {
-        Routing { count, used, score, choice_bias: None, groups: None, normalise: false, scale: None }
+        Routing {
+            count,
+            used,
+            score,
+            choice_bias: None,
+            groups: None,
+            normalise: false,
+            scale: None,
+            of_stream: None,
+        }
     }
 
     pub fn normalised(self) -> Routing {
@@ -131,6 +145,29 @@ pub(in crate::model) struct Router {
     pub spec: Routing,
     /// `[N, E]`
     pub linear: Linear,
+    /// Where it is not the experts' input.
+    input: Option<StreamInput>,
+}
+
+/// The residual stream as a router's input.
+#[derive(Debug)]
+struct StreamInput {
+    norm: Norm,
+    /// `[E]`
+    factors: Vec<f32>,
+}
+
+impl StreamInput {
+    /// Into [`Buffers::shared`](super::super::Buffers), and rounded into [`Buffers::hidden`](super::super::Buffers).
+    fn fill(&self, run: &mut Run<'_>) {
+        let (n, ops) = (run.rows * run.embd, run.kernels.ops());
+        let buffers = &mut *run.buffers;
+        let input = &mut buffers.shared[..n];
+        input.copy_from_slice(&buffers.x[..n]);
+        self.norm.apply(ops, input);
+        ops.scale(input, 1.0 / (run.embd as f32).sqrt());
+        input.chunks_exact_mut(run.embd).for_each(|row| ops.mul(row, &self.factors));
+    }
 }
 
 impl Router {
@@ -141,20 +178,55 @@ impl Router {
             let what = format!("is {}, where the groups used have {used_groups} experts", spec.used);
             return Err(l.keys.problem("expert_used_count", what));
         }
-        let linear = l.weights.linear(&format!("blk.{il}.ffn_gate_inp"), embd, spec.count)?;
-        Ok(Router { spec, linear })
+        let name = format!("blk.{il}.ffn_gate_inp");
+        let Some(eps) = spec.of_stream else {
+            let linear = l.weights.linear(&name, embd, spec.count)?;
+            return Ok(Router { spec, linear, input: None });
+        };
+        let matrix = l.weights.matrix(&format!("{name}.weight"), embd, spec.count, Role::Always)?;
+        let factors = l.weights.vector(&format!("{name}.scale"), embd)?;
+        let norm = Norm::unweighted("ffn_moe_input", embd, eps);
+        Ok(Router { spec, linear: Linear::plain(matrix), input: Some(StreamInput { norm, factors }) })
     }
 
-    /// Chooses experts for every row and weighs them; the input has been rounded. Returns the nodes of the choice and of
-    /// the weights.
-    pub fn route(&self, run: &mut Run<'_>) -> Result<[NodeId<'static>; 2], ForwardError> {
+    /// Whether its input is there, rounded: that of experts as they have it, or what is made of the residual stream
+    /// here.
+    pub fn input<'r>(&self, run: &'r mut Run<'_>) -> Option<&'r Inputs> {
+        let ty = self.linear.activation();
+        let Some(input) = &self.input else {
+            return Some(&run.buffers.inputs).filter(|inputs| inputs.has(ty));
+        };
+        input.fill(run);
+        let Buffers { hidden, shared, .. } = &mut *run.buffers;
+        hidden.prepare(&shared[..run.rows * run.embd], run.embd, [ty]).ok()?;
+        Some(hidden)
+    }
+
+    /// The node of its input; one that is made of the residual stream is rounded here.
+    fn prepare(&self, run: &mut Run<'_>, il: usize) -> Result<NodeId<'static>, ForwardError> {
+        let Some(input) = &self.input else { return Ok(run.cur) };
+        input.fill(run);
+        let (t, embd) = (run.rows, run.embd);
+        let Buffers { hidden, shared, .. } = &mut *run.buffers;
+        let shared = &mut shared[..t * embd];
+        let node = run.watch.show(input.norm.label(&[run.x]), [t, embd, 1], shared);
+        hidden
+            .prepare(shared, embd, [self.linear.activation()])
+            .map_err(ForwardError::not_finite("ffn_moe_input", il))?;
+        Ok(node)
+    }
+
+    /// Chooses experts for every row and weighs them; the experts' input has been rounded. Returns the nodes of the choice
+    /// and of the weights.
+    pub fn route(&self, run: &mut Run<'_>, il: usize) -> Result<[NodeId<'static>; 2], ForwardError> {
         let t = run.rows;
         let Routing { count, used, .. } = self.spec;
-        let input = run.cur;
+        let input = self.prepare(run, il)?;
         let buffers = &mut *run.buffers;
         let experts = &mut buffers.experts;
         let probs = &mut experts.probs[..t * count];
-        let product = Product { matrix: &self.linear.matrix, inputs: &buffers.inputs, out: &mut *probs };
+        let inputs = if self.input.is_some() { &buffers.hidden } else { &buffers.inputs };
+        let product = Product { matrix: &self.linear.matrix, inputs, out: &mut *probs };
         multiply(run.kernels, run.store, vec![product])?;
         let ops = run.kernels.ops();
         let scored = self.score(ops, &mut run.watch, experts, t, input);

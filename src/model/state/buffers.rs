@@ -2,12 +2,12 @@
 //!
 //! T is the number of rows (tokens of all sequences of the pass), at most the batch; E the embedding length; H heads,
 //! G of them for keys and values; D elements of a key, DV of a value; F the hidden length; N experts of which U are used; V
-//! the vocabulary. Where layers differ, a buffer has room for the largest.
+//! the vocabulary; S residual streams; L layers, each with P elements of an input of its own. Where layers differ, a buffer has room for the largest.
 
 use crate::kernels::ops::{AttentionScratch, RopeTable};
 use crate::store::{OutOfMemory, zeroed};
 
-use super::super::{FeedForwardSpec, LayerSpec, ModelSpec};
+use super::super::{FeedForwardSpec, LayerSpec, ModelSpec, ScratchSizes, SideSizes};
 use super::Inputs;
 
 /// Buffers of the experts of a layer. A slot is a (token, expert) pair; slots are grouped by expert and lie within an
@@ -60,7 +60,7 @@ impl ExpertSizes {
             FeedForwardSpec::Experts { count, used, ff, weighs_input, .. } => {
                 ExpertSizes { count, used, hidden: used * ff, weighted: if weighs_input { used } else { 0 } }
             }
-            FeedForwardSpec::Dense { .. } => ExpertSizes::default(),
+            FeedForwardSpec::Dense { .. } | FeedForwardSpec::Nothing => ExpertSizes::default(),
         };
         spec.layers.iter().map(sizes).fold(ExpertSizes::default(), |a, b| ExpertSizes {
             count: a.count.max(b.count),
@@ -95,12 +95,58 @@ impl ExpertBuffers {
     }
 }
 
+/// What latent attention needs: buffers that grow to what the largest pass needs. A stretch is a run of its
+/// rows.
+#[derive(Debug, Default)]
+pub(in crate::model) struct LatentBuffers {
+    /// Queries of low rank `[T][Q]`.
+    pub low_q: Vec<f32>,
+    /// Latents with the rotated part of the keys `[T][L+R]`.
+    pub low_kv: Vec<f32>,
+    /// Keys and values of all heads side by side `[T][H][..]`, where the weights are whole.
+    pub kv: Vec<f32>,
+    /// Parts of queries or values by head, `[H][stretch][..]`.
+    pub narrow: Vec<f32>,
+    /// Latents by head, `[H][stretch][L]`.
+    pub wide: Vec<f32>,
+    /// Queries `[stretch][H][L+R]`.
+    pub q: Vec<f32>,
+    /// What attention gave `[stretch][H][L]`.
+    pub attended: Vec<f32>,
+    /// The input of each head's product, rounded `[H]`.
+    pub by_head: Vec<Inputs>,
+    pub indexer: IndexerBuffers,
+}
+
+/// What an indexer needs, and its choice.
+#[derive(Debug, Default)]
+pub(in crate::model) struct IndexerBuffers {
+    /// Queries `[T][H][D]`, keys `[T][D]` and weights `[T][H]`.
+    pub q: Vec<f32>,
+    pub k: Vec<f32>,
+    pub weights: Vec<f32>,
+    /// Scores `[stretch][positions]`.
+    pub scores: Vec<f32>,
+    /// Positions chosen `[T][pages]`, kept for layers that take the choice of the one before.
+    pub masks: Vec<u128>,
+    pub pages: usize,
+}
+
+/// The first `len` of a buffer that grows.
+pub(in crate::model) fn grown(buffer: &mut Vec<f32>, len: usize) -> Result<&mut [f32], OutOfMemory> {
+    if buffer.len() < len {
+        *buffer = zeroed(&[len], "the buffers of a batch")?;
+    }
+    Ok(&mut buffer[..len])
+}
+
 /// Every buffer of a forward pass.
 #[derive(Debug)]
 pub struct Buffers {
     batch: usize,
     /// Positions that a sequence may have: some frequencies of RoPE depend on it.
     pub(in crate::model) context: usize,
+    pub(in crate::model) side: SideSizes,
     /// The residual stream `[T][E]`.
     pub(in crate::model) x: Vec<f32>,
     /// The input of a block, then its output `[T][E]`.
@@ -119,11 +165,17 @@ pub struct Buffers {
     pub(in crate::model) attn_gate: Vec<f32>,
     /// What attention gave `[T][H][DV]`.
     pub(in crate::model) attn: Vec<f32>,
-    /// Hidden `[T][F]`, of a dense or shared network.
+    /// Hidden `[T][F]`, of a dense or shared network; `[T][P]`.
     pub(in crate::model) gate: Vec<f32>,
     /// Hidden `[T][F]`.
     pub(in crate::model) up: Vec<f32>,
     pub(in crate::model) experts: ExpertBuffers,
+    /// Residual streams, where there are several `[T][S][E]`.
+    pub(in crate::model) streams: Vec<f32>,
+    /// Inputs of all layers `[T][L][P]`.
+    pub(in crate::model) per_layer: Vec<f32>,
+    /// What they are made of `[T][L][P]`.
+    pub(in crate::model) per_layer_rows: Vec<f32>,
     /// The input of a block, rounded.
     pub(in crate::model) inputs: Inputs,
     /// Hidden values, rounded.
@@ -131,6 +183,7 @@ pub struct Buffers {
     /// Cosines and sines of the pass's positions, one table for each kind of rotation of the model.
     pub(in crate::model) rope: Vec<RopeTable>,
     pub(in crate::model) attention: AttentionScratch,
+    pub(in crate::model) latent: LatentBuffers,
     /// `[rows asked for][V]`.
     pub(in crate::model) logits: Vec<f32>,
 }
@@ -139,6 +192,7 @@ fn dense_ff(layer: &LayerSpec) -> usize {
     match layer.ff {
         FeedForwardSpec::Dense { ff } => ff,
         FeedForwardSpec::Experts { shared, .. } => shared,
+        FeedForwardSpec::Nothing => 0,
     }
 }
 
@@ -149,26 +203,31 @@ impl Buffers {
     /// Where there is no memory for them.
     pub fn new(spec: &ModelSpec, batch: usize, context: usize) -> Result<Buffers, OutOfMemory> {
         let buffer = |n: usize| zeroed::<f32>(&[batch, n], "the buffers of a batch");
-        let dense = spec.widest(dense_ff);
+        let dense = spec.widest(dense_ff).max(spec.side.hidden);
         Ok(Buffers {
             batch,
             context,
+            side: spec.side,
             x: buffer(spec.embd)?,
             cur: buffer(spec.embd)?,
             beside: buffer(spec.embd)?,
             shared: buffer(spec.embd)?,
-            q: buffer(spec.widest(LayerSpec::q_dim))?,
-            k: buffer(spec.widest(LayerSpec::k_dim))?,
-            v: buffer(spec.widest(LayerSpec::v_dim))?,
-            attn_gate: buffer(spec.widest(|layer| layer.gate_len))?,
-            attn: buffer(spec.widest(LayerSpec::attended_dim))?,
+            q: buffer(spec.widest(|layer| layer.rows.q))?,
+            k: buffer(spec.widest(|layer| layer.rows.k))?,
+            v: buffer(spec.widest(|layer| layer.rows.v))?,
+            attn_gate: buffer(spec.widest(|layer| layer.rows.gate))?,
+            attn: buffer(spec.widest(|layer| layer.rows.attended))?,
             gate: buffer(dense)?,
             up: buffer(dense)?,
             experts: ExpertBuffers::new(ExpertSizes::of(spec), spec.embd, batch)?,
+            streams: buffer(spec.side.streams)?,
+            per_layer: buffer(spec.side.per_layer)?,
+            per_layer_rows: buffer(spec.side.per_layer)?,
             inputs: Inputs::default(),
             hidden: Inputs::default(),
             rope: Vec::new(),
             attention: AttentionScratch::default(),
+            latent: LatentBuffers::default(),
             logits: Vec::new(),
         })
     }
@@ -177,20 +236,31 @@ impl Buffers {
     /// included.
     pub fn bytes(spec: &ModelSpec, batch: usize, logits: usize) -> u64 {
         let ExpertSizes { count, used, hidden, weighted } = ExpertSizes::of(spec);
-        let dense = spec.widest(dense_ff);
-        let attended = spec.widest(LayerSpec::attended_dim);
+        let dense = spec.widest(dense_ff).max(spec.side.hidden);
+        let attended = spec.widest(|layer| layer.rows.attended);
         let floats = [
             4 * spec.embd,
-            spec.widest(LayerSpec::q_dim) + spec.widest(LayerSpec::k_dim) + spec.widest(LayerSpec::v_dim),
-            spec.widest(|layer| layer.gate_len) + attended,
+            spec.widest(|layer| layer.rows.q)
+                + spec.widest(|layer| layer.rows.k)
+                + spec.widest(|layer| layer.rows.v),
+            spec.widest(|layer| layer.rows.gate) + attended,
             2 * dense,
+            spec.side.streams + 2 * spec.side.per_layer,
             2 * count + 2 * hidden + (used + weighted) * spec.embd,
         ];
-        // An input may be kept in several types, and again by expert; few are as long as f32.
-        let inputs = 2 * (spec.embd * used.max(1)).max(hidden + dense).max(attended);
+        // An input may be kept in several types, and again by expert; few are as long as f32. That of an output
+        // projection may wait in the gate.
+        let output = attended.max(spec.widest(|layer| layer.rows.gate));
+        let inputs = 2 * (spec.embd * used.max(1)).max(hidden + dense).max(output);
         let token = (floats.iter().sum::<usize>() + inputs) * size_of::<f32>();
         let logits = (logits as u64).saturating_mul((spec.vocab * size_of::<f32>()) as u64);
-        (batch as u64).saturating_mul(token as u64).saturating_add(logits)
+        let rows =
+            |rows: usize, floats: usize| (rows as u64).saturating_mul((floats * size_of::<f32>()) as u64);
+        let scratch = rows(batch, spec.widest(|layer| layer.scratch.row)).saturating_add(rows(
+            batch.min(ScratchSizes::STRETCH),
+            spec.widest(|layer| layer.scratch.stretch_row),
+        ));
+        (batch as u64).saturating_mul(token as u64).saturating_add(logits).saturating_add(scratch)
     }
 
     /// Most rows of a pass.

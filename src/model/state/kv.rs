@@ -1,4 +1,4 @@
-//! What a sequence remembers: keys and values of all layers, in pages of 128 positions.
+//! Keys and values of a slot, in pages of 128 positions.
 //!
 //! A page is the chunk of attention's arithmetic. A full page never changes; pages may be shared by sequences that
 //! begin alike, and one that is written to while it is shared is copied first. A layer with a window gives up the pages that
@@ -11,8 +11,6 @@ use std::sync::Arc;
 
 use crate::kernels::ops::{KvPages, KvView, KvViewMut, Ops, PAGE, Window};
 use crate::store::{OutOfMemory, zeroed};
-
-use super::super::{LayerSpec, ModelSpec};
 
 /// Element type of the KV cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -101,9 +99,11 @@ struct Page {
     values: PageBuffer,
 }
 
-/// The keys and values that a layer still has of a sequence.
+/// The keys and values that a slot still has of a sequence, or keys alone, where values have no elements. A
+/// clone shares the pages until one of both writes to them.
 #[derive(Clone, Debug)]
-struct LayerState {
+pub(super) struct Pages {
+    ty: KvType,
     kv_heads: usize,
     key_len: usize,
     value_len: usize,
@@ -113,10 +113,30 @@ struct LayerState {
     pages: VecDeque<Arc<Page>>,
 }
 
-impl LayerState {
-    fn new(spec: &LayerSpec) -> LayerState {
-        let LayerSpec { kv_heads, key_len, value_len, window, .. } = *spec;
-        LayerState { kv_heads, key_len, value_len, window, first_page: 0, pages: VecDeque::new() }
+impl Pages {
+    pub fn new(ty: KvType, [kv_heads, key_len, value_len]: [usize; 3], window: Option<Window>) -> Pages {
+        Pages { ty, kv_heads, key_len, value_len, window, first_page: 0, pages: VecDeque::new() }
+    }
+
+    /// Bytes of a page.
+    fn page_bytes(&self) -> u64 {
+        (PAGE * self.kv_heads * (self.key_len + self.value_len) * self.ty.bytes()) as u64
+    }
+
+    /// Bytes of so many positions at most, filled in passes of up to `batch` tokens.
+    pub fn most_bytes(&self, context: usize, batch: usize) -> u64 {
+        let all = context.div_ceil(PAGE);
+        // A page before and behind what is seen, and one that is kept to take tokens back.
+        let pages = match self.window {
+            Some(window) => all.min((window.len() + batch).div_ceil(PAGE) + 2),
+            None => all,
+        };
+        self.page_bytes().saturating_mul(pages as u64)
+    }
+
+    /// Bytes that the pages take now; shared ones are counted whole.
+    pub fn held_bytes(&self) -> u64 {
+        self.pages.len() as u64 * self.page_bytes()
     }
 
     /// The first position that a token at `pos` sees.
@@ -124,10 +144,10 @@ impl LayerState {
         self.window.map_or(0, |window| window.start(pos))
     }
 
-    fn new_page(&self, ty: KvType) -> Result<Page, OutOfMemory> {
+    fn new_page(&self) -> Result<Page, OutOfMemory> {
         Ok(Page {
-            keys: PageBuffer::new(ty, self.kv_heads, self.key_len)?,
-            values: PageBuffer::new(ty, self.kv_heads, self.value_len)?,
+            keys: PageBuffer::new(self.ty, self.kv_heads, self.key_len)?,
+            values: PageBuffer::new(self.ty, self.kv_heads, self.value_len)?,
         })
     }
 
@@ -144,22 +164,17 @@ impl LayerState {
     }
 
     /// The page of a position, to be written to: new, or a copy where it is shared.
-    fn page_mut(
-        &mut self,
-        pos: usize,
-        ty: KvType,
-        spare: &mut Option<Page>,
-    ) -> Result<&mut Page, OutOfMemory> {
+    fn page_mut(&mut self, pos: usize, spare: &mut Option<Page>) -> Result<&mut Page, OutOfMemory> {
         if self.pages.is_empty() {
             self.first_page = self.first_page.max(self.first_seen(pos) / PAGE);
         }
         let index = pos / PAGE - self.first_page;
         while self.pages.len() <= index {
-            let page = spare.take().map_or_else(|| self.new_page(ty), Ok)?;
+            let page = spare.take().map_or_else(|| self.new_page(), Ok)?;
             self.pages.push_back(Arc::new(page));
         }
         if Arc::get_mut(&mut self.pages[index]).is_none() {
-            let mut copy = spare.take().map_or_else(|| self.new_page(ty), Ok)?;
+            let mut copy = spare.take().map_or_else(|| self.new_page(), Ok)?;
             copy.keys.copy_from(&self.pages[index].keys);
             copy.values.copy_from(&self.pages[index].values);
             self.pages[index] = Arc::new(copy);
@@ -167,9 +182,15 @@ impl LayerState {
         Ok(Arc::get_mut(&mut self.pages[index]).expect("the page is not shared"))
     }
 
-    /// Whether a token at `pos` finds all that it sees.
-    fn can_go_on_from(&self, pos: usize) -> bool {
-        self.first_page * PAGE <= self.first_seen(pos)
+    /// The last position up to `pos` from which a pass can go on: `pos`, or 0 where the window has given up
+    /// what a token there sees.
+    pub fn last_before(&self, pos: usize) -> usize {
+        if self.first_page * PAGE <= self.first_seen(pos) { pos } else { 0 }
+    }
+
+    /// Forgets all from position `past` on, which is such a position.
+    pub fn rewind(&mut self, past: usize) {
+        if past == 0 { self.clear() } else { self.truncate(past) }
     }
 
     fn truncate(&mut self, past: usize) {
@@ -180,98 +201,42 @@ impl LayerState {
         self.pages.clear();
         self.first_page = 0;
     }
-}
 
-/// Keys and values of a sequence, all layers; a clone shares the pages until one of both writes to them.
-#[derive(Clone, Debug)]
-pub struct SequenceState {
-    layers: Vec<LayerState>,
-    ty: KvType,
-}
-
-impl SequenceState {
-    /// An empty state. Memory is taken page by page, as positions are filled.
-    pub fn new(spec: &ModelSpec, ty: KvType) -> SequenceState {
-        SequenceState { layers: spec.layers.iter().map(LayerState::new).collect(), ty }
-    }
-
-    /// Bytes of a state of so many positions at most, filled in passes of up to `batch` tokens.
-    pub fn bytes(spec: &ModelSpec, context: usize, batch: usize, ty: KvType) -> u64 {
-        let layer = |layer: &LayerSpec| {
-            let all = context.div_ceil(PAGE);
-            // A page before and behind what is seen, and one that is kept to take tokens back.
-            let pages = match layer.window {
-                Some(window) => all.min((window.len() + batch).div_ceil(PAGE) + 2),
-                None => all,
-            };
-            let page = PAGE as u64 * (layer.k_dim() + layer.v_dim()) as u64 * ty.bytes() as u64;
-            page.saturating_mul(pages as u64)
-        };
-        spec.layers.iter().map(layer).fold(0, u64::saturating_add)
-    }
-
-    /// Bytes that the pages take now; shared ones are counted whole.
-    pub fn held_bytes(&self) -> u64 {
-        let layer =
-            |l: &LayerState| l.pages.len() * PAGE * l.kv_heads * (l.key_len + l.value_len) * self.ty.bytes();
-        self.layers.iter().map(|l| layer(l) as u64).sum()
-    }
-
-    /// What keys and values are kept as.
-    pub fn ty(&self) -> KvType {
-        self.ty
-    }
-
-    /// Forgets all from position `past` on, and says from which position a pass can go on: `past`, or 0 where a
-    /// window has given up what a token there would see. Then nothing is left.
-    pub fn rewind(&mut self, past: usize) -> usize {
-        if self.layers.iter().all(|layer| layer.can_go_on_from(past)) {
-            self.layers.iter_mut().for_each(|layer| layer.truncate(past));
-            past
-        } else {
-            self.layers.iter_mut().for_each(LayerState::clear);
-            0
-        }
-    }
-
-    /// Writes keys and values of a layer, `[tokens][kv_heads * len]` each, at positions from `first_pos` on.
+    /// Writes keys and values, `[tokens][kv_heads * len]` each, at positions from `first_pos` on.
     ///
     /// # Errors
     /// Where there is no memory for another page.
-    pub(in crate::model) fn store(
+    pub fn store(
         &mut self,
         ops: &Ops,
-        layer: usize,
         first_pos: usize,
         keys: &[f32],
         values: &[f32],
     ) -> Result<(), OutOfMemory> {
-        let ty = self.ty;
-        let layer = &mut self.layers[layer];
-        let mut spare = layer.drop_unseen(first_pos);
-        let (kv_heads, key_len, value_len) = (layer.kv_heads, layer.key_len, layer.value_len);
+        let mut spare = self.drop_unseen(first_pos);
+        let (kv_heads, key_len, value_len) = (self.kv_heads, self.key_len, self.value_len);
         let tokens = keys.len() / (kv_heads * key_len);
         let mut done = 0;
         while done < tokens {
             let pos = first_pos + done;
             let n = (PAGE - pos % PAGE).min(tokens - done);
-            let page = layer.page_mut(pos, ty, &mut spare)?;
+            let page = self.page_mut(pos, &mut spare)?;
             let rows = |len: usize| done * kv_heads * len..(done + n) * kv_heads * len;
             ops.store_kv(&keys[rows(key_len)], page.keys.view_mut(), kv_heads, key_len, pos % PAGE);
-            ops.store_kv(&values[rows(value_len)], page.values.view_mut(), kv_heads, value_len, pos % PAGE);
+            if value_len > 0 {
+                let values = &values[rows(value_len)];
+                ops.store_kv(values, page.values.view_mut(), kv_heads, value_len, pos % PAGE);
+            }
             done += n;
         }
         Ok(())
     }
 
-    /// Calls `f` with the pages of a layer.
-    pub(in crate::model) fn with_pages<T>(&self, layer: usize, f: impl FnOnce(&KvPages<'_>) -> T) -> T {
-        let layer = &self.layers[layer];
-        let keys: Vec<KvView<'_>> = layer.pages.iter().map(|page| page.keys.view()).collect();
-        let values: Vec<KvView<'_>> = layer.pages.iter().map(|page| page.values.view()).collect();
-        f(&KvPages { first_page: layer.first_page, keys: &keys, values: &values })
+    /// Calls `f` with the pages.
+    pub fn with<T>(&self, f: impl FnOnce(&KvPages<'_>) -> T) -> T {
+        let keys: Vec<KvView<'_>> = self.pages.iter().map(|page| page.keys.view()).collect();
+        let values: Vec<KvView<'_>> = self.pages.iter().map(|page| page.values.view()).collect();
+        let values = Some(&values[..]).filter(|_| self.value_len > 0);
+        f(&KvPages { first_page: self.first_page, keys: &keys, values })
     }
 }
-
-#[cfg(test)]
-mod tests;

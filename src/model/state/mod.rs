@@ -3,8 +3,11 @@
 mod buffers;
 mod inputs;
 mod kv;
+mod recurrent;
+mod sequence;
 
 pub use buffers::Buffers;
-pub(super) use buffers::ExpertBuffers;
+pub(super) use buffers::{ExpertBuffers, IndexerBuffers, LatentBuffers, grown};
 pub(super) use inputs::Inputs;
-pub use kv::{KvType, SequenceState};
+pub use kv::KvType;
+pub use sequence::SequenceState;

@@ -1,11 +1,13 @@
 //! What transformers' Jinja has from Python, beyond what `minijinja` and its `pycompat` know.
 
 use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use minijinja::value::{Rest, Value, ValueKind, from_args};
-use minijinja::{Environment, Error, ErrorKind, Output, State, escape_formatter};
+use minijinja::value::{Kwargs, Object, ObjectRepr, Rest, Value, ValueKind, from_args};
+use minijinja::{Environment, Error, ErrorKind, Output, State, escape_formatter, filters};
 use minijinja_contrib::{globals, pycompat};
 
 use super::json;
@@ -22,7 +24,7 @@ pub fn extend(environment: &mut Environment<'static>, now: fn() -> Timestamp) {
     environment.set_unknown_method_callback(method);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", move |format: &str| strftime(now(), format));
-    environment.add_function("cycler", |items: Rest<Value>| globals::cycler(items.to_vec()));
+    environment.add_function("cycler", cycler);
     environment.add_function("joiner", globals::joiner);
     environment.add_test("sequence", |value: &Value| {
         use ValueKind::*;
@@ -30,6 +32,7 @@ pub fn extend(environment: &mut Environment<'static>, now: fn() -> Timestamp) {
     });
     environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     environment.add_filter("tojson", json::to_json);
+    environment.add_filter("int", int);
     environment.add_filter("string", |value: &Value| -> Result<Value, Error> {
         if value.kind() == ValueKind::String { Ok(value.clone()) } else { text(value).map(Value::from) }
     });
@@ -44,6 +47,82 @@ fn raise_exception(message: &str) -> Result<Value, Error> {
 fn strftime(time: Timestamp, format: &str) -> Result<String, Error> {
     jiff::fmt::strtime::format(format, &time.to_zoned(TimeZone::UTC))
         .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
+}
+
+/// `value | int(default, base)`: the default, 0, of what is no number.
+fn int(
+    state: &State,
+    value: &Value,
+    default: Option<Value>,
+    base: Option<u32>,
+    kwargs: Kwargs,
+) -> Result<Value, Error> {
+    let default = match default {
+        Some(default) => default,
+        None => kwargs.get::<Option<Value>>("default")?.unwrap_or_else(|| Value::from(0)),
+    };
+    // Python strips white space, and of floats takes those alone that are finite.
+    let value = value.as_str().map_or_else(|| value.clone(), |text| Value::from(text.trim()));
+    let text_as_float = value.as_str().and_then(|text| text.parse().ok());
+    match float(&value).or(text_as_float) {
+        Some(number) if !number.is_finite() => {
+            let _: Option<u32> = kwargs.get("base")?;
+            kwargs.assert_all_used()?;
+            Ok(default)
+        }
+        _ => filters::int(state, &value, Some(default), base, kwargs),
+    }
+}
+
+/// `cycler(..)`: its values in turn, without end.
+fn cycler(items: Rest<Value>) -> Result<Value, Error> {
+    match items.is_empty() {
+        true => Err(Error::new(ErrorKind::InvalidOperation, "a cycler needs at least one value")),
+        false => Ok(Value::from_object(Cycler { items: items.to_vec(), position: AtomicUsize::new(0) })),
+    }
+}
+
+#[derive(Debug)]
+struct Cycler {
+    items: Vec<Value>,
+    position: AtomicUsize,
+}
+
+impl Cycler {
+    fn current(&self) -> Value {
+        self.items[self.position.load(Relaxed)].clone()
+    }
+}
+
+impl Object for Cycler {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        (key.as_str()? == "current").then(|| self.current())
+    }
+
+    fn call_method(
+        self: &Arc<Self>,
+        _: &mut State<'_, '_>,
+        method: &str,
+        args: &[Value],
+    ) -> Result<Value, Error> {
+        let () = from_args(args)?;
+        match method {
+            "next" => {
+                let current = self.current();
+                self.position.store((self.position.load(Relaxed) + 1) % self.items.len(), Relaxed);
+                Ok(current)
+            }
+            "reset" => {
+                self.position.store(0, Relaxed);
+                Ok(Value::from(()))
+            }
+            _ => Err(Error::from(ErrorKind::UnknownMethod)),
+        }
+    }
 }
 
 /// Writes a value as `str` does.

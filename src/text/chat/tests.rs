@@ -97,6 +97,33 @@ fn json_is_pythons() {
     assert!(message(render("{{ [1] | tojson(indent=99) }}")).contains("more than 16"));
 }
 
+/// Each with its text in Python's Jinja.
+#[test]
+fn numbers_and_cycles_are_pythons() {
+    for (source, text) in [
+        (
+            "{{ 'x'|int }} {{ 'x'|int(7) }} {{ 'x'|int(default=8) }} {{ [1]|int }} {{ {}|int(3) }}",
+            "0 7 8 0 3",
+        ),
+        (
+            "{{ '42'|int + 1 }} {{ ' 42 '|int }} {{ '42.9'|int }} {{ '-3.7'|int }} {{ 3.9|int }}",
+            "43 42 42 -3 3",
+        ),
+        ("{{ '0x1F'|int(0, 16) }} {{ 'ff'|int(base=16) }} {{ 'z'|int(default=2, base=36) }}", "31 255 35"),
+        ("{{ true|int }} {{ none|int }} {{ none|int(5) }} {{ ''|int }} {{ '1e3'|int }}", "1 0 5 0 1000"),
+        ("{{ 'inf'|int }} {{ 'nan'|int(4) }} {{ '1e999'|int(base=10, default=6) }}", "0 4 6"),
+        (
+            "{% set c = cycler('a', 'b') %}{{ c.current }}{{ c.next() }}{{ c.current }}{{ c.next() }}\
+             {{ c.next() }}{{ c.current }}{% set _ = c.reset() %}{{ c.current }}",
+            "aabbaba",
+        ),
+    ] {
+        assert_eq!(render(source).unwrap(), text, "{source}");
+    }
+    assert!(message(render("{{ cycler() }}")).contains("at least one value"));
+    assert!(!message(render("{{ 'x'|int(radix=3) }}")).is_empty());
+}
+
 #[test]
 fn what_a_template_raises_is_an_error() {
     let error = message(render("{{ raise_exception('no system message, please') }}"));

@@ -34,6 +34,12 @@
 //! to be known first. Chunk by chunk the rounding is as fine, but not bit for bit the same; so is rounding
 //! before the sink is counted.
 //!
+//! # Over chosen positions
+//!
+//! Of what a token sees, only the positions that were chosen for it are taken; the others are masked, and
+//! chunks of which nothing is chosen are left out. Where all are chosen, the bits are those of attention over
+//! all.
+//!
 //! Nothing in all this depends on the batch or on the threads. A row without a finite score comes out as NaN.
 
 pub(super) mod parts;
@@ -50,6 +56,8 @@ use tile::{Tile, Workspace};
 
 /// Query rows (tokens times heads of one KV head) taken through the cache together.
 const TILE_ROWS: usize = 64;
+/// Rows of a tile that are worth the reading of its keys.
+const LEAST_ROWS: usize = 16;
 /// Multiply-adds of a call below which it stays on the calling thread.
 const PARALLEL: usize = 1 << 18;
 /// Floats that the parts of a call split by chunk may take.
@@ -147,14 +155,68 @@ impl AttentionShape {
 pub struct AttentionScratch {
     /// One for each thread of the pool; each locks only its own.
     workspaces: Vec<Mutex<Workspace>>,
-    /// Parts of all items: `[tile][kv_head][chunk or 1][row][part_len]`.
+    /// Parts of all items: `[tile of tokens][kv_head][tile of heads][chunk or 1][row][part_len]`.
     parts: Vec<f32>,
+}
+
+/// What a call reads.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    shape: &'a AttentionShape,
+    q: &'a [f32],
+    kv: &'a KvPages<'a>,
+    sinks: Option<&'a [f32]>,
+    chosen: Option<Chosen<'a>>,
+}
+
+/// Positions that tokens attend to, of those that they see; at least one for each token.
+#[derive(Clone, Copy, Debug)]
+pub struct Chosen<'a> {
+    /// `[tokens][lists][pages]`: bit j of a page's mask stands for its position j. What a token does not see
+    /// makes no difference.
+    pub masks: &'a [u128],
+    /// As many as KV heads, or 1 where all of these have the same.
+    pub lists: usize,
+    /// From page 0 on.
+    pub pages: usize,
+}
+
+const _: () = assert!(PAGE == u128::BITS as usize);
+
+impl<'a> Chosen<'a> {
+    fn of(&self, token: usize, kv_head: usize) -> ChosenOf<'a> {
+        let list = token * self.lists + if self.lists == 1 { 0 } else { kv_head };
+        ChosenOf(&self.masks[list * self.pages..][..self.pages])
+    }
+}
+
+/// What one token attends to with one KV head, page by page.
+#[derive(Clone, Copy)]
+pub(in crate::kernels::ops) struct ChosenOf<'a>(&'a [u128]);
+
+impl ChosenOf<'_> {
+    /// The positions of a chunk that are chosen and seen, in rising order.
+    fn places<'p>(&self, chunk: usize, seen: &Range<usize>, places: &'p mut Vec<u8>) -> &'p [u8] {
+        places.clear();
+        let mut left = self.0[chunk];
+        while left != 0 {
+            let place = left.trailing_zeros();
+            left &= left - 1;
+            if seen.contains(&(place as usize)) {
+                places.push(place as u8);
+            }
+        }
+        places
+    }
 }
 
 /// How a call is cut into items of work; changes no result.
 struct Plan {
     tile_tokens: usize,
-    tiles: usize,
+    token_tiles: usize,
+    /// Heads of a group that a tile takes.
+    tile_heads: usize,
+    head_tiles: usize,
     chunks: Range<usize>,
     /// Each item takes one chunk (all of them otherwise).
     by_chunk: bool,
@@ -163,17 +225,28 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(shape: &AttentionShape, threads: usize) -> Self {
-        let tile_tokens = (TILE_ROWS / shape.group()).clamp(1, shape.tokens);
-        let tiles = shape.tokens.div_ceil(tile_tokens);
+    fn new(shape: &AttentionShape, chosen: bool, threads: usize) -> Self {
+        let group = shape.group();
+        // Tokens attend to other positions each where these are chosen.
+        let most = if chosen { 1 } else { shape.tokens };
+        let tile_tokens = (TILE_ROWS / group).clamp(1, most);
+        let token_tiles = shape.tokens.div_ceil(tile_tokens);
         let chunks = shape.chunks(0..shape.tokens);
-        let item_len = tile_tokens * shape.group() * part_len(shape.value_len);
-        let items = tiles * shape.kv_heads;
+        // Many heads of one group are several tiles; the fewer there are, the more they are cut for the
+        // threads.
+        let others = token_tiles * shape.kv_heads * if chosen { 1 } else { chunks.len() };
+        let wanted = if threads > 1 { (2 * threads).div_ceil(others) } else { 1 };
+        let wanted = wanted.min(group.div_ceil(LEAST_ROWS)).max(group.div_ceil(TILE_ROWS));
+        let tile_heads = group.div_ceil(wanted);
+        let head_tiles = group.div_ceil(tile_heads);
+        let item_len = tile_tokens * tile_heads * part_len(shape.value_len);
+        let items = token_tiles * head_tiles * shape.kv_heads;
         let by_chunk = threads > 1
+            && !chosen
             && items < 4 * threads
             && items * chunks.len() * item_len <= MAX_PARTS
             && chunks.len() > 1;
-        Self { tile_tokens, tiles, chunks, by_chunk, item_len }
+        Self { tile_tokens, token_tiles, tile_heads, head_tiles, chunks, by_chunk, item_len }
     }
 
     /// Items of one tile and KV head.
@@ -184,6 +257,16 @@ impl Plan {
     fn tokens(&self, tile: usize, shape: &AttentionShape) -> Range<usize> {
         let start = tile * self.tile_tokens;
         start..(start + self.tile_tokens).min(shape.tokens)
+    }
+
+    fn heads(&self, tile: usize, shape: &AttentionShape) -> Range<usize> {
+        let start = tile * self.tile_heads;
+        start..(start + self.tile_heads).min(shape.group())
+    }
+
+    /// The first item of a tile of tokens, a KV head and a tile of its heads.
+    fn item(&self, [token_tile, kv_head, head_tile]: [usize; 3], shape: &AttentionShape) -> usize {
+        ((token_tile * shape.kv_heads + kv_head) * self.head_tiles + head_tile) * self.splits()
     }
 }
 
@@ -202,6 +285,27 @@ impl Ops {
         out: &mut [f32],
         scratch: &mut AttentionScratch,
     ) {
+        self.attend_all(&Call { shape, q, kv, sinks, chosen: None }, out, scratch);
+    }
+
+    /// The same over chosen positions alone, without sinks; `kv` begins with page 0.
+    pub fn attention_over(
+        &self,
+        shape: &AttentionShape,
+        q: &[f32],
+        kv: &KvPages<'_>,
+        chosen: Chosen<'_>,
+        out: &mut [f32],
+        scratch: &mut AttentionScratch,
+    ) {
+        assert!(kv.first_page == 0 && [1, shape.kv_heads].contains(&chosen.lists), "attention: lists");
+        assert_eq!(chosen.masks.len(), shape.tokens * chosen.lists * chosen.pages, "attention: masks");
+        assert!((shape.first_pos + shape.tokens).div_ceil(PAGE) <= chosen.pages, "attention: pages of masks");
+        self.attend_all(&Call { shape, q, kv, sinks: None, chosen: Some(chosen) }, out, scratch);
+    }
+
+    fn attend_all(&self, call: &Call<'_>, out: &mut [f32], scratch: &mut AttentionScratch) {
+        let Call { shape, q, kv, sinks, chosen } = *call;
         shape.check(q, kv, sinks, out);
         if shape.tokens == 0 {
             return;
@@ -209,11 +313,12 @@ impl Ops {
         let head = shape.key_len.max(shape.value_len);
         let work = shape.tokens * shape.heads * head * shape.seen(shape.tokens - 1).len();
         let threads = if work < PARALLEL { 1 } else { rayon::current_num_threads() };
-        let plan = Plan::new(shape, threads);
+        let plan = Plan::new(shape, chosen.is_some(), threads);
         if scratch.workspaces.len() < threads {
             scratch.workspaces.resize_with(threads, Mutex::default);
         }
-        let parts_len = plan.tiles * shape.kv_heads * plan.splits() * plan.item_len;
+        let items = plan.item([plan.token_tiles, 0, 0], shape);
+        let parts_len = items * plan.item_len;
         if scratch.parts.len() < parts_len {
             scratch.parts.resize(parts_len, 0.0);
         }
@@ -222,11 +327,15 @@ impl Ops {
 
         let attend = |(item, parts): (usize, &mut [f32])| {
             let (rest, split) = (item / plan.splits(), item % plan.splits());
-            let (tile, kv_head) = (rest / shape.kv_heads, rest % shape.kv_heads);
+            let (rest, head_tile) = (rest / plan.head_tiles, rest % plan.head_tiles);
+            let (token_tile, kv_head) = (rest / shape.kv_heads, rest % shape.kv_heads);
             let first = plan.chunks.start + split;
-            let chunks = if plan.by_chunk { first..first + 1 } else { plan.chunks.clone() };
-            let tokens = plan.tokens(tile, shape);
-            let tile = Tile { shape, q, kv_head, kv, tokens, chunks };
+            let tokens = plan.tokens(token_tile, shape);
+            let seen = shape.chunks(tokens.clone());
+            let chunks = if plan.by_chunk { first..first + 1 } else { seen };
+            let heads = plan.heads(head_tile, shape);
+            let chosen = chosen.map(|chosen| chosen.of(tokens.start, kv_head));
+            let tile = Tile { shape, q, kv_head, kv, tokens, heads, chunks, chosen };
             // Outside the pool everything runs on one thread.
             let thread = if threads == 1 { 0 } else { rayon::current_thread_index().unwrap_or(0) };
             let mut workspace = workspaces[thread].lock().unwrap_or_else(PoisonError::into_inner);
@@ -241,9 +350,12 @@ impl Ops {
         let parts = &*parts;
         let finish = |(row, out): (usize, &mut [f32])| {
             let (token, head) = (row / shape.heads, row % shape.heads);
-            let (tile, kv_head) = (token / plan.tile_tokens, head / shape.group());
-            let in_tile = (token - tile * plan.tile_tokens) * shape.group() + head % shape.group();
-            let item = (tile * shape.kv_heads + kv_head) * plan.splits();
+            let (token_tile, kv_head) = (token / plan.tile_tokens, head / shape.group());
+            let head_tile = head % shape.group() / plan.tile_heads;
+            let heads = plan.heads(head_tile, shape);
+            let in_tile =
+                (token - token_tile * plan.tile_tokens) * heads.len() + head % shape.group() - heads.start;
+            let item = plan.item([token_tile, kv_head, head_tile], shape);
             // What another token of the tile sees and this one does not was left unwritten.
             let seen = if plan.by_chunk { shape.chunks(token..token + 1) } else { 0..1 };
             let skipped = if plan.by_chunk { seen.start - plan.chunks.start } else { 0 };

@@ -4,17 +4,20 @@
 use std::ops::Range;
 
 use super::parts::{State, merge, part_len};
-use super::{AttentionShape, PAGE};
+use super::{AttentionShape, ChosenOf, PAGE};
 use crate::kernels::ops::lanes::{Isa, Lanes16};
 use crate::kernels::ops::math::{exp_sum, soft_cap};
 use crate::kernels::ops::{KvPages, KvView};
 
 /// Rows up to which keys and values are read where they lie; more rows pay for a widened, padded copy.
 const DIRECT_ROWS: usize = 8;
-/// Query rows whose scores are taken together: their values stay in the first-level cache.
+/// Query rows whose scores are taken together, at most, and floats of them: they stay in the first-level
+/// cache.
 const SCORE_ROWS: usize = 16;
+const SCORE_FLOATS: usize = 5 << 10;
 
-/// Some tokens' rows of one KV head, and the chunks to take them through.
+/// Some rows of one KV head, and the chunks to take them through. Row r is that of token
+/// `tokens.start + r / heads.len()` and of the group's head `heads.start + r % heads.len()`.
 pub(in crate::kernels::ops) struct Tile<'a> {
     pub shape: &'a AttentionShape,
     /// The whole batch's queries.
@@ -22,29 +25,48 @@ pub(in crate::kernels::ops) struct Tile<'a> {
     pub kv_head: usize,
     pub kv: &'a KvPages<'a>,
     pub tokens: Range<usize>,
+    /// Heads of the KV head's group.
+    pub heads: Range<usize>,
     pub chunks: Range<usize>,
+    /// The positions that the tile's token, the only one, attends to; all that it sees where `None`.
+    pub chosen: Option<ChosenOf<'a>>,
 }
 
 impl Tile<'_> {
     fn rows(&self) -> usize {
-        self.tokens.len() * self.shape.group()
+        self.tokens.len() * self.heads.len()
+    }
+
+    fn token(&self, row: usize) -> usize {
+        self.tokens.start + row / self.heads.len()
     }
 
     /// What a row sees of a chunk, counted from its start.
     fn seen(&self, row: usize, chunk: usize) -> Range<usize> {
-        self.shape.seen_in(self.tokens.start + row / self.shape.group(), chunk)
+        self.shape.seen_in(self.token(row), chunk)
     }
 
     /// The first chunk that this tile takes a row through.
     fn first_chunk(&self, row: usize) -> usize {
-        let seen = self.shape.seen(self.tokens.start + row / self.shape.group());
-        self.chunks.start.max(seen.start / PAGE)
+        self.chunks.start.max(self.shape.seen(self.token(row)).start / PAGE)
     }
 
     /// What any of these rows sees of a chunk: tokens stand in rising order, so their ranges overlap or
     /// adjoin.
     fn seen_by(&self, rows: Range<usize>, chunk: usize) -> Range<usize> {
         self.seen(rows.start, chunk).start..self.seen(rows.end - 1, chunk).end
+    }
+
+    /// The same in a chunk at hand, counted as its rows are.
+    fn held_by<E>(&self, rows: Range<usize>, chunk: &Chunk<E>) -> Range<usize> {
+        match chunk.places {
+            Some(places) => 0..places.len(),
+            None => self.seen_by(rows, chunk.index),
+        }
+    }
+
+    fn held<E>(&self, row: usize, chunk: &Chunk<E>) -> Range<usize> {
+        self.held_by(row..row + 1, chunk)
     }
 }
 
@@ -61,10 +83,12 @@ pub(in crate::kernels::ops) struct Workspace {
     p: Vec<[f32; PAGE]>,
     /// `[row][part_len]`: parts of a chunk
     parts: Vec<f32>,
+    /// Positions of a chunk that are chosen, in rising order.
+    places: Vec<u8>,
 }
 
 /// What a cache holds.
-pub(super) trait Element: Copy {
+pub(in crate::kernels::ops) trait Element: Copy {
     /// What is multiplied with it is rounded to f16 first.
     const ROUNDS: bool;
 
@@ -134,6 +158,8 @@ struct Chunk<'a, E> {
     /// From one position to the next and from one unit to the next in `v`.
     v_position: usize,
     v_unit: usize,
+    /// Which positions of the chunk the rows of `k` and `v` are, where not all that are seen.
+    places: Option<&'a [u8]>,
 }
 
 /// Takes a tile's rows through its chunks; `parts` is `[row][part_len]`, and rows that see nothing of any
@@ -154,53 +180,67 @@ pub(in crate::kernels::ops) fn attend<I: Isa>(
 #[inline(always)]
 fn attend_in<I: Isa, E: Element>(isa: I, tile: &Tile, workspace: &mut Workspace, parts: &mut [f32]) {
     let AttentionShape { key_len, value_len, .. } = *tile.shape;
+    let value_row = tile.kv.value_row(key_len, value_len);
     let (rows, len) = (tile.rows(), part_len(value_len));
     let (k_units, v_units) = (key_len.div_ceil(16), value_len.div_ceil(16));
-    let direct = rows <= DIRECT_ROWS && key_len.is_multiple_of(16) && value_len.is_multiple_of(16);
+    let whole = [key_len, value_len, value_row].iter().all(|len| len.is_multiple_of(16));
+    let direct = rows <= DIRECT_ROWS && whole && tile.chosen.is_none();
     workspace.prepare(rows, k_units, v_units, !direct);
-    let Workspace { q, k: packed_k, v: packed_v, p, parts: fresh } = workspace;
+    let Workspace { q, k: packed_k, v: packed_v, p, parts: fresh, places } = workspace;
     pack_queries::<I, E>(isa, tile, k_units, q);
 
-    for chunk in tile.chunks.clone() {
-        let seen = tile.seen_by(0..rows, chunk);
-        if seen.is_empty() {
+    let mut merged = false;
+    for index in tile.chunks.clone() {
+        let seen = tile.seen_by(0..rows, index);
+        let chosen = tile.chosen.map(|chosen| chosen.places(index, &seen, places));
+        if seen.is_empty() || chosen.is_some_and(|places| places.is_empty()) {
             continue;
         }
-        let (index, rounds, start) = (chunk, E::ROUNDS, seen.start);
-        let page = chunk - tile.kv.first_page;
-        let first = tile.kv_head * PAGE + seen.start;
-        let (k, v) = (E::of(tile.kv.keys[page]), E::of(tile.kv.values[page]));
-        let (k, v) = (&k[first * key_len..], &v[first * value_len..]);
-        let (k, v) = (&k[..seen.len() * key_len], &v[..seen.len() * value_len]);
+        let page = index - tile.kv.first_page;
+        let first = tile.kv_head * PAGE;
+        let (k, v) = (E::of(tile.kv.keys[page]), E::of(tile.kv.values.unwrap_or(tile.kv.keys)[page]));
+        let key = |j: usize| &k[(first + j) * key_len..][..key_len];
+        let value = |j: usize| &v[(first + j) * value_row..][..value_len];
+        let rounds = E::ROUNDS;
         if direct {
-            let (k, v) = (k.as_chunks().0, v.as_chunks().0);
-            let (v_position, v_unit) = (v_units, 1);
-            let chunk = Chunk { index, rounds, start, k_units, v_units, k, v, v_position, v_unit };
+            let start = seen.start;
+            let k = k[(first + start) * key_len..(first + seen.end) * key_len].as_chunks().0;
+            let v = v[(first + start) * value_row..(first + seen.end) * value_row].as_chunks().0;
+            let (v_position, v_unit, places) = (value_row / 16, 1, None);
+            let chunk = Chunk { index, rounds, start, k_units, v_units, k, v, v_position, v_unit, places };
             attend_chunk(isa, tile, q, &chunk, p, fresh);
         } else {
-            for (j, (k, v)) in k.chunks_exact(key_len).zip(v.chunks_exact(value_len)).enumerate() {
-                pack(isa, k, &mut packed_k[j * k_units..], 1);
-                pack(isa, v, &mut packed_v[j..], PAGE);
+            let mut put = |at: usize, j: usize| {
+                pack(isa, key(j), &mut packed_k[at * k_units..], 1);
+                pack(isa, value(j), &mut packed_v[at..], PAGE);
+            };
+            match chosen {
+                Some(places) => places.iter().enumerate().for_each(|(at, &j)| put(at, usize::from(j))),
+                None => seen.clone().enumerate().for_each(|(at, j)| put(at, j)),
             }
-            let (k, v) = (&packed_k[..], &packed_v[..]);
+            let (k, v, places) = (&packed_k[..], &packed_v[..], chosen);
+            let start = if chosen.is_some() { 0 } else { seen.start };
             let (v_position, v_unit) = (1, PAGE);
-            let chunk = Chunk { index, rounds, start, k_units, v_units, k, v, v_position, v_unit };
+            let chunk = Chunk { index, rounds, start, k_units, v_units, k, v, v_position, v_unit, places };
             attend_chunk(isa, tile, q, &chunk, p, fresh);
         }
 
         for row in 0..rows {
-            if tile.seen(row, chunk).is_empty() {
+            if tile.seen(row, index).is_empty() {
                 continue;
             }
             let (part, fresh) = (&mut parts[row * len..][..len], &fresh[row * len..][..len]);
-            if chunk == tile.first_chunk(row) {
+            let first = if chosen.is_some() { !merged } else { index == tile.first_chunk(row) };
+            if first {
                 part.copy_from_slice(fresh);
             } else {
                 let state = State::of(part);
                 merge(isa, &mut part[..v_units * 16], state, fresh).store(part);
             }
         }
+        merged = true;
     }
+    assert!(merged || tile.chosen.is_none(), "attention: a token that attends to nothing");
 }
 
 impl Workspace {
@@ -225,10 +265,9 @@ fn grow<T: Clone>(buffer: &mut Vec<T>, len: usize, value: T) {
 #[inline(always)]
 fn pack_queries<I: Isa, E: Element>(isa: I, tile: &Tile, units: usize, packed: &mut [[f32; 16]]) {
     let AttentionShape { heads, key_len, .. } = *tile.shape;
-    let group = tile.shape.group();
+    let first = tile.kv_head * tile.shape.group() + tile.heads.start;
     for row in 0..tile.rows() {
-        let token = tile.tokens.start + row / group;
-        let head = tile.kv_head * group + row % group;
+        let (token, head) = (tile.token(row), first + row % tile.heads.len());
         let q = &tile.q[(token * heads + head) * key_len..][..key_len];
         let packed = &mut packed[row * units..][..units];
         pack(isa, q, packed, 1);
@@ -262,28 +301,55 @@ fn attend_chunk<I: Isa, E: Element>(
 ) {
     let rows = tile.rows();
     let len = chunk.v_units * 16 + 16;
-    for first in (0..rows).step_by(SCORE_ROWS) {
-        scores(isa, tile, first..(first + SCORE_ROWS).min(rows), q, chunk, p);
+    let at_once = (SCORE_FLOATS / (16 * chunk.k_units)).clamp(2, SCORE_ROWS) / 2 * 2;
+    for first in (0..rows).step_by(at_once) {
+        scores(isa, tile, first..(first + at_once).min(rows), q, chunk, p);
     }
     for row in 0..rows {
-        let seen = tile.seen(row, chunk.index);
+        let seen = tile.held(row, chunk);
         let part = &mut parts[row * len..][..len];
         part.fill(0.0);
         if !seen.is_empty() {
+            let p = &mut p[row];
             if let Some(cap) = tile.shape.soft_cap {
-                soft_cap(isa, &mut p[row][seen.clone()], tile.shape.scale / cap, cap);
+                soft_cap(isa, &mut p[seen.clone()], tile.shape.scale / cap, cap);
             }
-            probabilities(isa, &mut p[row], seen, chunk.rounds).store(part);
+            let state = match chunk.places {
+                Some(places) => {
+                    spread(p, places);
+                    let state = probabilities(isa, p, 0..PAGE, chunk.rounds);
+                    places.iter().enumerate().for_each(|(at, &j)| p[at] = p[usize::from(j)]);
+                    state
+                }
+                None => probabilities(isa, p, seen, chunk.rounds),
+            };
+            state.store(part);
         }
     }
     for unit in 0..chunk.v_units {
-        for first in (0..rows).step_by(4) {
-            weigh_values(isa, tile, first..(first + 4).min(rows), unit, chunk, p, parts);
+        let mut first = 0;
+        while first < rows {
+            let n = if I::MANY_REGISTERS && rows - first >= 8 { 8 } else { 4.min(rows - first) };
+            weigh_values(isa, tile, first..first + n, unit, chunk, p, parts);
+            first += n;
         }
     }
 }
 
-/// Scores of some rows against what any of them sees, two rows by two positions at a time.
+/// Brings the scores of chosen positions to their places, where their lanes are; what is not chosen is
+/// masked.
+fn spread(p: &mut [f32; PAGE], places: &[u8]) {
+    let mut end = PAGE;
+    for (at, &j) in places.iter().enumerate().rev() {
+        let score = p[at];
+        p[usize::from(j)] = score;
+        p[usize::from(j) + 1..end].fill(f32::NEG_INFINITY);
+        end = usize::from(j);
+    }
+    p[..end].fill(f32::NEG_INFINITY);
+}
+
+/// Scores of some rows against what any of them sees, two rows by two positions at a time, or four by four.
 #[inline(always)]
 fn scores<I: Isa, E: Element>(
     isa: I,
@@ -294,35 +360,48 @@ fn scores<I: Isa, E: Element>(
     p: &mut [[f32; PAGE]],
 ) {
     let units = chunk.k_units;
-    let seen = tile.seen_by(rows.clone(), chunk.index);
+    let seen = tile.held_by(rows.clone(), chunk);
     // A soft cap scales by itself.
     let scale = tile.shape.soft_cap.map_or(tile.shape.scale, |_| 1.0);
     let query = |row: usize| &q[row * units..][..units];
     let key = |j: usize| &chunk.k[(j - chunk.start) * units..][..units];
-    for j in seen.clone().step_by(2) {
-        let pair = j + 1 < seen.end;
-        if chunk.v_unit == 1 {
+    let step = if I::MANY_REGISTERS { 4 } else { 2 };
+    for j in seen.clone().step_by(step) {
+        let end = seen.end.min(j + step);
+        if chunk.v_unit == 1 && chunk.v_position == chunk.v_units {
             // Values are read where they lie, column by column, which the hardware does not foresee.
             let values = &chunk.v[(j - chunk.start) * chunk.v_units..];
-            for v in values.iter().take(2 * chunk.v_units).step_by(2) {
+            for v in values.iter().take(step * chunk.v_units).step_by(2) {
                 isa.prefetch(v);
             }
         }
-        for row in rows.clone().step_by(2) {
-            match (row + 1 < rows.end, pair) {
-                (true, true) => {
-                    let [a, b, c, d] = dots2x2(isa, [query(row), query(row + 1)], [key(j), key(j + 1)]);
-                    (p[row][j], p[row][j + 1]) = (a * scale, b * scale);
-                    (p[row + 1][j], p[row + 1][j + 1]) = (c * scale, d * scale);
-                }
-                (false, true) => {
-                    p[row][j] = dot(isa, query(row), key(j)) * scale;
-                    p[row][j + 1] = dot(isa, query(row), key(j + 1)) * scale;
-                }
-                (two, false) => {
-                    p[row][j] = dot(isa, query(row), key(j)) * scale;
-                    if two {
-                        p[row + 1][j] = dot(isa, query(row + 1), key(j)) * scale;
+        let mut left = rows.clone();
+        while step == 4 && end - j == 4 && left.len() >= 4 {
+            let row = left.start;
+            let q = [query(row), query(row + 1), query(row + 2), query(row + 3)];
+            let dots = dots4x4(isa, q, [key(j), key(j + 1), key(j + 2), key(j + 3)]);
+            for (p, dots) in p[row..row + 4].iter_mut().zip(dots) {
+                p[j..j + 4].copy_from_slice(&dots.map(|dot| dot * scale));
+            }
+            left.start += 4;
+        }
+        for j in (j..end).step_by(2) {
+            for row in left.clone().step_by(2) {
+                match (row + 1 < rows.end, j + 1 < end) {
+                    (true, true) => {
+                        let [a, b, c, d] = dots2x2(isa, [query(row), query(row + 1)], [key(j), key(j + 1)]);
+                        (p[row][j], p[row][j + 1]) = (a * scale, b * scale);
+                        (p[row + 1][j], p[row + 1][j + 1]) = (c * scale, d * scale);
+                    }
+                    (false, true) => {
+                        p[row][j] = dot(isa, query(row), key(j)) * scale;
+                        p[row][j + 1] = dot(isa, query(row), key(j + 1)) * scale;
+                    }
+                    (two, false) => {
+                        p[row][j] = dot(isa, query(row), key(j)) * scale;
+                        if two {
+                            p[row + 1][j] = dot(isa, query(row + 1), key(j)) * scale;
+                        }
                     }
                 }
             }
@@ -330,9 +409,31 @@ fn scores<I: Isa, E: Element>(
     }
 }
 
+/// Four queries by four keys: for each query its dots.
+#[inline(always)]
+fn dots4x4<I: Isa, E: Element>(isa: I, q: [&[[f32; 16]]; 4], k: [&[[E; 16]]; 4]) -> [[f32; 4]; 4] {
+    let n = q[0].len();
+    let (q, k) = (q.map(|q| &q[..n]), k.map(|k| &k[..n]));
+    let mut acc = [[isa.splat(0.0); 4]; 4];
+    for i in 0..n {
+        let keys = [0, 1, 2, 3].map(|j| E::load(isa, &k[j][i]));
+        for (acc, q) in acc.iter_mut().zip(q) {
+            let q = isa.load(&q[i]);
+            for (acc, k) in acc.iter_mut().zip(keys) {
+                *acc = q.mul_add(k, *acc);
+            }
+        }
+    }
+    acc.map(I::F::sum4)
+}
+
 /// Two queries by two keys: `[q0 k0, q0 k1, q1 k0, q1 k1]`.
 #[inline(always)]
-fn dots2x2<I: Isa, E: Element>(isa: I, q: [&[[f32; 16]]; 2], k: [&[[E; 16]]; 2]) -> [f32; 4] {
+pub(in crate::kernels::ops) fn dots2x2<I: Isa, E: Element>(
+    isa: I,
+    q: [&[[f32; 16]]; 2],
+    k: [&[[E; 16]]; 2],
+) -> [f32; 4] {
     let n = q[0].len();
     let (q0, q1, k0, k1) = (&q[0][..n], &q[1][..n], &k[0][..n], &k[1][..n]);
     let mut acc = [isa.splat(0.0); 4];
@@ -349,7 +450,7 @@ fn dots2x2<I: Isa, E: Element>(isa: I, q: [&[[f32; 16]]; 2], k: [&[[E; 16]]; 2])
 }
 
 #[inline(always)]
-fn dot<I: Isa, E: Element>(isa: I, q: &[[f32; 16]], k: &[[E; 16]]) -> f32 {
+pub(in crate::kernels::ops) fn dot<I: Isa, E: Element>(isa: I, q: &[[f32; 16]], k: &[[E; 16]]) -> f32 {
     let mut acc = isa.splat(0.0);
     for (q, k) in q.iter().zip(k) {
         acc = isa.load(q).mul_add(E::load(isa, k), acc);
@@ -377,8 +478,8 @@ fn probabilities<I: Isa>(isa: I, p: &mut [f32; PAGE], seen: Range<usize>, rounds
     State { max, sum, weight: sum }
 }
 
-/// Adds the values of one unit, weighted, to the parts of up to four rows: together over what all of them
-/// see, each by itself before and after.
+/// Adds the values of one unit, weighted, to the parts of up to four rows, or eight: together over what all
+/// of them see, each by itself before and after.
 #[inline(always)]
 fn weigh_values<I: Isa, E: Element>(
     isa: I,
@@ -389,26 +490,26 @@ fn weigh_values<I: Isa, E: Element>(
     p: &[[f32; PAGE]],
     parts: &mut [f32],
 ) {
-    let index = chunk.index;
-    let first = tile.seen(rows.start, index);
+    let first = tile.held(rows.start, chunk);
     // Both ends rise from row to row.
-    let common = tile.seen(rows.end - 1, index).start..first.end;
+    let common = tile.held(rows.end - 1, chunk).start..first.end;
     if rows.len() == 1 || common.is_empty() {
         for row in rows {
-            weigh::<I, E, 1>(isa, row, tile.seen(row, index), unit, chunk, p, parts);
+            weigh::<I, E, 1>(isa, row, tile.held(row, chunk), unit, chunk, p, parts);
         }
         return;
     }
     for row in rows.clone() {
-        weigh::<I, E, 1>(isa, row, tile.seen(row, index).start..common.start, unit, chunk, p, parts);
+        weigh::<I, E, 1>(isa, row, tile.held(row, chunk).start..common.start, unit, chunk, p, parts);
     }
     match rows.len() {
         2 => weigh::<I, E, 2>(isa, rows.start, common.clone(), unit, chunk, p, parts),
         3 => weigh::<I, E, 3>(isa, rows.start, common.clone(), unit, chunk, p, parts),
+        8 if I::MANY_REGISTERS => weigh::<I, E, 8>(isa, rows.start, common.clone(), unit, chunk, p, parts),
         _ => weigh::<I, E, 4>(isa, rows.start, common.clone(), unit, chunk, p, parts),
     }
     for row in rows {
-        weigh::<I, E, 1>(isa, row, common.end..tile.seen(row, index).end, unit, chunk, p, parts);
+        weigh::<I, E, 1>(isa, row, common.end..tile.held(row, chunk).end, unit, chunk, p, parts);
     }
 }
 

@@ -2,9 +2,14 @@
 
 mod activations;
 mod attention;
+mod indexer;
 mod norms;
+mod recurrence;
 mod rope;
+mod rows;
+mod scan;
 mod select;
+mod streams;
 
 use super::*;
 

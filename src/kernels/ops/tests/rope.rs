@@ -64,6 +64,30 @@ fn rope_is_accurate_and_agrees() {
 }
 
 #[test]
+fn values_behind_others_are_rotated_as_alone() {
+    let mut random = Random(5);
+    let (heads, offset, dims) = (3, 5, 8);
+    let params = RopeParams { n_dims: dims, base: 1e4, freq_scale: 1.0, attn_factor: 1.0, yarn: None };
+    let mut table = RopeTable::default();
+    table.fill(&params, 7..9, None);
+    let whole = random.values(2 * heads * (offset + dims), 1.0);
+    for kind in [RopeKind::Norm, RopeKind::NeoX] {
+        let mut alone: Vec<f32> =
+            whole.chunks(offset + dims).flat_map(|head| head[offset..].to_vec()).collect();
+        SCALAR.rope(kind, &table, &mut alone, heads, dims);
+        let mut wanted = whole.clone();
+        for (head, alone) in wanted.chunks_mut(offset + dims).zip(alone.chunks(dims)) {
+            head[offset..].copy_from_slice(alone);
+        }
+        for (name, ops) in instances() {
+            let mut x = whole.clone();
+            ops.rope_behind(kind, &table, &mut x, heads, offset + dims, offset);
+            assert_same(&x, &wanted, name);
+        }
+    }
+}
+
+#[test]
 fn a_rope_table_does_not_depend_on_the_batch() {
     let params = RopeParams { n_dims: 64, base: 10_000.0, freq_scale: 1.0, attn_factor: 1.0, yarn: None };
     let (mut all, mut one) = (RopeTable::default(), RopeTable::default());

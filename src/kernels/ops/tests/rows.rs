@@ -20,6 +20,8 @@ fn all_rows(ops: &Ops, x: &[f32], y: &[f32]) -> Vec<(&'static str, Vec<f32>)> {
     vec![
         ("silu", in_place(&|x| ops.silu(x))),
         ("sigmoid", in_place(&|x| ops.sigmoid(x))),
+        ("exp", in_place(&|x| ops.exp(x))),
+        ("softplus", in_place(&|x| ops.softplus(x))),
         ("gelu", in_place(&|x| ops.gelu(x))),
         ("soft_cap", in_place(&|x| ops.soft_cap(x, 30.0))),
         ("swiglu", in_place(&|x| ops.swiglu(x, y))),

@@ -38,6 +38,10 @@ pub(super) struct Case {
     pub v: Vec<f32>,
     k16: Vec<u16>,
     v16: Vec<u16>,
+    /// Whether values are the beginnings of keys.
+    latent: bool,
+    /// Masks of chosen positions, `[tokens][lists][pages]`, and how many lists.
+    chosen: Option<(Vec<u128>, usize)>,
 }
 
 impl Case {
@@ -58,9 +62,49 @@ impl Case {
             values
         };
         let (k, v) = (fill(key_len), fill(value_len));
-        let mut case = Self { shape, f16, sinks: None, first_page, q, k, v, k16: vec![], v16: vec![] };
+        let mut case = Self { shape, f16, sinks: None, first_page, q, k, v, ..Self::empty(shape) };
         case.sync();
         case
+    }
+
+    fn empty(shape: AttentionShape) -> Self {
+        let (q, k, v, k16, v16) = (vec![], vec![], vec![], vec![], vec![]);
+        let (f16, first_page, latent) = (false, 0, false);
+        Self { shape, f16, sinks: None, first_page, q, k, v, k16, v16, latent, chosen: None }
+    }
+
+    /// With values that are the beginnings of keys.
+    pub fn latent(self) -> Self {
+        Self { latent: true, ..self }
+    }
+
+    /// With about one in so many of the positions chosen for each token, its own always: the same for all KV
+    /// heads or one list for each.
+    pub fn choosing(mut self, random: &mut Random, one_in: usize, lists: usize) -> Self {
+        let pages = self.pages_held();
+        let mut masks = vec![0u128; self.shape.tokens * lists * pages];
+        for (i, mask) in masks.iter_mut().enumerate() {
+            let pos = self.shape.first_pos + i / (lists * pages);
+            for j in 0..PAGE {
+                let own = i % pages * PAGE + j == pos;
+                *mask |= u128::from(own || random.next().is_multiple_of(one_in as u64)) << j;
+            }
+        }
+        self.chosen = Some((masks, lists));
+        self
+    }
+
+    fn pages_held(&self) -> usize {
+        (self.shape.first_pos + self.shape.tokens + 3).div_ceil(PAGE)
+    }
+
+    /// The positions that a token attends to.
+    fn attended(&self, token: usize, kv_head: usize, fault: Fault) -> Vec<usize> {
+        let seen = self.seen(token, fault);
+        let Some((masks, lists)) = &self.chosen else { return seen.collect() };
+        let list = token * lists + if *lists == 1 { 0 } else { kv_head };
+        let masks = &masks[list * self.pages_held()..];
+        seen.filter(|j| masks[j / PAGE] >> (j % PAGE) & 1 == 1).collect()
     }
 
     pub fn with_sinks(mut self, random: &mut Random) -> Self {
@@ -91,8 +135,17 @@ impl Case {
         let mut out = vec![7.0; count * heads * value_len];
         let keys = self.pages(&self.k, &self.k16, key_len);
         let values = self.pages(&self.v, &self.v16, value_len);
-        let kv = KvPages { first_page: self.first_page, keys: &keys, values: &values };
-        ops.attention(&shape, q, &kv, self.sinks.as_deref(), &mut out, scratch);
+        let values = Some(&values[..]).filter(|_| !self.latent);
+        let kv = KvPages { first_page: self.first_page, keys: &keys, values };
+        match &self.chosen {
+            None => ops.attention(&shape, q, &kv, self.sinks.as_deref(), &mut out, scratch),
+            Some((masks, lists)) => {
+                let row = lists * self.pages_held();
+                let masks = &masks[tokens.start * row..tokens.end * row];
+                let chosen = Chosen { masks, lists: *lists, pages: self.pages_held() };
+                ops.attention_over(&shape, q, &kv, chosen, &mut out, scratch);
+            }
+        }
         out
     }
 
@@ -128,6 +181,9 @@ impl Case {
 
     fn value(&self, kv_head: usize, j: usize) -> &[f32] {
         let len = self.shape.value_len;
+        if self.latent {
+            return &self.key(kv_head, j)[..len];
+        }
         &self.v[self.row(kv_head, j) * len..][..len]
     }
 
@@ -176,7 +232,7 @@ impl Case {
                 Some(cap) => tanh(dot * (self.shape.scale / cap)) * cap,
             }
         };
-        let seen: Vec<usize> = self.seen(token, fault).collect();
+        let seen = self.attended(token, kv_head, fault);
         let chunks = seen.chunk_by(|i, j| fault == Fault::OneChunk || i / PAGE == j / PAGE);
         let merged = chunks.map(|seen| self.chunk(kv_head, seen, score, fault)).reduce(|left, right| {
             let max = if right.max > left.max { right.max } else { left.max };

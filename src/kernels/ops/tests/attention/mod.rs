@@ -69,6 +69,61 @@ fn every_instance_gives_the_defined_bits() {
     }
 }
 
+/// Many heads that share their keys, of which the values are the beginning: what latents are attended with.
+#[test]
+fn values_may_be_the_beginnings_of_keys() {
+    let mut random = Random(19);
+    let mut scratch = AttentionScratch::default();
+    let sizes = [(24, 16, 4), (40, 24, 20), (96, 64, 5), (80, 80, 70), (576, 512, 66), (576, 512, 6)];
+    for (i, (key_len, value_len, heads)) in sizes.into_iter().enumerate() {
+        let places = [(1, 130), (3, 126), (1, 0), (1, 127), (1, 300), (2, 250)];
+        for (tokens, first_pos) in places.into_iter().take(if key_len > 500 { 2 } else { 6 }) {
+            let plain = shape(key_len, 1, tokens, first_pos, None);
+            let case = AttentionShape { heads, kv_heads: 1, value_len, ..plain };
+            let case = Case::new(&mut random, case, (i + tokens + first_pos) % 2 == 0).latent();
+            let wanted = case.defined(Fault::None);
+            for (name, ops) in instances().split_off(1) {
+                let what = format!("{name}, {:?}", case.shape);
+                assert_same(&case.run(ops, &mut scratch), &wanted, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn chosen_positions_are_attended_to_alone() {
+    let mut random = Random(20);
+    let mut scratch = AttentionScratch::default();
+    for (i, first_pos) in [0, 1, 126, 128, 255, 400].into_iter().enumerate() {
+        for (j, tokens) in [1, 2, 9].into_iter().enumerate() {
+            let group = [1, 3, 24][(i + j) % 3];
+            let of = shape([24, 64, 40][i % 3], group, tokens, first_pos, None);
+            let of = AttentionShape { soft_cap: [None, Some(1.5)][(i + j) % 2], ..of };
+            let case = Case::new(&mut random, of, (i + j) % 2 == 0);
+            let case = if i % 2 == 0 { case.latent() } else { case };
+            let case = case.choosing(&mut random, [1, 2, 9, 200][(i + j) % 4], 1 + (i + j) % 2);
+            let wanted = case.defined(Fault::None);
+            for (name, ops) in instances() {
+                assert_same(&case.run(ops, &mut scratch), &wanted, &format!("{name}, {of:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn choosing_everything_changes_no_bit() {
+    let mut random = Random(21);
+    let mut scratch = AttentionScratch::default();
+    for f16 in [false, true] {
+        let case = Case::new(&mut random, shape(40, 3, 5, 253, None), f16);
+        let wanted = case.run(scalar(), &mut scratch);
+        let case = case.choosing(&mut random, 1, 1);
+        for (name, ops) in instances() {
+            assert_same(&case.run(ops, &mut scratch), &wanted, name);
+        }
+    }
+}
+
 /// Every instance but the first, which is slow.
 fn check_head_sizes(f16: bool) {
     let mut random = Random(12);
@@ -119,10 +174,18 @@ fn threads_and_batches_change_no_bit() {
         AttentionShape { value_len: 32, soft_cap: Some(2.0), ..window(Window::Chunked(48)) },
         shape(64, 4, 3, 2000, None),
         AttentionShape { key_len: 80, ..shape(64, 4, 1, 1500, None) },
+        AttentionShape { heads: 70, kv_heads: 1, value_len: 32, ..shape(40, 1, 12, 120, None) },
+        AttentionShape { heads: 70, kv_heads: 1, value_len: 32, ..shape(40, 1, 1, 700, None) },
     ];
-    for shape in shapes {
+    for (i, shape) in (0..2 * shapes.len()).map(|i| (i, shapes[i / 2])) {
         let AttentionShape { tokens, first_pos, .. } = shape;
-        let case = Case::new(&mut random, shape, true).with_sinks(&mut random);
+        let case = Case::new(&mut random, shape, true);
+        let case = if shape.kv_heads == 1 { case.latent() } else { case };
+        let case = match i % 2 {
+            0 => case.with_sinks(&mut random),
+            _ if shape.window.is_some() || tokens > 20 => continue,
+            _ => case.choosing(&mut random, 3, 1),
+        };
         for (name, ops) in instances().split_off(1) {
             let mut scratch = AttentionScratch::default();
             let mut wanted = Vec::new();
@@ -214,7 +277,8 @@ fn windows_start_where_they_say() {
 #[test]
 fn no_tokens_are_no_work() {
     let shape = shape(64, 2, 0, 700, None);
-    let (kv, mut scratch) = (KvPages { first_page: 0, keys: &[], values: &[] }, AttentionScratch::default());
+    let (kv, mut scratch) =
+        (KvPages { first_page: 0, keys: &[], values: Some(&[]) }, AttentionScratch::default());
     scalar().attention(&shape, &[], &kv, None, &mut [], &mut scratch);
 }
 

@@ -1,0 +1,126 @@
+//! Residual streams, magnitudes and cuts: every instance gives the portable one's bits; the definition against f64.
+
+use super::*;
+
+/// Elements of a stream: around the sixteen lanes, and long enough to be spread over threads.
+const LENGTHS: [usize; 9] = [1, 3, 15, 16, 17, 31, 33, 100, 2050];
+
+struct Case {
+    n: usize,
+    tokens: usize,
+    streams: Vec<f32>,
+    mix: Vec<f32>,
+    change: Vec<f32>,
+    correct: Vec<f32>,
+}
+
+fn cases(values: impl Fn(&mut Random, usize) -> Vec<f32>) -> Vec<Case> {
+    let mut random = Random(21);
+    let mut case = |n: usize| {
+        let tokens = if n > 1000 { 11 } else { 3 };
+        let mut values = |each: usize| values(&mut random, tokens * each);
+        let (streams, mix) = (values(n * STREAMS), values(STREAMS * STREAMS));
+        let (change, correct) = (values(n), values(STREAMS));
+        Case { n, tokens, streams, mix, change, correct }
+    };
+    LENGTHS.iter().map(|&n| case(n)).collect()
+}
+
+/// Every operation's result.
+fn results(ops: &Ops, case: &Case) -> [Vec<f32>; 4] {
+    let Case { n, streams, mix, change, correct, .. } = case;
+    let [mut mixed, mut corrected, mut cut] = [(); 3].map(|()| streams.clone());
+    ops.mix_streams(&mut mixed, mix, *n);
+    ops.correct_streams(&mut corrected, change, correct, *n);
+    ops.cut_below(&mut cut, *n, 1.25);
+    let mut rescaled = change.clone();
+    ops.rescale(&mut rescaled, &streams[..change.len()], *n);
+    [mixed, corrected, cut, rescaled]
+}
+
+#[test]
+fn instances_agree_to_the_last_bit() {
+    for case in cases(|random, n| random.values(n, 2.0)).iter().chain(&cases(Random::extremes)) {
+        let wanted = results(&SCALAR, case);
+        in_pools(|threads| {
+            for (name, ops) in instances() {
+                for (got, wanted) in results(ops, case).iter().zip(&wanted) {
+                    assert_same(got, wanted, &format!("{name}, streams of {}, {threads} threads", case.n));
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn streams_are_mixed_and_corrected_as_the_definition_says() {
+    for case in cases(|random, n| random.values(n, 2.0)) {
+        let Case { n, tokens, ref streams, ref mix, ref change, ref correct } = case;
+        let [mixed, corrected, ..] = results(scalar(), &case);
+        let at = |token: usize, stream: usize, i: usize| streams[(token * STREAMS + stream) * n + i];
+        for (token, stream, i) in
+            (0..tokens).flat_map(|t| (0..STREAMS * n).map(move |at| (t, at / n, at % n)))
+        {
+            let place = (token * STREAMS + stream) * n + i;
+            let terms: [f32; STREAMS] = std::array::from_fn(|from| {
+                at(token, from, i) * mix[(token * STREAMS + stream) * STREAMS + from]
+            });
+            let wanted = ((terms[0] + terms[2]) + (terms[1] + terms[3])) + at(token, stream, i);
+            assert_eq!(mixed[place], wanted, "streams of {n}, token {token}, stream {stream}, {i}");
+            let wanted = at(token, stream, i) + correct[token * STREAMS + stream] * change[token * n + i];
+            assert_eq!(corrected[place], wanted, "streams of {n}, token {token}, stream {stream}, {i}");
+        }
+    }
+}
+
+#[test]
+fn rows_get_the_magnitude_of_others() {
+    let mut random = Random(22);
+    let n = 4096;
+    let (x, like) = (random.values(3 * n, 3.0), random.values(3 * n, 0.5));
+    let mut out = x.clone();
+    scalar().rescale(&mut out, &like, n);
+    let magnitude = |row: &[f32]| row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    let rows = x.chunks(n).zip(like.chunks(n));
+    let wanted: Vec<f64> = rows
+        .flat_map(|(x, like)| {
+            let by = magnitude(like) / magnitude(x);
+            x.iter().map(move |&x| f64::from(x) * by)
+        })
+        .collect();
+    let measured = error(&out, &wanted);
+    println!("rescale: {measured:.1e}");
+    // Measured: 1.1e-7.
+    assert!(measured < 1e-6, "{measured}");
+    // The canary: one row's magnitude for all.
+    let by = magnitude(&like[..n]) / magnitude(&x[..n]);
+    let other: Vec<f64> = x.iter().map(|&x| f64::from(x) * by).collect();
+    assert!(error(&out, &other) > 1e-6);
+}
+
+#[test]
+fn what_lies_below_the_cut_is_zero() {
+    let mut random = Random(23);
+    let n = 3000;
+    // Not centred: the mean counts.
+    let x: Vec<f32> = random.values(2 * n, 1.0).iter().map(|x| x + 5.0).collect();
+    let cut = |row: &[f32], less: f64, deviations: f64| {
+        let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / n as f64;
+        let squares = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>();
+        mean + deviations * (squares / (n as f64 - less)).sqrt()
+    };
+    let wanted = |less: f64, deviations: f64| -> Vec<f64> {
+        let rows = x.chunks(n).map(|row| (row, cut(row, less, deviations)));
+        rows.flat_map(|(row, cut)| row.iter().map(move |&x| (f64::from(x) - cut).max(0.0))).collect()
+    };
+    let mut out = x.clone();
+    scalar().cut_below(&mut out, n, 1.25);
+    let measured = error(&out, &wanted(1.0, 1.25));
+    println!("cut_below: {measured:.1e}");
+    // Measured: 1.6e-6, of differences of values near 6.
+    assert!(measured < 1e-5, "{measured}");
+    let zeros = out.iter().filter(|&&x| x == 0.0).count();
+    assert!((n..2 * n).contains(&zeros), "{zeros} zeros");
+    // The canary: another number of deviations.
+    assert!(error(&out, &wanted(1.0, 1.2)) > 1e-5);
+}

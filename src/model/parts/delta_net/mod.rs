@@ -1,0 +1,304 @@
+//! Linear attention by the delta rule: a short convolution over queries, keys and values, a state for each
+//! head, a gated norm. [`DeltaNet`] has one decay a head, [`Kda`] one for each element of a key; what both do
+//! alike is here.
+
+mod gated;
+mod kda;
+
+use super::super::load::Loader;
+use super::super::run::{Run, project};
+use super::super::state::Buffers;
+use super::super::weights::Linear;
+use super::super::{ForwardError, Label, Logits, MemorySpec, ModelError, NodeId, NodeKind, Work};
+use super::norm::{Norm, NormKind};
+use crate::kernels::ops::{CausalConv, Decay, DeltaRule, HeadMap, StridedRows};
+
+pub(in crate::model) use gated::{DeltaNet, Merged};
+pub(in crate::model) use kda::Kda;
+
+/// Most elements of a head, whose state is the square of that.
+pub(in crate::model) const MAX_HEAD: usize = 1024;
+
+/// What a family says of a layer.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::model) struct DeltaNetSpec {
+    /// Heads of values.
+    pub heads: usize,
+    /// Heads of queries and keys; divides `heads`.
+    pub key_heads: usize,
+    /// Which of them a head of values goes with.
+    pub map: HeadMap,
+    /// Elements of a head.
+    pub len: usize,
+    /// Tokens that the convolution sees.
+    pub taps: usize,
+    /// Of all norms.
+    pub eps: f32,
+}
+
+impl DeltaNetSpec {
+    /// Elements of a token's keys.
+    fn keys(&self) -> usize {
+        self.key_heads * self.len
+    }
+
+    /// Elements of a token's values.
+    fn values(&self) -> usize {
+        self.heads * self.len
+    }
+}
+
+/// How queries, keys and values lie in a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layout {
+    /// `[T][queries, keys, values]`
+    SideBySide,
+    /// `[3][T][values]`
+    Apart,
+}
+
+/// Nodes whose names differ. What ggml does not name is not shown.
+#[derive(Clone, Copy, Debug)]
+struct Names {
+    /// The convolution, and its SiLU.
+    convolved: Option<[&'static str; 2]>,
+    /// Queries and keys divided by their norms.
+    normalised: Option<[&'static str; 2]>,
+    /// The output's product.
+    output: &'static str,
+}
+
+/// What all kinds have.
+#[derive(Debug)]
+struct Core {
+    spec: DeltaNetSpec,
+    layout: Layout,
+    names: Names,
+    /// The weights of a convolution for each plane of the layout: `[taps][channels]`.
+    convolutions: Vec<Vec<f32>>,
+    /// Slots of the convolutions' windows and of the states.
+    window: usize,
+    state: usize,
+    /// Of each head's output.
+    norm: Norm,
+    output: Linear,
+}
+
+impl Core {
+    /// Finds `ssm_norm` and the output's matrix; `convolutions` are the tensors of the planes, of these
+    /// shapes.
+    fn load(
+        l: &mut Loader<'_>,
+        il: usize,
+        embd: usize,
+        spec: DeltaNetSpec,
+        (layout, names): (Layout, Names),
+        convolutions: &[(&str, &[usize])],
+        (norm, output): (&'static str, &str),
+    ) -> Result<Core, ModelError> {
+        let load = |&(tensor, dims): &(&str, &[usize])| {
+            let weights = l.weights.floats(&format!("blk.{il}.{tensor}.weight"), dims)?;
+            Ok::<_, ModelError>(transposed(&weights, spec.taps))
+        };
+        let convolutions = convolutions.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+        let norm = Norm::load(l, &format!("blk.{il}.ssm_norm"), norm, NormKind::Rms, spec.len, spec.eps)?;
+        let output = l.weights.unbiased(&format!("blk.{il}.{output}"), spec.values(), embd)?;
+        let planes = convolutions.iter().map(|weights| weights.len() / spec.taps * (spec.taps - 1));
+        let window = l.remember(MemorySpec::Recurrent { floats: planes.sum() });
+        let state = l.remember(MemorySpec::Recurrent { floats: spec.heads * spec.len * spec.len });
+        Ok(Core { spec, layout, names, convolutions, window, state, norm, output })
+    }
+
+    /// Values of a token in a plane.
+    fn channels(&self) -> usize {
+        self.convolutions[0].len() / self.spec.taps
+    }
+
+    /// Values of a token in all planes.
+    fn mixed(&self) -> usize {
+        self.convolutions.len() * self.channels()
+    }
+
+    /// The convolution of what lies in [`Buffers::q`], with SiLU, to [`Buffers::v`].
+    fn convolve(
+        &self,
+        run: &mut Run<'_>,
+        inputs: &[NodeId<'static>],
+    ) -> Result<Vec<NodeId<'static>>, ForwardError> {
+        let (t, channels, ops) = (run.rows, self.channels(), run.kernels.ops());
+        // Where nobody looks SiLU is part of the convolution: the same bits.
+        let apart = run.watch.active();
+        let Buffers { q, v, .. } = &mut *run.buffers;
+        let mut first = 0;
+        for segment in &mut run.segments {
+            let (at, rows) = (first, segment.tokens.len());
+            first += rows;
+            let drafts = segment.logits == Logits::Drafts;
+            segment.state.recurrent(self.window, segment.first_pos, rows, drafts, |part, windows| {
+                let windows = windows.chunks_exact_mut(channels * (self.spec.taps - 1));
+                for (plane, (weight, window)) in self.convolutions.iter().zip(windows).enumerate() {
+                    let from = plane * t + at;
+                    let part = (from + part.start) * channels..(from + part.end) * channels;
+                    let conv = CausalConv { channels, weight, bias: None, silu: !apart };
+                    ops.causal_conv(&conv, &q[part.clone()], window, &mut v[part]);
+                }
+            })?;
+        }
+        let out = &mut v[..t * self.mixed()];
+        let Some([raw, silu]) = self.names.convolved else {
+            if apart {
+                ops.silu(out);
+            }
+            return Ok(inputs.to_vec());
+        };
+        let shape = [t, self.mixed(), 1];
+        let label = Label::new(raw, NodeKind::Convolution, Work::Recurrence, inputs);
+        let raw = run.watch.show(label, shape, out);
+        if apart {
+            ops.silu(out);
+        }
+        let label = Label::new(silu, NodeKind::Silu, Work::Recurrence, std::slice::from_ref(&raw));
+        Ok(vec![run.watch.show(label, shape, out)])
+    }
+
+    /// Divides each head of queries and keys by its norm. Returns the nodes of queries, keys and values.
+    fn normalise(&self, run: &mut Run<'_>, mixed: Vec<NodeId<'static>>) -> Vec<NodeId<'static>> {
+        let (t, ops) = (run.rows, run.kernels.ops());
+        let DeltaNetSpec { len, eps, .. } = self.spec;
+        let keys = self.spec.keys();
+        let v = &mut run.buffers.v[..];
+        match self.layout {
+            Layout::SideBySide => {
+                ops.l2_norm(&mut v[..t * self.channels()], self.channels(), 2 * keys, len, eps);
+            }
+            Layout::Apart => ops.l2_norm(&mut v[..2 * t * keys], keys, keys, len, eps),
+        }
+        let Some(names) = self.names.normalised else { return mixed };
+        let mut nodes = mixed.clone();
+        for (i, name) in names.into_iter().enumerate() {
+            let label = Label::new(name, NodeKind::L2Norm, Work::Recurrence, &mixed);
+            nodes.push(self.show_heads(run, label, i * keys));
+        }
+        nodes
+    }
+
+    /// Shows queries or keys, which lie from `offset` on in each row; as ggml does, once for each head of
+    /// values where neighbours share them.
+    fn show_heads(&self, run: &mut Run<'_>, label: Label<'_>, offset: usize) -> NodeId<'static> {
+        let DeltaNetSpec { heads, key_heads, map, len, .. } = self.spec;
+        let (t, stride) = (run.rows, self.channels());
+        let shown = if map == HeadMap::Grouped { heads } else { key_heads };
+        let at = |head: usize| offset + map.key_head(head, shown, key_heads) * len;
+        let rows = std::cell::RefCell::new(&mut run.buffers.v[..t * stride]);
+        run.watch.show_scattered(
+            label,
+            [t, shown, len],
+            |values| {
+                for row in rows.borrow().chunks_exact(stride) {
+                    (0..shown).for_each(|head| values.extend_from_slice(&row[at(head)..][..len]));
+                }
+            },
+            |values| {
+                let mut rows = rows.borrow_mut();
+                for (row, values) in rows.chunks_exact_mut(stride).zip(values.chunks_exact(shown * len)) {
+                    for (head, values) in values.chunks_exact(len).enumerate() {
+                        row[at(head)..][..len].copy_from_slice(values);
+                    }
+                }
+            },
+        )
+    }
+
+    /// The queries (0), keys (1) or values (2) of some of `t` rows.
+    fn rows<'b>(&self, v: &'b [f32], t: usize, [from, to]: [usize; 2], which: usize) -> StridedRows<'b> {
+        let stride = self.channels();
+        match self.layout {
+            Layout::SideBySide => {
+                let data = &v[from * stride..to * stride];
+                StridedRows { data, stride, offset: which * self.spec.keys() }
+            }
+            Layout::Apart => {
+                let data = &v[(which * t + from) * stride..(which * t + to) * stride];
+                StridedRows { data, stride, offset: 0 }
+            }
+        }
+    }
+
+    /// The delta rule of all sequences, to [`Buffers::attn`]. The buffer of keys holds the strengths
+    /// `[T][heads]` and, behind them, the decays, so many a token.
+    fn recur(
+        &self,
+        run: &mut Run<'_>,
+        decays: usize,
+        inputs: &[NodeId<'static>],
+    ) -> Result<(), ForwardError> {
+        let (t, ops) = (run.rows, run.kernels.ops());
+        let DeltaNetSpec { heads, key_heads, map, len, .. } = self.spec;
+        let values = self.spec.values();
+        // The projections are used up: their place is the scratch of the rule.
+        let Buffers { q: scratch, k, v, attn, .. } = &mut *run.buffers;
+        let (beta, decay) = k.split_at(t * heads);
+        let mut first = 0;
+        for segment in &mut run.segments {
+            let (at, rows) = (first, segment.tokens.len());
+            first += rows;
+            let drafts = segment.logits == Logits::Drafts;
+            segment.state.recurrent(self.state, segment.first_pos, rows, drafts, |part, state| {
+                let [from, to] = [at + part.start, at + part.end];
+                let decay = &decay[from * decays..to * decays];
+                let rule = DeltaRule {
+                    tokens: part.len(),
+                    heads,
+                    key_heads,
+                    map,
+                    len,
+                    q: self.rows(v, t, [from, to], 0),
+                    k: self.rows(v, t, [from, to], 1),
+                    v: self.rows(v, t, [from, to], 2),
+                    decay: if decays == heads { Decay::Head(decay) } else { Decay::Channel(decay) },
+                    beta: &beta[from * heads..to * heads],
+                };
+                ops.delta_rule(&rule, state, &mut attn[from * values..to * values], scratch);
+            })?;
+        }
+        let label = Label::new("attn_output", NodeKind::Recurrence, Work::Recurrence, inputs);
+        run.attended = run.watch.show(label, [t, heads, len], &mut attn[..t * values]);
+        Ok(())
+    }
+
+    /// The output projection of what lies in the buffer of the gate.
+    fn project_output(
+        &self,
+        run: &mut Run<'_>,
+        il: usize,
+        beside: bool,
+        input: NodeId<'static>,
+    ) -> Result<NodeId<'static>, ForwardError> {
+        let (t, values) = (run.rows, self.spec.values());
+        let buffers = &mut *run.buffers;
+        buffers
+            .inputs
+            .prepare(&buffers.attn_gate[..t * values], values, [self.output.activation()])
+            .map_err(ForwardError::not_finite(input.name, il))?;
+        let out = if beside { &mut buffers.beside } else { &mut buffers.cur };
+        let out = &mut out[..t * run.embd];
+        project(run.kernels, run.store, &buffers.inputs, &mut [(&self.output, &mut *out)])?;
+        let weight = self.output.matrix.described();
+        let inputs = [input];
+        let label = Label::product(self.names.output, Work::AttentionOutput, weight, &inputs);
+        Ok(run.watch.show(label, [t, run.embd, 1], out))
+    }
+}
+
+/// `[channels][taps]` as `[taps][channels]`.
+pub(super) fn transposed(weights: &[f32], taps: usize) -> Vec<f32> {
+    (0..taps).flat_map(|tap| weights.iter().skip(tap).step_by(taps).copied()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn taps_come_first() {
+        assert_eq!(super::transposed(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+    }
+}

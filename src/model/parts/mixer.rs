@@ -1,0 +1,44 @@
+//! The mixing step of a layer: what a token takes from those before it.
+
+use std::fmt::Debug;
+
+use super::super::run::Run;
+use super::super::{ForwardError, NodeId, RowSizes, ScratchSizes};
+use crate::store::WeightId;
+
+/// Attention, a recurrence, or both. A pass calls its three steps one after another.
+pub(in crate::model) trait Mixer: Debug + Send + Sync {
+    /// What every token touches, in the order of a pass.
+    fn weights(&self) -> Box<dyn Iterator<Item = WeightId> + '_>;
+
+    /// Values of a token in the buffers that the step uses.
+    fn rows(&self) -> RowSizes;
+
+    /// Values that the step needs beside those.
+    fn scratch(&self) -> ScratchSizes {
+        ScratchSizes::default()
+    }
+
+    /// Whether sequences remember anything of it: not where it looks into another layer's slot alone.
+    fn remembers(&self) -> bool {
+        true
+    }
+
+    /// All that changes what sequences remember: projections of [`Buffers::cur`](super::super::Buffers), the convolution
+    /// and recurrence, or keys and values. Returns the nodes that [`Mixer::mix`] reads.
+    fn remember(&self, run: &mut Run<'_>, il: usize) -> Result<[NodeId<'static>; 3], ForwardError>;
+
+    /// What is left to fill [`Buffers::attn`](super::super::Buffers) and the gate, for all rows. In the `last` layer the
+    /// rows of sequences whose logits nobody wants may hold anything: they are dropped.
+    fn mix(
+        &self,
+        run: &mut Run<'_>,
+        il: usize,
+        last: bool,
+        inputs: [NodeId<'static>; 3],
+    ) -> Result<(), ForwardError>;
+
+    /// Gate, norm and output projection of the rows that are left: to [`Buffers::cur`](super::super::Buffers) or, where the
+    /// feed-forward network has the same input, `beside` it.
+    fn output(&self, run: &mut Run<'_>, il: usize, beside: bool) -> Result<NodeId<'static>, ForwardError>;
+}

@@ -1,0 +1,222 @@
+//! The state of a recurrence, which cannot be cut back: copies of it are kept to go back to.
+//!
+//! Copies are taken at the ends of pages, where a pass of several tokens begins, and after each token of a pass of
+//! drafts. They are shared by sequences that begin alike, as pages are.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::kernels::ops::PAGE;
+use crate::store::{OutOfMemory, zeroed};
+
+/// Copies at ends of pages that are kept: the last ones.
+const PAGE_ENDS: usize = 2;
+
+/// A state after some positions.
+#[derive(Clone, Debug)]
+struct Copy {
+    past: usize,
+    state: Arc<Vec<f32>>,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(super) struct Recurrent {
+    floats: usize,
+    /// Positions that the state has seen.
+    past: usize,
+    /// The state now; `None` where it has seen nothing: zeros.
+    now: Option<Arc<Vec<f32>>>,
+    /// In the order of their positions, the last at `past` at most.
+    copies: VecDeque<Copy>,
+}
+
+impl Recurrent {
+    pub fn new(floats: usize) -> Recurrent {
+        Recurrent { floats, past: 0, now: None, copies: VecDeque::new() }
+    }
+
+    /// Bytes at most, of passes with up to so many drafts.
+    pub fn most_bytes(&self, drafts: usize) -> u64 {
+        // The state, where the pass began, ends of pages, drafts.
+        ((self.floats * size_of::<f32>()) as u64).saturating_mul((2 + PAGE_ENDS + drafts) as u64)
+    }
+
+    /// Bytes held now; what is shared is counted whole.
+    pub fn held_bytes(&self) -> u64 {
+        let others = |copy: &&Copy| !self.now.as_ref().is_some_and(|now| Arc::ptr_eq(now, &copy.state));
+        let states = usize::from(self.now.is_some()) + self.copies.iter().filter(others).count();
+        (states * self.floats * size_of::<f32>()) as u64
+    }
+
+    /// The last position up to `pos` from which a pass can go on; 0 can always be had.
+    pub fn last_before(&self, pos: usize) -> usize {
+        if self.past <= pos {
+            return self.past;
+        }
+        self.copies.iter().rev().map(|copy| copy.past).find(|&past| past <= pos).unwrap_or(0)
+    }
+
+    /// Goes back to such a position.
+    ///
+    /// # Panics
+    /// Where there is no copy of it: the engine's mistake.
+    pub fn rewind(&mut self, past: usize) {
+        while self.copies.back().is_some_and(|copy| copy.past > past) {
+            self.copies.pop_back();
+        }
+        if past == self.past {
+            return;
+        }
+        self.now = match (past, self.copies.back()) {
+            (0, _) => None,
+            (_, Some(copy)) if copy.past == past => Some(Arc::clone(&copy.state)),
+            _ => panic!("a recurrent state cannot go back from position {} to {past}", self.past),
+        };
+        self.past = past;
+    }
+
+    /// Runs the recurrence over `rows` rows from position `first_pos` on: calls `step` with stretches of rows and the state
+    /// to change. Where the rows behind the first are `drafts`, a copy is kept after each.
+    ///
+    /// # Errors
+    /// Where there is no memory for the state.
+    pub fn advance(
+        &mut self,
+        first_pos: usize,
+        rows: usize,
+        drafts: bool,
+        mut step: impl FnMut(Range<usize>, &mut [f32]),
+    ) -> Result<(), OutOfMemory> {
+        self.rewind(first_pos);
+        self.forget_copies();
+        if rows > 1 {
+            self.keep_copy();
+        }
+        let mut done = 0;
+        while done < rows {
+            let to_page_end = PAGE - self.past % PAGE;
+            let n = if drafts { 1 } else { to_page_end.min(rows - done) };
+            step(done..done + n, self.state_mut()?);
+            done += n;
+            self.past += n;
+            if self.past.is_multiple_of(PAGE) || drafts {
+                self.keep_copy();
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of all copies but those at the last ends of pages.
+    fn forget_copies(&mut self) {
+        self.copies.retain(|copy| copy.past.is_multiple_of(PAGE));
+        while self.copies.len() > PAGE_ENDS {
+            self.copies.pop_front();
+        }
+    }
+
+    /// Keeps what the state is now: it is copied when it is next written to.
+    fn keep_copy(&mut self) {
+        let Some(now) = &self.now else { return };
+        if self.copies.back().is_none_or(|copy| copy.past < self.past) {
+            self.copies.push_back(Copy { past: self.past, state: Arc::clone(now) });
+        }
+        let ends = self.copies.iter().filter(|copy| copy.past.is_multiple_of(PAGE)).count();
+        if ends > PAGE_ENDS {
+            let oldest = self.copies.iter().position(|copy| copy.past.is_multiple_of(PAGE));
+            oldest.map(|at| self.copies.remove(at));
+        }
+    }
+
+    fn state_mut(&mut self) -> Result<&mut [f32], OutOfMemory> {
+        let new = || zeroed::<f32>(&[self.floats], "the state of a recurrence");
+        match &self.now {
+            None => self.now = Some(Arc::new(new()?)),
+            Some(now) if Arc::strong_count(now) > 1 => {
+                let mut copy = new()?;
+                copy.copy_from_slice(now);
+                self.now = Some(Arc::new(copy));
+            }
+            Some(_) => {}
+        }
+        let now = self.now.as_mut().and_then(Arc::get_mut);
+        Ok(now.expect("the state is not shared"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A recurrence whose state tells its whole past.
+    fn run(state: &mut Recurrent, first_pos: usize, rows: usize, drafts: bool) {
+        let step = |part: Range<usize>, state: &mut [f32]| {
+            for row in part {
+                state[0] = (state[0] * 31.0 + (first_pos + row) as f32 + 1.0) % 65521.0;
+                state[1] += 1.0;
+            }
+        };
+        state.advance(first_pos, rows, drafts, step).expect("memory");
+    }
+
+    fn fresh(past: usize) -> Vec<f32> {
+        let mut state = Recurrent::new(2);
+        run(&mut state, 0, past, false);
+        state.now.expect("filled").to_vec()
+    }
+
+    #[test]
+    fn a_state_goes_back_to_every_position_by_a_replay() {
+        let mut state = Recurrent::new(2);
+        for (first, rows) in [(0, 100), (100, 1), (101, 199), (300, 1), (301, 1)] {
+            run(&mut state, first, rows, false);
+        }
+        for past in (1..=302).rev() {
+            let mut back = state.clone();
+            let from = back.last_before(past);
+            back.rewind(from);
+            assert_eq!(from, if past >= 302 { 302 } else { past / PAGE * PAGE }, "{past}");
+            run(&mut back, from, past - from, false);
+            assert_eq!(*back.now.expect("filled"), fresh(past), "{past}");
+        }
+        assert_eq!(*state.now.expect("filled"), fresh(302), "a clone has its own");
+    }
+
+    #[test]
+    fn a_pass_that_failed_goes_back_to_where_it_began() {
+        let mut state = Recurrent::new(2);
+        run(&mut state, 0, 10, false);
+        run(&mut state, 10, 300, false);
+        assert_eq!(state.last_before(10), 10);
+        state.rewind(10);
+        assert_eq!(*state.now.expect("filled"), fresh(10));
+    }
+
+    #[test]
+    fn drafts_can_be_taken_back_one_by_one() {
+        for taken in 0..=6 {
+            let mut state = Recurrent::new(2);
+            run(&mut state, 0, 125, false);
+            run(&mut state, 125, 7, true);
+            assert_eq!(state.last_before(126 + taken), 126 + taken);
+            run(&mut state, 126 + taken, 1, false);
+            assert_eq!(*state.now.as_ref().expect("filled").as_ref(), fresh(127 + taken));
+            assert!(state.held_bytes() <= state.most_bytes(0), "copies are let go");
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut state = Recurrent::new(2);
+        let mut past = 0;
+        for rows in [1000, 1, 1, 127, 1, 128, 129, 16, 1, 600] {
+            run(&mut state, past, rows, rows == 16);
+            past += rows;
+            let drafts = if rows == 16 { 16 } else { 0 };
+            assert!(state.held_bytes() <= state.most_bytes(drafts), "{past}: {}", state.held_bytes());
+        }
+        state.rewind(0);
+        assert_eq!(state.held_bytes(), 0);
+    }
+}

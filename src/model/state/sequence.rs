@@ -1,0 +1,148 @@
+//! What a sequence remembers, slot by slot: each part of a model that remembers anything has a slot of its own, or
+//! looks into another's.
+
+use std::ops::Range;
+
+use crate::kernels::ops::{KvPages, Ops};
+use crate::store::OutOfMemory;
+
+use super::super::{MemorySpec, ModelSpec};
+use super::KvType;
+use super::kv::Pages;
+use super::recurrent::Recurrent;
+
+/// A slot.
+#[derive(Clone, Debug)]
+enum Slot {
+    Pages(Pages),
+    Recurrent(Recurrent),
+}
+
+impl Slot {
+    fn new(spec: &MemorySpec, ty: KvType) -> Slot {
+        match *spec {
+            MemorySpec::Pages { kv_heads, key_len, value_len, window } => {
+                Slot::Pages(Pages::new(ty, [kv_heads, key_len, value_len], window))
+            }
+            MemorySpec::Rows { len } => Slot::Pages(Pages::new(ty, [1, len, 0], None)),
+            MemorySpec::Recurrent { floats } => Slot::Recurrent(Recurrent::new(floats)),
+        }
+    }
+
+    /// The last position up to `pos` from which a pass can go on.
+    fn last_before(&self, pos: usize) -> usize {
+        match self {
+            Slot::Pages(pages) => pages.last_before(pos),
+            Slot::Recurrent(state) => state.last_before(pos),
+        }
+    }
+
+    fn rewind(&mut self, past: usize) {
+        match self {
+            Slot::Pages(pages) => pages.rewind(past),
+            Slot::Recurrent(state) => state.rewind(past),
+        }
+    }
+}
+
+/// What a sequence remembers; a clone shares all of it until one of both writes.
+#[derive(Clone, Debug)]
+pub struct SequenceState {
+    slots: Vec<Slot>,
+    ty: KvType,
+}
+
+impl SequenceState {
+    /// An empty state. Memory is taken as positions are filled.
+    pub fn new(spec: &ModelSpec, ty: KvType) -> SequenceState {
+        SequenceState { slots: spec.memories.iter().map(|memory| Slot::new(memory, ty)).collect(), ty }
+    }
+
+    /// Bytes of a state of so many positions at most, filled in passes of up to `batch` tokens or with up to so many
+    /// drafts.
+    pub fn bytes(spec: &ModelSpec, context: usize, batch: usize, drafts: usize, ty: KvType) -> u64 {
+        let slot = |memory: &MemorySpec| match Slot::new(memory, ty) {
+            Slot::Pages(pages) => pages.most_bytes(context, batch),
+            Slot::Recurrent(state) => state.most_bytes(drafts),
+        };
+        spec.memories.iter().map(slot).fold(0, u64::saturating_add)
+    }
+
+    /// Bytes that are taken now; what is shared is counted whole.
+    pub fn held_bytes(&self) -> u64 {
+        let slot = |slot: &Slot| match slot {
+            Slot::Pages(pages) => pages.held_bytes(),
+            Slot::Recurrent(state) => state.held_bytes(),
+        };
+        self.slots.iter().map(slot).sum()
+    }
+
+    /// What keys and values are kept as.
+    pub fn ty(&self) -> KvType {
+        self.ty
+    }
+
+    /// Forgets all from position `past` on, and says from which position a pass can go on: `past`; an earlier one, where a
+    /// recurrence has kept a copy of its state; 0, where a window has given up what a token would see.
+    pub fn rewind(&mut self, past: usize) -> usize {
+        let mut to = past;
+        loop {
+            let last = self.slots.iter().fold(to, |to, slot| to.min(slot.last_before(to)));
+            if last == to {
+                break;
+            }
+            to = last;
+        }
+        self.slots.iter_mut().for_each(|slot| slot.rewind(to));
+        to
+    }
+
+    /// Writes keys and values of a slot of pages, `[tokens][kv_heads * len]` each, at positions from `first_pos` on. Of
+    /// rows alone there are no values.
+    ///
+    /// # Errors
+    /// Where there is no memory for another page.
+    pub(in crate::model) fn store(
+        &mut self,
+        ops: &Ops,
+        slot: usize,
+        first_pos: usize,
+        keys: &[f32],
+        values: &[f32],
+    ) -> Result<(), OutOfMemory> {
+        match &mut self.slots[slot] {
+            Slot::Pages(pages) => pages.store(ops, first_pos, keys, values),
+            Slot::Recurrent(_) => unreachable!("slot {slot} holds a recurrence"),
+        }
+    }
+
+    /// Calls `f` with the pages of a slot.
+    pub(in crate::model) fn with_pages<T>(&self, slot: usize, f: impl FnOnce(&KvPages<'_>) -> T) -> T {
+        match &self.slots[slot] {
+            Slot::Pages(pages) => pages.with(f),
+            Slot::Recurrent(_) => unreachable!("slot {slot} holds a recurrence"),
+        }
+    }
+
+    /// Runs the recurrence of a slot over `rows` rows from position `first_pos` on: calls `step` with stretches of rows and
+    /// the state to change. Where the rows behind the first are `drafts`, each can be taken back.
+    ///
+    /// # Errors
+    /// Where there is no memory for the state.
+    pub(in crate::model) fn recurrent(
+        &mut self,
+        slot: usize,
+        first_pos: usize,
+        rows: usize,
+        drafts: bool,
+        step: impl FnMut(Range<usize>, &mut [f32]),
+    ) -> Result<(), OutOfMemory> {
+        match &mut self.slots[slot] {
+            Slot::Recurrent(state) => state.advance(first_pos, rows, drafts, step),
+            Slot::Pages(_) => unreachable!("slot {slot} holds pages"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

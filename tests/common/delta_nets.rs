@@ -1,0 +1,191 @@
+//! Tiny models of the families with delta nets: a recurrent layer, then one with attention; parts of them to
+//! spoil.
+
+use super::gguf::{GgufBuilder, ty};
+use super::state_spaces::{EMBD, EXPERTS, FF, HEAD, StateSpaces, of, random};
+
+/// Heads of values, and of keys that they share; elements of each; taps of the convolution.
+pub const VALUE_HEADS: u64 = 4;
+pub const KEY_HEADS: u64 = 2;
+pub const LEN: u64 = 16;
+pub const TAPS: u64 = 4;
+pub const KEYS: u64 = KEY_HEADS * LEN;
+pub const VALUES: u64 = VALUE_HEADS * LEN;
+/// Channels of the convolution.
+pub const CHANNELS: u64 = 2 * KEYS + VALUES;
+
+/// A name and a model for each of them.
+pub fn all() -> Vec<(&'static str, GgufBuilder)> {
+    vec![
+        ("qwen35", qwen35()),
+        ("qwen35moe", qwen35moe()),
+        ("qwen3next", qwen3next()),
+        ("qwen3next, by head", qwen3next_by_head()),
+        ("kimi-linear", kimi_linear()),
+    ]
+}
+
+pub fn qwen35() -> GgufBuilder {
+    let model = qwen("qwen35").sections().delta_net(0).strengths(0);
+    (0..2).fold(model, |model, il| {
+        model
+            .weights(&format!("blk.{il}.ffn_gate.weight"), &[EMBD, FF])
+            .weights(&format!("blk.{il}.ffn_up.weight"), &[EMBD, FF])
+            .weights(&format!("blk.{il}.ffn_down.weight"), &[FF, EMBD])
+    })
+}
+
+pub fn qwen35moe() -> GgufBuilder {
+    qwen("qwen35moe").sections().delta_net(0).strengths(0).gated_experts()
+}
+
+pub fn qwen3next() -> GgufBuilder {
+    let model = qwen("qwen3next").delta_net(0).gated_experts();
+    model.weights("blk.0.ssm_ba.weight", &[EMBD, 2 * VALUE_HEADS])
+}
+
+/// What belongs to a head of keys lies together.
+pub fn qwen3next_by_head() -> GgufBuilder {
+    qwen3next()
+        .without_tensor("blk.0.attn_qkv.weight")
+        .without_tensor("blk.0.attn_gate.weight")
+        .weights("blk.0.ssm_in.weight", &[EMBD, CHANNELS + VALUES])
+}
+
+fn qwen(arch: &str) -> GgufBuilder {
+    let model = of(arch, 2)
+        .key("attention.head_count_kv", 2u32)
+        .key("ssm.conv_kernel", TAPS as u32)
+        .key("ssm.inner_size", VALUES as u32)
+        .key("ssm.state_size", LEN as u32)
+        .key("ssm.time_step_rank", VALUE_HEADS as u32)
+        .key("ssm.group_count", KEY_HEADS as u32)
+        .key("full_attention_interval", 2u32)
+        .attention(1)
+        .head_norms(1)
+        .without_tensor("blk.1.attn_q.weight")
+        .weights("blk.1.attn_q.weight", &[EMBD, 2 * 4 * HEAD]);
+    (0..2).fold(model, |model, il| {
+        model
+            .norm(&format!("blk.{il}.attn_norm.weight"))
+            .norm(&format!("blk.{il}.post_attention_norm.weight"))
+    })
+}
+
+/// Elements of Kimi Linear's latents, of queries beside them, of those that heads share, of values.
+pub const LATENT: u64 = 16;
+pub const NOPE: u64 = 8;
+pub const SHARED: u64 = 4;
+pub const VALUE: u64 = 8;
+
+/// A layer of Kimi Delta Attention with a dense network, one of latent attention with experts.
+pub fn kimi_linear() -> GgufBuilder {
+    let inner = 4 * LEN;
+    let name = |part: &str| format!("blk.0.{part}");
+    let mut model = of("kimi-linear", 2)
+        .key("attention.head_count_kv", vec![0u32, 1])
+        .key("attention.kv_lora_rank", LATENT as u32)
+        .key("attention.key_length", (LATENT + SHARED) as u32)
+        .key("attention.value_length", LATENT as u32)
+        .key("attention.key_length_mla", (NOPE + SHARED) as u32)
+        .key("attention.value_length_mla", VALUE as u32)
+        .key("rope.dimension_count", SHARED as u32)
+        .key("ssm.conv_kernel", TAPS as u32)
+        .key("kda.head_dim", LEN as u32)
+        .key("leading_dense_block_count", 1u32)
+        .key("expert_count", EXPERTS as u32)
+        .key("expert_used_count", 2u32)
+        .key("expert_feed_forward_length", FF as u32)
+        .key("expert_shared_count", 1u32)
+        .key("expert_gating_func", 2u32)
+        .key("expert_weights_scale", 2.5f32)
+        .norm("blk.0.attn_norm.weight")
+        .weights(&name("ssm_f_a.weight"), &[EMBD, LEN])
+        .weights(&name("ssm_f_b.weight"), &[LEN, inner])
+        .weights(&name("ssm_g_a.weight"), &[EMBD, LEN])
+        .weights(&name("ssm_g_b.weight"), &[LEN, inner])
+        .weights(&name("ssm_beta.weight"), &[EMBD, 4])
+        .tensor(name("ssm_dt.bias"), ty::F32, &[inner], random("dt", &[inner], 1.0, -1.0))
+        .tensor(name("ssm_a"), ty::F32, &[1, 4], random("a", &[4], 0.2, -0.3))
+        .tensor(name("ssm_norm.weight"), ty::F32, &[LEN], random("norm", &[LEN], 0.3, 1.0))
+        .weights(&name("attn_output.weight"), &[inner, EMBD])
+        .network(0);
+    for part in ["q", "k", "v"] {
+        model = model
+            .weights(&name(&format!("attn_{part}.weight")), &[EMBD, inner])
+            .weights(&name(&format!("ssm_conv1d_{part}.weight")), &[TAPS, 1, inner]);
+    }
+    let name = |part: &str| format!("blk.1.{part}.weight");
+    let norm = random("latent", &[LATENT], 0.3, 1.0);
+    model
+        .norm(&name("attn_norm"))
+        .weights(&name("attn_q"), &[EMBD, 4 * (NOPE + SHARED)])
+        .weights(&name("attn_kv_a_mqa"), &[EMBD, LATENT + SHARED])
+        .tensor(name("attn_kv_a_norm"), ty::F32, &[LATENT], norm)
+        .weights(&name("attn_k_b"), &[NOPE, LATENT, 4])
+        .weights(&name("attn_v_b"), &[LATENT, VALUE, 4])
+        .weights(&name("attn_output"), &[4 * VALUE, EMBD])
+        .norm(&name("ffn_norm"))
+        .weights(&name("ffn_gate_exps"), &[EMBD, FF, EXPERTS])
+        .experts(1, EMBD)
+        .weights(&name("ffn_gate_shexp"), &[EMBD, FF])
+        .weights(&name("ffn_up_shexp"), &[EMBD, FF])
+        .weights(&name("ffn_down_shexp"), &[FF, EMBD])
+}
+
+/// What these models are made of.
+pub trait DeltaNets: Sized {
+    fn sections(self) -> Self;
+    /// All but strengths and alphas.
+    fn delta_net(self, il: usize) -> Self;
+    fn strengths(self, il: usize) -> Self;
+    /// Experts in both layers, beside a shared network with a gate.
+    fn gated_experts(self) -> Self;
+}
+
+impl DeltaNets for GgufBuilder {
+    fn sections(self) -> Self {
+        self.key("rope.dimension_sections", vec![2i32, 1, 1, 0])
+    }
+
+    fn delta_net(self, il: usize) -> Self {
+        let name = |part: &str| format!("blk.{il}.{part}");
+        let vector = |part: &str, n, scale, mean| random(&name(part), &[n], scale, mean);
+        self.weights(&name("attn_qkv.weight"), &[EMBD, CHANNELS])
+            .weights(&name("attn_gate.weight"), &[EMBD, VALUES])
+            .weights(&name("ssm_conv1d.weight"), &[TAPS, CHANNELS])
+            .tensor(
+                name("ssm_dt.bias"),
+                ty::F32,
+                &[VALUE_HEADS],
+                vector("ssm_dt.bias", VALUE_HEADS, 1.0, -1.0),
+            )
+            .tensor(name("ssm_a"), ty::F32, &[VALUE_HEADS], vector("ssm_a", VALUE_HEADS, 0.2, -0.3))
+            .tensor(name("ssm_norm.weight"), ty::F32, &[LEN], vector("ssm_norm.weight", LEN, 0.3, 1.0))
+            .weights(&name("ssm_out.weight"), &[VALUES, EMBD])
+    }
+
+    fn strengths(self, il: usize) -> Self {
+        self.weights(&format!("blk.{il}.ssm_beta.weight"), &[EMBD, VALUE_HEADS])
+            .weights(&format!("blk.{il}.ssm_alpha.weight"), &[EMBD, VALUE_HEADS])
+    }
+
+    fn gated_experts(self) -> Self {
+        let model = self
+            .key("expert_count", EXPERTS as u32)
+            .key("expert_used_count", 2u32)
+            .key("expert_feed_forward_length", FF as u32);
+        (0..2).fold(model, |model, il| {
+            let name = |part: &str| format!("blk.{il}.{part}.weight");
+            model
+                .weights(&name("ffn_gate_inp"), &[EMBD, EXPERTS])
+                .weights(&name("ffn_gate_exps"), &[EMBD, FF, EXPERTS])
+                .weights(&name("ffn_up_exps"), &[EMBD, FF, EXPERTS])
+                .weights(&name("ffn_down_exps"), &[FF, EMBD, EXPERTS])
+                .weights(&name("ffn_gate_inp_shexp"), &[EMBD])
+                .weights(&name("ffn_gate_shexp"), &[EMBD, FF])
+                .weights(&name("ffn_up_shexp"), &[EMBD, FF])
+                .weights(&name("ffn_down_shexp"), &[FF, EMBD])
+        })
+    }
+}
