@@ -413,18 +413,21 @@ fn scores<I: Isa, E: Element>(
 #[inline(always)]
 fn dots4x4<I: Isa, E: Element>(isa: I, q: [&[[f32; 16]]; 4], k: [&[[E; 16]]; 4]) -> [[f32; 4]; 4] {
     let n = q[0].len();
-    let (q, k) = (q.map(|q| &q[..n]), k.map(|k| &k[..n]));
+    let ([q0, q1, q2, q3], [k0, k1, k2, k3]) = (q, k);
+    let (q0, q1, q2, q3) = (&q0[..n], &q1[..n], &q2[..n], &q3[..n]);
+    let (k0, k1, k2, k3) = (&k0[..n], &k1[..n], &k2[..n], &k3[..n]);
     let mut acc = [[isa.splat(0.0); 4]; 4];
+    // No closures over registers: they would be compiled without the instruction set.
     for i in 0..n {
-        let keys = [0, 1, 2, 3].map(|j| E::load(isa, &k[j][i]));
-        for (acc, q) in acc.iter_mut().zip(q) {
-            let q = isa.load(&q[i]);
-            for (acc, k) in acc.iter_mut().zip(keys) {
-                *acc = q.mul_add(k, *acc);
+        let keys = [E::load(isa, &k0[i]), E::load(isa, &k1[i]), E::load(isa, &k2[i]), E::load(isa, &k3[i])];
+        let queries = [isa.load(&q0[i]), isa.load(&q1[i]), isa.load(&q2[i]), isa.load(&q3[i])];
+        for row in 0..4 {
+            for j in 0..4 {
+                acc[row][j] = queries[row].mul_add(keys[j], acc[row][j]);
             }
         }
     }
-    acc.map(I::F::sum4)
+    [I::F::sum4(acc[0]), I::F::sum4(acc[1]), I::F::sum4(acc[2]), I::F::sum4(acc[3])]
 }
 
 /// Two queries by two keys: `[q0 k0, q0 k1, q1 k0, q1 k1]`.
