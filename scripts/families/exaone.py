@@ -1,11 +1,13 @@
-"""EXAONE 3.5: Llama of other pairs. EXAONE 4: norms behind both parts of a layer alone, norms of heads; with 64 layers there are windows, and
-only their layers are rotated. K-EXAONE: norms before both parts, experts beside a shared network."""
+"""EXAONE 3.5: Llama of other pairs. EXAONE 4: norms behind both parts of a layer alone, norms of heads; with
+64 layers there are windows, and only their layers are rotated. K-EXAONE: norms before both parts, experts
+beside a shared network."""
 from .core import Family, factors, shape
 from .dots import draw_routing
 
 
 def draw_exaone(d):
-    return d.shape(factors=d.maybe(0.4), qkv_bias=d.maybe(0.2), scaling=d.scaling(None, None, "linear", "yarn"))
+    return d.shape(factors=d.maybe(0.4), qkv_bias=d.maybe(0.2),
+                   scaling=d.scaling(None, None, "linear", "yarn"))
 
 
 def exaone(m, c):

@@ -125,7 +125,8 @@ G4 = shape(
     no_values=[False] * 5, fused=False, keep_keys=False, with_experts=[False] * 5, fused_experts=False,
     expert_scales=False)
 G4_MOE = G4.but(
-    seed=402, layers=3, head_swa=16, rot_swa=16, kv=[2, 2, 1], pattern=[True, True, False], shared_kv=0, per_layer=0,
+    seed=402, layers=3, head_swa=16, rot_swa=16, kv=[2, 2, 1], pattern=[True, True, False], shared_kv=0,
+    per_layer=0,
     no_values=[False, False, True], with_experts=[False, True, True], fused_experts=True, expert_scales=True,
     experts=6, used=2, expert_ff=16)
 FAMILIES = [Family("gemma4", draw, tensors, {"": (G4, "F32"), "-moe": (G4_MOE, "F32")})]

@@ -5,7 +5,8 @@ from .dots import draw_routing
 
 def draw_chat(d):
     # llama.cpp wants heads that together are as long as the embedding.
-    c = d.shape(**d.square(), qkv_bias=d.maybe(0.8), fused=d.maybe(0.3), scaling=d.scaling(None, "linear", "yarn"))
+    c = d.shape(**d.square(), qkv_bias=d.maybe(0.8), fused=d.maybe(0.3),
+                scaling=d.scaling(None, "linear", "yarn"))
     return c.but(rot=d.of(c.head, c.head // 2))
 
 

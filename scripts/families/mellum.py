@@ -24,6 +24,6 @@ def tensors(m, c):
         b.experts()
 
 
-MELLUM = shape(seed=431, embd=32, heads=2, kv=1, layers=2, ff=32, window=16, pattern=2, qkv_bias=False, experts=6, used=2,
-               expert_ff=16, scaling=scaling("yarn", 16.0))
+MELLUM = shape(seed=431, embd=32, heads=2, kv=1, layers=2, ff=32, window=16, pattern=2,
+               qkv_bias=False, experts=6, used=2, expert_ff=16, scaling=scaling("yarn", 16.0))
 FAMILIES = [Family("mellum", draw, tensors, {"": (MELLUM, "F32")})]

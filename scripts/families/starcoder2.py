@@ -1,4 +1,4 @@
-"""Layer norms, and networks without a gate: StarCoder 2 (GELU) and Nemotron (the square of ReLU)."""
+"""Layer norms, and networks without a gate: StarCoder 2 (GELU), Nemotron and Jais 2 (the square of ReLU)."""
 from .core import Family, shape
 from .qwen import draw_qwen2
 

@@ -104,8 +104,8 @@ impl<'a> Run<'a> {
         self.cur = self.x;
     }
 
-    /// Adds [`Buffers::cur`] to the residual stream, which whatever is not finite in a layer ends in. Here a pass may be
-    /// broken off.
+    /// Adds [`Buffers::cur`] to the residual stream, which whatever is not finite in a layer ends in. Here a
+    /// pass may be broken off.
     pub fn add_to_stream(&mut self, name: impl Into<NodeName>, il: usize) -> Result<(), ForwardError> {
         let name = name.into();
         let n = self.rows * self.embd;
@@ -141,8 +141,8 @@ impl<'a> Run<'a> {
         self.kernels.ops().scale(&mut self.buffers.cur[..n], by);
     }
 
-    /// Keeps the rows whose logits are wanted, of the buffers that the rest of this layer and those behind it read:
-    /// nothing is remembered any more.
+    /// Keeps the rows whose logits are wanted, of the buffers that the rest of this layer and those behind it
+    /// read: nothing is remembered any more.
     pub fn keep_wanted_rows(&mut self, rows: RowSizes) {
         let (mut row, mut kept) = (0, 0);
         let (embd, side) = (self.embd, self.buffers.side);
@@ -171,8 +171,8 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The first of some values (rows of `cols`) that is not right, by its row and its column. All are looked at in
-/// stretches, which is fast, and one by one only where one of them is wrong.
+/// The first of some values (rows of `cols`) that is not right, by its row and its column. All are looked at
+/// in stretches, which is fast, and one by one only where one of them is wrong.
 pub(super) fn first_wrong(
     values: &[f32],
     cols: usize,
@@ -223,7 +223,8 @@ pub(super) struct Product<'a> {
     pub out: &'a mut [f32],
 }
 
-/// Several products of one input, with their factors; biases are left to [`add_bias`], as they are nodes of their own.
+/// Several products of one input, with their factors; biases are left to [`add_bias`], as they are nodes of
+/// their own.
 pub(super) fn project(
     kernels: &'static Kernels,
     store: &Store,
@@ -272,8 +273,8 @@ pub(super) fn add_bias(ops: &Ops, linear: &Linear, out: &mut [f32]) -> bool {
     }
 }
 
-/// Computes products as their weights come: all that are in memory in one parallel region, then those that have come
-/// meanwhile.
+/// Computes products as their weights come: all that are in memory in one parallel region, then those that
+/// have come meanwhile.
 pub(super) fn multiply(
     kernels: &'static Kernels,
     store: &Store,

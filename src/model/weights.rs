@@ -252,7 +252,8 @@ impl<'a> WeightLoader<'a> {
         embedding
     }
 
-    /// `NAME.weight` of `[cols, rows]` and, where they are there, `NAME.scale` of `[1]` and `NAME.bias` of `[rows]`.
+    /// `NAME.weight` of `[cols, rows]` and, where they are there, `NAME.scale` of `[1]` and `NAME.bias` of
+    /// `[rows]`.
     pub fn linear(&mut self, name: &str, cols: usize, rows: usize) -> Result<Linear, ModelError> {
         let matrix = self.matrix(&format!("{name}.weight"), cols, rows, Role::Always)?;
         let scale = self.optional_vector(&format!("{name}.scale"), 1)?.map(|scale| scale[0]);
@@ -266,8 +267,8 @@ impl<'a> WeightLoader<'a> {
         Ok(Linear { matrix, scale, bias: None })
     }
 
-    /// The map of the first `rows` of all rows of a tensor `NAME.weight`, whose others nothing needs, with parts of
-    /// `NAME.scale` and `NAME.bias`.
+    /// The map of the first `rows` of all rows of a tensor `NAME.weight`, whose others nothing needs, with
+    /// parts of `NAME.scale` and `NAME.bias`.
     pub fn leading_linear(
         &mut self,
         name: &str,
@@ -295,7 +296,8 @@ impl<'a> WeightLoader<'a> {
         (0..count as u64).map(|i| self.part(tensor, i * each, 0..rows, cols, Role::Always)).collect()
     }
 
-    /// The linear maps of one tensor `NAME.weight`, one after another, with parts of `NAME.scale` and `NAME.bias`.
+    /// The linear maps of one tensor `NAME.weight`, one after another, with parts of `NAME.scale` and
+    /// `NAME.bias`.
     pub fn stacked_linear<const N: usize>(
         &mut self,
         name: &str,
@@ -313,8 +315,8 @@ impl<'a> WeightLoader<'a> {
         }))
     }
 
-    /// The matrices of all experts: of one merged tensor `blk.L.ffn_PART_exps.weight` of `[cols, rows, count]`,
-    /// or of the older `blk.L.ffn_PART.E.weight`, one a tensor.
+    /// The matrices of all experts: of one merged tensor `blk.L.ffn_PART_exps.weight` of `[cols, rows,
+    /// count]`, or of the older `blk.L.ffn_PART.E.weight`, one a tensor.
     pub fn experts(
         &mut self,
         set: ExpertSet,

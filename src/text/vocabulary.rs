@@ -154,7 +154,8 @@ impl Vocabulary {
             match (kind, self.family) {
                 (TokenKind::Byte, _) => pieces.push(&[byte_token(id, text)?]),
                 (TokenKind::Unused | TokenKind::Undefined, _) => pieces.push(b""),
-                // Runs of spaces may be tokens of this kind; the authors' decoder replaces U+2581 in all of them.
+                // Runs of spaces may be tokens of this kind; the authors' decoder replaces U+2581 in all of
+                // them.
                 (TokenKind::UserDefined, Family::Gemma) => {
                     pieces.push(text.replace('\u{2581}', " ").as_bytes());
                 }

@@ -1,5 +1,5 @@
-//! Faults in what Gemma 3n and 4 have: windows, keys and values of another layer, norms of values, inputs of each layer of
-//! its own, residual streams, sparse networks, a router of the stream, factors.
+//! Faults in what Gemma 3n and 4 have: windows, keys and values of another layer, norms of values, inputs of
+//! each layer of its own, residual streams, sparse networks, a router of the stream, factors.
 
 use wayinfer::model::{Node, NodeId};
 
@@ -117,7 +117,8 @@ fn values_of_normed_keys() {
     trips(&sound(MOE), fault, &wrong("blk 2 Vcur_normed", "RMS norm"));
 }
 
-// ---- Inputs of each layer of its own, factors --------------------------------------------------------------
+// ---- Inputs of each layer of its own, factors
+// --------------------------------------------------------------
 
 #[test]
 fn input_of_a_layer_left_out() {
@@ -154,7 +155,8 @@ fn cap_of_logits_wrong() {
     spoilt.trips(&wrong("result_output", "the soft cap"));
 }
 
-// ---- Experts beside the dense network ------------------------------------------------------------------------
+// ---- Experts beside the dense network
+// ------------------------------------------------------------------------
 
 #[test]
 fn factors_of_the_routers_input_left_out() {
@@ -179,7 +181,8 @@ fn dense_network_left_out() {
     trips(&sound(MOE), fault, &wrong("blk 1 ffn_moe_combined", SUMS));
 }
 
-// ---- Residual streams ----------------------------------------------------------------------------------------
+// ---- Residual streams
+// ----------------------------------------------------------------------------------------
 
 #[test]
 fn coefficients_of_streams_left_out() {

@@ -13,8 +13,8 @@
 //! - nodes without a row for each token (factors of RoPE, scores of groups), and types other than F32 and
 //!   I32.
 //!
-//! Sums, quotients and concatenations of several streams that each have a row for each token, one stream behind the
-//! other (Gemma 3n's), are kept token by token.
+//! Sums, quotients and concatenations of several streams that each have a row for each token, one stream
+//! behind the other (Gemma 3n's), are kept token by token.
 //!
 //! A prompt of one token cannot tell rows, so what is kept is decided in the prefill, and decode steps keep
 //! the same.
@@ -51,7 +51,8 @@ pub enum Rows {
     /// Of prompts over 32 tokens the first two rows, the two at each multiple of 16 and the last three:
     /// where tiles meet.
     Edges,
-    /// Of such prompts the first two rows, the two at each multiple of 128 and the last three: where pages meet.
+    /// Of such prompts the first two rows, the two at each multiple of 128 and the last three: where pages
+    /// meet.
     Ends,
 }
 

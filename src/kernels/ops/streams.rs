@@ -12,15 +12,16 @@ pub const STREAMS: usize = 4;
 impl Ops {
     /// Streams from those before: stream j of a token becomes `x_j + sum of c[j][i] x_i` over all streams i.
     ///
-    /// `x`: `[tokens][STREAMS][n]`, in place; `coefs`: `[tokens][STREAMS][STREAMS]`. The products, each rounded, are added
-    /// as `(p0 + p2) + (p1 + p3)`: a dot product of four over the lanes. Source: `altup_predict` of ggml's gemma3n.
+    /// `x`: `[tokens][STREAMS][n]`, in place; `coefs`: `[tokens][STREAMS][STREAMS]`. The products, each
+    /// rounded, are added as `(p0 + p2) + (p1 + p3)`: a dot product of four over the lanes. Source:
+    /// `altup_predict` of ggml's gemma3n.
     pub fn mix_streams(&self, x: &mut [f32], coefs: &[f32], n: usize) {
         assert_eq!(x.len() * STREAMS, coefs.len() * n, "coefficients of another number of tokens");
         tokens(x, coefs, n * STREAMS, STREAMS * STREAMS, |x, coefs| run!(self, mix_streams(x, coefs)));
     }
 
-    /// What a layer has changed in one stream, taken over by all: stream j of a token becomes `x_j + c[j] change`,
-    /// product and sum rounded apart.
+    /// What a layer has changed in one stream, taken over by all: stream j of a token becomes `x_j + c[j]
+    /// change`, product and sum rounded apart.
     ///
     /// `x`: `[tokens][STREAMS][n]`, in place; `change`: `[tokens][n]`; `coefs`: `[tokens][STREAMS]`.
     pub fn correct_streams(&self, x: &mut [f32], change: &[f32], coefs: &[f32], n: usize) {
@@ -40,8 +41,9 @@ impl Ops {
         }
     }
 
-    /// Scales each row of `x` to the magnitude of the row of `like`: `x * |like| / |x|`, from left to right. A magnitude
-    /// is the root of the sum of squares, which is summed as in [`Ops::rms_norm`] and rounded to f32.
+    /// Scales each row of `x` to the magnitude of the row of `like`: `x * |like| / |x|`, from left to right.
+    /// A magnitude is the root of the sum of squares, which is summed as in [`Ops::rms_norm`] and rounded to
+    /// f32.
     ///
     /// `x`, `like`: `[rows][n]`.
     pub fn rescale(&self, x: &mut [f32], like: &[f32], n: usize) {
@@ -49,10 +51,11 @@ impl Ops {
         tokens(x, like, n, n, |x, like| run!(self, rescale(x, like)));
     }
 
-    /// `max(x - cut, 0)` of each row, `cut` being the row's mean and so many of its standard deviations above it.
+    /// `max(x - cut, 0)` of each row, `cut` being the row's mean and so many of its standard deviations above
+    /// it.
     ///
-    /// `x`: `[rows][n]`, in place; the deviation is that of a sample, `sqrt(sum((x - mean)^2) / (n - 1))`. Sums as in
-    /// [`Ops::layer_norm`]. Source: `gaussian_topk` of ggml's gemma3n.
+    /// `x`: `[rows][n]`, in place; the deviation is that of a sample, `sqrt(sum((x - mean)^2) / (n - 1))`.
+    /// Sums as in [`Ops::layer_norm`]. Source: `gaussian_topk` of ggml's gemma3n.
     pub fn cut_below(&self, x: &mut [f32], n: usize, deviations: f32) {
         let cut = |x: &mut [f32]| run!(self, cut_below(x, deviations));
         if x.len() < PARALLEL {

@@ -1,5 +1,5 @@
-//! `deepseek` (DeepSeekMoE, the first generation) and `bailingmoe` (Ling and Ling-Coder before 2): experts by a softmax over
-//! all of them, shared networks beside these.
+//! `deepseek` (DeepSeekMoE, the first generation) and `bailingmoe` (Ling and Ling-Coder before 2): experts by
+//! a softmax over all of them, shared networks beside these.
 
 use super::super::ModelError;
 use super::super::decoder::Decoder;

@@ -1,6 +1,6 @@
-//! `exaone` (3 and 3.5): Llama of other pairs. `exaone4`: norms behind both blocks alone, norms of each head's queries and keys; the model of 64 layers
-//! has windows and rotates in these layers alone. `exaone-moe` (K-EXAONE): norms before both blocks, experts
-//! beside a shared network.
+//! `exaone` (3 and 3.5): Llama of other pairs. `exaone4`: norms behind both blocks alone, norms of each
+//! head's queries and keys; the model of 64 layers has windows and rotates in these layers alone.
+//! `exaone-moe` (K-EXAONE): norms before both blocks, experts beside a shared network.
 
 use super::super::ModelError;
 use super::super::decoder::Decoder;

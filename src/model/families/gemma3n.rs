@@ -1,5 +1,5 @@
-//! `gemma3n`: four residual streams, a low-rank path beside attention, inputs of each layer of its own, networks that are
-//! sparse in the first layers, layers that see another's keys and values.
+//! `gemma3n`: four residual streams, a low-rank path beside attention, inputs of each layer of its own,
+//! networks that are sparse in the first layers, layers that see another's keys and values.
 
 use super::super::ModelError;
 use super::super::decoder::{Decoder, FeedForward, Layer};

@@ -1,6 +1,6 @@
-//! `gemma4`: layers with a window whose heads are shorter than those of the others, norms of values, layers that see
-//! another's keys and values, inputs of each layer of its own, experts beside the dense network, a factor on each layer's
-//! output.
+//! `gemma4`: layers with a window whose heads are shorter than those of the others, norms of values, layers
+//! that see another's keys and values, inputs of each layer of its own, experts beside the dense network, a
+//! factor on each layer's output.
 
 use super::super::ModelError;
 use super::super::decoder::{Decoder, FeedForward};
@@ -158,8 +158,8 @@ impl Heads {
         })
     }
 
-    /// The layer whose keys and values a later one sees: the last of its own kind that has any. Layers take their slots
-    /// in turn, so that its number is its slot's.
+    /// The layer whose keys and values a later one sees: the last of its own kind that has any. Layers take
+    /// their slots in turn, so that its number is its slot's.
     fn source(&self, l: &Loader<'_>, sizes: &Sizes, il: usize) -> Result<usize, ModelError> {
         let back = if self.windowed[il] { 2 } else { 1 };
         let fits = |source: &usize| {

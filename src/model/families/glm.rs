@@ -1,5 +1,6 @@
-//! `chatglm` (GLM-4-9B of 2024 and its kin): Llama with a rotated half and gate and up in one tensor. `glm4` (GLM-4-0414 and GLM-Z1): norms around both blocks. `glm4moe` (GLM-4.5 to 4.7): experts of which a bias decides,
-//! and a network beside them, after some dense layers. Both also of models that see images.
+//! `chatglm` (GLM-4-9B of 2024 and its kin): Llama with a rotated half and gate and up in one tensor. `glm4`
+//! (GLM-4-0414 and GLM-Z1): norms around both blocks. `glm4moe` (GLM-4.5 to 4.7): experts of which a bias
+//! decides, and a network beside them, after some dense layers. Both also of models that see images.
 
 use super::super::ModelError;
 use super::super::decoder::Decoder;

@@ -1,4 +1,5 @@
-//! `mellum` (Mellum 2): norms of each head's queries and keys, experts, a window on most layers, whose rotation is not scaled.
+//! `mellum` (Mellum 2): norms of each head's queries and keys, experts, a window on most layers, whose
+//! rotation is not scaled.
 
 use super::super::ModelError;
 use super::super::decoder::Decoder;

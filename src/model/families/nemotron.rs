@@ -1,4 +1,5 @@
-//! `nemotron` (Nemotron 3 and 4, Minitron), `jais2` and `arcee`: networks without a gate, with the square of ReLU.
+//! `nemotron` (Nemotron 3 and 4, Minitron), `jais2` and `arcee`: networks without a gate, with the square of
+//! ReLU.
 
 use super::super::ModelError;
 use super::super::decoder::Decoder;

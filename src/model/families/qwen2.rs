@@ -1,4 +1,5 @@
-//! `qwen`, `qwen2` (also Qwen 2.5 and the R1 distills of it) and `qwen2moe`, with a gated shared network beside the experts.
+//! `qwen`, `qwen2` (also Qwen 2.5 and the R1 distills of it) and `qwen2moe`, with a gated shared network
+//! beside the experts.
 
 use super::super::ModelError;
 use super::super::decoder::Decoder;

@@ -1,5 +1,6 @@
-//! AltUp (Alternating Updates) and LAuReL, Gemma 3n's residual streams: of four streams a layer computes on one, foretells
-//! the others and corrects them all by what it has changed. Source: arXiv 2301.13310 and 2411.07501, ggml's gemma3n.
+//! AltUp (Alternating Updates) and LAuReL, Gemma 3n's residual streams: of four streams a layer computes on
+//! one, foretells the others and corrects them all by what it has changed. Source: arXiv 2301.13310 and
+//! 2411.07501, ggml's gemma3n.
 
 use super::super::load::{Loader, Sizes};
 use super::super::run::{Run, check_finite, project};
@@ -65,7 +66,8 @@ impl Streams {
         check_finite("inp_stacked", 0, streams, n * STREAMS)
     }
 
-    /// The mean of the first stream and the projections of the others, of its magnitude, becomes the residual stream.
+    /// The mean of the first stream and the projections of the others, of its magnitude, becomes the residual
+    /// stream.
     pub fn end(&self, run: &mut Run<'_>, layers: usize) -> Result<(), ForwardError> {
         run.watch.enter(None);
         let (t, n, ops) = (run.rows, run.embd, run.kernels.ops());
@@ -164,7 +166,8 @@ impl Coefficients {
         [&self.router, &self.map].into_iter().map(Linear::id)
     }
 
-    /// `[T][n]`, of the rows of [`Buffers::x`](super::super::Buffers), whose node is `x`; with 1 added where `plus_one`.
+    /// `[T][n]`, of the rows of [`Buffers::x`](super::super::Buffers), whose node is `x`; with 1 added where
+    /// `plus_one`.
     fn of(
         &self,
         run: &mut Run<'_>,
@@ -288,8 +291,8 @@ const NAMES: PerLayerNames = PerLayerNames {
 };
 
 impl AltUp {
-    /// What stands before the blocks: `altup_router`, `altup_predict_coef`, and `laurel_l`, `laurel_r` of so many
-    /// rows between them.
+    /// What stands before the blocks: `altup_router`, `altup_predict_coef`, and `laurel_l`, `laurel_r` of so
+    /// many rows between them.
     pub fn load(
         l: &mut Loader<'_>,
         il: usize,
@@ -302,8 +305,8 @@ impl AltUp {
         Ok(AltUp { predict, laurel: Laurel::load(l, il, sizes, rank, eps)?, correct: None })
     }
 
-    /// What stands behind them: `altup_router` again, `altup_correct_coef`, `altup_correct_scale`, and what the layer
-    /// does with an input of its own of so many elements.
+    /// What stands behind them: `altup_router` again, `altup_correct_coef`, `altup_correct_scale`, and what
+    /// the layer does with an input of its own of so many elements.
     pub fn load_correction(
         &mut self,
         l: &mut Loader<'_>,
@@ -371,8 +374,8 @@ impl AltUp {
         check_finite("attn_laurel", il, x, n)
     }
 
-    /// Corrects all streams by what the blocks have made of the first, then adds what the layer's own input gives to all
-    /// but the first.
+    /// Corrects all streams by what the blocks have made of the first, then adds what the layer's own input
+    /// gives to all but the first.
     pub fn correct(&self, run: &mut Run<'_>, il: usize) -> Result<(), ForwardError> {
         let Some(Correction { coefficients, scale, per_layer }) = &self.correct else {
             unreachable!("loaded behind the layer's blocks");

@@ -1,5 +1,5 @@
-//! Gemma 4's feed-forward block with experts: a dense network and experts beside it, each with norms of its own in front and
-//! behind.
+//! Gemma 4's feed-forward block with experts: a dense network and experts beside it, each with norms of its
+//! own in front and behind.
 
 use super::super::load::{Loader, Sizes};
 use super::super::run::Run;
@@ -62,8 +62,8 @@ impl DenseAndExperts {
         self.dense.weights().chain(self.experts.weights())
     }
 
-    /// The dense network from [`Buffers::cur`](super::super::Buffers), the experts from the residual stream; the sum is left in
-    /// the former. `next` are the experts of the next layer, which may be read ahead.
+    /// The dense network from [`Buffers::cur`](super::super::Buffers), the experts from the residual stream;
+    /// the sum is left in the former. `next` are the experts of the next layer, which may be read ahead.
     pub fn forward(&self, run: &mut Run<'_>, il: usize, next: Option<&Experts>) -> Result<(), ForwardError> {
         self.dense.forward(run, il)?;
         self.dense_post_norm.of_cur(run);

@@ -1,5 +1,5 @@
-//! Inputs of each layer of its own: a part of a row that each token has in a second, wide embedding, mixed with a
-//! projection of the first. Gemma 3n and the small models of Gemma 4.
+//! Inputs of each layer of its own: a part of a row that each token has in a second, wide embedding, mixed
+//! with a projection of the first. Gemma 3n and the small models of Gemma 4.
 
 use super::super::load::{Loader, Sizes};
 use super::super::observer::NodeName;
@@ -24,7 +24,8 @@ pub(in crate::model) struct PerLayerInputs {
 }
 
 impl PerLayerInputs {
-    /// `per_layer_token_embd`, `per_layer_model_proj` and `per_layer_proj_norm`, of so many elements for each layer.
+    /// `per_layer_token_embd`, `per_layer_model_proj` and `per_layer_proj_norm`, of so many elements for each
+    /// layer.
     pub fn load(
         l: &mut Loader<'_>,
         sizes: &Sizes,
@@ -173,7 +174,8 @@ impl PerLayer {
     }
 }
 
-/// What a layer of Gemma 4 ends with behind its blocks: its input of its own, and a factor on the residual stream.
+/// What a layer of Gemma 4 ends with behind its blocks: its input of its own, and a factor on the residual
+/// stream.
 #[derive(Debug, Default)]
 pub(in crate::model) struct Tail {
     pub per_layer: Option<PerLayer>,
@@ -191,8 +193,8 @@ impl Tail {
         self.per_layer.as_ref().map_or(0, PerLayer::len)
     }
 
-    /// Adds [`Buffers::cur`](super::super::Buffers), the output of the layer's last block, to the residual stream, then what
-    /// the layer's own input gives; the sum times the factor is the node `out`.
+    /// Adds [`Buffers::cur`](super::super::Buffers), the output of the layer's last block, to the residual
+    /// stream, then what the layer's own input gives; the sum times the factor is the node `out`.
     pub fn finish(&self, run: &mut Run<'_>, il: usize, out: NodeName) -> Result<(), ForwardError> {
         let before_scale = |named: NodeName| if self.scale.is_some() { "unscaled_out".into() } else { named };
         match &self.per_layer {

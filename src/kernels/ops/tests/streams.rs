@@ -1,4 +1,5 @@
-//! Residual streams, magnitudes and cuts: every instance gives the portable one's bits; the definition against f64.
+//! Residual streams, magnitudes and cuts: every instance gives the portable one's bits; the definition
+//! against f64.
 
 use super::*;
 
