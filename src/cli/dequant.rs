@@ -17,9 +17,10 @@ use crate::verify::{NpyWriter, Place, RowRange, Selection, TensorFileError, Tens
 
 /// Show, write or compare a tensor's values
 ///
-/// Without --values, --out or --compare: statistics and a histogram. The values are ggml's, bit for bit. Works on any
-/// GGUF file, whatever its architecture, for tensors of the types that WayInfer computes with; the tensor may be larger
-/// than memory. In JSON, what is not finite is the string "NaN", "Infinity" or "-Infinity".
+/// Without --values, --out or --compare: statistics and a histogram. The values are ggml's, bit for bit.
+/// Works on any GGUF file, whatever its architecture, for tensors of the types that WayInfer computes with;
+/// the tensor may be larger than memory. In JSON, what is not finite is the string "NaN", "Infinity" or
+/// "-Infinity".
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// GGUF file; any one of a split model; `demo` for the model that is compiled in
@@ -29,8 +30,8 @@ pub struct Args {
     /// Name of the tensor, as `inspect` lists it
     tensor: String,
 
-    /// Only these rows, from 0: A..B (B not included), A.., ..B or A; of a tensor with experts the rows of all of them,
-    /// one expert after another, unless --expert names one
+    /// Only these rows, from 0: A..B (B not included), A.., ..B or A; of a tensor with experts the rows of
+    /// all of them, one expert after another, unless --expert names one
     #[arg(long, value_name = "A..B")]
     rows: Option<RowRange>,
 

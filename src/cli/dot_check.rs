@@ -22,10 +22,10 @@ use report::{FormatRow, KernelRow, Report};
 
 /// Check the kernels of this CPU, against the scalar ones and against ggml
 ///
-/// Every kernel set that this CPU has must give the scalar dots' bits, for every format, at sizes around the edges and
-/// with extreme blocks, or (with -m and --tensor) on real weights. Where there are goldens, decoded values and rounded
-/// activations must be ggml's bits, and dots within a bound, in units in the last place (ULP) of the sum of
-/// magnitudes. Exit code 1 where anything differs.
+/// Every kernel set that this CPU has must give the scalar dots' bits, for every format, at sizes around the
+/// edges and with extreme blocks, or (with -m and --tensor) on real weights. Where there are goldens, decoded
+/// values and rounded activations must be ggml's bits, and dots within a bound, in units in the last place
+/// (ULP) of the sum of magnitudes. Exit code 1 where anything differs.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// GGUF file whose weights to check with; any one of a split model, or `demo`

@@ -35,12 +35,12 @@ use status::{Status, prefill};
 
 /// Continue a prompt, or answer it with --chat.
 ///
-/// Without a model it is the demo that answers: a small model of sums, comparisons, counting, days and months,
-/// spelling and small facts that is part of the program. It answers as with --chat (unless --ids-file is given), and as
-/// with --greedy unless an option of sampling is given.
+/// Without a model it is the demo that answers: a small model of sums, comparisons, counting, days and
+/// months, spelling and small facts that is part of the program. It answers as with --chat (unless --ids-file
+/// is given), and as with --greedy unless an option of sampling is given.
 ///
-/// The text goes to stdout as it is made; progress and statistics to stderr. The same model, prompt and seed give the
-/// same text on every CPU and with any number of threads.
+/// The text goes to stdout as it is made; progress and statistics to stderr. The same model, prompt and seed
+/// give the same text on every CPU and with any number of threads.
 #[derive(ClapArgs, Debug)]
 #[command(mut_group("model_arg", |group| group.required(false)))]
 pub struct Args {
@@ -80,8 +80,8 @@ pub struct Args {
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
     stop: Vec<String>,
 
-    /// Draft tokens from what the text repeats and verify several in one pass, which changes no token: auto (where a
-    /// dense model is streamed from the disk), off, or up to N, at most 15, with any model
+    /// Draft tokens from what the text repeats and verify several in one pass, which changes no token: auto
+    /// (where a dense model is streamed from the disk), off, or up to N, at most 15, with any model
     #[arg(long, value_name = "N", default_value = "auto", allow_negative_numbers = true)]
     speculate: Speculation,
 
@@ -89,7 +89,8 @@ pub struct Args {
     #[arg(long)]
     debug: bool,
 
-    /// Tell on stderr how it goes, about once a second: tok/s and, where weights are streamed, hits, bytes and waiting
+    /// Tell on stderr how it goes, about once a second: tok/s and, where weights are streamed, hits, bytes
+    /// and waiting
     #[arg(short, long)]
     verbose: bool,
 

@@ -44,12 +44,13 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["filter", "no_tensors", "arrays"])]
     check: bool,
 
-    /// Show where the weights would go in the memory that there is, the disk's measured bandwidth and the speed to
-    /// expect
+    /// Show where the weights would go in the memory that there is, the disk's measured bandwidth and the
+    /// speed to expect
     #[arg(long, conflicts_with_all = ["kv", "filter", "no_tensors", "check", "arrays"])]
     plan: bool,
 
-    /// With --plan: the memory that a run may take in all, in GiB (12G) or MiB (800M) [default: what is available]
+    /// With --plan: the memory that a run may take in all, in GiB (12G) or MiB (800M) [default: what is
+    /// available]
     #[arg(long, value_name = "SIZE", value_parser = memory_size, requires = "plan")]
     ram: Option<u64>,
 

@@ -1,4 +1,5 @@
-//! Floats for JSON, which has no NaN and no infinities: those are the strings "NaN", "Infinity" and "-Infinity".
+//! Floats for JSON, which has no NaN and no infinities: those are the strings "NaN", "Infinity" and
+//! "-Infinity".
 
 use serde::{Serialize, Serializer};
 

@@ -40,8 +40,8 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     escape_where(text, is_unsafe)
 }
 
-/// Text that a model wrote as a terminal may show it: what would move the cursor or change colours is written as an
-/// escape, but for line ends and tabs. Marks that scripts and emoji need stay.
+/// Text that a model wrote as a terminal may show it: what would move the cursor or change colours is written
+/// as an escape, but for line ends and tabs. Marks that scripts and emoji need stay.
 pub fn escape_controls(text: &str) -> Cow<'_, str> {
     escape_where(text, |c| c.is_control() && !matches!(c, '\n' | '\t'))
 }

@@ -6,8 +6,8 @@ use std::path::Path;
 use super::CliError;
 use crate::gguf::Gguf;
 
-/// Refuses to write to a file of the model, by whatever name: it is mapped while it is read, and to cut it short would
-/// end the process.
+/// Refuses to write to a file of the model, by whatever name: it is mapped while it is read, and to cut it
+/// short would end the process.
 ///
 /// # Errors
 /// Where `out` is such a file, through a link too.

@@ -1,6 +1,8 @@
-//! `wayinfer render-chat`: a chat template of a file, run where it can do no harm. Not for users: `generate` starts it.
+//! `wayinfer render-chat`: a chat template of a file, run where it can do no harm. Not for users: `generate`
+//! starts it.
 //!
-//! A template is a program that came with the model. Its process has little memory and time, and may end as it likes.
+//! A template is a program that came with the model. Its process has little memory and time, and may end as
+//! it likes.
 
 use std::io::{Read, Write};
 use std::process::{Command, ExitCode, Stdio};
@@ -14,14 +16,15 @@ use crate::text::{ChatTemplate, Conversation, TextError};
 const MOST_TIME: Duration = Duration::from_millis(600);
 /// Memory beside that for the conversation.
 const MOST_MEMORY: u64 = 28 << 20;
-/// A conversation is there as it was sent, as it was read, as the template sees it, as text, and as copies of those that
-/// the template makes.
+/// A conversation is there as it was sent, as it was read, as the template sees it, as text, and as copies of
+/// those that the template makes.
 const COPIES: u64 = 12;
 
 /// Exit code where the template has failed and says so itself.
 const FAILED: u8 = 3;
 
-/// Render a chat template: source and conversation as JSON from standard input, the text or the error to standard output
+/// Render a chat template: source and conversation as JSON from standard input, the text or the error to
+/// standard output
 #[derive(clap::Args, Debug)]
 pub struct Args {}
 

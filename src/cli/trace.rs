@@ -34,9 +34,9 @@ const FREE_TOLERANCE: f64 = 1e-2;
 
 /// Show, save or compare the values of every node of a forward pass.
 ///
-/// Without a reference: what each node's values look like, or --save to keep them. With --golden FILE (captured from
-/// ggml, or saved before) or --against SET (another kernel set, side by side): how far each node is from it, and where
-/// the two first part. Ends with 1 where a node is beyond the tolerance.
+/// Without a reference: what each node's values look like, or --save to keep them. With --golden FILE
+/// (captured from ggml, or saved before) or --against SET (another kernel set, side by side): how far each
+/// node is from it, and where the two first part. Ends with 1 where a node is beyond the tolerance.
 #[derive(ClapArgs, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
@@ -53,7 +53,8 @@ pub struct Args {
     #[command(flatten)]
     tokenizer: TokenizerArg,
 
-    /// Tokens to go on with after the prompt, the most probable each time [default: 0; as many as the reference has]
+    /// Tokens to go on with after the prompt, the most probable each time [default: 0; as many as the
+    /// reference has]
     #[arg(short = 'n', long, value_name = "N")]
     steps: Option<usize>,
 
@@ -81,8 +82,8 @@ pub struct Args {
     #[arg(long)]
     isolate: bool,
 
-    /// Go on with the reference's values where a rounding came out otherwise or other experts were chosen: the
-    /// arithmetic alone is judged
+    /// Go on with the reference's values where a rounding came out otherwise or other experts were chosen:
+    /// the arithmetic alone is judged
     #[arg(long, conflicts_with = "isolate")]
     same_roundings: bool,
 
@@ -121,7 +122,8 @@ struct CompareArgs {
     #[arg(long, value_name = "N")]
     worst: Option<usize>,
 
-    /// The NMSE allowed; 0 asks for the same bits [default: 0; with --golden 0.01; with --golden and --isolate the stated bound of each node]
+    /// The NMSE allowed; 0 asks for the same bits [default: 0; with --golden 0.01; with --golden and
+    /// --isolate the stated bound of each node]
     #[arg(long, value_name = "NMSE", value_parser = tolerance)]
     tolerance: Option<f64>,
 

@@ -1,8 +1,8 @@
 //! Threads that stay awake from pass to pass.
 //!
-//! A pass is dozens to hundreds of parallel regions with short serial stretches between them, and the next one begins as soon as a
-//! token is drawn. rayon's threads go to sleep after some ten microseconds without work, and to wake one takes longer than a small
-//! model's region.
+//! A pass is dozens to hundreds of parallel regions with short serial stretches between them, and the next
+//! one begins as soon as a token is drawn. rayon's threads go to sleep after some ten microseconds without
+//! work, and to wake one takes longer than a small model's region.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,14 +11,16 @@ use std::time::{Duration, Instant};
 
 use rayon::{ThreadPool, Yield};
 
-/// Without work for this long, a thread goes to sleep after all: the text is at its end, or the pass waits for the disk.
+/// Without work for this long, a thread goes to sleep after all: the text is at its end, or the pass waits
+/// for the disk.
 const PATIENCE: Duration = Duration::from_millis(1);
 
 /// A pool whose threads look out for work while there are passes.
 #[derive(Debug)]
 pub(super) struct AwakePool {
     pool: ThreadPool,
-    /// Which threads do; none where there are more of them than processors, for they would keep each other from working.
+    /// Which threads do; none where there are more of them than processors, for they would keep each other
+    /// from working.
     looking_out: Option<Arc<[AtomicBool]>>,
 }
 
@@ -35,7 +37,8 @@ impl AwakePool {
         self.pool.current_num_threads()
     }
 
-    /// Runs `pass` on a thread of the pool, the others looking out for its work meanwhile and for the next pass's afterwards.
+    /// Runs `pass` on a thread of the pool, the others looking out for its work meanwhile and for the next
+    /// pass's afterwards.
     ///
     /// # Panics
     /// Where `pass` does.
@@ -50,8 +53,8 @@ impl AwakePool {
     }
 }
 
-/// Does the pool's work until there has been none for a while; at once back where this thread does so already, further up its
-/// stack. A pass is such work, too.
+/// Does the pool's work until there has been none for a while; at once back where this thread does so
+/// already, further up its stack. A pass is such work, too.
 fn look_out(looking_out: &AtomicBool) {
     if looking_out.swap(true, Ordering::Relaxed) {
         return;
@@ -112,7 +115,8 @@ mod tests {
         assert_eq!(pool.run(|| 7), 7);
     }
 
-    /// After the last pass no thread is kept from its sleep, and none is kept from the next pass by having slept.
+    /// After the last pass no thread is kept from its sleep, and none is kept from the next pass by having
+    /// slept.
     #[test]
     fn threads_sleep_in_the_end() {
         let pool = pool(2);

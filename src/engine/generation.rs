@@ -7,8 +7,8 @@ use super::{Candidate, Engine, EngineError, Sampler, Sequence, Speculation, Spec
 use crate::model::{ForwardError, Logits};
 
 impl<'m> Engine<'m> {
-    /// Tokens drawn one after another; the prompt has been fed with [`Logits::Last`]. Ends where the context is
-    /// full; end tokens and counts are the caller's.
+    /// Tokens drawn one after another; the prompt has been fed with [`Logits::Last`]. Ends where the context
+    /// is full; end tokens and counts are the caller's.
     ///
     /// It may be dropped after any token and the sequence used on: the last token drawn has not been fed.
     pub fn generate<'s>(
@@ -30,8 +30,8 @@ impl<'m> Engine<'m> {
 
 /// Decode as an iterator: each item is a token drawn; it is fed when the next is asked for.
 ///
-/// With speculation too: a draft that was run with an earlier token counts as fed when the token after it is asked
-/// for. At every item the sequence (positions, tokens, logits) and the sampler are as they are without.
+/// With speculation too: a draft that was run with an earlier token counts as fed when the token after it is
+/// asked for. At every item the sequence (positions, tokens, logits) and the sampler are as they are without.
 pub struct Generation<'s, 'm> {
     engine: &'s mut Engine<'m>,
     sequence: &'s mut Sequence,
@@ -45,8 +45,8 @@ pub struct Generation<'s, 'm> {
 }
 
 impl Generation<'_, '_> {
-    /// With speculation: the same tokens in fewer passes. The caller will ask for `wanted` tokens at most (where
-    /// it knows; else [`usize::MAX`]): no more are drafted.
+    /// With speculation: the same tokens in fewer passes. The caller will ask for `wanted` tokens at most
+    /// (where it knows; else [`usize::MAX`]): no more are drafted.
     pub fn speculate(mut self, speculation: Speculation, wanted: usize) -> Self {
         let (model, text) = (self.engine.model, self.sequence.tokens());
         self.drafter = match speculation {

@@ -1,8 +1,8 @@
 //! ENGINE: a model at work on sequences: passes, prefill in batches, decode as an iterator, speculation.
 //!
-//! An [`Engine`] has what exists once: threads, buffers, the kernel set. A [`Sequence`] is a value: its tokens, what the
-//! model remembers of them, its last logits. Tokens of several sequences may share a pass; each gets the bits that it
-//! gets alone.
+//! An [`Engine`] has what exists once: threads, buffers, the kernel set. A [`Sequence`] is a value: its
+//! tokens, what the model remembers of them, its last logits. Tokens of several sequences may share a pass;
+//! each gets the bits that it gets alone.
 
 mod awake;
 mod generation;
@@ -81,8 +81,8 @@ pub struct EngineOptions {
 pub const DEFAULT_BATCH: usize = 512;
 
 impl EngineOptions {
-    /// Bytes that an engine with one full sequence takes at most beside the weights: keys and values, buffers and
-    /// the logits of so many tokens.
+    /// Bytes that an engine with one full sequence takes at most beside the weights: keys and values, buffers
+    /// and the logits of so many tokens.
     pub fn memory_bytes(&self, spec: &ModelSpec, logits: usize) -> u64 {
         let context = self.context.max(1);
         let batch = self.batch.clamp(1, context);
@@ -171,12 +171,13 @@ impl<'m> Engine<'m> {
         self.batch
     }
 
-    /// Runs the tokens of several sequences, each after what its sequence has seen, as many in a pass as a batch
-    /// holds; their rows share each reading of the weights.
+    /// Runs the tokens of several sequences, each after what its sequence has seen, as many in a pass as a
+    /// batch holds; their rows share each reading of the weights.
     ///
     /// # Errors
-    /// Tokens that do not fit a context (none is run), or what the forward pass refuses; then the sequences stand after
-    /// the last whole pass, or where a recurrence can go on that was broken off within a single token.
+    /// Tokens that do not fit a context (none is run), or what the forward pass refuses; then the sequences
+    /// stand after the last whole pass, or where a recurrence can go on that was broken off within a single
+    /// token.
     pub fn feed_all(&mut self, feeds: &mut [Feed<'_>]) -> Result<(), EngineError> {
         for feed in &*feeds {
             feed.sequence.check_room(feed.tokens.len())?;
@@ -208,8 +209,9 @@ impl<'m> Engine<'m> {
 
     /// Runs tokens of one sequence in batches, under an observer.
     ///
-    /// `progress` is told how many tokens are done after every batch and may break off; so may the observer, within a batch. That
-    /// leaves the sequence after the last whole batch. [`Logits::Last`] means the last of all the tokens.
+    /// `progress` is told how many tokens are done after every batch and may break off; so may the observer,
+    /// within a batch. That leaves the sequence after the last whole batch. [`Logits::Last`] means the last
+    /// of all the tokens.
     ///
     /// # Errors
     /// Tokens that do not fit the context (none is run), or what the forward pass refuses.
@@ -298,8 +300,8 @@ impl<'m> Engine<'m> {
         }
     }
 
-    /// Runs a token and drafts behind it in one pass of at most a batch. The sequence stands at the token then, and
-    /// goes on over the drafts by [`Sequence::move_on`].
+    /// Runs a token and drafts behind it in one pass of at most a batch. The sequence stands at the token
+    /// then, and goes on over the drafts by [`Sequence::move_on`].
     fn feed_drafted(&mut self, sequence: &mut Sequence, id: u32, drafts: &[u32]) -> Result<(), EngineError> {
         if drafts.is_empty() {
             return self.feed(sequence, &[id], Logits::Last);

@@ -116,7 +116,8 @@ impl Sampler {
         &self.candidates
     }
 
-    /// Puts the logits into `adjusted`, penalised and without those that are banned; `false` where neither is asked for.
+    /// Puts the logits into `adjusted`, penalised and without those that are banned; `false` where neither is
+    /// asked for.
     fn adjust(&mut self, logits: &[f32]) -> bool {
         let (penalty, back) = (self.config.repeat_penalty, self.config.repeat_last);
         let penalised = penalty != 1.0 && back > 0;

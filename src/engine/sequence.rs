@@ -1,5 +1,5 @@
-//! A sequence: tokens, what the model remembers of them, and its last logits. A value that can be kept, forked and
-//! dropped.
+//! A sequence: tokens, what the model remembers of them, and its last logits. A value that can be kept,
+//! forked and dropped.
 
 use crate::model::{KvType, ModelSpec, SequenceState};
 
@@ -52,8 +52,8 @@ impl Sequence {
         self.state.held_bytes()
     }
 
-    /// Goes back to the first `past` positions, or to none where a window has given up what they would see: returns
-    /// how many are left, after which the tokens have to be fed again.
+    /// Goes back to the first `past` positions, or to none where a window has given up what they would see:
+    /// returns how many are left, after which the tokens have to be fed again.
     pub fn rewind(&mut self, past: usize) -> usize {
         let past = self.state.rewind(past.min(self.past()));
         self.tokens.truncate(past);
@@ -66,8 +66,9 @@ impl Sequence {
         self.clone()
     }
 
-    /// The logits of the last pass: `[tokens asked for][vocabulary]`. Under [`Logits::All`](crate::model::Logits::All) those
-    /// of the last batch alone; after a generation those that its last token was drawn from.
+    /// The logits of the last pass: `[tokens asked for][vocabulary]`. Under
+    /// [`Logits::All`](crate::model::Logits::All) those of the last batch alone; after a generation those
+    /// that its last token was drawn from.
     pub fn logits(&self) -> &[f32] {
         // A pass that failed has left none.
         let row = |row: usize| self.logits.get(row * self.vocab..(row + 1) * self.vocab);
@@ -123,8 +124,8 @@ impl Sequence {
         self.row = None;
     }
 
-    /// Stands after the first `past` positions of what has been run; the rest counts as drafts that may be taken by
-    /// [`Sequence::move_on`]. The logits are those of all that the last pass ran.
+    /// Stands after the first `past` positions of what has been run; the rest counts as drafts that may be
+    /// taken by [`Sequence::move_on`]. The logits are those of all that the last pass ran.
     pub(super) fn stand_at(&mut self, past: usize) {
         self.tokens.truncate(past);
         self.row = Some(0);

@@ -22,8 +22,8 @@ pub(super) struct RawTensor {
     pub entry_offset: u64,
 }
 
-/// Reads all entries and lays them out; gives where the data starts (bytes from the start of the
-/// file) and the tensors that are sound. `alignment` is `None` where it is unknown: then the layout is not checked.
+/// Reads all entries and lays them out; gives where the data starts (bytes from the start of the file) and
+/// the tensors that are sound. `alignment` is `None` where it is unknown: then the layout is not checked.
 pub(super) fn read_tensors(
     reader: &mut Reader,
     count: u64,

@@ -1,12 +1,12 @@
 //! The driver of the quantised formats, shared by the vector sets; its panels are for floats as well.
 //!
-//! For few tokens, rows are dotted one after another, straight from the file's layout, which reads memory as one
-//! stream. For many tokens, as many rows as a register has 32-bit lanes are unpacked at a time into a panel where
-//! lane `r` belongs to row `r`: the panel's part of a row then needs no sum across lanes, and its unpacking is
-//! paid by all tokens.
+//! For few tokens, rows are dotted one after another, straight from the file's layout, which reads memory as
+//! one stream. For many tokens, as many rows as a register has 32-bit lanes are unpacked at a time into a
+//! panel where lane `r` belongs to row `r`: the panel's part of a row then needs no sum across lanes, and its
+//! unpacking is paid by all tokens.
 //!
-//! Nothing here names an instruction set: a set's own function, compiled for its features, calls [`tile`], which
-//! is inlined into it.
+//! Nothing here names an instruction set: a set's own function, compiled for its features, calls [`tile`],
+//! which is inlined into it.
 
 use super::{OutTile, Tile};
 use crate::quant::ActivationRow;
@@ -60,7 +60,8 @@ pub(super) trait BlockKernel<const ROWS: usize>: PanelKernel<ROWS> {
     unsafe fn dots<const T: usize>(weights: &[u8], x: [Self::Row<'_>; T]) -> [f32; T];
 }
 
-/// Calls a function generic over a number of tokens for `count` tokens, as many of the given numbers at a time as are allowed.
+/// Calls a function generic over a number of tokens for `count` tokens, as many of the given numbers at a
+/// time as are allowed.
 macro_rules! several_at_a_time {
     ($count:expr, $most:expr, [$($n:literal)*], |$at:ident| $call:ident $args:tt) => {{
         let (mut $at, end) = (0, $count);

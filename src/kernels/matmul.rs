@@ -83,7 +83,8 @@ pub fn matmul_batch(kernels: &'static Kernels, jobs: &mut [MatmulJob<'_>]) {
         return;
     }
     let chunks = split(&jobs, work, threads);
-    // Each thread takes the next chunk there is: all work close together in memory, and who is slow takes fewer.
+    // Each thread takes the next chunk there is: all work close together in memory, and who is slow takes
+    // fewer.
     let next = AtomicUsize::new(0);
     (0..threads.min(chunks.len())).into_par_iter().with_max_len(1).for_each(|_| {
         while let Some((i, rows)) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -102,8 +103,8 @@ const LEAST_CHUNKS_A_THREAD: usize = 64;
 /// Chunks are a multiple of what the kernels take at once.
 const ROWS_AT_ONCE: usize = 16;
 
-/// Splits the rows of jobs into chunks: large ones first, then ever smaller ones, so that a slow thread does not hold up the
-/// others at the end.
+/// Splits the rows of jobs into chunks: large ones first, then ever smaller ones, so that a slow thread does
+/// not hold up the others at the end.
 fn split(jobs: &[Checked<'_>], work: usize, threads: usize) -> Vec<(usize, Range<usize>)> {
     let least = (work / (threads * LEAST_CHUNKS_A_THREAD)).max(MIN_PARALLEL_WORK / 4);
     let mut left = work;
@@ -175,8 +176,8 @@ impl<'a> Checked<'a> {
             row_bytes: self.row_bytes,
             x: self.x,
         };
-        // SAFETY: `out` has `tokens * self.rows` elements (`new`) and `rows` lies within `0..self.rows` (the slice above
-        // would have panicked otherwise); only this call has these rows.
+        // SAFETY: `out` has `tokens * self.rows` elements (`new`) and `rows` lies within `0..self.rows` (the
+        // slice above would have panicked otherwise); only this call has these rows.
         let mut out = unsafe { OutTile::new(self.out.add(rows.start), self.rows, tokens, rows.len()) };
         // SAFETY: a `&'static Kernels` proves that the CPU can run its kernels.
         unsafe { (self.kernel.run)(&tile, &mut out) }

@@ -10,8 +10,9 @@
 //!
 //! A new instruction set is a module that exports one `static KERNELS` and a line in `TABLE`.
 
-/// `array!(N, |i| value)`: an array of `N` copyable values. For registers never `array::map` or `from_fn`: those
-/// are compiled without a kernel set's features, so that the closure is called for each element, through memory.
+/// `array!(N, |i| value)`: an array of `N` copyable values. For registers never `array::map` or `from_fn`:
+/// those are compiled without a kernel set's features, so that the closure is called for each element,
+/// through memory.
 #[cfg(target_arch = "x86_64")]
 macro_rules! array {
     ($n:expr, |$i:ident| $value:expr) => {{
@@ -28,8 +29,9 @@ macro_rules! array {
     }};
 }
 
-/// The table of a vector set: the given kernels, and `quantised` of every quantised format, by the names that `quantised`,
-/// `Blocks32` and `SuperBlocks` have where the macro is called; Q4_K, Q5_K and Q6_K are of the type named.
+/// The table of a vector set: the given kernels, and `quantised` of every quantised format, by the names that
+/// `quantised`, `Blocks32` and `SuperBlocks` have where the macro is called; Q4_K, Q5_K and Q6_K are of the
+/// type named.
 #[cfg(target_arch = "x86_64")]
 macro_rules! tiles_with_quantised {
     ($k_quants:ident, [$($kernel:expr),*]) => {

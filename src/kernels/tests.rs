@@ -68,8 +68,8 @@ fn check(
     }
 }
 
-/// Every format of a set at sizes around the edges of blocks, vectors and panels; a set that the CPU lacks is skipped, unless
-/// `WAYINFER_NEEDS_ISA`, names separated by commas, has it.
+/// Every format of a set at sizes around the edges of blocks, vectors and panels; a set that the CPU lacks is
+/// skipped, unless `WAYINFER_NEEDS_ISA`, names separated by commas, has it.
 fn check_set(isa: Isa) {
     let kernels = match Kernels::by_isa(isa) {
         Ok(kernels) => kernels,
@@ -183,8 +183,8 @@ fn a_batch_is_its_products() {
     }
 }
 
-/// The comparison of these tests sees kernels that are wrong in the ways kernels are wrong: one sub-block's scale,
-/// the mins left out, one weight's lowest bit, floats added in another order.
+/// The comparison of these tests sees kernels that are wrong in the ways kernels are wrong: one sub-block's
+/// scale, the mins left out, one weight's lowest bit, floats added in another order.
 #[test]
 fn faulty_kernels_are_caught() {
     let (rows, tokens, cols) = (3, 2, 768);

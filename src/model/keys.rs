@@ -90,7 +90,8 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// A count for each of so many blocks: one for all, or an array with one for each. 0 is for the caller to judge.
+    /// A count for each of so many blocks: one for all, or an array with one for each. 0 is for the caller to
+    /// judge.
     pub fn counts(&mut self, name: &str, blocks: usize) -> Result<Option<Vec<usize>>, ModelError> {
         let key = self.key(name);
         let Some(Value::Array(array)) = self.meta.get(&key) else {
@@ -139,7 +140,8 @@ impl<'a> Keys<'a> {
         matches!(self.meta.get(&self.full(name)), Some(Value::Array(_)))
     }
 
-    /// The same from an array that may end with the layers of a pass: then the blocks behind them have none set.
+    /// The same from an array that may end with the layers of a pass: then the blocks behind them have none
+    /// set.
     pub fn layer_flags(
         &mut self,
         name: &str,
@@ -252,8 +254,8 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// Refuses every key under the architecture's prefix that nobody asked for, but for those that no decoder's pass
-    /// depends on, or that say what it does anyway.
+    /// Refuses every key under the architecture's prefix that nobody asked for, but for those that no
+    /// decoder's pass depends on, or that say what it does anyway.
     pub fn finish(mut self) -> Result<(), ModelError> {
         for (name, neutral) in ABSENT_OR {
             if !self.seen.contains(&self.full(name)) {
@@ -278,7 +280,8 @@ impl<'a> Keys<'a> {
 const HARMLESS: &[&str] =
     &["tensor_data_layout", "rope.scaling.finetuned", "rope.scaling.original_context_length"];
 
-/// Keys that would change the pass, unless they have one of these values; a family that uses one has asked for it.
+/// Keys that would change the pass, unless they have one of these values; a family that uses one has asked
+/// for it.
 const ABSENT_OR: &[(&str, &[f64])] = &[
     ("attention.causal", &[1.0]),
     ("attention.clamp_kqv", &[0.0]),

@@ -34,8 +34,8 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// The sizes that every decoder has. Every size is at least 1, but for the heads of layers without attention; head
-/// counts divide.
+/// The sizes that every decoder has. Every size is at least 1, but for the heads of layers without attention;
+/// head counts divide.
 #[derive(Clone, Debug)]
 pub(super) struct Sizes {
     /// Layers of a pass, those of multi-token prediction left out.
@@ -62,7 +62,8 @@ impl Sizes {
         Sizes::read_with(l, true)
     }
 
-    /// The same of a family in which layers without attention have no heads of keys and values, or none at all.
+    /// The same of a family in which layers without attention have no heads of keys and values, or none at
+    /// all.
     pub fn read_mixed(l: &mut Loader<'_>) -> Result<Sizes, ModelError> {
         Sizes::read_with(l, false)
     }
@@ -177,8 +178,8 @@ impl<'a> Loader<'a> {
         Err(self.keys.problem("expert_used_count", format!("is {used}, where there are {count} experts")))
     }
 
-    /// The same of a family in which a token is sent to other numbers of experts from layer to layer: the count, and the
-    /// number of each block, which may be 0.
+    /// The same of a family in which a token is sent to other numbers of experts from layer to layer: the
+    /// count, and the number of each block, which may be 0.
     pub fn experts_by_layer(&mut self, sizes: &Sizes) -> Result<Option<(usize, Vec<usize>)>, ModelError> {
         let used = self.keys.counts("expert_used_count", sizes.blocks)?;
         let Some(count) = self.expert_count(sizes)? else { return Ok(None) };
@@ -211,8 +212,8 @@ impl<'a> Loader<'a> {
         found.ok_or_else(|| self.keys.problem("expert_count", "is 0 or missing"))
     }
 
-    /// Which layers see a window: an array with a truth value for each block, or every layer but each `n`th, n being
-    /// `attention.sliding_window_pattern` or the family's own.
+    /// Which layers see a window: an array with a truth value for each block, or every layer but each `n`th,
+    /// n being `attention.sliding_window_pattern` or the family's own.
     pub fn window_pattern(&mut self, sizes: &Sizes, default: usize) -> Result<Vec<bool>, ModelError> {
         self.pattern(sizes, default, |il, n| il % n < n - 1)
     }
@@ -245,8 +246,9 @@ impl<'a> Loader<'a> {
         flags.ok_or_else(|| self.keys.problem(WINDOW_PATTERN, "is missing"))
     }
 
-    /// `rope.dimension_sections`: how many pairs of a head turn with each of four positions, in files of models that see
-    /// images too. Those of a text are all the same, so that only the order of pairs depends on it.
+    /// `rope.dimension_sections`: how many pairs of a head turn with each of four positions, in files of
+    /// models that see images too. Those of a text are all the same, so that only the order of pairs depends
+    /// on it.
     pub fn rope_sections(&mut self) -> Result<Option<Vec<usize>>, ModelError> {
         let name = "rope.dimension_sections";
         let sections = self.keys.counts(name, 4)?;

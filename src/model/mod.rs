@@ -1,9 +1,10 @@
 //! MODEL: what a forward pass is made of.
 //!
 //! - [`ModelSpec`]: the shape of a model, layer by layer.
-//! - `parts/`: norms, RoPE, attention, feed-forward networks, experts. Each owns its weights, the names of its nodes and
-//!   its step.
-//! - `families/`: one file an architecture or a close family: keys and tensors, made into a `decoder` of parts.
+//! - `parts/`: norms, RoPE, attention, feed-forward networks, experts. Each owns its weights, the names of
+//!   its nodes and its step.
+//! - `families/`: one file an architecture or a close family: keys and tensors, made into a `decoder` of
+//!   parts.
 //! - `state/`: what a sequence remembers, and the buffers of a pass.
 //! - [`Observer`]: sees every node of a pass; [`Graph`] is what a pass over no tokens shows.
 
@@ -116,8 +117,8 @@ pub struct Segment<'a> {
     pub logits: Logits,
 }
 
-/// One pass over tokens of some sequences: what it reads and what it changes. Rows lie in the order of the segments.
-/// Every row's bits are the same alone and among others.
+/// One pass over tokens of some sequences: what it reads and what it changes. Rows lie in the order of the
+/// segments. Every row's bits are the same alone and among others.
 pub struct Pass<'a> {
     pub kernels: &'static Kernels,
     pub buffers: &'a mut Buffers,
@@ -182,7 +183,8 @@ impl Model {
         self.store.settle(plan, open)
     }
 
-    /// Every node of a pass, in the order of computation: what a pass over no tokens shows. It reads no weights.
+    /// Every node of a pass, in the order of computation: what a pass over no tokens shows. It reads no
+    /// weights.
     ///
     /// # Errors
     /// Where there is no memory for it.
@@ -203,8 +205,8 @@ impl Model {
     /// Runs a pass; see [`Pass`]. Runs on rayon's current pool.
     ///
     /// # Errors
-    /// A token outside the vocabulary; values that are not finite where they have to be quantised; weights that
-    /// cannot be read; no memory for another page of keys and values.
+    /// A token outside the vocabulary; values that are not finite where they have to be quantised; weights
+    /// that cannot be read; no memory for another page of keys and values.
     ///
     /// # Panics
     /// Where the tokens do not fit the buffers: the engine's mistake.

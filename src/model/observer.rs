@@ -1,7 +1,7 @@
 //! What a forward pass computes, node by node, and who watches it.
 //!
-//! Every node says by itself what it is: its name, the kind of computation, the work it belongs to, the weight and the
-//! nodes that it is computed from. No list of nodes exists anywhere else.
+//! Every node says by itself what it is: its name, the kind of computation, the work it belongs to, the
+//! weight and the nodes that it is computed from. No list of nodes exists anywhere else.
 
 use std::fmt;
 
@@ -63,8 +63,8 @@ pub enum NodeKind {
     SwiGlu,
     /// GELU, with or without a gate.
     Gelu,
-    /// GELU of a product to which ggml gives no name. Its table is entered by the product rounded to F16: a last bit
-    /// of the product may be a place of the table.
+    /// GELU of a product to which ggml gives no name. Its table is entered by the product rounded to F16: a
+    /// last bit of the product may be a place of the table.
     ProductGelu,
     Softmax,
     Sigmoid,
@@ -207,8 +207,8 @@ impl NodeWeight {
 #[derive(Clone, Copy, Debug)]
 pub struct Node<'a> {
     pub id: NodeId<'static>,
-    /// Sizes, the slowest-moving first, tokens first: `[tokens, n]` or `[tokens, n, m]` with a trailing 1 where
-    /// there are two.
+    /// Sizes, the slowest-moving first, tokens first: `[tokens, n]` or `[tokens, n, m]` with a trailing 1
+    /// where there are two.
     pub shape: [usize; 3],
     pub kind: NodeKind,
     pub work: Work,
@@ -258,7 +258,8 @@ impl Observer for NoObserver {
     fn node(&mut self, _: &Node<'_>, _: &mut [f32]) {}
 }
 
-/// The layer in a node's name: ggml's graph numbers a few nodes otherwise than by the layer that computes them.
+/// The layer in a node's name: ggml's graph numbers a few nodes otherwise than by the layer that computes
+/// them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Numbered {
     #[default]
@@ -384,8 +385,8 @@ impl<'a> Watch<'a> {
         id
     }
 
-    /// Shows a node whose values lie elsewhere than side by side: `copy` gathers them and `put` takes them back, only
-    /// where they are wanted.
+    /// Shows a node whose values lie elsewhere than side by side: `copy` gathers them and `put` takes them
+    /// back, only where they are wanted.
     pub fn show_scattered(
         &mut self,
         label: Label<'_>,

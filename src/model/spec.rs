@@ -1,5 +1,5 @@
-//! The shape of a model, layer by layer, as the memory of a run and its faces need it. It is derived from the loaded
-//! parts, not kept beside them.
+//! The shape of a model, layer by layer, as the memory of a run and its faces need it. It is derived from the
+//! loaded parts, not kept beside them.
 
 use crate::kernels::ops::Window;
 

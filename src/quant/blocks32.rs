@@ -1,5 +1,5 @@
-//! Formats whose activations go in blocks of 32: a block of weights is one or several parts of 32, each with scales of
-//! its own. Their one dot and one decoding; `legacy`, `fp4` and `low_bits` have the formats.
+//! Formats whose activations go in blocks of 32: a block of weights is one or several parts of 32, each with
+//! scales of its own. Their one dot and one decoding; `legacy`, `fp4` and `low_bits` have the formats.
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 

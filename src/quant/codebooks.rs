@@ -1,5 +1,5 @@
-//! Formats whose nibbles are places in a table of sixteen values: IQ4_NL and IQ4_XS, and the floats of 4 bits, MXFP4 and
-//! NVFP4.
+//! Formats whose nibbles are places in a table of sixteen values: IQ4_NL and IQ4_XS, and the floats of 4
+//! bits, MXFP4 and NVFP4.
 
 use half::f16;
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
@@ -12,7 +12,8 @@ use crate::gguf::TensorType;
 /// IQ4_NL's and IQ4_XS's values (ggml's `kvalues_iq4nl`).
 pub const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
-/// Twice the values of a float with 1 bit of sign, 2 of exponent, 1 of mantissa (E2M1 of the OCP Microscaling formats).
+/// Twice the values of a float with 1 bit of sign, 2 of exponent, 1 of mantissa (E2M1 of the OCP Microscaling
+/// formats).
 pub const FP4_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// 32 weights `d * value` (ggml's `block_iq4_nl`).
@@ -71,8 +72,8 @@ pub fn half_of_e8m0(e: u8) -> f32 {
     f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (e - 1) << 23 })
 }
 
-/// Half the value of a float without a sign, with 4 bits of exponent (biased by 7) and 3 of mantissa. The highest bit means
-/// nothing; all others set is 0 unless that one is set too (ggml's `ggml_ue4m3_to_fp32`).
+/// Half the value of a float without a sign, with 4 bits of exponent (biased by 7) and 3 of mantissa. The
+/// highest bit means nothing; all others set is 0 unless that one is set too (ggml's `ggml_ue4m3_to_fp32`).
 #[inline(always)]
 pub fn half_of_ue4m3(bits: u8) -> f32 {
     UE4M3_HALVES[usize::from(bits)]

@@ -1,7 +1,7 @@
-//! The grids of the IQ formats: sets of points of eight or four digits, a weight a digit. Which points belong to a grid is
-//! part of the format (they were chosen for being near to what models' weights are); ggml's `iq2xxs_grid` and its like
-//! in `ggml-common.h` list them in rising order, the first weight being the lowest digit. Here a grid is one bit a point,
-//! six to a character, the lowest point lowest, beginning at `0`.
+//! The grids of the IQ formats: sets of points of eight or four digits, a weight a digit. Which points belong
+//! to a grid is part of the format (they were chosen for being near to what models' weights are); ggml's
+//! `iq2xxs_grid` and its like in `ggml-common.h` list them in rising order, the first weight being the lowest
+//! digit. Here a grid is one bit a point, six to a character, the lowest point lowest, beginning at `0`.
 
 /// Grids of eight weights: magnitudes 8, 25 and 43.
 pub static IQ2_XXS_GRID: [u64; 256] = grid(IQ2_XXS_POINTS, &[8, 25, 43], 8);

@@ -1,6 +1,8 @@
-//! The IQ formats of 1 to 3 bits: super-blocks of 256 weights, eight or four of which are one point of a grid.
+//! The IQ formats of 1 to 3 bits: super-blocks of 256 weights, eight or four of which are one point of a
+//! grid.
 //!
-//! Scales are odd integers here, `2 s + 1`; what is left over of ggml's `0.5 + s`, a power of two, is part of `d`.
+//! Scales are odd integers here, `2 s + 1`; what is left over of ggml's `0.5 + s`, a power of two, is part of
+//! `d`.
 
 use half::f16;
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
@@ -46,7 +48,8 @@ pub struct BlockIQ2S {
     pub scales: [u8; QK_K / 32],
 }
 
-/// Eight sub-blocks of 32 weights `d / 4 * (2 s + 1) * point`, points of four weights (ggml's `block_iq3_xxs`).
+/// Eight sub-blocks of 32 weights `d / 4 * (2 s + 1) * point`, points of four weights (ggml's
+/// `block_iq3_xxs`).
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct BlockIQ3XXS {
@@ -290,7 +293,8 @@ impl GridBlock for BlockIQ1M {
 
     #[inline(always)]
     fn d(&self) -> [u8; 2] {
-        // The highest nibble of each word, moved by the product so that they meet at the top and nothing else does.
+        // The highest nibble of each word, moved by the product so that they meet at the top and nothing else
+        // does.
         let words = self.scales.as_flattened().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         let nibbles = words >> 12 & 0x000f_000f_000f_000f;
         let [.., low, high] = nibbles.wrapping_mul(0x0001_0010_0100_1000).to_le_bytes();

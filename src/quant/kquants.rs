@@ -94,9 +94,9 @@ pub fn scales_and_mins(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
     (scales.to_le_bytes(), mins.to_le_bytes())
 }
 
-/// The sixteen 6-bit scales of Q3_K, 32 not yet taken off, a byte each in little-endian words: the low 4 bits of the first
-/// eight are in the low nibbles of bytes 0-7, of the others in the high nibbles; the high 2 bits in bytes 8-11, four at a
-/// time.
+/// The sixteen 6-bit scales of Q3_K, 32 not yet taken off, a byte each in little-endian words: the low 4 bits
+/// of the first eight are in the low nibbles of bytes 0-7, of the others in the high nibbles; the high 2 bits
+/// in bytes 8-11, four at a time.
 #[inline(always)]
 pub fn six_bit_scales(packed: &[u8; 12]) -> [u32; 4] {
     let word = |i: usize| u32::from_le_bytes([packed[i], packed[i + 1], packed[i + 2], packed[i + 3]]);

@@ -1,5 +1,5 @@
-//! Blocks of 32 with one f16 scale, and a min where the name ends in 1: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0; and the rounding
-//! of activations to Q8_0 and Q8_1.
+//! Blocks of 32 with one f16 scale, and a min where the name ends in 1: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0; and the
+//! rounding of activations to Q8_0 and Q8_1.
 
 use half::f16;
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
@@ -103,7 +103,8 @@ fn five_bits(qs: &[u8; PART / 2], qh: [u8; PART / 8]) -> [i8; PART] {
     std::array::from_fn(|i| (low[i] | ((high >> i & 1) << 4) as u8) as i8)
 }
 
-/// Rounds a block of activations as ggml's `quantize_row_q8_0_ref` does; returns the scale, not yet rounded to f16.
+/// Rounds a block of activations as ggml's `quantize_row_q8_0_ref` does; returns the scale, not yet rounded
+/// to f16.
 ///
 /// `d = max|x| / 127`, `q = round(x * (1/d))` with halves away from zero. Where `1/d` overflows (all values
 /// below 3e-37), C leaves the result open; here all `q` are then 0 (and `d` as f16 is 0 anyway).
@@ -126,8 +127,8 @@ pub(super) fn quantize_q8_0(x: &[f32; PART], qs: &mut [i8; PART], bsums: &mut [i
     f16::from_f32(round_block(x, qs, bsums)).to_f32()
 }
 
-/// Rounds a block to Q8_1, as ggml's `quantize_row_q8_1_ref` does, with sums of 16; returns the scale, and the sum of the
-/// values times the scale before that was rounded.
+/// Rounds a block to Q8_1, as ggml's `quantize_row_q8_1_ref` does, with sums of 16; returns the scale, and
+/// the sum of the values times the scale before that was rounded.
 pub(super) fn quantize_q8_1(x: &[f32; PART], qs: &mut [i8; PART], bsums: &mut [i16; 2]) -> (f32, f32) {
     let d = round_block(x, qs, bsums);
     let sum = bsums[0] + bsums[1];

@@ -1,5 +1,5 @@
-//! Formats whose activations go in super-blocks of 256 (Q8_K): their one dot and one decoding, and the rounding of
-//! activations to Q8_K. `kquants`, `iquants` and `ternary` have the formats.
+//! Formats whose activations go in super-blocks of 256 (Q8_K): their one dot and one decoding, and the
+//! rounding of activations to Q8_K. `kquants`, `iquants` and `ternary` have the formats.
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 

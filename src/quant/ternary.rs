@@ -12,7 +12,8 @@ use crate::gguf::TensorType;
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct BlockTQ1_0 {
-    /// Five digits a byte: 32 bytes have weights 0-159 (a digit of each after another), 16 bytes weights 160-239.
+    /// Five digits a byte: 32 bytes have weights 0-159 (a digit of each after another), 16 bytes weights
+    /// 160-239.
     pub qs: [u8; 48],
     /// Four digits a byte: weights 240-255.
     pub qh: [u8; 4],

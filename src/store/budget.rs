@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-/// Memory in bytes that can be had without swapping: what the system has available, or less where a control group
-/// (v1 or v2) allows less. Cached file pages count as available. `None` where the system does not say.
+/// Memory in bytes that can be had without swapping: what the system has available, or less where a control
+/// group (v1 or v2) allows less. Cached file pages count as available. `None` where the system does not say.
 pub fn available_memory_bytes() -> Option<u64> {
     available_under(Path::new("/"))
 }
@@ -75,7 +75,8 @@ impl Group {
     }
 }
 
-/// The groups that a process is in, its own and those above, by `/proc/self/cgroup` and `/proc/self/mountinfo`.
+/// The groups that a process is in, its own and those above, by `/proc/self/cgroup` and
+/// `/proc/self/mountinfo`.
 fn groups(own: &str, mounts: &str) -> Vec<Group> {
     let mut groups = Vec::new();
     for line in own.lines() {
@@ -91,7 +92,8 @@ fn groups(own: &str, mounts: &str) -> Vec<Group> {
             _ => continue,
         };
         let Some((top, mount_point)) = mounted else { continue };
-        // In a container the mount shows a part of the tree, and the path may be told from the whole tree's root.
+        // In a container the mount shows a part of the tree, and the path may be told from the whole tree's
+        // root.
         let path = Path::new(path);
         let within = path.strip_prefix(&top).or_else(|_| path.strip_prefix("/")).unwrap_or(path);
         groups.extend(within.ancestors().map(|p| Group { version, folder: mount_point.join(p) }));
@@ -99,7 +101,8 @@ fn groups(own: &str, mounts: &str) -> Vec<Group> {
     groups
 }
 
-/// Where a file system of control groups is mounted: the folder of the tree that it shows, and the mount point.
+/// Where a file system of control groups is mounted: the folder of the tree that it shows, and the mount
+/// point.
 fn mount(mounts: &str, kind: &str, option: Option<&str>) -> Option<(PathBuf, PathBuf)> {
     mounts.lines().find_map(|line| {
         // 35 31 0:32 /shown /mount/point options .. - kind source super,options

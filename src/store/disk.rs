@@ -13,8 +13,8 @@ pub const ALIGNMENT: usize = 4096;
 
 /// A file that is read at places, by several threads at once.
 pub trait ReadAt: fmt::Debug + Send + Sync {
-    /// Reads bytes from `offset` on into `buffer`, and says how many: fewer than asked for where the file ends or
-    /// the system gives no more at once. 0 is the end.
+    /// Reads bytes from `offset` on into `buffer`, and says how many: fewer than asked for where the file
+    /// ends or the system gives no more at once. 0 is the end.
     ///
     /// `buffer` and `offset` are aligned to [`ALIGNMENT`].
     ///
@@ -212,8 +212,8 @@ mod sys {
     }
 
     fn advise(file: &File, offset: u64, len: usize, advice: libc::c_int) {
-        // SAFETY: a call on an open descriptor that touches no memory of ours; it is advice, so that its failure
-        // changes nothing.
+        // SAFETY: a call on an open descriptor that touches no memory of ours; it is advice, so that its
+        // failure changes nothing.
         let _ = unsafe {
             libc::posix_fadvise(file.as_raw_fd(), offset as libc::off_t, len as libc::off_t, advice)
         };

@@ -46,8 +46,8 @@ impl MappedFile {
     /// Where it cannot be mapped.
     pub fn of(file: &File, path: &Path) -> Result<MappedFile, StoreError> {
         let failed = |error| StoreError::open(path, error);
-        // SAFETY: the mapping is read-only; the bytes are only ever read as plain numbers, so
-        // a writer elsewhere can spoil results but not memory. Who cuts the file short is found out: see `check`.
+        // SAFETY: the mapping is read-only; the bytes are only ever read as plain numbers, so a writer
+        // elsewhere can spoil results but not memory. Who cuts the file short is found out: see `check`.
         let map = unsafe { Mmap::map(file) }.map_err(failed)?;
         Ok(MappedFile {
             path: path.to_owned(),
@@ -58,7 +58,8 @@ impl MappedFile {
         })
     }
 
-    /// Whether all that was read so far were the file's bytes; asked after reading, before what was read is used.
+    /// Whether all that was read so far were the file's bytes; asked after reading, before what was read is
+    /// used.
     ///
     /// # Errors
     /// Where the file has been cut short or could not be read; `tensor` names what lies at a place in it.

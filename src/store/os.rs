@@ -3,8 +3,9 @@
 use std::io;
 use std::time::Duration;
 
-/// Bounds what this process may take: memory of its own in bytes, with what it has; time of its processors from now on. Who
-/// takes more memory is refused it; whose time is over is ended by the system (SIGPROF). There is no way back.
+/// Bounds what this process may take: memory of its own in bytes, with what it has; time of its processors
+/// from now on. Who takes more memory is refused it; whose time is over is ended by the system (SIGPROF).
+/// There is no way back.
 ///
 /// macOS does not bound memory, systems other than Unix bound neither.
 ///
@@ -58,7 +59,8 @@ pub fn peak_rss_bytes() -> Option<u64> {
     None
 }
 
-/// Memory in bytes that the process has for itself now, file pages left out; `None` where the system does not say.
+/// Memory in bytes that the process has for itself now, file pages left out; `None` where the system does not
+/// say.
 pub fn private_bytes() -> Option<u64> {
     private_of(&std::fs::read_to_string("/proc/self/status").ok()?)
 }

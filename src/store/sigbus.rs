@@ -1,13 +1,14 @@
-//! Mapped files that are cut short while they are mapped, or whose disk fails: no signal that ends the process, but an
-//! error that names the file.
+//! Mapped files that are cut short while they are mapped, or whose disk fails: no signal that ends the
+//! process, but an error that names the file.
 //!
-//! To read a page of a mapping that its file no longer has, or that cannot be read, raises SIGBUS in the thread that
-//! reads. The handler here puts zeros in the place of the mapping from that page on, notes where, and lets the thread go
-//! on; whoever reads mapped bytes asks [`Watch::fault`] before using what was made of them. A SIGBUS from anywhere else
-//! takes the course that it had before.
+//! To read a page of a mapping that its file no longer has, or that cannot be read, raises SIGBUS in the
+//! thread that reads. The handler here puts zeros in the place of the mapping from that page on, notes where,
+//! and lets the thread go on; whoever reads mapped bytes asks [`Watch::fault`] before using what was made of
+//! them. A SIGBUS from anywhere else takes the course that it had before.
 //!
-//! The handler allocates nothing and takes no lock: it walks a list of entries that are never freed (a new mapping takes
-//! an entry that is free), each guarded by a sequence number that is odd while the entry stands for a mapping.
+//! The handler allocates nothing and takes no lock: it walks a list of entries that are never freed (a new
+//! mapping takes an entry that is free), each guarded by a sequence number that is odd while the entry stands
+//! for a mapping.
 
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
@@ -78,7 +79,8 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let _changes = CHANGES.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.sequence.fetch_add(1, Ordering::Relaxed);
-        // A handler that reads what the next mapping writes into the entry is to see the new sequence number too.
+        // A handler that reads what the next mapping writes into the entry is to see the new sequence number
+        // too.
         fence(Ordering::Release);
     }
 }
@@ -96,7 +98,8 @@ fn find(address: usize) -> Option<(&'static Entry, usize, usize)> {
         let start = entry.start.load(Ordering::Relaxed);
         let len = entry.len.load(Ordering::Relaxed);
         fence(Ordering::Acquire);
-        // The mapping of the address is in use by the thread that was interrupted: an entry that changes is another's.
+        // The mapping of the address is in use by the thread that was interrupted: an entry that changes is
+        // another's.
         let stable = sequence % 2 == 1 && entry.sequence.load(Ordering::Relaxed) == sequence;
         let offset = address.checked_sub(start).filter(|&offset| stable && offset < len)?;
         Some((entry, offset, len))
@@ -129,8 +132,8 @@ fn install() {
     }
 }
 
-/// The handler: loads of atomics and system calls, nothing else. Who is interrupted reads mapped memory and is in the
-/// midst of no call whose `errno` it will look at.
+/// The handler: loads of atomics and system calls, nothing else. Who is interrupted reads mapped memory and
+/// is in the midst of no call whose `errno` it will look at.
 extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
     // SAFETY: the system hands over a valid siginfo to a handler with SA_SIGINFO; SIGBUS has an address.
     let (code, address) = unsafe { ((*info).si_code, (*info).si_addr().addr()) };
@@ -138,8 +141,8 @@ extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, _: *mut c_voi
     if code > 0 && find(address).is_some_and(|(entry, offset, len)| blank(entry, offset, len)) {
         return;
     }
-    // SAFETY: plain calls that a handler may make. With the former action in place the faulting instruction is run again,
-    // and a signal that was sent is sent again.
+    // SAFETY: plain calls that a handler may make. With the former action in place the faulting instruction
+    // is run again, and a signal that was sent is sent again.
     unsafe {
         match FORMER.get() {
             Some(former) => libc::sigaction(signal, former, ptr::null_mut()),
@@ -162,9 +165,10 @@ fn blank(entry: &Entry, offset: usize, len: usize) -> bool {
     let from = (start + offset) & !(PAGE.load(Ordering::Relaxed) - 1);
     // To the end at once: what follows is most likely gone as well, and a signal a page would take long.
     let rest = start + len - from;
-    // SAFETY: the range lies in the entry's mapping, from a whole page on, and that mapping lives: the interrupted thread
-    // reads it. It stays mapped and readable throughout; that its bytes change under those who read them is no more than
-    // what a writer of the file may do: they are plain numbers, and not used once `fault` is set.
+    // SAFETY: the range lies in the entry's mapping, from a whole page on, and that mapping lives: the
+    // interrupted thread reads it. It stays mapped and readable throughout; that its bytes change under those
+    // who read them is no more than what a writer of the file may do: they are plain numbers, and not used
+    // once `fault` is set.
     let blank = unsafe {
         let at = ptr::with_exposed_provenance_mut(from);
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
@@ -263,8 +267,8 @@ mod tests {
             Ok("sent") => {
                 let (_file, map, _) = mapped();
                 let _watch = Watch::start(&map);
-                // The first is taken by the handler of Rust's runtime, whatever we do, which leaves the second to the
-                // system.
+                // The first is taken by the handler of Rust's runtime, whatever we do, which leaves the
+                // second to the system.
                 for _ in 0..2 {
                     // SAFETY: plain calls.
                     unsafe { libc::raise(libc::SIGBUS) };

@@ -14,7 +14,8 @@ const TIME: Duration = Duration::from_millis(800);
 /// Files smaller than this say little.
 const LEAST_BYTES: u64 = 64 << 20;
 
-/// Bytes a second of reads as a run does them, at places all over a file; `None` where it is too small to tell.
+/// Bytes a second of reads as a run does them, at places all over a file; `None` where it is too small to
+/// tell.
 ///
 /// # Errors
 /// Where it cannot be opened or read.

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-/// Again and again the best pair of all is joined, the leftmost of equals. `pieces` has ids and scores, `byte` the id of
-/// a byte of what is no piece.
+/// Again and again the best pair of all is joined, the leftmost of equals. `pieces` has ids and scores,
+/// `byte` the id of a byte of what is no piece.
 pub fn naive_spm(pieces: &HashMap<&str, (u32, f32)>, byte: impl Fn(u8) -> u32, text: &str) -> Vec<u32> {
     let mut parts: Vec<String> = text.chars().map(String::from).collect();
     loop {

@@ -378,8 +378,8 @@ mod tests {
         CompareOptions { substitute, tolerance, kv, filter: NodeFilter::default(), flips: false }
     }
 
-    /// Two rows of 32 that are the reference's off by a little; in the second the rounding of a value to 8 bits
-    /// and that of another to f16 come out otherwise. Returns which rows are the reference's afterwards.
+    /// Two rows of 32 that are the reference's off by a little; in the second the rounding of a value to 8
+    /// bits and that of another to f16 come out otherwise. Returns which rows are the reference's afterwards.
     fn put(weight: &str, node: &str, substitute: Substitute, kv: KvType) -> [bool; 2] {
         // The scale is 1: 2.5 lies between two integers, 1 + 2^-11 between two halves.
         let mut row = [127.0f32; 32];

@@ -7,7 +7,8 @@ pub struct Difference {
     pub count: u64,
     /// Values whose bits differ (any NaN equals any NaN).
     pub differing: u64,
-    /// The largest absolute difference; infinite where one side is not finite and the other is something else.
+    /// The largest absolute difference; infinite where one side is not finite and the other is something
+    /// else.
     pub largest: f64,
     /// Where the largest one was, counted in the order of comparison; the first of equals.
     pub largest_at: Option<u64>,
@@ -65,8 +66,8 @@ impl Difference {
         self.differing == 0
     }
 
-    /// Normalised mean squared error: the energy of the error over that of the reference. 0 where nothing differs,
-    /// infinite where the reference is all zeros and the values are not.
+    /// Normalised mean squared error: the energy of the error over that of the reference. 0 where nothing
+    /// differs, infinite where the reference is all zeros and the values are not.
     pub fn nmse(&self) -> f64 {
         if self.error_squared == 0.0 { 0.0 } else { self.error_squared / self.reference_squared }
     }
@@ -83,8 +84,8 @@ impl Difference {
         }
     }
 
-    /// Signal to quantisation noise in decibels: the reference's energy over the error's; infinite where nothing
-    /// differs.
+    /// Signal to quantisation noise in decibels: the reference's energy over the error's; infinite where
+    /// nothing differs.
     pub fn sqnr_db(&self) -> f64 {
         -10.0 * self.nmse().log10()
     }

@@ -141,8 +141,8 @@ impl TensorFile {
     }
 }
 
-/// Writes a file of tensors as they come. Their bytes wait in an unnamed file beside it until all are known, as the
-/// format begins with their names: memory does not grow with them.
+/// Writes a file of tensors as they come. Their bytes wait in an unnamed file beside it until all are known,
+/// as the format begins with their names: memory does not grow with them.
 #[derive(Debug)]
 pub struct TensorWriter {
     path: PathBuf,
@@ -177,8 +177,8 @@ impl TensorWriter {
         })
     }
 
-    /// Adds a tensor of this shape (the slowest-moving size first). Of two of one name the file would be unreadable:
-    /// names are the caller's to keep apart.
+    /// Adds a tensor of this shape (the slowest-moving size first). Of two of one name the file would be
+    /// unreadable: names are the caller's to keep apart.
     ///
     /// # Errors
     /// Where its bytes cannot be written.

@@ -42,8 +42,8 @@ pub fn run(
     print(selected, &reference, &difference, out)
 }
 
-/// The rows of the reference, where its shape is that of what is compared with it. A wrong shape is told before rows
-/// that are not there because of it.
+/// The rows of the reference, where its shape is that of what is compared with it. A wrong shape is told
+/// before rows that are not there because of it.
 fn scope_checked(
     selected: &Selected<'_>,
     tensor: &TensorInfo,

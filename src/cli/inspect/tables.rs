@@ -187,8 +187,8 @@ impl Column {
     }
 }
 
-/// The tensors. Where they do not fit, the columns that can be had elsewhere give way (bits per weight follow from
-/// the type), then names are cut in the middle.
+/// The tensors. Where they do not fit, the columns that can be had elsewhere give way (bits per weight follow
+/// from the type), then names are cut in the middle.
 pub fn print_tensors(
     gguf: &Gguf,
     tensors: &[&TensorInfo],

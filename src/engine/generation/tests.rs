@@ -1,4 +1,5 @@
-//! Speculation is lossless: at every token, the token, what it was drawn from and the sequence are those without.
+//! Speculation is lossless: at every token, the token, what it was drawn from and the sequence are those
+//! without.
 
 use std::path::Path;
 
@@ -171,7 +172,8 @@ fn drafts_that_are_all_right_or_all_wrong_change_nothing() {
         let text = ids(&plain);
         let (got, stats) = run(&model, &case, drafts_from(&case, &text));
         assert_eq!(first_difference(&plain, &got), None);
-        // The first token comes from the prompt's logits, then four from each pass: the last needs no draft more.
+        // The first token comes from the prompt's logits, then four from each pass: the last needs no draft
+        // more.
         assert_eq!((stats.passes, stats.drafted, stats.accepted), (15, 44, 44));
 
         let wrong: Vec<u32> = text.iter().map(|id| (id + 1) % 300).collect();

@@ -1,9 +1,9 @@
 //! Lossless speculation: tokens are drafted from the text itself and verified in one pass.
 //!
 //! A pass over a token and its drafts gives the logits after each of them, bit for bit those of passes of one
-//! token (see [`crate::kernels`]). A token is drawn from each in turn, and a draft stands as long as it is the
-//! token drawn: the text is that without speculation, whatever the sampler. Where a pass costs the reading of the
-//! weights, the tokens that it verifies come for nothing.
+//! token (see [`crate::kernels`]). A token is drawn from each in turn, and a draft stands as long as it is
+//! the token drawn: the text is that without speculation, whatever the sampler. Where a pass costs the
+//! reading of the weights, the tokens that it verifies come for nothing.
 
 mod ngram;
 mod policy;
@@ -25,8 +25,8 @@ pub const MAX_DRAFT: usize = 15;
 pub enum Speculation {
     #[default]
     Off,
-    /// As many as pay, by what is measured, where the model is dense and its weights are streamed at every pass;
-    /// none elsewhere.
+    /// As many as pay, by what is measured, where the model is dense and its weights are streamed at every
+    /// pass; none elsewhere.
     Auto,
     /// Up to so many, [`MAX_DRAFT`] at most, with any model.
     Fixed(usize),

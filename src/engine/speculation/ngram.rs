@@ -15,8 +15,8 @@ pub const LONGEST: usize = 4;
 #[derive(Clone, Debug, Default)]
 pub struct NgramIndex {
     tokens: Vec<u32>,
-    /// For n of [`SHORTEST`] to [`LONGEST`]: the n-gram, its ids side by side, to the position after its latest
-    /// occurrence. The n-gram that ends the text is not in it: nothing has followed it yet.
+    /// For n of [`SHORTEST`] to [`LONGEST`]: the n-gram, its ids side by side, to the position after its
+    /// latest occurrence. The n-gram that ends the text is not in it: nothing has followed it yet.
     after: [HashMap<u128, usize>; LONGEST - SHORTEST + 1],
 }
 
@@ -49,9 +49,9 @@ impl NgramIndex {
         self.tokens.is_empty()
     }
 
-    /// What may follow: `most` tokens that followed the latest earlier occurrence of the longest n-gram that ends
-    /// the text, with that n; none where there is no such. Where the text ends before there are as many, it is taken
-    /// to go on in the same circle.
+    /// What may follow: `most` tokens that followed the latest earlier occurrence of the longest n-gram that
+    /// ends the text, with that n; none where there is no such. Where the text ends before there are as many,
+    /// it is taken to go on in the same circle.
     pub fn draft(&self, most: usize) -> Option<(usize, impl Iterator<Item = u32>)> {
         let (n, at) = (SHORTEST..LONGEST + 1).zip(&self.after).rev().find_map(|(n, after)| {
             let at = after.get(&last(&self.tokens, n)?)?;

@@ -49,9 +49,9 @@ impl Chance {
 
 /// Chooses the length of drafts by measured times and measured acceptance.
 ///
-/// Acceptance is measured without drafting too, since a draft can be compared with what is drawn whether it was
-/// run or not. Times are measured by the passes that are run; where no draft pays, a pass with one draft is run from
-/// time to time, so that a few per cent of the time is lost at most.
+/// Acceptance is measured without drafting too, since a draft can be compared with what is drawn whether it
+/// was run or not. Times are measured by the passes that are run; where no draft pays, a pass with one draft
+/// is run from time to time, so that a few per cent of the time is lost at most.
 #[derive(Clone, Debug)]
 pub struct DraftPolicy {
     passes: u64,
@@ -80,7 +80,8 @@ impl DraftPolicy {
         let most = most.min(MAX_DRAFT);
         let Some(base) = self.fresh(0).filter(|_| most > 0) else { return 0 };
         let Some(longest) = self.longest() else {
-            // What one draft costs was last known so, or is feared to be another pass; no mishap rules it out for good.
+            // What one draft costs was last known so, or is feared to be another pass; no mishap rules it out
+            // for good.
             let feared = self.times[1].map_or(base, |time| (time.seconds - base).min(base));
             return usize::from(self.allowance >= feared);
         };
@@ -127,8 +128,8 @@ impl DraftPolicy {
         (1..=MAX_DRAFT).rev().find(|&drafts| self.fresh(drafts).is_some())
     }
 
-    /// The time of a pass with this many drafts: measured, between its measured neighbours, or on the line from no
-    /// draft through the longest measured. Never less than a pass without drafts.
+    /// The time of a pass with this many drafts: measured, between its measured neighbours, or on the line
+    /// from no draft through the longest measured. Never less than a pass without drafts.
     fn seconds(&self, base: f64, drafts: usize) -> f64 {
         let time = |drafts: usize| Some((drafts as f64, self.fresh(drafts)?));
         let below = (0..=drafts).rev().find_map(time);

@@ -1,5 +1,6 @@
-//! Formats whose activations go in blocks of 32 (Q8_0, Q8_1): a tile product for each part of 32 weights, or each of its halves,
-//! as each has a float scale of its own. Panels are taken as they are, with weights that are unsigned but for an offset.
+//! Formats whose activations go in blocks of 32 (Q8_0, Q8_1): a tile product for each part of 32 weights, or
+//! each of its halves, as each has a float scale of its own. Panels are taken as they are, with weights that
+//! are unsigned but for an offset.
 
 use std::arch::x86_64::*;
 
@@ -40,8 +41,8 @@ impl<B: Block> TileKernels for Blocks32<B> {
                     groups: groups.map(|group| group.qs[at * PART + step * Self::STEP..].as_ptr()),
                     stride: groups[0].stride,
                 };
-                // SAFETY: the caller vouches for the CPU, and has configured tiles for steps of `STEP`; a group has rows of
-                // `stride`, of which this is a part.
+                // SAFETY: the caller vouches for the CPU, and has configured tiles for steps of `STEP`; a
+                // group has rows of `stride`, of which this is a part.
                 unsafe { sums_of_step(x, weights, products) };
                 for ((group, lanes), sums) in groups.iter().zip(&mut lanes).zip(&*products) {
                     let own = lanes.iter_mut().zip(group.x).zip(&sums[group.first..]);

@@ -1,10 +1,11 @@
-//! The AMX-INT8 kernel set: the AVX-512 set, but for many tokens, whose products with sixteen rows of weights are computed in
-//! tiles of 16 tokens x 16 rows.
+//! The AMX-INT8 kernel set: the AVX-512 set, but for many tokens, whose products with sixteen rows of weights
+//! are computed in tiles of 16 tokens x 16 rows.
 //!
-//! The AVX-512 set's panels lie in memory as the weights' side of a tile product wants them: a line has four weights of each of
-//! sixteen rows. Activations are the other side as they are, a line a token. The result has a line of sixteen rows for each
-//! token, which is a register of the AVX-512 set, whose own float steps follow. Integers are exact in any order, and the
-//! float steps come in the order of the scalar definition: the bits are the same.
+//! The AVX-512 set's panels lie in memory as the weights' side of a tile product wants them: a line has four
+//! weights of each of sixteen rows. Activations are the other side as they are, a line a token. The result
+//! has a line of sixteen rows for each token, which is a register of the AVX-512 set, whose own float steps
+//! follow. Integers are exact in any order, and the float steps come in the order of the scalar definition:
+//! the bits are the same.
 
 mod blocks32;
 mod super_blocks;
@@ -60,7 +61,8 @@ fn tiles_are_enabled() -> bool {
 fn ask_for_tiles() -> bool {
     const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
     const XFEATURE_XTILEDATA: libc::c_long = 18;
-    // SAFETY: this `arch_prctl` takes two numbers and touches no memory of ours; unknown to a kernel, it fails.
+    // SAFETY: this `arch_prctl` takes two numbers and touches no memory of ours; unknown to a kernel, it
+    // fails.
     unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
 }
 

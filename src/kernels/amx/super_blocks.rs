@@ -1,8 +1,9 @@
 //! Formats whose activations go in super-blocks of 256 (Q8_K).
 //!
-//! Sub-blocks of 16 or 32 have integer scales: scale times weight is an integer again, within 15 bits in every format, which
-//! two signed bytes hold, `128 * high + low`. The tile products with both go over a whole super-block; they are put together
-//! in 32 bits. Where `high` is zero throughout (few bits and small scales), its product is left out.
+//! Sub-blocks of 16 or 32 have integer scales: scale times weight is an integer again, within 15 bits in
+//! every format, which two signed bytes hold, `128 * high + low`. The tile products with both go over a whole
+//! super-block; they are put together in 32 bits. Where `high` is zero throughout (few bits and small
+//! scales), its product is left out.
 
 use std::arch::x86_64::*;
 
@@ -77,8 +78,8 @@ impl<K: SuperBlockPanels> TileKernels for K {
             groups: groups.map(|group| group.qs[unit * QK_K..].as_ptr()),
             stride: groups[0].stride,
         };
-        // SAFETY: the caller vouches for the CPU, and has configured tiles for steps of 64; a group has rows of `stride`, of
-        // which this is a super-block.
+        // SAFETY: the caller vouches for the CPU, and has configured tiles for steps of 64; a group has rows
+        // of `stride`, of which this is a super-block.
         unsafe {
             if *wide {
                 two_sums_256(x, low_high, sums);

@@ -1,5 +1,5 @@
-//! Tile products. Rust has no intrinsics for them yet: a product is one `asm!` block from the loads to the stores, so that no
-//! tile is alive between blocks; what is, is their configuration.
+//! Tile products. Rust has no intrinsics for them yet: a product is one `asm!` block from the loads to the
+//! stores, so that no tile is alive between blocks; what is, is their configuration.
 
 use std::arch::asm;
 use std::arch::x86_64::__m512i;
@@ -25,7 +25,8 @@ struct Configuration {
     lines: [u8; 16],
 }
 
-/// While it lives, this thread's tiles (no other's: it is not `Send`) are: 0 to 3 sums, 4 and 5 activations, 6 and 7 weights.
+/// While it lives, this thread's tiles (no other's: it is not `Send`) are: 0 to 3 sums, 4 and 5 activations,
+/// 6 and 7 weights.
 pub(super) struct Configured(PhantomData<*const ()>);
 
 impl Configured {
@@ -57,14 +58,16 @@ impl Drop for Configured {
     }
 }
 
-/// Two groups of tokens' activations: where their columns of interest begin, and the distance from one token to the next.
+/// Two groups of tokens' activations: where their columns of interest begin, and the distance from one token
+/// to the next.
 #[derive(Clone, Copy)]
 pub(super) struct Columns {
     pub groups: [*const i8; 2],
     pub stride: usize,
 }
 
-/// Runs instructions with `a`, `b` (groups), `stride`, `w` (weights), `line` ([`LINE`]) and `sums` as operands.
+/// Runs instructions with `a`, `b` (groups), `stride`, `w` (weights), `line` ([`LINE`]) and `sums` as
+/// operands.
 macro_rules! with_tiles {
     ($x:expr, $weights:expr, $sums:expr, $($code:expr),* $(,)?) => {
         asm!(
@@ -82,7 +85,8 @@ macro_rules! with_tiles {
     };
 }
 
-/// Loads step `$k` of 64 columns of both groups and tile `$k` of the weights, and adds their products to tiles 0 and 1.
+/// Loads step `$k` of 64 columns of both groups and tile `$k` of the weights, and adds their products to
+/// tiles 0 and 1.
 macro_rules! step_of_64 {
     ($k:literal) => {
         concat!(
@@ -118,11 +122,12 @@ macro_rules! wide_step_of_64 {
 /// Sums over 256 columns, signed weights.
 ///
 /// # Safety
-/// Tiles must be configured for steps of 64; from each group's pointer on, [`TOKENS`] times, `stride` bytes apart, 256
-/// bytes must be readable.
+/// Tiles must be configured for steps of 64; from each group's pointer on, [`TOKENS`] times, `stride` bytes
+/// apart, 256 bytes must be readable.
 #[inline(always)]
 pub(super) unsafe fn sums_256(x: Columns, weights: &[[__m512i; 16]; 4], sums: &mut [Sums; 2]) {
-    // SAFETY: the caller vouches for the activations and the tiles; the others are as long as what is read and written.
+    // SAFETY: the caller vouches for the activations and the tiles; the others are as long as what is read
+    // and written.
     unsafe {
         with_tiles!(
             x,
@@ -146,7 +151,8 @@ pub(super) unsafe fn sums_256(x: Columns, weights: &[[__m512i; 16]; 4], sums: &m
 /// As [`sums_256`].
 #[inline(always)]
 pub(super) unsafe fn two_sums_256(x: Columns, weights: &[[[__m512i; 16]; 4]; 2], sums: &mut [[Sums; 2]; 2]) {
-    // SAFETY: the caller vouches for the activations and the tiles; the others are as long as what is read and written.
+    // SAFETY: the caller vouches for the activations and the tiles; the others are as long as what is read
+    // and written.
     unsafe {
         with_tiles!(
             x,
@@ -168,11 +174,12 @@ pub(super) unsafe fn two_sums_256(x: Columns, weights: &[[[__m512i; 16]; 4]; 2],
     }
 }
 
-/// Sums over one step's columns, unsigned weights: of `weights` there are a quarter as many as the step has columns.
+/// Sums over one step's columns, unsigned weights: of `weights` there are a quarter as many as the step has
+/// columns.
 ///
 /// # Safety
-/// Tiles must be configured for such steps; from each group's pointer on, [`TOKENS`] times, `stride` bytes apart, a step's
-/// bytes must be readable.
+/// Tiles must be configured for such steps; from each group's pointer on, [`TOKENS`] times, `stride` bytes
+/// apart, a step's bytes must be readable.
 #[inline(always)]
 pub(super) unsafe fn sums_of_step(x: Columns, weights: &[__m512i], sums: &mut [Sums; 2]) {
     // SAFETY: the caller vouches for the activations, the tiles and the length of the weights.

@@ -1,8 +1,9 @@
 //! Formats whose activations go in blocks of 32 (Q8_0, Q8_1): a block is one or several parts of 32 weights.
 //!
-//! `maddubs` wants one side unsigned: signed weights go in as magnitudes (128 at most, which fits), activations with
-//! the weights' signs. Activations are never -128, so turning their sign is exact, and 2 * 128 * 127 fits i16. Small
-//! weights are taken without their offset instead, which the sums of activations (`bsums`) make up for.
+//! `maddubs` wants one side unsigned: signed weights go in as magnitudes (128 at most, which fits),
+//! activations with the weights' signs. Activations are never -128, so turning their sign is exact, and 2 *
+//! 128 * 127 fits i16. Small weights are taken without their offset instead, which the sums of activations
+//! (`bsums`) make up for.
 
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
@@ -20,8 +21,9 @@ pub(in super::super) struct Blocks32<B>(PhantomData<B>);
 
 /// What the formats differ in.
 ///
-/// All `unsafe` functions have one condition: the CPU has the features of this kernel set. They are inlined always, whatever
-/// their length (which functions with features of their own cannot be), so that weights stay in registers.
+/// All `unsafe` functions have one condition: the CPU has the features of this kernel set. They are inlined
+/// always, whatever their length (which functions with features of their own cannot be), so that weights stay
+/// in registers.
 pub(in super::super) trait Block: Copy + FromZeros {
     /// Parts of a block.
     const PARTS: usize = 1;
@@ -37,8 +39,8 @@ pub(in super::super) trait Block: Copy + FromZeros {
     fn slice(bytes: &[u8]) -> &[Self];
     /// Weights of part `p`, in order, as i8, `OFFSET` not taken off.
     unsafe fn part(&self, p: usize) -> __m256i;
-    /// Of eight parts, which are whole blocks: their scales (of their first halves), and what else the format has: the
-    /// scales of their second halves or their mins.
+    /// Of eight parts, which are whole blocks: their scales (of their first halves), and what else the format
+    /// has: the scales of their second halves or their mins.
     unsafe fn scales(blocks: &[Self]) -> [__m256; 2];
 }
 
@@ -162,7 +164,8 @@ impl Panel {
     }
 }
 
-/// Of each token and eight rows the lanes, which are parts by index as in [`crate::quant`]; register lane `r` is row `r`'s.
+/// Of each token and eight rows the lanes, which are parts by index as in [`crate::quant`]; register lane `r`
+/// is row `r`'s.
 pub(in super::super) type Lanes = [[__m256; 8]; 2];
 
 /// Twice eight rows, so that each activation that is spread serves two registers of weights.
@@ -260,8 +263,8 @@ pub(in super::super) unsafe fn dots<B: Block, M: Multiply, const T: usize>(
         let tail = eights.remainder();
         let mut acc = [_mm256_setzero_ps(); T];
         let mut at = 0;
-        // Products are added to the lanes while the next ones are computed: a chain of operations that the CPU else
-        // waits for. Before the first there are none.
+        // Products are added to the lanes while the next ones are computed: a chain of operations that the
+        // CPU else waits for. Before the first there are none.
         let mut held = [([_mm256_setzero_si256(); 2], [_mm256_setzero_ps(); 2], NOTHING); T];
         for blocks in eights {
             prefetch(blocks, PREFETCH);
@@ -326,7 +329,8 @@ unsafe fn scales<B: Block>(blocks: &[B]) -> [__m256; 2] {
     unsafe { B::scales(blocks) }
 }
 
-/// Adds a panel's products with some tokens to their lanes: the same for all formats of a kind, and compiled once for them.
+/// Adds a panel's products with some tokens to their lanes: the same for all formats of a kind, and compiled
+/// once for them.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn add_panel<const SIGNED: bool, const HALVES: bool, const MINS: bool, const T: usize>(
@@ -417,7 +421,8 @@ unsafe fn add_half<const SIGNED: bool, M: Multiply, const T: usize>(
             let magnitude = array!(2, |h| _mm256_abs_epi8(q[h]));
             for t in 0..T {
                 let x = spread_quad(x[t][k]);
-                // Else all of a token's quads would be added up before the next token's: more than registers hold.
+                // Else all of a token's quads would be added up before the next token's: more than registers
+                // hold.
                 sum[t] = array!(2, |h| {
                     opaque(M::add_quads(sum[t][h], magnitude[h], _mm256_sign_epi8(x, q[h])))
                 });
@@ -426,8 +431,8 @@ unsafe fn add_half<const SIGNED: bool, M: Multiply, const T: usize>(
     }
 }
 
-/// Adds a part to each of eight lanes: the scales (and what else the format has), the activations' scales and Q8_1's sums, the
-/// sums over the first and the second halves.
+/// Adds a part to each of eight lanes: the scales (and what else the format has), the activations' scales and
+/// Q8_1's sums, the sums over the first and the second halves.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn add<const HALVES: bool, const MINS: bool>(
@@ -446,8 +451,8 @@ fn add<const HALVES: bool, const MINS: bool>(
     if MINS { _mm256_fmadd_ps(more, s, lanes) } else { lanes }
 }
 
-/// The products of eight parts, added as far as registers' halves go: in lane `i` of half `h` of register `r` those of half `h`
-/// of part `4 r + i`.
+/// The products of eight parts, added as far as registers' halves go: in lane `i` of half `h` of register `r`
+/// those of half `h` of part `4 r + i`.
 ///
 /// # Safety
 /// As [`dots`].

@@ -1,7 +1,8 @@
 //! F32, F16 and BF16: the sixteen lanes are two registers.
 //!
-//! How one token's rows stream best is measured: rows of halves one after another, with memory asked for ahead in every step; rows of
-//! F32 in pairs, with nothing asked for. For many tokens weights are widened once, into panels.
+//! How one token's rows stream best is measured: rows of halves one after another, with memory asked for
+//! ahead in every step; rows of F32 in pairs, with nothing asked for. For many tokens weights are widened
+//! once, into panels.
 
 use std::arch::x86_64::*;
 
@@ -192,7 +193,8 @@ impl<F: Floats> PanelKernel<8> for Panels<F> {
             }
             tail
         });
-        // Half of the lanes at a time, for blocks of 4 x 3 dots in 12 registers: fewer loads than whole ones in blocks of 2 x 3.
+        // Half of the lanes at a time, for blocks of 4 x 3 dots in 12 registers: fewer loads than whole ones
+        // in blocks of 2 x 3.
         for (first, half) in [(0, 0), (0, 1), (4, 0), (4, 1)] {
             let w = array!(4, |r| &panel.rows[first + r][half]);
             let mut acc = array!(4, |r| array!(T, |t| lanes[t][first + r][half]));

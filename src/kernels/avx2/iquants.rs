@@ -47,7 +47,8 @@ fn words_of(bytes: &[u8], part: usize) -> __m256i {
     _mm256_cvtepu8_epi16(load_16_bytes(bytes.as_chunks().0.get(part).unwrap_or(&[0; 16])))
 }
 
-/// Eight signs a byte from seven, which are in the words' bits from 0, 7, 14 and 21 on: the eighth makes their number even.
+/// Eight signs a byte from seven, which are in the words' bits from 0, 7, 14 and 21 on: the eighth makes
+/// their number even.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn four_times_seven(words: __m256i) -> [__m256i; 2] {
@@ -122,8 +123,8 @@ macro_rules! places {
     };
 }
 
-/// A format of magnitudes and signs: in one expression its 32 weights `j` (for which a block makes ready), its signs, its
-/// scales.
+/// A format of magnitudes and signs: in one expression its 32 weights `j` (for which a block makes ready),
+/// its signs, its scales.
 macro_rules! signed {
     (
         $block:ident, chain: $chain:literal, $(places: |$own:ident| $places:expr,)?
@@ -148,7 +149,8 @@ macro_rules! signed {
 
             #[inline(always)]
             unsafe fn unpack(&$self, $at: &Places) -> Unpacked {
-                // SAFETY: the caller vouches for the CPU and the places; those are bytes or masked to the grid's size.
+                // SAFETY: the caller vouches for the CPU and the places; those are bytes or masked to the
+                // grid's size.
                 unsafe {
                     $($ready)*
                     Unpacked {
@@ -211,8 +213,8 @@ signed!(BlockIQ3S, chain: 4, places: |self| {
     let nibbles = _mm_and_si128(_mm_unpacklo_epi8(both, _mm_srli_epi16::<4>(both)), _mm_set1_epi8(15));
 } => points_of_4(&IQ3_S_GRID, at.eight(j)), bytes_of_bits(word_of(&self.signs, j)), Scales::of_8_words(odd_words(_mm_cvtepu8_epi16(nibbles))));
 
-/// Places of IQ1's points: their low bits, and of words that are a sub-block's each, the first three moved up by a product,
-/// the last as given, the three bits above.
+/// Places of IQ1's points: their low bits, and of words that are a sub-block's each, the first three moved up
+/// by a product, the last as given, the three bits above.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn iq1_places(low: __m256i, words: __m256i, up: i64, last: __m256i) -> __m256i {
@@ -282,7 +284,8 @@ macro_rules! ternary {
     };
 }
 
-// `e` belongs to a whole sub-block, hence to the mins: `8 - e` is 7, or 9 where a sub-block's highest bit is set.
+// `e` belongs to a whole sub-block, hence to the mins: `8 - e` is 7, or 9 where a sub-block's highest bit is
+// set.
 ternary!(BlockIQ1S, places: |self| array!(2, |half| {
     let words = four_times(load_16_bytes(self.qh.as_flattened().first_chunk().unwrap_or(&[0; 16])), half);
     iq1_places(words_of(&self.qs, half), words, 0x0004_0020_0100, _mm256_srli_epi16::<1>(words))

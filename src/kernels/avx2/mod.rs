@@ -1,5 +1,5 @@
-//! The AVX2 kernel set (with FMA and F16C). The driver in [`super::blocks`] takes the quantised formats, whose
-//! files say how to unpack a block and how to multiply integers; `floats` has the unquantised ones.
+//! The AVX2 kernel set (with FMA and F16C). The driver in [`super::blocks`] takes the quantised formats,
+//! whose files say how to unpack a block and how to multiply integers; `floats` has the unquantised ones.
 //!
 //! Every function here that is marked with target features relies on the same thing: a
 //! `&'static Kernels` of this set exists, hence the CPU has them.
@@ -56,11 +56,11 @@ unsafe fn quantised<K: BlockKernel<ROWS>, const ROWS: usize>(tile: &Tile<'_>, ou
 
 /// How products of integers are added up; AVX-VNNI has instructions for both.
 ///
-/// All `unsafe` functions have one condition: the CPU has the features of the kernel set. They are inlined always, so that
-/// they are compiled for the features of their caller.
+/// All `unsafe` functions have one condition: the CPU has the features of the kernel set. They are inlined
+/// always, so that they are compiled for the features of their caller.
 pub(super) trait Multiply {
-    /// Each lane with the products of its four unsigned and four signed bytes added, of which two neighbours must fit i16
-    /// together.
+    /// Each lane with the products of its four unsigned and four signed bytes added, of which two neighbours
+    /// must fit i16 together.
     unsafe fn add_quads(acc: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i;
     /// The same four times, of unsigned bytes that are at most 31.
     unsafe fn add_small_quads(acc: __m256i, unsigned: [__m256i; 4], signed: [__m256i; 4]) -> __m256i;
@@ -160,8 +160,8 @@ fn load_16_bytes(bytes: &[u8; 16]) -> __m128i {
     unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
 }
 
-/// The same value, of which the compiler does not know where it comes from, and which it therefore does not take apart for
-/// shuffles that cost more than the one asked for.
+/// The same value, of which the compiler does not know where it comes from, and which it therefore does not
+/// take apart for shuffles that cost more than the one asked for.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn opaque(mut v: __m256i) -> __m256i {

@@ -4,8 +4,8 @@ use std::arch::x86_64::*;
 
 use super::super_blocks::SuperBlock;
 
-/// Where a super-block's points lie in their grid. They go through memory, from where one costs one load, but long before they are
-/// asked for: a load from what was just written waits.
+/// Where a super-block's points lie in their grid. They go through memory, from where one costs one load, but
+/// long before they are asked for: a load from what was just written waits.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Places([[u16; 16]; 4]);
 

@@ -1,10 +1,10 @@
 //! Formats whose activations go in super-blocks of 256 (Q8_K).
 //!
-//! `maddubs` wants one side unsigned. Where weights have an offset (Q6_K's is 32) they are taken without, and it is a "min"
-//! of the offset times the scale, an integer as well, which the sums of activations (`bsums`) turn into one multiply-add.
-//! Other signed weights go in as magnitudes, activations (never -128) with their signs.
-//! Products of unsigned weights and activations (at most 127) are added in i16 as far as they cannot overflow (`CHAIN`),
-//! then multiplied by the sub-block's scale into i32.
+//! `maddubs` wants one side unsigned. Where weights have an offset (Q6_K's is 32) they are taken without, and
+//! it is a "min" of the offset times the scale, an integer as well, which the sums of activations (`bsums`)
+//! turn into one multiply-add. Other signed weights go in as magnitudes, activations (never -128) with their
+//! signs. Products of unsigned weights and activations (at most 127) are added in i16 as far as they cannot
+//! overflow (`CHAIN`), then multiplied by the sub-block's scale into i32.
 
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
@@ -76,8 +76,8 @@ pub(in super::super) trait SuperBlock: Sized {
     const MINS: Mins = Mins::None;
     /// Weights are magnitudes with signs.
     const SIGNED: bool = false;
-    /// How many products of two pairs may be added in i16: `CHAIN * 2 * max(q) * 127 < 2^15`; 1, 2, 4 or 8, which is for
-    /// scales of 32 weights.
+    /// How many products of two pairs may be added in i16: `CHAIN * 2 * max(q) * 127 < 2^15`; 1, 2, 4 or 8,
+    /// which is for scales of 32 weights.
     const CHAIN: usize;
     /// All scales are one, and a super-block's products can be added in i16.
     const NO_SCALES: bool = false;
@@ -86,8 +86,8 @@ pub(in super::super) trait SuperBlock: Sized {
     fn slice(bytes: &[u8]) -> &[Self];
     /// `[d, dmin]` as f16 bytes.
     fn d(&self) -> [[u8; 2]; 2];
-    /// Inlined always, whatever its length (which functions with features of their own cannot be), so that weights stay in
-    /// registers.
+    /// Inlined always, whatever its length (which functions with features of their own cannot be), so that
+    /// weights stay in registers.
     ///
     /// # Safety
     /// The CPU must have the features of this kernel set, and `places` be this block's.
@@ -272,8 +272,8 @@ pub(in super::super) unsafe fn dots<B: SuperBlock, M: Multiply, const T: usize>(
             (&qs[..n], &bsums[..n], &x[t].d[..n])
         });
         let mut acc = [_mm_setzero_ps(); T];
-        // A block's products are added up while the next one's are computed: a chain of operations that the CPU else waits
-        // for. Before the first there are none, of scale zero.
+        // A block's products are added up while the next one's are computed: a chain of operations that the
+        // CPU else waits for. Before the first there are none, of scale zero.
         let (zero, float) = (_mm256_setzero_si256(), _mm_setzero_ps());
         let mut held = [Products { sum: zero, mins: zero, scale: float }; T];
         let mut places = PlacesAhead::new(blocks);
@@ -296,7 +296,8 @@ const NONE: u8 = Mins::None as u8;
 const INTEGER: u8 = Mins::Integer as u8;
 const FLOAT: u8 = Mins::Float as u8;
 
-/// Adds a panel's products with some tokens to their lanes: the same for all formats of a kind, and compiled once for them.
+/// Adds a panel's products with some tokens to their lanes: the same for all formats of a kind, and compiled
+/// once for them.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn add_panel<const SIGNED: bool, const MINS: u8, const CHAIN: usize, const T: usize>(

@@ -1,9 +1,9 @@
 //! Formats whose activations go in blocks of 32 (Q8_0, Q8_1); the AVX2 set unpacks them.
 //!
-//! `vpdpbusd` wants one side unsigned. For a row, weights go in as magnitudes (128 at most) and activations, which are
-//! never -128, with the weights' signs: exact. Panels hold signed weights plus 128 instead, which activations need not
-//! follow; 128 times the sum of the activations is what their sums start below zero with. Weights that are unsigned but for
-//! an offset are treated in this way in rows as well.
+//! `vpdpbusd` wants one side unsigned. For a row, weights go in as magnitudes (128 at most) and activations,
+//! which are never -128, with the weights' signs: exact. Panels hold signed weights plus 128 instead, which
+//! activations need not follow; 128 times the sum of the activations is what their sums start below zero
+//! with. Weights that are unsigned but for an offset are treated in this way in rows as well.
 
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
@@ -147,7 +147,8 @@ pub(in super::super) const fn offset<B: Block>() -> i32 {
     if B::SIGNED { 128 } else { B::OFFSET as i32 }
 }
 
-/// Adds a panel's products with some tokens to their lanes: the same for all formats of a kind, and compiled once for them.
+/// Adds a panel's products with some tokens to their lanes: the same for all formats of a kind, and compiled
+/// once for them.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn add_panel<const HALVES: bool, const MINS: bool, const T: usize>(
@@ -159,8 +160,8 @@ fn add_panel<const HALVES: bool, const MINS: bool, const T: usize>(
 ) {
     let qs = array!(T, |t| &x[t].qs.as_chunks::<PART>().0[8 * unit..]);
     let sums = array!(T, |t| &x[t].bsums.as_chunks::<2>().0[8 * unit..]);
-    // Without a bound that it does not know, the compiler unrolls the inner loop into the stores below, and then keeps
-    // the activations of all tokens on the stack.
+    // Without a bound that it does not know, the compiler unrolls the inner loop into the stores below, and
+    // then keeps the activations of all tokens on the stack.
     let steps = std::hint::black_box(PART / 8);
     for (b, q) in panel.q[..panel.parts].iter().enumerate() {
         let quads: [&[[[i8; 4]; 2]]; T] = array!(T, |t| qs[t][b].as_chunks().0.as_chunks().0);
@@ -188,8 +189,8 @@ fn add_panel<const HALVES: bool, const MINS: bool, const T: usize>(
     }
 }
 
-/// A lane with a sum of products added: of part `b` of the panel, which is part `at` of the row, or of one of its halves; and
-/// the part's min.
+/// A lane with a sum of products added: of part `b` of the panel, which is part `at` of the row, or of one of
+/// its halves; and the part's min.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(in super::super) fn add_sum<const MINS: bool>(
@@ -278,8 +279,8 @@ fn pair(x: &[[i8; PART]; 8], i: usize) -> __m512i {
     load_64_i8(x.as_flattened().as_chunks().0.get(i).unwrap_or(&[0; 64]))
 }
 
-/// The sums over the halves of eight parts in order, of which register `i` has part `2 i` in its lower half and `2 i + 1`
-/// in its upper one.
+/// The sums over the halves of eight parts in order, of which register `i` has part `2 i` in its lower half
+/// and `2 i + 1` in its upper one.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn half_sums(sums: [__m512i; 4]) -> [__m256i; 2] {

@@ -63,8 +63,8 @@ pub(super) unsafe fn tile<F: Floats>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
     let tokens = tile.x.rows();
     let mut r = 0;
     while r < tile.rows {
-        // Rows one after another for one token, as memory streams best; else blocks of 4 x 6 dots, which take 24 of the
-        // 32 registers.
+        // Rows one after another for one token, as memory streams best; else blocks of 4 x 6 dots, which take
+        // 24 of the 32 registers.
         let four = tokens > 1 && r + 4 <= tile.rows;
         let mut t = 0;
         while t < tokens {

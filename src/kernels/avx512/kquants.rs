@@ -1,11 +1,11 @@
 //! Q4_K, Q5_K and Q6_K with Q8_K.
 //!
-//! Weights are taken as unsigned, as `vpdpbusd` wants them: Q6_K's offset of 32 is a "min" of `32 * scale`, an
-//! integer as well, which the sums of activations (`bsums`) turn into one multiply-add.
+//! Weights are taken as unsigned, as `vpdpbusd` wants them: Q6_K's offset of 32 is a "min" of `32 * scale`,
+//! an integer as well, which the sums of activations (`bsums`) turn into one multiply-add.
 //!
-//! A row's super-blocks are taken in fours: their heads are unpacked together and their integers summed up over the
-//! lanes together; then come the float steps, block by block as they are defined. `unpack` has how the formats
-//! differ.
+//! A row's super-blocks are taken in fours: their heads are unpacked together and their integers summed up
+//! over the lanes together; then come the float steps, block by block as they are defined. `unpack` has how
+//! the formats differ.
 
 use std::arch::x86_64::*;
 use std::marker::PhantomData;

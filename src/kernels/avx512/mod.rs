@@ -1,5 +1,5 @@
-//! The AVX-512 kernel set (F, BW, VL and VNNI). The driver in [`super::blocks`] takes the quantised formats, whose
-//! files say how to unpack a block and how to multiply integers; `floats` has the unquantised ones.
+//! The AVX-512 kernel set (F, BW, VL and VNNI). The driver in [`super::blocks`] takes the quantised formats,
+//! whose files say how to unpack a block and how to multiply integers; `floats` has the unquantised ones.
 //!
 //! `vpdpbusd` adds four products of an unsigned and a signed byte to an i32, without saturation: exact.
 //!
@@ -62,8 +62,9 @@ fn prefetch<T: ?Sized>(at: &T, ahead: usize) {
     }
 }
 
-/// `vpdpbusd` with quad `QUAD` of activations, spread over the lanes. The compiler would put the products of each token one
-/// behind another, and each would wait for the one before it: asm keeps the order that it is written in.
+/// `vpdpbusd` with quad `QUAD` of activations, spread over the lanes. The compiler would put the products of
+/// each token one behind another, and each would wait for the one before it: asm keeps the order that it is
+/// written in.
 ///
 /// # Safety
 /// So many quads can be read from `x` on, and the CPU has the features of this kernel set.
@@ -85,8 +86,8 @@ unsafe fn add_quad<const QUAD: usize>(sum: __m512i, q: __m512i, x: *const [i8; 4
     out
 }
 
-/// `vpdpwssd`: adds the products of pairs of i16 to each i32. The compiler makes two instructions of the intrinsic, where
-/// it knows what one of the factors is.
+/// `vpdpwssd`: adds the products of pairs of i16 to each i32. The compiler makes two instructions of the
+/// intrinsic, where it knows what one of the factors is.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn add_pairs(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
@@ -174,8 +175,8 @@ fn join_ps(low: __m256, high: __m256) -> __m512 {
     _mm512_castsi512_ps(join(_mm256_castps_si256(low), _mm256_castps_si256(high)))
 }
 
-/// 16 bytes of each of sixteen rows as four registers of 32-bit lanes: lane `r` of register `k` has row `r`'s bytes
-/// `4 k .. 4 k + 4`.
+/// 16 bytes of each of sixteen rows as four registers of 32-bit lanes: lane `r` of register `k` has row `r`'s
+/// bytes `4 k .. 4 k + 4`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn columns(rows: [&[u8; 16]; 16]) -> [__m512i; 4] {
@@ -210,7 +211,8 @@ fn spread_quad(quad: [i8; 4]) -> __m512i {
     _mm512_set1_epi32(i32::from_ne_bytes(array!(4, |i| quad[i] as u8)))
 }
 
-/// The sums over four registers' quarters: in quarter `q` the sums of `a`'s, `b`'s, `c`'s and `d`'s lanes `4 q .. 4 q + 4`.
+/// The sums over four registers' quarters: in quarter `q` the sums of `a`'s, `b`'s, `c`'s and `d`'s lanes `4
+/// q .. 4 q + 4`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn sum_quarters([a, b, c, d]: [__m512i; 4]) -> __m512i {

@@ -1,6 +1,8 @@
-//! Formats whose activations go in super-blocks of 256 (Q8_K), but for those in `kquants`; the AVX2 set unpacks them.
+//! Formats whose activations go in super-blocks of 256 (Q8_K), but for those in `kquants`; the AVX2 set
+//! unpacks them.
 //!
-//! `vpdpbusd` adds four products of an unsigned and a signed byte to an i32; sums of quads are multiplied by the scales.
+//! `vpdpbusd` adds four products of an unsigned and a signed byte to an i32; sums of quads are multiplied by
+//! the scales.
 
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
@@ -113,7 +115,8 @@ impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
     }
 }
 
-/// Adds a panel's products with some tokens to their lanes: the same for all formats of a kind, and compiled once for them.
+/// Adds a panel's products with some tokens to their lanes: the same for all formats of a kind, and compiled
+/// once for them.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn add_panel<const SIGNED: bool, const MINS: u8, const T: usize>(

@@ -48,8 +48,9 @@ pub(in super::super) trait SuperBlock: Copy + FromZeros {
     unsafe fn heads(blocks: &[Self; 4]) -> Heads;
     /// Weights in order, unsigned.
     unsafe fn unpack(&self) -> [__m512i; 4];
-    /// Scales of super-block `I` of four as i16, in the order of the groups of 16 weights that `packs_epi32` makes of
-    /// sums over quads: register `m` has in quarter `q` four times that of group `8 m + q` and of group `8 m + 4 + q`.
+    /// Scales of super-block `I` of four as i16, in the order of the groups of 16 weights that `packs_epi32`
+    /// makes of sums over quads: register `m` has in quarter `q` four times that of group `8 m + q` and of
+    /// group `8 m + 4 + q`.
     unsafe fn scales<const I: usize>(heads: &Heads) -> [__m512i; 2];
     /// Takes the mins off the super-block's sum, where they are integers.
     unsafe fn offset(&self, sum: __m512i, bsums: __m256i) -> __m512i;
@@ -304,8 +305,8 @@ fn select(mask: __m512i, a: __m512i, b: __m512i) -> __m512i {
     _mm512_ternarylogic_epi32::<0b1100_1010>(mask, a, b)
 }
 
-/// [`crate::quant::scales_and_mins`] of four super-blocks, of 32-bit words `[d, s, m, rest]`: scales and mins 0..4 are in
-/// the low 6 bits of `s` and `m`, of the others 4 bits in `rest` and 2 bits atop the first.
+/// [`crate::quant::scales_and_mins`] of four super-blocks, of 32-bit words `[d, s, m, rest]`: scales and mins
+/// 0..4 are in the low 6 bits of `s` and `m`, of the others 4 bits in `rest` and 2 bits atop the first.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn heads_with_mins(heads: [&[u8; 16]; 4]) -> Heads {
@@ -354,8 +355,8 @@ fn nibbles(qs: &[u8; QK_K / 2]) -> [__m512i; 4] {
     array!(4, |j| _mm512_srlv_epi32(_mm512_broadcast_i64x4(load_32_bytes(&qs[j])), shift))
 }
 
-/// Each byte rotated so that bit `low` of the lower half's bytes and bit `high` of the upper half's become bit 4. (It is
-/// words that are rotated; the bits from that one to the byte's end keep to their byte.)
+/// Each byte rotated so that bit `low` of the lower half's bytes and bit `high` of the upper half's become
+/// bit 4. (It is words that are rotated; the bits from that one to the byte's end keep to their byte.)
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn bits_at_4(bits: __m512i, low: i32, high: i32) -> __m512i {
@@ -370,7 +371,8 @@ fn with_high_bits<const MASK: i8>(w: __m512i, high: __m512i) -> __m512i {
     _mm512_and_si512(select(_mm512_set1_epi8(0x0f), w, high), _mm512_set1_epi8(MASK))
 }
 
-/// Shuffles that make scales of bytes 8..16 of a quarter, one for 32 weights, in the order of [`SuperBlock::scales`].
+/// Shuffles that make scales of bytes 8..16 of a quarter, one for 32 weights, in the order of
+/// [`SuperBlock::scales`].
 static SCALES_OF_32: [[u8; 64]; 2] = scale_shuffles(8, 2, 0);
 /// The same of bytes 0..16, one for 16 weights, into the high bytes of the words.
 static SCALES_OF_16: [[u8; 64]; 2] = scale_shuffles(0, 1, 1);

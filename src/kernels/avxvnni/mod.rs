@@ -1,5 +1,5 @@
-//! The AVX-VNNI kernel set: the AVX2 set with `vpdpbusd` and `vpdpwssd`, which multiply and add up in one instruction, where the
-//! formats' products of integers are.
+//! The AVX-VNNI kernel set: the AVX2 set with `vpdpbusd` and `vpdpwssd`, which multiply and add up in one
+//! instruction, where the formats' products of integers are.
 //!
 //! Panels, unpacking and float steps are the AVX2 set's.
 

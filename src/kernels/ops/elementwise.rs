@@ -84,9 +84,9 @@ impl Ops {
         pieces(x, |x| run!(self, scale(x, by)));
     }
 
-    /// Each row of `out` is the sum of some rows of `x`, each times its weight: product and sum rounded apart, added in
-    /// the given order. `out`: `[rows][n]`; `x`: `[any][n]`; `chosen`: which rows of `x`, with `weights` as many for
-    /// each row of `out`.
+    /// Each row of `out` is the sum of some rows of `x`, each times its weight: product and sum rounded
+    /// apart, added in the given order. `out`: `[rows][n]`; `x`: `[any][n]`; `chosen`: which rows of `x`,
+    /// with `weights` as many for each row of `out`.
     pub fn sum_weighted(&self, x: &[f32], chosen: &[usize], weights: &[f32], n: usize, out: &mut [f32]) {
         assert_eq!(chosen.len(), weights.len(), "rows and their weights");
         if out.is_empty() {

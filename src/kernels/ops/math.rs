@@ -52,8 +52,8 @@ pub(super) fn tanh16<I: Isa>(isa: I, x: I::F) -> I::F {
     e.div(e.add(isa.splat(2.0)))
 }
 
-/// `ln(1 + exp(x))` of sixteen lanes, as `max(x, 0) + 2 atanh(z / (2 + z))` with `z = exp(-|x|)`, the
-/// inverse tanh by its series, whose argument is at most 1/3. NaN stays NaN; from 17.4 on the result is x itself.
+/// `ln(1 + exp(x))` of sixteen lanes, as `max(x, 0) + 2 atanh(z / (2 + z))` with `z = exp(-|x|)`, the inverse
+/// tanh by its series, whose argument is at most 1/3. NaN stays NaN; from 17.4 on the result is x itself.
 #[inline(always)]
 pub(super) fn softplus16<I: Isa>(isa: I, x: I::F) -> I::F {
     let zero = isa.splat(0.0);

@@ -1,6 +1,6 @@
 //! The families of DeepSeek with latent attention: `deepseek2` (V2, V3, R1, Kimi K2, Mistral Large 3,
-//! GLM-4.7-Flash), `mistral4`; with an indexer `deepseek32` (V3.2) and `glm-dsa` (GLM 5). Experts with a network
-//! beside them, after some dense layers.
+//! GLM-4.7-Flash), `mistral4`; with an indexer `deepseek32` (V3.2) and `glm-dsa` (GLM 5). Experts with a
+//! network beside them, after some dense layers.
 
 use super::super::ModelError;
 use super::super::decoder::Decoder;

@@ -1,5 +1,5 @@
-//! `dots1` and `bailingmoe2` (Ling 2): norms of each head's queries and keys, dense layers before those with experts,
-//! whose scores, groups and weights the file describes, and a shared network beside them.
+//! `dots1` and `bailingmoe2` (Ling 2): norms of each head's queries and keys, dense layers before those with
+//! experts, whose scores, groups and weights the file describes, and a shared network beside them.
 
 use super::super::ModelError;
 use super::super::decoder::Decoder;

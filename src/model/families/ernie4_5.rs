@@ -1,4 +1,5 @@
-//! `ernie4_5` and `ernie4_5-moe`: a plain decoder; dense layers before those with experts, which a bias helps to choose.
+//! `ernie4_5` and `ernie4_5-moe`: a plain decoder; dense layers before those with experts, which a bias helps
+//! to choose.
 
 use super::super::ModelError;
 use super::super::decoder::Decoder;

@@ -1,5 +1,6 @@
-//! `gemma`, `gemma2` and `gemma3`: a scaled embedding, GELU. The latter two have norms around both blocks and a window on
-//! most layers; Gemma 2 has soft caps, Gemma 3 norms of queries and keys and a base of its own for the window.
+//! `gemma`, `gemma2` and `gemma3`: a scaled embedding, GELU. The latter two have norms around both blocks and
+//! a window on most layers; Gemma 2 has soft caps, Gemma 3 norms of queries and keys and a base of its own
+//! for the window.
 
 use super::super::ModelError;
 use super::super::decoder::Decoder;

@@ -1,5 +1,5 @@
-//! `hunyuan-dense`, `hunyuan-moe` and `hy_v3`: norms of each head's queries and keys, behind the rotation in the first
-//! two and before it in the last; experts with a shared network beside them.
+//! `hunyuan-dense`, `hunyuan-moe` and `hy_v3`: norms of each head's queries and keys, behind the rotation in
+//! the first two and before it in the last; experts with a shared network beside them.
 
 use super::super::ModelError;
 use super::super::decoder::Decoder;

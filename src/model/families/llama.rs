@@ -1,5 +1,5 @@
-//! `llama`: Llama 2 and 3, Mistral, and Mixtral with its experts; InternLM 2 differs from it in the name alone.
-//! `mistral3`: Ministral 3 and Devstral 2.
+//! `llama`: Llama 2 and 3, Mistral, and Mixtral with its experts; InternLM 2 differs from it in the name
+//! alone. `mistral3`: Ministral 3 and Devstral 2.
 
 use super::super::ModelError;
 use super::super::decoder::Decoder;

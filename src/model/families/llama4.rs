@@ -1,5 +1,6 @@
-//! `llama4` (Scout, Maverick): attention within chunks on most layers, the others without rotation; norms without weights
-//! behind the rotation; experts that see their input times the weight, and a network beside them.
+//! `llama4` (Scout, Maverick): attention within chunks on most layers, the others without rotation; norms
+//! without weights behind the rotation; experts that see their input times the weight, and a network beside
+//! them.
 
 use super::super::ModelError;
 use super::super::decoder::Decoder;

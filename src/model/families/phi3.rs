@@ -1,4 +1,5 @@
-//! `phi3` (Phi 3 and 4) and `phimoe` (Phi 3.5 MoE): queries, keys and values of one tensor, gate and up of another, LongRoPE.
+//! `phi3` (Phi 3 and 4) and `phimoe` (Phi 3.5 MoE): queries, keys and values of one tensor, gate and up of
+//! another, LongRoPE.
 
 use super::super::ModelError;
 use super::super::decoder::Decoder;
@@ -29,8 +30,8 @@ fn load_with(
 ) -> Result<Decoder, ModelError> {
     let sizes = Sizes::read(l)?;
     let norms = Norms::before(NormKind::Rms, l.rms_eps()?);
-    // Files name the window that the first of these models had; llama.cpp has it switched off, for later files name one
-    // that is not there.
+    // Files name the window that the first of these models had; llama.cpp has it switched off, for later
+    // files name one that is not there.
     l.keys.count("attention.sliding_window")?;
     let embedding = Embedding::plain(l.token_embd(&sizes)?);
     let ropes = vec![rope(l, &sizes, RopeKind::NeoX, true)?];

@@ -1,4 +1,5 @@
-//! `qwen3` and `qwen3moe`: norms of each head's queries and keys; the text parts of `qwen3vl` and `qwen3vlmoe`.
+//! `qwen3` and `qwen3moe`: norms of each head's queries and keys; the text parts of `qwen3vl` and
+//! `qwen3vlmoe`.
 
 use super::super::ModelError;
 use super::super::decoder::Decoder;
@@ -42,8 +43,8 @@ fn experts() -> impl FnMut(&mut Loader<'_>, &Sizes, usize) -> Result<FfnPlan, Mo
     }
 }
 
-/// How pairs are shared among positions. How many layers add a part of an image's embedding matters to images alone: it
-/// is 0 for text.
+/// How pairs are shared among positions. How many layers add a part of an image's embedding matters to images
+/// alone: it is 0 for text.
 fn images(l: &mut Loader<'_>) -> Result<Vec<usize>, ModelError> {
     l.keys.count("n_deepstack_layers")?;
     let sections = l.rope_sections()?;

@@ -266,7 +266,8 @@ pub(super) fn query_norm(
     Ok(QkNorm { q, k: None, after_rope: false })
 }
 
-/// The same of other rows, as the shapes of both norms say: whole rows of queries and keys, or weights for each head.
+/// The same of other rows, as the shapes of both norms say: whole rows of queries and keys, or weights for
+/// each head.
 pub(super) fn qk_norms(
     l: &mut Loader<'_>,
     il: usize,
@@ -284,7 +285,8 @@ pub(super) fn qk_norms(
     })
 }
 
-/// The rotation of a family that has one kind, scaled as the file says; the tensors of factors belong to it or not.
+/// The rotation of a family that has one kind, scaled as the file says; the tensors of factors belong to it
+/// or not.
 pub(super) fn rope(
     l: &mut Loader<'_>,
     sizes: &Sizes,
@@ -312,8 +314,8 @@ pub(super) struct ExpertSizes {
     pub ff: usize,
 }
 
-/// Reads `expert_count`, `expert_used_count` and `expert_feed_forward_length`; without the latter the dense network's
-/// length is shared by the experts used.
+/// Reads `expert_count`, `expert_used_count` and `expert_feed_forward_length`; without the latter the dense
+/// network's length is shared by the experts used.
 pub(super) fn expert_sizes(l: &mut Loader<'_>, sizes: &Sizes) -> Result<ExpertSizes, ModelError> {
     let ExpertCounts { count, used } = l.required_experts(sizes)?;
     let ff = match l.keys.size("expert_feed_forward_length")? {
@@ -326,7 +328,8 @@ pub(super) fn expert_sizes(l: &mut Loader<'_>, sizes: &Sizes) -> Result<ExpertSi
     Ok(ExpertSizes { count, used, ff })
 }
 
-/// The network that all tokens share beside the experts, ungated: its hidden length and the node of its output.
+/// The network that all tokens share beside the experts, ungated: its hidden length and the node of its
+/// output.
 pub(super) fn shared(ff: usize, output: &'static str) -> SharedSpec {
     let names = DenseNames { suffix: "_shexp", output, ..DenseNames::default() };
     let dense = DenseSpec { names, ..DenseSpec::new(ff, Activation::SwiGlu) };

@@ -14,8 +14,8 @@ pub(in crate::model) enum Activation {
     SwiGluOai { alpha: f32, limit: f32 },
     /// `gelu(gate) * up`, by tanh
     GeGlu,
-    /// `gelu(max(gate - cut, 0)) * up`, the cut of a row being its mean and so many standard deviations above it; without
-    /// any, GeGLU. ggml names neither product.
+    /// `gelu(max(gate - cut, 0)) * up`, the cut of a row being its mean and so many standard deviations above
+    /// it; without any, GeGLU. ggml names neither product.
     SparseGeGlu { deviations: Option<f32> },
     /// `gelu(up)`: without a gate
     Gelu,
@@ -29,7 +29,8 @@ impl Activation {
         !matches!(self, Activation::Gelu | Activation::ReluSquared)
     }
 
-    /// The name that its node has in ggml's graph behind `ffn_` or `ffn_moe_`, the former for a dense network.
+    /// The name that its node has in ggml's graph behind `ffn_` or `ffn_moe_`, the former for a dense
+    /// network.
     pub fn node_name(self) -> (&'static str, &'static str) {
         match self {
             Activation::SwiGlu => ("ffn_swiglu", "ffn_moe_swiglu"),

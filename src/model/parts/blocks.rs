@@ -6,7 +6,7 @@ use super::super::run::{Run, project};
 use super::super::state::{IndexerBuffers, grown};
 use super::super::weights::Linear;
 use super::super::{ForwardError, Logits, MemorySpec, ModelError, ScratchSizes};
-use super::attention::check_kept;
+use super::attention::keep;
 use super::latent::plain;
 use super::norm::{Norm, NormKind};
 use crate::kernels::ops::{self, IndexQueries, PAGE};
@@ -81,15 +81,7 @@ impl Blocks {
         let (kind, table) = (run.rope_kinds[rope], &buffers.rope[rope]);
         ops.rope(kind, table, q, heads, len);
         ops.rope(kind, table, k, 1, len);
-        let mut first = 0;
-        for segment in &mut run.segments {
-            let rows = first..first + segment.tokens.len();
-            first = rows.end;
-            let keys = &k[rows.start * len..rows.end * len];
-            check_kept("indexer_k", il, segment.state.ty(), keys, len)?;
-            segment.state.store(ops, self.slot, segment.first_pos, keys, &[])?;
-        }
-        Ok(())
+        keep(ops, &mut run.segments, il, self.slot, [("indexer_k", k, len), ("", &[], 0)])
     }
 
     /// Chooses for every token that sees more than it may attend to, head by head.

@@ -57,8 +57,8 @@ pub(in crate::model) struct Dense {
 }
 
 impl Dense {
-    /// Finds the weights of a layer; biases wherever there are any. Where the activation has a gate and `ffn_gate` is
-    /// absent, `ffn_up` holds gate and up.
+    /// Finds the weights of a layer; biases wherever there are any. Where the activation has a gate and
+    /// `ffn_gate` is absent, `ffn_up` holds gate and up.
     pub fn load(l: &mut Loader<'_>, il: usize, embd: usize, spec: DenseSpec) -> Result<Dense, ModelError> {
         let name = |part: &str| format!("blk.{il}.ffn_{part}{}", spec.names.suffix);
         let gated = spec.activation.is_gated();

@@ -10,7 +10,7 @@ use super::super::weights::Linear;
 use super::super::{
     ForwardError, Label, Logits, MemorySpec, ModelError, NodeId, NodeKind, ScratchSizes, Work,
 };
-use super::attention::check_kept;
+use super::attention::keep;
 use super::latent::plain;
 use super::norm::{Norm, NormKind};
 use crate::kernels::ops::{self, IndexQueries, PAGE, RopeKind};
@@ -162,15 +162,7 @@ impl Indexer {
         let label = Label::elementwise("indexer_weights", Work::Projections, &node);
         watch.show(label, [t, heads, 1], weights);
 
-        let mut first = 0;
-        for segment in &mut run.segments {
-            let rows = first..first + segment.tokens.len();
-            first = rows.end;
-            let keys = &k[rows.start * len..rows.end * len];
-            check_kept("indexer_k", il, segment.state.ty(), keys, len)?;
-            segment.state.store(ops, self.slot, segment.first_pos, keys, &[])?;
-        }
-        Ok(())
+        keep(ops, &mut run.segments, il, self.slot, [("indexer_k", k, len), ("", &[], 0)])
     }
 
     /// Chooses for every token that sees more positions than it may attend to.

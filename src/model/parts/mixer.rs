@@ -24,12 +24,12 @@ pub(in crate::model) trait Mixer: Debug + Send + Sync {
         true
     }
 
-    /// All that changes what sequences remember: projections of [`Buffers::cur`](super::super::Buffers), the convolution
-    /// and recurrence, or keys and values. Returns the nodes that [`Mixer::mix`] reads.
+    /// All that changes what sequences remember: projections of [`Buffers::cur`](super::super::Buffers), the
+    /// convolution and recurrence, or keys and values. Returns the nodes that [`Mixer::mix`] reads.
     fn remember(&self, run: &mut Run<'_>, il: usize) -> Result<[NodeId<'static>; 3], ForwardError>;
 
-    /// What is left to fill [`Buffers::attn`](super::super::Buffers) and the gate, for all rows. In the `last` layer the
-    /// rows of sequences whose logits nobody wants may hold anything: they are dropped.
+    /// What is left to fill [`Buffers::attn`](super::super::Buffers) and the gate, for all rows. In the
+    /// `last` layer the rows of sequences whose logits nobody wants may hold anything: they are dropped.
     fn mix(
         &self,
         run: &mut Run<'_>,
@@ -38,7 +38,7 @@ pub(in crate::model) trait Mixer: Debug + Send + Sync {
         inputs: [NodeId<'static>; 3],
     ) -> Result<(), ForwardError>;
 
-    /// Gate, norm and output projection of the rows that are left: to [`Buffers::cur`](super::super::Buffers) or, where the
-    /// feed-forward network has the same input, `beside` it.
+    /// Gate, norm and output projection of the rows that are left: to [`Buffers::cur`](super::super::Buffers)
+    /// or, where the feed-forward network has the same input, `beside` it.
     fn output(&self, run: &mut Run<'_>, il: usize, beside: bool) -> Result<NodeId<'static>, ForwardError>;
 }

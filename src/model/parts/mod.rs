@@ -1,5 +1,5 @@
-//! What decoders are made of: each part owns its weights, the keys that it is read from, the names of its nodes and its
-//! step of a pass.
+//! What decoders are made of: each part owns its weights, the keys that it is read from, the names of its
+//! nodes and its step of a pass.
 
 mod activation;
 mod altup;

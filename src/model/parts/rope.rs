@@ -83,9 +83,10 @@ impl Rope {
         Ok(Rope { kind: spec.kind, params, factors })
     }
 
-    /// The rotation of a text by a model that sees images too: each pair turns with one of four positions, so many pairs
-    /// with each (`sections`, over again where there are more pairs). A text's first three positions are the same and the
-    /// fourth is 0: as ggml has it, its pairs are not turned. `interleaved`: sections take turns pair by pair.
+    /// The rotation of a text by a model that sees images too: each pair turns with one of four positions, so
+    /// many pairs with each (`sections`, over again where there are more pairs). A text's first three
+    /// positions are the same and the fourth is 0: as ggml has it, its pairs are not turned. `interleaved`:
+    /// sections take turns pair by pair.
     pub fn of_text(mut self, sections: &[usize], interleaved: bool) -> Rope {
         let (pairs, all) = (self.params.n_dims / 2, sections.iter().sum::<usize>());
         let still = |pair: usize| match pair % all {
@@ -100,8 +101,8 @@ impl Rope {
         self
     }
 
-    /// The rotation of layers with a window, whose keys have heads of `key_len`: its own base (`rope.freq_base_swa`, by
-    /// default `base`) and dimensions, the frequencies unscaled unless `scaled`.
+    /// The rotation of layers with a window, whose keys have heads of `key_len`: its own base
+    /// (`rope.freq_base_swa`, by default `base`) and dimensions, the frequencies unscaled unless `scaled`.
     pub fn windowed(
         l: &mut Loader<'_>,
         full: &Rope,

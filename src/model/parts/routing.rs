@@ -45,8 +45,8 @@ pub(in crate::model) struct Routing {
     pub normalise: bool,
     /// Factor on the weights.
     pub scale: Option<f32>,
-    /// Where the router does not have the experts' input, but the residual stream normed without weights, over the root of
-    /// its length and times `ffn_gate_inp.scale`: the epsilon of that norm.
+    /// Where the router does not have the experts' input, but the residual stream normed without weights,
+    /// over the root of its length and times `ffn_gate_inp.scale`: the epsilon of that norm.
     pub of_stream: Option<f32>,
 }
 
@@ -69,8 +69,8 @@ impl Routing {
         Routing { normalise: true, ..self }
     }
 
-    /// What `expert_gating_func`, `expert_weights_norm`, `expert_weights_scale` and the keys of groups say; `score` is
-    /// for files that name none, `None` where they must.
+    /// What `expert_gating_func`, `expert_weights_norm`, `expert_weights_scale` and the keys of groups say;
+    /// `score` is for files that name none, `None` where they must.
     pub fn read(
         l: &mut Loader<'_>,
         ExpertCounts { count, used }: ExpertCounts,
@@ -158,7 +158,8 @@ struct StreamInput {
 }
 
 impl StreamInput {
-    /// Into [`Buffers::shared`](super::super::Buffers), and rounded into [`Buffers::hidden`](super::super::Buffers).
+    /// Into [`Buffers::shared`](super::super::Buffers), and rounded into
+    /// [`Buffers::hidden`](super::super::Buffers).
     fn fill(&self, run: &mut Run<'_>) {
         let (n, ops) = (run.rows * run.embd, run.kernels.ops());
         let buffers = &mut *run.buffers;
@@ -189,8 +190,8 @@ impl Router {
         Ok(Router { spec, linear: Linear::plain(matrix), input: Some(StreamInput { norm, factors }) })
     }
 
-    /// Whether its input is there, rounded: that of experts as they have it, or what is made of the residual stream
-    /// here.
+    /// Whether its input is there, rounded: that of experts as they have it, or what is made of the residual
+    /// stream here.
     pub fn input<'r>(&self, run: &'r mut Run<'_>) -> Option<&'r Inputs> {
         let ty = self.linear.activation();
         let Some(input) = &self.input else {
@@ -216,8 +217,8 @@ impl Router {
         Ok(node)
     }
 
-    /// Chooses experts for every row and weighs them; the experts' input has been rounded. Returns the nodes of the choice
-    /// and of the weights.
+    /// Chooses experts for every row and weighs them; the experts' input has been rounded. Returns the nodes
+    /// of the choice and of the weights.
     pub fn route(&self, run: &mut Run<'_>, il: usize) -> Result<[NodeId<'static>; 2], ForwardError> {
         let t = run.rows;
         let Routing { count, used, .. } = self.spec;

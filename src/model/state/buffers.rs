@@ -1,8 +1,9 @@
 //! Every buffer of a forward pass, with its shape, reused from pass to pass.
 //!
-//! T is the number of rows (tokens of all sequences of the pass), at most the batch; E the embedding length; H heads,
-//! G of them for keys and values; D elements of a key, DV of a value; F the hidden length; N experts of which U are used; V
-//! the vocabulary; S residual streams; L layers, each with P elements of an input of its own. Where layers differ, a buffer has room for the largest.
+//! T is the number of rows (tokens of all sequences of the pass), at most the batch; E the embedding length;
+//! H heads, G of them for keys and values; D elements of a key, DV of a value; F the hidden length; N experts
+//! of which U are used; V the vocabulary; S residual streams; L layers, each with P elements of an input of
+//! its own. Where layers differ, a buffer has room for the largest.
 
 use crate::kernels::ops::{AttentionScratch, RopeTable};
 use crate::store::{OutOfMemory, zeroed};
@@ -10,8 +11,8 @@ use crate::store::{OutOfMemory, zeroed};
 use super::super::{FeedForwardSpec, LayerSpec, ModelSpec, ScratchSizes, SideSizes};
 use super::Inputs;
 
-/// Buffers of the experts of a layer. A slot is a (token, expert) pair; slots are grouped by expert and lie within an
-/// expert in rising order of tokens.
+/// Buffers of the experts of a layer. A slot is a (token, expert) pair; slots are grouped by expert and lie
+/// within an expert in rising order of tokens.
 #[derive(Debug, Default)]
 pub(in crate::model) struct ExpertBuffers {
     /// Router `[T][N]`: logits, then probabilities.
@@ -232,8 +233,8 @@ impl Buffers {
         })
     }
 
-    /// Bytes that passes of up to `batch` rows touch at most, the rounded inputs of products and so many rows of logits
-    /// included.
+    /// Bytes that passes of up to `batch` rows touch at most, the rounded inputs of products and so many rows
+    /// of logits included.
     pub fn bytes(spec: &ModelSpec, batch: usize, logits: usize) -> u64 {
         let ExpertSizes { count, used, hidden, weighted } = ExpertSizes::of(spec);
         let dense = spec.widest(dense_ff).max(spec.side.hidden);
@@ -248,8 +249,8 @@ impl Buffers {
             spec.side.streams + 2 * spec.side.per_layer,
             2 * count + 2 * hidden + (used + weighted) * spec.embd,
         ];
-        // An input may be kept in several types, and again by expert; few are as long as f32. That of an output
-        // projection may wait in the gate.
+        // An input may be kept in several types, and again by expert; few are as long as f32. That of an
+        // output projection may wait in the gate.
         let output = attended.max(spec.widest(|layer| layer.rows.gate));
         let inputs = 2 * (spec.embd * used.max(1)).max(hidden + dense).max(output);
         let token = (floats.iter().sum::<usize>() + inputs) * size_of::<f32>();

@@ -1,8 +1,8 @@
 //! Keys and values of a slot, in pages of 128 positions.
 //!
-//! A page is the chunk of attention's arithmetic. A full page never changes; pages may be shared by sequences that
-//! begin alike, and one that is written to while it is shared is copied first. A layer with a window gives up the pages that
-//! it no longer sees, so that its memory does not grow with the context.
+//! A page is the chunk of attention's arithmetic. A full page never changes; pages may be shared by sequences
+//! that begin alike, and one that is written to while it is shared is copied first. A layer with a window
+//! gives up the pages that it no longer sees, so that its memory does not grow with the context.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -151,8 +151,8 @@ impl Pages {
         })
     }
 
-    /// Gives up what tokens from `pos` on do not see; a page more is kept, so that some tokens can be taken back.
-    /// Returns a page that nobody else has, to be used again.
+    /// Gives up what tokens from `pos` on do not see; a page more is kept, so that some tokens can be taken
+    /// back. Returns a page that nobody else has, to be used again.
     fn drop_unseen(&mut self, pos: usize) -> Option<Page> {
         let first = self.first_seen(pos) / PAGE;
         let mut spare = None;

@@ -1,7 +1,7 @@
 //! The state of a recurrence, which cannot be cut back: copies of it are kept to go back to.
 //!
-//! Copies are taken at the ends of pages, where a pass of several tokens begins, and after each token of a pass of
-//! drafts. They are shared by sequences that begin alike, as pages are.
+//! Copies are taken at the ends of pages, where a pass of several tokens begins, and after each token of a
+//! pass of drafts. They are shared by sequences that begin alike, as pages are.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -77,8 +77,8 @@ impl Recurrent {
         self.past = past;
     }
 
-    /// Runs the recurrence over `rows` rows from position `first_pos` on: calls `step` with stretches of rows and the state
-    /// to change. Where the rows behind the first are `drafts`, a copy is kept after each.
+    /// Runs the recurrence over `rows` rows from position `first_pos` on: calls `step` with stretches of rows
+    /// and the state to change. Where the rows behind the first are `drafts`, a copy is kept after each.
     ///
     /// # Errors
     /// Where there is no memory for the state.

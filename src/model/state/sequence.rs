@@ -1,5 +1,5 @@
-//! What a sequence remembers, slot by slot: each part of a model that remembers anything has a slot of its own, or
-//! looks into another's.
+//! What a sequence remembers, slot by slot: each part of a model that remembers anything has a slot of its
+//! own, or looks into another's.
 
 use std::ops::Range;
 
@@ -58,8 +58,8 @@ impl SequenceState {
         SequenceState { slots: spec.memories.iter().map(|memory| Slot::new(memory, ty)).collect(), ty }
     }
 
-    /// Bytes of a state of so many positions at most, filled in passes of up to `batch` tokens or with up to so many
-    /// drafts.
+    /// Bytes of a state of so many positions at most, filled in passes of up to `batch` tokens or with up to
+    /// so many drafts.
     pub fn bytes(spec: &ModelSpec, context: usize, batch: usize, drafts: usize, ty: KvType) -> u64 {
         let slot = |memory: &MemorySpec| match Slot::new(memory, ty) {
             Slot::Pages(pages) => pages.most_bytes(context, batch),
@@ -82,8 +82,9 @@ impl SequenceState {
         self.ty
     }
 
-    /// Forgets all from position `past` on, and says from which position a pass can go on: `past`; an earlier one, where a
-    /// recurrence has kept a copy of its state; 0, where a window has given up what a token would see.
+    /// Forgets all from position `past` on, and says from which position a pass can go on: `past`; an earlier
+    /// one, where a recurrence has kept a copy of its state; 0, where a window has given up what a token
+    /// would see.
     pub fn rewind(&mut self, past: usize) -> usize {
         let mut to = past;
         loop {
@@ -97,8 +98,8 @@ impl SequenceState {
         to
     }
 
-    /// Writes keys and values of a slot of pages, `[tokens][kv_heads * len]` each, at positions from `first_pos` on. Of
-    /// rows alone there are no values.
+    /// Writes keys and values of a slot of pages, `[tokens][kv_heads * len]` each, at positions from
+    /// `first_pos` on. Of rows alone there are no values.
     ///
     /// # Errors
     /// Where there is no memory for another page.
@@ -124,8 +125,9 @@ impl SequenceState {
         }
     }
 
-    /// Runs the recurrence of a slot over `rows` rows from position `first_pos` on: calls `step` with stretches of rows and
-    /// the state to change. Where the rows behind the first are `drafts`, each can be taken back.
+    /// Runs the recurrence of a slot over `rows` rows from position `first_pos` on: calls `step` with
+    /// stretches of rows and the state to change. Where the rows behind the first are `drafts`, each can be
+    /// taken back.
     ///
     /// # Errors
     /// Where there is no memory for the state.

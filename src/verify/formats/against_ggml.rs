@@ -258,8 +258,8 @@ fn in_units(error: f64, unit: f64) -> f64 {
     }
 }
 
-/// `sum |w * a|` over the values that the weights and the activations decode to: of the real functions, not of those
-/// under test.
+/// `sum |w * a|` over the values that the weights and the activations decode to: of the real functions, not
+/// of those under test.
 fn sum_of_magnitudes(format: &FormatUnderTest, weights: &[u8], x: &[u8], cols: usize) -> f64 {
     let mut values = vec![0f32; cols];
     let decode = crate::quant::format(format.ty).map_or(format.decode, |real| real.decode);
@@ -281,8 +281,8 @@ fn float(value: f32) -> String {
 /// Rows of a product with as many rows of activations: memory grows with the square.
 const ROWS_AT_ONCE: usize = 64;
 
-/// Holds the kernels of a set against ggml's dots: exact dots, other dots. The products are of some rows with as many
-/// rows of activations; ggml has those of equal number.
+/// Holds the kernels of a set against ggml's dots: exact dots, other dots. The products are of some rows with
+/// as many rows of activations; ggml has those of equal number.
 pub fn check_kernels_against_ggml(
     kernels: &'static Kernels,
     format: &Format,

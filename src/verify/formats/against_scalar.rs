@@ -178,8 +178,9 @@ fn rounded(format: &Format, values: &[f32], tokens: usize, cols: usize) -> Activ
     x
 }
 
-/// Holds several kernel sets against the scalar dots of a format, at sizes around the edges, with random and extreme
-/// blocks, on 1, 2 and 3 threads; of the goldens, where there are some, ggml's extreme blocks too. A report a set.
+/// Holds several kernel sets against the scalar dots of a format, at sizes around the edges, with random and
+/// extreme blocks, on 1, 2 and 3 threads; of the goldens, where there are some, ggml's extreme blocks too. A
+/// report a set.
 pub fn check_kernels(
     sets: &[&'static Kernels],
     format: &'static Format,
@@ -279,8 +280,8 @@ fn on(pool: Option<&ThreadPool>, run: impl FnOnce() + Send) {
 /// Tokens that real weights are multiplied with: alone, and as many as make kernels take several at once.
 const REAL_TOKENS: [usize; 2] = [1, 9];
 
-/// Holds kernel sets against the scalar dots on rows of real weights, in the current thread pool; adds to `reports`. The
-/// activations are random, always the same; `case` names the weights.
+/// Holds kernel sets against the scalar dots on rows of real weights, in the current thread pool; adds to
+/// `reports`. The activations are random, always the same; `case` names the weights.
 pub fn compare_with_scalar(
     sets: &[&'static Kernels],
     weights: WeightMatrix<'_>,

@@ -2,8 +2,8 @@
 
 use crate::gguf::TensorType;
 
-/// The bound of a format's dots, in units in the last place of the sum of magnitudes: the error over the distance between
-/// neighbouring f32 at `sum |w * a|`.
+/// The bound of a format's dots, in units in the last place of the sum of magnitudes: the error over the
+/// distance between neighbouring f32 at `sum |w * a|`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DotBound {
     pub ty: TensorType,

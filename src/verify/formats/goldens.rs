@@ -1,4 +1,5 @@
-//! What ggml made of a format's blocks, from a file of `golden/formats` (its layout: `scripts/ggml/src/formats`).
+//! What ggml made of a format's blocks, from a file of `golden/formats` (its layout:
+//! `scripts/ggml/src/formats`).
 
 use std::path::{Path, PathBuf};
 

@@ -1,11 +1,12 @@
-//! Checks of the formats' arithmetic. `dot-check` prints what they find, the tests demand that they find nothing.
+//! Checks of the formats' arithmetic. `dot-check` prints what they find, the tests demand that they find
+//! nothing.
 //!
-//! - Against ggml, on what it computed once ([`FormatGoldens`]): decoded values and quantised activations bit for bit;
-//!   dots bit for bit where float rounding cannot enter, elsewhere within [`DOT_BOUNDS`].
+//! - Against ggml, on what it computed once ([`FormatGoldens`]): decoded values and quantised activations bit
+//!   for bit; dots bit for bit where float rounding cannot enter, elsewhere within [`DOT_BOUNDS`].
 //! - Every kernel set against the scalar dots, bit for bit, at sizes around the edges ([`check_kernels`]).
 //!
-//! The checks take what they check as functions ([`FormatUnderTest`], [`Matmul`]), so that a test of the checks can hand
-//! in faulty ones.
+//! The checks take what they check as functions ([`FormatUnderTest`], [`Matmul`]), so that a test of the
+//! checks can hand in faulty ones.
 
 mod activation_blocks;
 mod against_ggml;
@@ -27,16 +28,16 @@ pub use speed::{Speed, SpeedTest};
 use crate::gguf::TensorType;
 use crate::quant::{ActivationRow, ActivationType, Activations, Format, NonFinite};
 
-/// A format's functions as the checks call them: the real ones ([`FormatUnderTest::of`]), or faulty ones in a test of the
-/// checks.
+/// A format's functions as the checks call them: the real ones ([`FormatUnderTest::of`]), or faulty ones in a
+/// test of the checks.
 #[derive(Clone, Copy, Debug)]
 pub struct FormatUnderTest {
     pub ty: TensorType,
     pub activation: ActivationType,
     /// As [`Format::decode`].
     pub decode: fn(&[u8], &mut [f32]),
-    /// Rounds a row of activations; the result in ggml's blocks of that type (Q8_0: f16 scale, 32 bytes; Q8_1: f16 scale, f16 sum, 32 bytes; Q8_K: f32 scale,
-    /// 256 bytes, 16 sums of i16), little-endian.
+    /// Rounds a row of activations; the result in ggml's blocks of that type (Q8_0: f16 scale, 32 bytes;
+    /// Q8_1: f16 scale, f16 sum, 32 bytes; Q8_K: f32 scale, 256 bytes, 16 sums of i16), little-endian.
     pub quantise: fn(ActivationType, &[f32]) -> Result<Vec<u8>, NonFinite>,
     /// As [`Format::dot`].
     pub dot: fn(&[u8], ActivationRow<'_>) -> f32,

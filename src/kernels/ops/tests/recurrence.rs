@@ -1,5 +1,5 @@
-//! The short convolution and the delta rule: every instance, pool and cut of a text against the definition, written
-//! plainly, to the last bit, and against f64 within a bound.
+//! The short convolution and the delta rule: every instance, pool and cut of a text against the definition,
+//! written plainly, to the last bit, and against f64 within a bound.
 
 use super::*;
 

@@ -49,7 +49,8 @@ fn sum_weighted(ops: &Ops, x: &[f32], y: &[f32]) -> Vec<f32> {
     out
 }
 
-/// What the experts gave is weighted and added in the order of rank, whether it is done row by row or at once.
+/// What the experts gave is weighted and added in the order of rank, whether it is done row by row or at
+/// once.
 #[test]
 fn weighted_sums_are_products_and_sums_one_after_another() {
     let mut random = Random(5);

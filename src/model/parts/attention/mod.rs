@@ -1,4 +1,5 @@
-//! Attention over a KV cache: projections, norms of queries and keys, rotation, the cache, scores, gate and output.
+//! Attention over a KV cache: projections, norms of queries and keys, rotation, the cache, scores, gate and
+//! output.
 
 mod projections;
 mod spec;
@@ -8,11 +9,12 @@ use super::super::run::{Run, add_bias, check_finite, first_wrong, project};
 use super::super::state::KvType;
 use super::super::weights::Linear;
 use super::super::{
-    ForwardError, Label, Logits, MemorySpec, ModelError, NodeId, NodeKind, RowSizes, ScratchSizes, Work,
+    ForwardError, Label, Logits, MemorySpec, ModelError, NodeId, NodeKind, RowSizes, ScratchSizes, Segment,
+    Work,
 };
 use super::Mixer;
 use super::blocks::Blocks;
-use crate::kernels::ops::{AttentionShape, Chosen};
+use crate::kernels::ops::{AttentionShape, Chosen, Ops};
 use crate::store::WeightId;
 use projections::{Projections, load_all, load_queries};
 pub(in crate::model) use spec::{AttentionNames, AttentionSpec, Gate, QkNorm, Temperature};
@@ -146,17 +148,8 @@ impl Attention {
         let ops = run.kernels.ops();
         let AttentionSpec { kv_heads, key_len, value_len, .. } = self.spec;
         let (k_row, v_row) = (kv_heads * key_len, kv_heads * value_len);
-        let mut first = 0;
-        for segment in &mut run.segments {
-            let rows = first..first + segment.tokens.len();
-            first = rows.end;
-            let keys = &run.buffers.k[rows.start * k_row..rows.end * k_row];
-            let values = &run.buffers.v[rows.start * v_row..rows.end * v_row];
-            check_kept("Kcur", il, segment.state.ty(), keys, k_row)?;
-            check_kept("Vcur", il, segment.state.ty(), values, v_row)?;
-            segment.state.store(ops, self.slot, segment.first_pos, keys, values)?;
-        }
-        Ok(())
+        let kept = [("Kcur", &run.buffers.k[..], k_row), ("Vcur", &run.buffers.v[..], v_row)];
+        keep(ops, &mut run.segments, il, self.slot, kept)
     }
 
     /// Takes the gates from what the queries' projection gave, in the buffer of queries.
@@ -363,8 +356,30 @@ pub(super) fn project_output(
 /// The least that is rounded to infinity as f16.
 const F16_OVERFLOW: f32 = 65520.0;
 
+/// Writes rows of keys and of values to a slot of every sequence, each with its node's name and its values a
+/// token; there are no values where a row of keys is all that is kept.
+pub(super) fn keep(
+    ops: &Ops,
+    segments: &mut [Segment<'_>],
+    il: usize,
+    slot: usize,
+    [(k_node, keys, k_row), (v_node, values, v_row)]: [(&'static str, &[f32], usize); 2],
+) -> Result<(), ForwardError> {
+    let mut first = 0;
+    for segment in segments {
+        let rows = first..first + segment.tokens.len();
+        first = rows.end;
+        let keys = &keys[rows.start * k_row..rows.end * k_row];
+        let values = &values[rows.start * v_row..rows.end * v_row];
+        check_kept(k_node, il, segment.state.ty(), keys, k_row)?;
+        check_kept(v_node, il, segment.state.ty(), values, v_row)?;
+        segment.state.store(ops, slot, segment.first_pos, keys, values)?;
+    }
+    Ok(())
+}
+
 /// Keys and values are kept: an infinite key takes its position out of the attention without a trace.
-pub(super) fn check_kept(
+fn check_kept(
     node: &'static str,
     layer: usize,
     ty: KvType,

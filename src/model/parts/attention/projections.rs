@@ -71,8 +71,8 @@ impl Projections {
     }
 }
 
-/// `attn_q`, or its rows of `attn_qkv`, of a layer that sees another's keys and values; its own are left aside, where
-/// the file has any.
+/// `attn_q`, or its rows of `attn_qkv`, of a layer that sees another's keys and values; its own are left
+/// aside, where the file has any.
 pub(super) fn load_queries(
     l: &mut Loader<'_>,
     il: usize,

@@ -86,8 +86,8 @@ pub(in crate::model) struct AttentionNames {
     pub temperature: &'static str,
     /// Queries times [`AttentionSpec::query_scale`].
     pub scaled_queries: &'static str,
-    /// Whether queries, keys and values are flat rows before their norms: ggml then names sums with biases alone, and
-    /// copies what it takes of one product.
+    /// Whether queries, keys and values are flat rows before their norms: ggml then names sums with biases
+    /// alone, and copies what it takes of one product.
     pub flat: bool,
     /// What attention gives.
     pub attended: &'static str,

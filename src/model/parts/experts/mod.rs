@@ -1,7 +1,8 @@
 //! A mixture of experts: a router sends each token to a few of many small networks.
 //!
-//! Tokens are grouped by expert, so that an expert's weights are read once for all its tokens; what the experts
-//! gave is kept apart and added in the order of rank, so that the result does not depend on the grouping.
+//! Tokens are grouped by expert, so that an expert's weights are read once for all its tokens; what the
+//! experts gave is kept apart and added in the order of rank, so that the result does not depend on the
+//! grouping.
 
 mod part;
 mod shared;
@@ -83,8 +84,8 @@ pub(in crate::model) struct Experts {
 }
 
 impl Experts {
-    /// Finds the weights of a layer: `ffn_gate_up_exps`, or `ffn_gate_exps` and `ffn_up_exps`, or the latter alone where
-    /// there is no gate; `ffn_down_exps`; merged or one tensor an expert.
+    /// Finds the weights of a layer: `ffn_gate_up_exps`, or `ffn_gate_exps` and `ffn_up_exps`, or the latter
+    /// alone where there is no gate; `ffn_down_exps`; merged or one tensor an expert.
     pub fn load(
         l: &mut Loader<'_>,
         il: usize,
@@ -158,16 +159,16 @@ impl Experts {
         self.gate.iter().chain([&self.up]).flat_map(|part| &part.matrices).map(Matrix::activation)
     }
 
-    /// The experts that a pass over so many tokens is as good as sure to use, before it is known which: all of
-    /// them, or none.
+    /// The experts that a pass over so many tokens is as good as sure to use, before it is known which: all
+    /// of them, or none.
     pub fn expected(&self, tokens: usize) -> impl Iterator<Item = WeightId> {
         let (count, used) = self.sizes();
         let all = if tokens * used >= 2 * count { count } else { 0 };
         self.parts().flat_map(move |part| part.matrices[..all].iter().map(|matrix| matrix.id))
     }
 
-    /// The networks, from [`Buffers::cur`](super::super::Buffers) in place; `next` are those of the next layer, whose experts
-    /// may be read ahead.
+    /// The networks, from [`Buffers::cur`](super::super::Buffers) in place; `next` are those of the next
+    /// layer, whose experts may be read ahead.
     pub fn forward(&self, run: &mut Run<'_>, il: usize, next: Option<&Experts>) -> Result<(), ForwardError> {
         self.round_input(run, il)?;
         let [chosen, weights] = self.router.route(run, il)?;
@@ -214,8 +215,8 @@ impl Experts {
         run.announce(chosen);
     }
 
-    /// Reads ahead the experts that this layer's router would choose for the input of the layer before: the residual
-    /// stream changes little from one to the next.
+    /// Reads ahead the experts that this layer's router would choose for the input of the layer before: the
+    /// residual stream changes little from one to the next.
     fn guess(&self, run: &mut Run<'_>) -> Result<(), ForwardError> {
         let (t, (count, used)) = (run.rows, self.sizes());
         let router = &self.router.linear;

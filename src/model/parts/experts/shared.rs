@@ -12,8 +12,8 @@ use crate::store::WeightId;
 #[derive(Clone, Copy, Debug)]
 pub(in crate::model) struct SharedSpec {
     pub dense: DenseSpec,
-    /// Where its output is weighted by the sigmoid of `ffn_gate_inp_shexp`, the nodes: the product, its sigmoid, what is
-    /// weighted.
+    /// Where its output is weighted by the sigmoid of `ffn_gate_inp_shexp`, the nodes: the product, its
+    /// sigmoid, what is weighted.
     pub gate: Option<[&'static str; 3]>,
     /// The node of its sum with the experts' output.
     pub sum: &'static str,

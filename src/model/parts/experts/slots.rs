@@ -1,4 +1,5 @@
-//! Slots: (token, expert) pairs grouped by expert, so that an expert's weights are read once for all its tokens.
+//! Slots: (token, expert) pairs grouped by expert, so that an expert's weights are read once for all its
+//! tokens.
 
 use crate::kernels::Kernels;
 use crate::kernels::ops::Ops;
@@ -7,7 +8,8 @@ use crate::model::state::{ExpertBuffers, Inputs};
 use crate::model::weights::Matrix;
 use crate::store::{Store, StoreError};
 
-/// Groups the chosen (token, expert) pairs by expert: tokens, pairs and slots of each expert, the slot of each pair.
+/// Groups the chosen (token, expert) pairs by expert: tokens, pairs and slots of each expert, the slot of
+/// each pair.
 pub(super) fn group(experts: &mut ExpertBuffers, t: usize, used: usize) {
     let ExpertBuffers { chosen, tokens, pairs, by_slot, slots, .. } = experts;
     let chosen = &chosen[..t * used];

@@ -1,5 +1,5 @@
-//! Attention in the latents' space: queries are brought into it and what heads get is brought back, a stretch of rows at a
-//! time.
+//! Attention in the latents' space: queries are brought into it and what heads get is brought back, a stretch
+//! of rows at a time.
 
 use std::ops::Range;
 

@@ -20,7 +20,7 @@ use super::super::{
     ForwardError, Label, Logits, MemorySpec, ModelError, NodeId, NodeKind, RowSizes, ScratchSizes, Work,
 };
 use super::Mixer;
-use super::attention::{check_kept, project_output};
+use super::attention::{keep, project_output};
 use super::indexer::Indexing;
 use super::norm::{Norm, NormKind};
 use crate::kernels::ops::AttentionShape;
@@ -273,17 +273,8 @@ impl Latent {
 
     fn store(&self, run: &mut Run<'_>, il: usize) -> Result<(), ForwardError> {
         let ([k_row, v_row], ops) = (self.kept(), run.kernels.ops());
-        let mut first = 0;
-        for segment in &mut run.segments {
-            let rows = first..first + segment.tokens.len();
-            first = rows.end;
-            let keys = &run.buffers.k[rows.start * k_row..rows.end * k_row];
-            let values = &run.buffers.v[rows.start * v_row..rows.end * v_row];
-            check_kept("Kcur", il, segment.state.ty(), keys, k_row)?;
-            check_kept("Vcur", il, segment.state.ty(), values, v_row)?;
-            segment.state.store(ops, self.slot, segment.first_pos, keys, values)?;
-        }
-        Ok(())
+        let kept = [("Kcur", &run.buffers.k[..], k_row), ("Vcur", &run.buffers.v[..], v_row)];
+        keep(ops, &mut run.segments, il, self.slot, kept)
     }
 
     /// The attention of whole keys and values.
