@@ -4,13 +4,15 @@ sane scale. For measurements of speed and memory; its text is noise.
 
     scripts/synth_gguf.py llama-8b --vocab VOCAB.gguf --out model.gguf
     scripts/synth_gguf.py qwen3-30b-a3b --layers 12 --out model.gguf       a part of the layers
+    scripts/synth_gguf.py qwen3.6-35b-a3b --mtp --out model.gguf           with a block of multi-token prediction
     scripts/synth_gguf.py mixtral-8x7b --split 4 --out model.gguf          in files as llama.cpp splits them
     scripts/synth_gguf.py --list                                           the shapes, and how large they are
 
 Shapes are those of the published configurations of the models they are named after; fine-moe is nobody's.
 Types follow Q4_K_M: Q4_K in general, Q6_K for the output and, in the layers that llama-quantize raises (the
 first and the last eighth, every third between), for attn_v and ffn_down; Q8_0 for keys and values of eight
-experts. gpt-oss has MXFP4 experts, and Q8_0 elsewhere, as its files have. `--vocab` is any GGUF whose
+experts, for attn_k_b, whose rows are too short, and for the gates of a delta net. gpt-oss has MXFP4 experts,
+and Q8_0 elsewhere, as its files have. A cut of deepseek-v3 keeps a third of its layers dense, at most three. `--vocab` is any GGUF whose
 tokenizer is copied, texts then make sense as tokens; without it the tokenizer is `no_vocab`, of the model's
 own size, and prompts are ids.
 
@@ -47,6 +49,8 @@ class Shape:
     expert_ffn: int = 0
     eps: float = 1e-5
     tied: bool = False
+    rot: int = 0  # dimensions of a head that are turned; 0: all
+    mtp: int = 0  # blocks of multi-token prediction, after the layers
     more: dict = field(default_factory=dict)  # further keys of the architecture
 
 
@@ -61,6 +65,19 @@ GPT_OSS = {
 GEMMA3 = {
     "attention.sliding_window": 1024, "rope.scaling.type": "linear", "rope.scaling.factor": 8.0,
     "rope.freq_base_swa": 10000.0,
+}
+QWEN36 = {
+    "rope.dimension_sections": [11, 11, 10, 0], "full_attention_interval": 4,
+    "expert_shared_feed_forward_length": 512, "ssm.conv_kernel": 4, "ssm.state_size": 128,
+    "ssm.group_count": 16, "ssm.time_step_rank": 32, "ssm.inner_size": 4096,
+}
+DEEPSEEK3 = {
+    "attention.q_lora_rank": 1536, "attention.kv_lora_rank": 512, "attention.key_length": 576,
+    "attention.value_length": 512, "attention.key_length_mla": 192, "attention.value_length_mla": 128,
+    "expert_shared_count": 1, "expert_weights_scale": 2.5, "expert_weights_norm": True,
+    "expert_gating_func": 2, "expert_group_count": 8, "expert_group_used_count": 4,
+    "rope.scaling.type": "yarn", "rope.scaling.factor": 40.0, "rope.scaling.original_context_length": 4096,
+    "rope.scaling.yarn_log_multiplier": 0.1,
 }
 SHAPES = {
     "llama-1b": llama(layers=16, embd=2048, heads=32, kv=8, head=64, ffn=8192),
@@ -80,6 +97,12 @@ SHAPES = {
                          more=GPT_OSS),
     "gemma-3-4b": Shape(arch="gemma3", layers=34, embd=2560, heads=8, kv=4, head=256, ffn=10240, vocab=262144,
                         rope_base=1e6, context=131072, eps=1e-6, tied=True, more=GEMMA3),
+    "qwen3.6-35b-a3b": Shape(arch="qwen35moe", layers=40, embd=2048, heads=16, kv=2, head=256, rot=64, ffn=0,
+                             experts=256, used=8, expert_ffn=512, vocab=248320, rope_base=1e7,
+                             context=262144, eps=1e-6, more=QWEN36),
+    "deepseek-v3": Shape(arch="deepseek2", layers=61, embd=7168, heads=128, kv=1, head=192, rot=64, ffn=18432,
+                         experts=256, used=8, expert_ffn=2048, vocab=129280, rope_base=10000.0,
+                         context=163840, eps=1e-6, more=DEEPSEEK3),
 }
 
 
@@ -102,52 +125,150 @@ def norm(name, n):
     return Tensor(name + ".weight", (n,), T.F32, 0.0, 1.0)
 
 
+@dataclass(frozen=True)
+class Layer:
+    """A layer being written: its prefix, and the types of its weights."""
+    s: Shape
+    i: int
+
+    @property
+    def prefix(self):
+        return f"blk.{self.i}."
+
+    @property
+    def next(self):
+        """Whether it predicts further tokens."""
+        return self.i >= self.s.layers
+
+    @property
+    def dense_count(self):
+        return min(3, max(1, self.s.layers // 3)) if self.s.arch == "deepseek2" else 0
+
+    @property
+    def small(self):
+        """What adds to the residual stream is small, so that it stays sane over many layers."""
+        return 0.04 / np.sqrt(2 * self.s.layers)
+
+    @property
+    def plain(self):
+        return T.Q8_0 if self.s.arch == "gpt-oss" else T.Q4_K
+
+    @property
+    def raised(self):
+        """Of attn_v and ffn_down, which llama-quantize raises in some layers."""
+        layers, eighth = self.s.layers, self.s.layers // 8
+        more = self.i < eighth or self.i >= 7 * layers // 8 or (self.i - eighth) % 3 == 2
+        return T.Q6_K if more and self.s.arch != "gpt-oss" else self.plain
+
+    def matrix(self, name, rows, columns, kind=None, std=0.02):
+        """A matrix, and its bias where the architecture has them."""
+        return linear(self.prefix + name, (rows, columns), kind or self.plain, std, self.s.arch == "gpt-oss")
+
+
 def tensors(s):
     """Every tensor, in file order."""
-    # What adds to the residual stream is small, so that it stays sane over many layers.
-    small, gpt_oss, gemma = 0.04 / np.sqrt(2 * s.layers), s.arch == "gpt-oss", s.arch == "gemma3"
-    plain, raised = (T.Q8_0, T.Q8_0) if gpt_oss else (T.Q4_K, T.Q6_K)
-    embedding = raised if s.tied or gpt_oss else plain
+    gpt_oss, gemma = s.arch == "gpt-oss", s.arch == "gemma3"
+    embedding = T.Q8_0 if gpt_oss else T.Q6_K if s.tied else T.Q4_K
     yield Tensor("token_embd.weight", (s.vocab, s.embd), embedding, s.embd ** -0.5 if gemma else 1.0)
-    for i in range(s.layers):
-        b = f"blk.{i}."
-        more = i < s.layers // 8 or i >= 7 * s.layers // 8 or (i - s.layers // 8) % 3 == 2
-        down = raised if more else plain
-        keys, values = (T.Q8_0, T.Q8_0) if s.experts == 8 else (plain, down)
-        yield norm(b + "attn_norm", s.embd)
-        yield from linear(b + "attn_q", (s.heads * s.head, s.embd), plain, 0.02, gpt_oss)
-        yield from linear(b + "attn_k", (s.kv * s.head, s.embd), keys, 0.02, gpt_oss)
-        yield from linear(b + "attn_v", (s.kv * s.head, s.embd), values, 0.02, gpt_oss)
-        yield from linear(b + "attn_output", (s.embd, s.heads * s.head), plain, small, gpt_oss)
-        if gpt_oss:
-            yield Tensor(b + "attn_sinks.weight", (s.heads,), T.F32, 1.0)
-        if gemma or s.arch == "qwen3moe":
-            yield norm(b + "attn_q_norm", s.head)
-            yield norm(b + "attn_k_norm", s.head)
-        if gemma or gpt_oss:
-            yield norm(b + "post_attention_norm", s.embd)
-        if not gpt_oss:
-            yield norm(b + "ffn_norm", s.embd)
-        if s.experts:
-            yield from experts(s, b, plain, down, small, gpt_oss)
-        else:
-            yield Tensor(b + "ffn_gate.weight", (s.ffn, s.embd), plain, 0.02)
-            yield Tensor(b + "ffn_up.weight", (s.ffn, s.embd), plain, 0.02)
-            yield Tensor(b + "ffn_down.weight", (s.embd, s.ffn), down, small)
-        if gemma:
-            yield norm(b + "post_ffw_norm", s.embd)
+    for i in range(s.layers + s.mtp):
+        yield from layer(Layer(s, i))
     yield norm("output_norm", s.embd)
     if not s.tied:
-        yield Tensor("output.weight", (s.vocab, s.embd), raised, 0.02)
+        yield Tensor("output.weight", (s.vocab, s.embd), T.Q8_0 if gpt_oss else T.Q6_K, 0.02)
 
 
-def experts(s, b, plain, down, small, gpt_oss):
-    n, f = s.experts, s.expert_ffn or s.ffn
-    plain, down = (T.MXFP4, T.MXFP4) if gpt_oss else (plain, down)
+def layer(l):
+    s, b = l.s, l.prefix
+    yield norm(b + "attn_norm", s.embd)
+    if s.arch == "deepseek2":
+        yield from latent_attention(l)
+    elif s.arch == "qwen35moe" and not l.next and (l.i + 1) % s.more["full_attention_interval"]:
+        yield from delta_net(l)
+    else:
+        yield from attention(l)
+    if s.arch in ("gemma3", "gpt-oss", "qwen35moe"):
+        yield norm(b + "post_attention_norm", s.embd)
+    if s.arch not in ("gpt-oss", "qwen35moe"):
+        yield norm(b + "ffn_norm", s.embd)
+    if s.experts and l.i >= l.dense_count:
+        yield from experts(l)
+    else:
+        yield from network(l, "", s.ffn)
+    if s.arch == "gemma3":
+        yield norm(b + "post_ffw_norm", s.embd)
+    if l.next:
+        yield Tensor(b + "nextn.eh_proj.weight", (s.embd, 2 * s.embd), l.plain, 0.02)
+        for name in ("enorm", "hnorm", "shared_head_norm"):
+            yield norm(b + "nextn." + name, s.embd)
+
+
+def network(l, kind, n):
+    """A feed-forward network of `n` inner values, a shared expert's too."""
+    s = l.s
+    yield from l.matrix(f"ffn_gate{kind}", n, s.embd)
+    yield from l.matrix(f"ffn_up{kind}", n, s.embd)
+    yield from l.matrix(f"ffn_down{kind}", s.embd, n, l.raised, l.small)
+
+
+def attention(l):
+    s, b = l.s, l.prefix
+    eight = s.experts == 8
+    gated = s.arch == "qwen35moe"  # queries come with gates
+    yield from l.matrix("attn_q", s.heads * s.head * (2 if gated else 1), s.embd)
+    yield from l.matrix("attn_k", s.kv * s.head, s.embd, T.Q8_0 if eight else None)
+    yield from l.matrix("attn_v", s.kv * s.head, s.embd, T.Q8_0 if eight else l.raised)
+    yield from l.matrix("attn_output", s.embd, s.heads * s.head, std=l.small)
+    if s.arch == "gpt-oss":
+        yield Tensor(b + "attn_sinks.weight", (s.heads,), T.F32, 1.0)
+    if s.arch in ("gemma3", "qwen3moe", "qwen35moe"):
+        yield norm(b + "attn_q_norm", s.head)
+        yield norm(b + "attn_k_norm", s.head)
+
+
+def delta_net(l):
+    s, b = l.s, l.prefix
+    heads, values = s.more["ssm.time_step_rank"], s.more["ssm.inner_size"]
+    mixed = 2 * s.more["ssm.group_count"] * s.more["ssm.state_size"] + values
+    yield from l.matrix("attn_qkv", mixed, s.embd)
+    yield from l.matrix("attn_gate", values, s.embd)
+    yield Tensor(b + "ssm_conv1d.weight", (mixed, s.more["ssm.conv_kernel"]), T.F32, 0.5)
+    yield Tensor(b + "ssm_dt.bias", (heads,), T.F32, 1.0)
+    yield Tensor(b + "ssm_a", (heads,), T.F32, 0.01, -0.1)
+    yield from l.matrix("ssm_beta", heads, s.embd, T.Q8_0)
+    yield from l.matrix("ssm_alpha", heads, s.embd, T.Q8_0)
+    yield norm(b + "ssm_norm", s.more["ssm.state_size"])
+    yield from l.matrix("ssm_out", s.embd, values, std=l.small)
+
+
+def latent_attention(l):
+    s, b = l.s, l.prefix
+    queries, latents = s.more["attention.q_lora_rank"], s.more["attention.kv_lora_rank"]
+    plain, values = s.head - s.rot, s.more["attention.value_length_mla"]
+    yield from l.matrix("attn_q_a", queries, s.embd)
+    yield norm(b + "attn_q_a_norm", queries)
+    yield from l.matrix("attn_q_b", s.heads * s.head, queries)
+    yield from l.matrix("attn_kv_a_mqa", latents + s.rot, s.embd)
+    yield norm(b + "attn_kv_a_norm", latents)
+    yield Tensor(b + "attn_k_b.weight", (s.heads, latents, plain), T.Q8_0, 0.02)
+    yield Tensor(b + "attn_v_b.weight", (s.heads, values, latents), l.raised, 0.02)
+    yield from l.matrix("attn_output", s.embd, s.heads * values, std=l.small)
+
+
+def experts(l):
+    s, b, n, f = l.s, l.prefix, l.s.experts, l.s.expert_ffn or l.s.ffn
+    gpt_oss = s.arch == "gpt-oss"
+    plain, down = (T.MXFP4, T.MXFP4) if gpt_oss else (l.plain, l.raised)
     yield from linear(b + "ffn_gate_inp", (n, s.embd), T.F32, 0.02, gpt_oss)
+    if s.arch == "deepseek2":
+        yield Tensor(b + "exp_probs_b.bias", (n,), T.F32, 0.01)
     yield from linear(b + "ffn_gate_exps", (n, f, s.embd), plain, 0.02, gpt_oss)
     yield from linear(b + "ffn_up_exps", (n, f, s.embd), plain, 0.02, gpt_oss)
-    yield from linear(b + "ffn_down_exps", (n, s.embd, f), down, small, gpt_oss)
+    yield from linear(b + "ffn_down_exps", (n, s.embd, f), down, l.small, gpt_oss)
+    if s.arch == "qwen35moe":
+        yield Tensor(b + "ffn_gate_inp_shexp.weight", (s.embd,), T.F32, 0.02)
+        yield from network(l, "_shexp", s.more["expert_shared_feed_forward_length"])
+    if s.arch == "deepseek2":
+        yield from network(l, "_shexp", f * s.more["expert_shared_count"])
 
 
 def linear(name, shape, kind, std, bias):
@@ -212,19 +333,27 @@ class Blocks:
 def keys(w, s, title, vocabulary):
     """All metadata; the tokenizer's from a file, where one is given."""
     w.add_name(title)
-    w.add_context_length(s.context); w.add_embedding_length(s.embd); w.add_block_count(s.layers)
-    w.add_feed_forward_length(s.ffn); w.add_head_count(s.heads); w.add_head_count_kv(s.kv)
-    w.add_key_length(s.head); w.add_value_length(s.head); w.add_rope_dimension_count(s.head)
+    w.add_context_length(s.context); w.add_embedding_length(s.embd); w.add_block_count(s.layers + s.mtp)
+    w.add_head_count(s.heads); w.add_head_count_kv(s.kv); w.add_rope_dimension_count(s.rot or s.head)
+    if s.ffn:
+        w.add_feed_forward_length(s.ffn)
+    if "attention.key_length" not in s.more:
+        w.add_key_length(s.head); w.add_value_length(s.head)
     w.add_rope_freq_base(s.rope_base); w.add_layer_norm_rms_eps(s.eps); w.add_vocab_size(s.vocab)
     w.add_file_type(38 if s.arch == "gpt-oss" else 15)  # MXFP4 experts, or Q4_K_M
     if s.experts:
         w.add_expert_count(s.experts); w.add_expert_used_count(s.used)
     if s.expert_ffn:
         w.add_expert_feed_forward_length(s.expert_ffn)
+    if s.mtp:
+        w.add_nextn_predict_layers(s.mtp)
+    if Layer(s, 0).dense_count:
+        w.add_leading_dense_block_count(Layer(s, 0).dense_count)
     for name, value in s.more.items():
         kind = gguf.GGUFValueType.get_type(value)
         unsigned = kind == gguf.GGUFValueType.INT32
-        w.add_key_value(f"{s.arch}.{name}", value, gguf.GGUFValueType.UINT32 if unsigned else kind)
+        part = gguf.GGUFValueType.INT32 if kind == gguf.GGUFValueType.ARRAY else None
+        w.add_key_value(f"{s.arch}.{name}", value, gguf.GGUFValueType.UINT32 if unsigned else kind, part)
     if vocabulary is None:
         w.add_tokenizer_model("no_vocab")
         return
@@ -277,6 +406,7 @@ def main():
     a.add_argument("--out", type=Path)
     a.add_argument("--vocab", type=Path, help="a GGUF whose tokenizer is copied")
     a.add_argument("--layers", type=int)
+    a.add_argument("--mtp", action="store_true", help="with a block of multi-token prediction")
     a.add_argument("--split", type=int, default=1, help="number of files")
     a.add_argument("--seed", type=int, default=0)
     a.add_argument("--list", action="store_true")
@@ -284,12 +414,12 @@ def main():
     if o.list:
         for name, s in SHAPES.items():
             size = sum(t.nbytes for t in tensors(s))
-            print(f"{name:14} {s.arch:9} {s.layers} layers, {size / 1e9:.2f} GB")
+            print(f"{name:15} {s.arch:9} {s.layers} layers, {size / 1e9:.2f} GB")
         return
     if not o.shape or not o.out:
         a.error("a shape and --out are needed")
     s = SHAPES[o.shape]
-    s = replace(s, layers=o.layers) if o.layers else s
+    s = replace(s, layers=o.layers or s.layers, mtp=int(o.mtp))
     vocabulary = gguf.GGUFReader(o.vocab) if o.vocab else None
     if vocabulary:
         s = replace(s, vocab=len(vocabulary.get_field("tokenizer.ggml.tokens").data))

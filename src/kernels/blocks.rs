@@ -58,6 +58,13 @@ pub(super) trait BlockKernel<const ROWS: usize>: PanelKernel<ROWS> {
 
     /// The dots of a row of weights with `T` rows of activations.
     unsafe fn dots<const T: usize>(weights: &[u8], x: [Self::Row<'_>; T]) -> [f32; T];
+
+    /// Computes the first rows of a tile whose rows are too short for [`BlockKernel::dots`] to be quick,
+    /// several together; returns how many it has computed.
+    #[inline(always)]
+    unsafe fn short_rows(_: &Tile<'_>, _: &[Self::Row<'_>], _: &mut OutTile<'_>) -> usize {
+        0
+    }
 }
 
 /// Calls a function generic over a number of tokens for `count` tokens, as many of the given numbers at a
@@ -86,7 +93,8 @@ pub(super) unsafe fn tile<K: BlockKernel<ROWS>, const ROWS: usize>(tile: &Tile<'
     unsafe {
         if tile.x.rows() < K::PANEL_TOKENS {
             let x = activations::<K, ROWS>(tile);
-            for r in 0..tile.rows {
+            let done = K::short_rows(tile, &x, out);
+            for r in done..tile.rows {
                 several_at_a_time!(x.len(), K::ROW_TOKENS, [4 3 2 1], |t| row_dots(tile, r, &x[t..], t, out));
             }
         } else {

@@ -11,6 +11,7 @@ use std::marker::PhantomData;
 use zerocopy::FromZeros;
 
 use super::super::blocks::{BlockKernel, PanelKernel};
+use super::super::{OutTile, Tile};
 use super::{
     Maddubs, Multiply, PREFETCH, PREFETCH_ROWS, load_f32, load_i8, load_i16, opaque, prefetch, spread_quad,
     to_array, transpose8, tree8,
@@ -89,7 +90,16 @@ impl<'a> Eight<'a> {
 /// Eight parts of zeros, their scales zero as well: their products leave lanes of zero as they are.
 const NOTHING: Eight<'static> = Eight { qs: &[[0; PART]; 8], d: &[0.0; 8], s: &[0.0; 8], bsums: &[0; 16] };
 
-/// The parts that are left of a row, filled up with zeros.
+/// The order that turns eight lanes by `n` places: lane `i` of the outcome is lane `i + n`, modulo 8.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in super::super) fn turned(n: usize) -> __m256i {
+    let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    // Of an index the instruction takes the lowest three bits.
+    _mm256_add_epi32(lanes, _mm256_set1_epi32(n as i32))
+}
+
+/// The parts that are left of a row shorter than eight, filled up with zeros.
 pub(in super::super) struct Tail<B> {
     pub blocks: [B; 8],
     qs: [[i8; PART]; 8],
@@ -246,6 +256,76 @@ impl<B: Block> BlockKernel<16> for Blocks32<B> {
         // SAFETY: the caller vouches for the CPU.
         unsafe { dots::<B, Maddubs, T>(weights, x) }
     }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn short_rows(tile: &Tile<'_>, x: &[Q8_0Row<'_>], out: &mut OutTile<'_>) -> usize {
+        // SAFETY: the caller vouches for the CPU.
+        unsafe { short_rows::<B, Maddubs>(tile, x, out) }
+    }
+}
+
+/// The rows of a tile that have less than eight parts each.
+pub(in super::super) struct ShortRows<'a, B> {
+    all: &'a [B],
+    /// Blocks of a row.
+    pub blocks: usize,
+    /// Rows from which on eight parts can be read: all but the last ones.
+    pub count: usize,
+}
+
+impl<'a, B: Block> ShortRows<'a, B> {
+    /// `None` where they are longer, or too few.
+    #[inline(always)]
+    pub fn of(tile: &Tile<'a>) -> Option<ShortRows<'a, B>> {
+        let (all, blocks) = (B::slice(tile.weights), tile.row_bytes / size_of::<B>());
+        if blocks == 0 || blocks >= eight_parts::<B>() {
+            return None;
+        }
+        let count = all.len().checked_sub(eight_parts::<B>())? / blocks + 1;
+        Some(ShortRows { all, blocks, count: count.min(tile.rows) })
+    }
+
+    #[inline(always)]
+    pub fn parts(&self) -> usize {
+        self.blocks * B::PARTS
+    }
+
+    /// The eight parts that row `r` begins.
+    #[inline(always)]
+    pub fn eight(&self, r: usize) -> &'a [B] {
+        &self.all[r * self.blocks..][..eight_parts::<B>()]
+    }
+}
+
+/// What `BlockKernel::short_rows` does.
+///
+/// # Safety
+/// As [`dots`].
+#[inline(always)]
+pub(in super::super) unsafe fn short_rows<B: Block, M: Multiply>(
+    tile: &Tile<'_>,
+    x: &[Q8_0Row<'_>],
+    out: &mut OutTile<'_>,
+) -> usize {
+    let Some(rows) = ShortRows::<B>::of(tile) else { return 0 };
+    for (t, &x) in x.iter().enumerate() {
+        let mut filled = Tail::<B>::new(&[]);
+        let x = filled.x(x, 0, rows.parts());
+        // SAFETY: the caller vouches for the CPU.
+        unsafe {
+            let (zero, there) = (_mm256_setzero_ps(), mask(array!(8, |b| -i32::from(b < rows.parts()))));
+            for r in 0..rows.count {
+                let blocks = rows.eight(r);
+                prefetch(&blocks[..rows.blocks], PREFETCH);
+                let (w, scales) = (weights_of(blocks), B::scales(blocks));
+                let lanes = add_products::<B>(products::<B, M>(&w, x), scales, x, zero);
+                // What belongs to the next row does not count.
+                out.set(t, r, tree8(_mm256_blendv_ps(zero, lanes, there)));
+            }
+        }
+    }
+    rows.count
 }
 
 /// The dots of a row of weights with `T` rows of activations.
@@ -259,7 +339,8 @@ pub(in super::super) unsafe fn dots<B: Block, M: Multiply, const T: usize>(
 ) -> [f32; T] {
     // SAFETY: the caller vouches for the CPU.
     unsafe {
-        let eights = B::slice(weights).chunks_exact(eight_parts::<B>());
+        let all = B::slice(weights);
+        let eights = all.chunks_exact(eight_parts::<B>());
         let tail = eights.remainder();
         let mut acc = [_mm256_setzero_ps(); T];
         let mut at = 0;
@@ -282,8 +363,22 @@ pub(in super::super) unsafe fn dots<B: Block, M: Multiply, const T: usize>(
         for (acc, (sums, scales, x)) in acc.iter_mut().zip(held) {
             *acc = add_products::<B>(sums, scales, x, *acc);
         }
-        if !tail.is_empty() {
-            let n = tail.len() * B::PARTS;
+        let n = tail.len() * B::PARTS;
+        if n > 0 && at > 0 {
+            // The last eight parts, of which the last `n` are new; the lanes turn until they lie as these do.
+            let blocks = &all[all.len() - eight_parts::<B>()..];
+            let (w, scales) = (weights_of(blocks), B::scales(blocks));
+            let new = mask(array!(8, |b| if b < 8 - n { 0 } else { -1 }));
+            let (there, back) = (turned(n), turned(8 - n));
+            for t in 0..T {
+                let Some(x) = Eight::of::<B>(x[t], at + n - 8) else {
+                    unreachable!("as many activations as weights")
+                };
+                let lanes = _mm256_permutevar8x32_ps(acc[t], there);
+                let next = add_products::<B>(products::<B, M>(&w, x), scales, x, lanes);
+                acc[t] = _mm256_permutevar8x32_ps(_mm256_blendv_ps(lanes, next, new), back);
+            }
+        } else if n > 0 {
             let mut tail = Tail::new(tail);
             let there = array!(8, |b| if b < n { -1 } else { 0 });
             for t in 0..T {

@@ -21,8 +21,9 @@ use super::blocks::{self, BlockKernel};
 use super::{Isa, Kernels, OutTile, Tile, TileKernel, kernel, missing_features, ops, scalar};
 use crate::gguf::TensorType;
 pub(super) use blocks32::{
-    Block, Blocks32, Eight, Lanes as Lanes32, Panel as Panel32, Tail, activations,
-    add_panel_with as add_panel32, dots as blocks32_dots, eight_parts, weights_of,
+    Block, Blocks32, Eight, Lanes as Lanes32, Panel as Panel32, ShortRows, Tail, activations,
+    add_panel_with as add_panel32, dots as blocks32_dots, eight_parts, short_rows as blocks32_short_rows,
+    turned, weights_of,
 };
 pub(super) use places::{Places, PlacesAhead};
 pub(super) use super_blocks::{

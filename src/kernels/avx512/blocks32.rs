@@ -8,8 +8,9 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::super::avx2::{self, Block, Eight, Tail, activations, eight_parts, weights_of};
+use super::super::avx2::{self, Block, Eight, ShortRows, Tail, activations, eight_parts, turned, weights_of};
 use super::super::blocks::{BlockKernel, PanelKernel};
+use super::super::{OutTile, Tile};
 use super::{
     PREFETCH, PREFETCH_ROWS, join, join_ps, load_8_f32, load_16_i16, load_64_i8, prefetch, spread_quad,
     sum_quarters, to_array,
@@ -112,7 +113,8 @@ impl<B: Block> BlockKernel<16> for Blocks32<B> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8_0Row<'_>; T]) -> [f32; T] {
-        let eights = B::slice(weights).chunks_exact(eight_parts::<B>());
+        let all = B::slice(weights);
+        let eights = all.chunks_exact(eight_parts::<B>());
         let tail = eights.remainder();
         let mut acc = [_mm256_setzero_ps(); T];
         let mut at = 0;
@@ -128,8 +130,20 @@ impl<B: Block> BlockKernel<16> for Blocks32<B> {
             }
             at += 8;
         }
-        if !tail.is_empty() {
-            let n = tail.len() * B::PARTS;
+        let n = tail.len() * B::PARTS;
+        if n > 0 && at > 0 {
+            // The last eight parts, of which the last `n` are new; the lanes turn until they lie as these do.
+            // SAFETY: the caller vouches for the CPU.
+            let w = unsafe { Weights::of(&all[all.len() - eight_parts::<B>()..]) };
+            let (there, back) = (turned(n), turned(8 - n));
+            for t in 0..T {
+                let Some(x) = Eight::of::<B>(x[t], at + n - 8) else {
+                    unreachable!("as many activations as weights")
+                };
+                let lanes = w.add::<B>(x, _mm256_permutexvar_ps(there, acc[t]), 0xff << (8 - n));
+                acc[t] = _mm256_permutexvar_ps(back, lanes);
+            }
+        } else if n > 0 {
             let mut tail = Tail::new(tail);
             // SAFETY: the caller vouches for the CPU.
             let w = unsafe { Weights::of(&tail.blocks[..eight_parts::<B>()]) };
@@ -139,6 +153,26 @@ impl<B: Block> BlockKernel<16> for Blocks32<B> {
             }
         }
         array!(T, |t| avx2::tree8(acc[t]))
+    }
+
+    /// Rows of less than eight parts: eight are read, of which those that are the next row's do not count.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn short_rows(tile: &Tile<'_>, x: &[Q8_0Row<'_>], out: &mut OutTile<'_>) -> usize {
+        let Some(rows) = ShortRows::<B>::of(tile) else { return 0 };
+        let there = 0xff >> (8 - rows.parts());
+        for (t, &x) in x.iter().enumerate() {
+            let mut filled = Tail::<B>::new(&[]);
+            let x = filled.x(x, 0, rows.parts());
+            for r in 0..rows.count {
+                let blocks = rows.eight(r);
+                prefetch(&blocks[..rows.blocks], PREFETCH);
+                // SAFETY: the caller vouches for the CPU.
+                let w = unsafe { Weights::of(blocks) };
+                out.set(t, r, avx2::tree8(w.add::<B>(x, _mm256_setzero_ps(), there)));
+            }
+        }
+        rows.count
     }
 }
 

@@ -12,6 +12,7 @@ use std::marker::PhantomData;
 
 use super::super::avx2::{self, Mins};
 use super::super::blocks::{BlockKernel, PanelKernel};
+use super::super::{OutTile, Tile};
 use super::super_blocks::add_sums;
 use super::unpack::{Heads, Panel, SuperBlock};
 use super::{
@@ -28,6 +29,24 @@ struct Four<'a> {
     qs: &'a [[i8; QK_K]; 4],
     bsums: &'a [[i16; 16]; 4],
     d: &'a [f32; 4],
+}
+
+impl<'a> Four<'a> {
+    /// The four from super-block `at` of a row on.
+    ///
+    /// # Panics
+    /// Where there are fewer.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn of(x: Q8KRow<'a>, at: usize) -> Four<'a> {
+        let four = (
+            x.qs.as_chunks().0[at..].first_chunk(),
+            x.bsums.as_chunks().0[at..].first_chunk(),
+            x.d[at..].first_chunk(),
+        );
+        let (Some(qs), Some(bsums), Some(d)) = four else { unreachable!("as many activations as weights") };
+        Four { qs, bsums, d }
+    }
 }
 
 impl<B: SuperBlock> PanelKernel<16> for KQuant<B> {
@@ -132,75 +151,147 @@ impl<B: SuperBlock> BlockKernel<16> for KQuant<B> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn dots<const T: usize>(weights: &[u8], x: [Q8KRow<'_>; T]) -> [f32; T] {
-        let (fours, tail) = B::slice(weights).as_chunks::<4>();
-        let qs = array!(T, |t| x[t].qs.as_chunks::<QK_K>().0.as_chunks::<4>());
-        let bsums = array!(T, |t| x[t].bsums.as_chunks::<16>().0.as_chunks::<4>());
-        let d = array!(T, |t| x[t].d.as_chunks::<4>());
+        let blocks = B::slice(weights);
+        let (fours, tail) = blocks.as_chunks::<4>();
         let mut acc = [0f32; T];
         for (i, blocks) in fours.iter().enumerate() {
             prefetch(blocks, PREFETCH);
-            let x = array!(T, |t| Four { qs: &qs[t].0[i], bsums: &bsums[t].0[i], d: &d[t].0[i] });
+            let x = array!(T, |t| Four::of(x[t], 4 * i));
             // SAFETY: the caller vouches for the CPU.
-            unsafe { four_dots::<B, T>(blocks, x, 4, &mut acc) };
+            let terms = unsafe { Terms::of(blocks, x) };
+            for i in 0..4 {
+                terms.add(i, &mut acc);
+            }
         }
-        if !tail.is_empty() {
-            let n = tail.len();
+        let n = tail.len();
+        if let (1.., Some(last)) = (n, blocks.last_chunk::<4>()) {
+            // The last four, of which the last `n` are new.
+            let x = array!(T, |t| Four::of(x[t], 4 * fours.len() + n - 4));
+            // SAFETY: the caller vouches for the CPU.
+            let terms = unsafe { Terms::of(last, x) };
+            for i in 4 - n..4 {
+                terms.add(i, &mut acc);
+            }
+        } else if n > 0 {
             let mut blocks = [B::new_zeroed(); 4];
             blocks[..n].copy_from_slice(tail);
-            for t in 0..T {
-                let (mut qs_t, mut bsums_t, mut d_t) = ([[0; QK_K]; 4], [[0; 16]; 4], [0.0; 4]);
-                qs_t[..n].copy_from_slice(qs[t].1);
-                bsums_t[..n].copy_from_slice(bsums[t].1);
-                d_t[..n].copy_from_slice(d[t].1);
-                let x = [Four { qs: &qs_t, bsums: &bsums_t, d: &d_t }];
-                if let Some(acc) = acc[t..].first_chunk_mut::<1>() {
-                    // SAFETY: the caller vouches for the CPU.
-                    unsafe { four_dots::<B, 1>(&blocks, x, n, acc) };
+            for (x, acc) in x.into_iter().zip(&mut acc) {
+                let x = Repeated::of(x, n);
+                // SAFETY: the caller vouches for the CPU.
+                let terms = unsafe { Terms::of(&blocks, [x.four(0)]) };
+                for i in 0..n {
+                    terms.add(i, std::array::from_mut(acc));
                 }
             }
         }
         acc
     }
+
+    /// Rows of one to three super-blocks, four rows at a time: they are whole fours together.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn short_rows(tile: &Tile<'_>, x: &[Q8KRow<'_>], out: &mut OutTile<'_>) -> usize {
+        let n = tile.row_bytes / size_of::<B>();
+        if n == 0 || n >= 4 {
+            return 0;
+        }
+        for (t, &x) in x.iter().enumerate() {
+            let x = Repeated::of(x, n);
+            for (group, blocks) in B::slice(tile.weights).chunks_exact(4 * n).enumerate() {
+                let mut acc = [[0.0]; 4];
+                for (k, blocks) in blocks.as_chunks::<4>().0.iter().enumerate() {
+                    prefetch(blocks, PREFETCH);
+                    // SAFETY: the caller vouches for the CPU.
+                    let terms = unsafe { Terms::of(blocks, [x.four(4 * k % n)]) };
+                    for i in 0..4 {
+                        terms.add(i, &mut acc[(4 * k + i) / n]);
+                    }
+                }
+                for (r, [acc]) in acc.into_iter().enumerate() {
+                    out.set(t, 4 * group + r, acc);
+                }
+            }
+        }
+        tile.rows / 4 * 4
+    }
 }
 
-/// Adds the dots of the first `n` of four super-blocks to the accumulators.
-///
-/// # Safety
-/// The CPU must have the features of this kernel set.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn four_dots<B: SuperBlock, const T: usize>(
-    blocks: &[B; 4],
-    x: [Four<'_>; T],
-    n: usize,
-    acc: &mut [f32; T],
-) {
-    // SAFETY: the caller vouches for the CPU.
-    let (heads, sums) = unsafe {
-        let heads = B::heads(blocks);
-        let sums = [
-            block_sums::<B, T, 0>(blocks, &heads, x),
-            block_sums::<B, T, 1>(blocks, &heads, x),
-            block_sums::<B, T, 2>(blocks, &heads, x),
-            block_sums::<B, T, 3>(blocks, &heads, x),
-        ];
-        (heads, sums)
-    };
-    for t in 0..T {
-        let sum = to_floats(add_quarters(sum_quarters(array!(4, |i| sums[i][t]))));
-        // [d * d_a, dmin * d_a] of each block.
+/// The activations of a row of fewer than four super-blocks, over and over.
+struct Repeated {
+    qs: [[i8; QK_K]; 6],
+    bsums: [[i16; 16]; 6],
+    d: [f32; 6],
+}
+
+impl Repeated {
+    /// `n`, at most 3: the super-blocks of the row.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn of(x: Q8KRow<'_>, n: usize) -> Repeated {
+        let (qs, bsums) = (x.qs.as_chunks().0, x.bsums.as_chunks().0);
+        Repeated {
+            qs: array!(6, |i| qs[i % n]),
+            bsums: array!(6, |i| bsums[i % n]),
+            d: array!(6, |i| x.d[i % n]),
+        }
+    }
+
+    /// Four from super-block `at` of the row on, `at` being at most 2.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn four(&self, at: usize) -> Four<'_> {
+        Four::of(Q8KRow { qs: self.qs.as_flattened(), bsums: self.bsums.as_flattened(), d: &self.d }, at)
+    }
+}
+
+/// What four super-blocks give to the dots with `T` rows of activations.
+struct Terms<const T: usize> {
+    /// `[d * d_a, dmin * d_a]` of each.
+    scales: [[f32; 8]; T],
+    sums: [[f32; 4]; T],
+    /// Where the mins are taken off in floats.
+    min_sums: Option<[[f32; 4]; T]>,
+}
+
+impl<const T: usize> Terms<T> {
+    /// # Safety
+    /// The CPU must have the features of this kernel set.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn of<B: SuperBlock>(blocks: &[B; 4], x: [Four<'_>; T]) -> Terms<T> {
+        // SAFETY: the caller vouches for the CPU.
+        let (heads, sums) = unsafe {
+            let heads = B::heads(blocks);
+            let sums = [
+                block_sums::<B, T, 0>(blocks, &heads, x),
+                block_sums::<B, T, 1>(blocks, &heads, x),
+                block_sums::<B, T, 2>(blocks, &heads, x),
+                block_sums::<B, T, 3>(blocks, &heads, x),
+            ];
+            (heads, sums)
+        };
         let twice = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
-        let d_a = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(load_4_f32(x[t].d)), twice);
-        let scale = avx2::to_array(_mm256_mul_ps(heads.d, d_a));
-        if B::FLOAT_MINS {
-            let min_sum = to_floats(first_of_quarters(min_sums(&heads, x[t].bsums)));
-            for i in 0..n {
-                acc[t] = scale[2 * i].mul_add(sum[i], acc[t]);
-                acc[t] = (-scale[2 * i + 1]).mul_add(min_sum[i], acc[t]);
-            }
+        let scales = array!(T, |t| {
+            let d_a = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(load_4_f32(x[t].d)), twice);
+            avx2::to_array(_mm256_mul_ps(heads.d, d_a))
+        });
+        let sums = array!(T, |t| to_floats(add_quarters(sum_quarters(array!(4, |i| sums[i][t])))));
+        let min_sums = if B::FLOAT_MINS {
+            Some(array!(T, |t| to_floats(first_of_quarters(min_sums(&heads, x[t].bsums)))))
         } else {
-            for i in 0..n {
-                acc[t] = scale[2 * i].mul_add(sum[i], acc[t]);
+            None
+        };
+        Terms { scales, sums, min_sums }
+    }
+
+    /// Adds those of super-block `i`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn add(&self, i: usize, acc: &mut [f32; T]) {
+        for t in 0..T {
+            acc[t] = self.scales[t][2 * i].mul_add(self.sums[t][i], acc[t]);
+            if let Some(min_sums) = &self.min_sums {
+                acc[t] = (-self.scales[t][2 * i + 1]).mul_add(min_sums[t][i], acc[t]);
             }
         }
     }

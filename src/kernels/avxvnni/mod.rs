@@ -142,6 +142,13 @@ impl<B: Block> BlockKernel<16> for Blocks32<B> {
         // SAFETY: the caller vouches for the CPU.
         unsafe { avx2::blocks32_dots::<B, Vnni, T>(weights, x) }
     }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    unsafe fn short_rows(tile: &Tile<'_>, x: &[Q8_0Row<'_>], out: &mut OutTile<'_>) -> usize {
+        // SAFETY: the caller vouches for the CPU.
+        unsafe { avx2::blocks32_short_rows::<B, Vnni>(tile, x, out) }
+    }
 }
 
 /// The same for all formats of a kind, and compiled once for them.
