@@ -33,6 +33,8 @@ ROWS = [
     Row("llama-4g", "llama-8b", 4, 16, 24),
     Row("fine-moe-2g", "fine-moe", 2, 16, 24),
     Row("qwen3-3g", "qwen3-30b-a3b", 3, 16, 24),
+    Row("qwen36-8g", "qwen3.6-35b-a3b", 8, 16, 24),
+    Row("deepseek-6g", "deepseek-v3", 6, 16, 24),
     Row("prefill-12g", "mixtral-8x7b", 12, 512, 1, phase="prefill"),
 ]
 
