@@ -6,6 +6,7 @@
     scripts/differential.py qwen3 --seed 17 --count 1        one again, by the seed that its line names
     scripts/differential.py gpt-oss --weights q8_0:mxfp4     quantised; experts in a format of their own
     scripts/differential.py qwen3 --break                    canary: one key changed must fail each
+    scripts/differential.py qwen35moe --mtp                  blocks of multi-token prediction too
     scripts/differential.py qwen3 --reference-only           whether llama.cpp loads the models
     scripts/differential.py --self-test [FAMILY..]           without any program
 
@@ -19,9 +20,10 @@ with ggml's row (`--same-roundings`) and the rows are counted. Prompts that come
 are drawn again. Prints a line a configuration, and ends with 1 where one failed; its model, ids and reference
 are kept.
 """
-import argparse, json, shutil, subprocess, sys, tempfile
+import argparse, json, shutil, subprocess, sys, tempfile, zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count, islice
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,10 +46,22 @@ LAYER_NORM = 1e-13
 # them are not 0 and one lies at a boundary, a token's row goes as far as that. wayinfer's bound for such a
 # product, which is of many rows, tells it from others. Measured: 2.1e-8.
 UNNAMED_GELU, OF_ROWS = 1e-7, 7.6e-10
+# Lightning attention token by token is further from ggml's, which takes the decays of a whole prompt at once,
+# the longer the prompt. Measured: 7.0e-12, of 269 tokens.
+LIGHTNING = 5e-11
+# A recurrence whose queries, keys and values ggml gives no names (Ling 3's) is judged together with their
+# products, convolutions and norms. Measured, of one token: 1.03e-12.
+RECURRENCE = 2e-12
+# ggml takes the logarithm of 1 + exp(x), which leaves nothing of x below -16; its root is far more than that of
+# an error: the scores of experts by the root of softplus. Measured: 3.3e-11.
+SQRT_SOFTPLUS = 3e-10
 # A product of so few values (a router's or a gate's, of one token), or a softplus, may be small as its terms cancel,
 # while the error goes with the terms: it is judged by the energy that the node's values have in all passes.
 # In a free run so is every node, for some hand on what a product gave.
 FEW = 16
+# Nodes of a block of multi-token prediction that both name alike.
+BLOCK_NODES = {"mtp_tok_embd", "mtp_enorm", "mtp_hnorm", "mtp_concat", "mtp_eh_proj", "h_nextn",
+               "mtp_shared_head_norm", "result_output"}
 KEPT = 3  # failed configurations of a family, at most
 
 
@@ -59,6 +73,7 @@ class Outcome:
     problems: list[str] = field(default_factory=list)
     beyond: bool = False  # a comparison found nodes beyond tolerance
     worst: tuple[float, str] = (0.0, "")
+    block: tuple[float, str] = (-1.0, "")  # the same of nodes of the block of multi-token prediction
     # By kind of node: the largest isolated error over its bound.
     strain: dict[str, float] = field(default_factory=dict)
     substituted: int = 0   # rows that were rounded otherwise
@@ -129,6 +144,12 @@ def isolated_bound(node, kv):
         return CACHE_F16 if kv == "f16" else bound
     if node["kind"] in ("product", "product_gelu") and bound == OF_ROWS:
         return UNNAMED_GELU
+    if node["kind"] == "linear_attention":
+        return LIGHTNING
+    if node["kind"] == "recurrence":
+        return max(bound, RECURRENCE)
+    if node["kind"] == "softplus" and node["name"] == "ffn_moe_probs":
+        return SQRT_SOFTPLUS
     return max(bound, LAYER_NORM) if node["kind"] == "layer_norm" else bound
 
 
@@ -177,6 +198,47 @@ def say_beyond(outcome, what, report, beyond):
     outcome.extra.update(bare(name) for name in report["only_subject"])
 
 
+def has_block(family, config):
+    """Whether a model of it has a block of multi-token prediction that llama.cpp runs."""
+    latent = config.get("absorbed", True) and config.get("q_rank", 1) and not config.get("temp_scale")
+    whole = family.name not in ("hy_v3", "cohere2moe") or config.rot == config.head
+    fused = family.name != "mimo2" or config.fused
+    return config.get("nextn") == 1 and config.get("next_token", True) and latent and whole and fused
+
+
+def own_tensors(seed):
+    """What such a block has of its own instead of the model's."""
+    rng = np.random.default_rng([seed, zlib.crc32(b"nextn")])
+    return [name for name in ("shared_head_norm", "shared_head_head", "embed_tokens") if rng.random() < 0.5]
+
+
+def judge_block(outcome, ours, folder, options):
+    """Compares the nodes of the block, in a free run, as far as both sides have them."""
+    ids = folder / "ids"
+    np.array(json.loads((folder / "prompts.json").read_text())["p"], "<u4").tofile(ids)
+    kept = folder / "block.safetensors"
+    done = run([options.wayinfer, "trace", "-m", ours, "--mtp", "--ids-file", ids, "--kv", options.kv,
+                "--save", kept])
+    if done.returncode:
+        outcome.problems.append(f"block: {last_line(done.stderr)}")
+        return
+    reference, subject = tensors_of(folder / "p.mtp.safetensors"), tensors_of(kept)
+    names = [name for name in reference if name in subject and name.startswith("prefill/")
+             and bare(name) in BLOCK_NODES]
+    if "prefill/result_output#0" not in names or not any("mtp_eh_proj" in name for name in names):
+        outcome.problems.append(f"block: only {names} are there on both sides")
+        return
+    for name in names:
+        a, b = reference[name].astype(np.float64), subject[name].astype(np.float64)
+        b = b.reshape(a.shape)
+        error = float(np.square(a - b).sum() / max(np.square(a).sum(), 1e-30))
+        if not error <= outcome.block[0]:
+            outcome.block = (error, bare(name))
+        if not error <= FREE[options.kv]:
+            outcome.beyond = True
+            outcome.problems.append(f"block: {name}: {error}, allowed {FREE[options.kv]}")
+
+
 def run(command):
     return subprocess.run([str(part) for part in command], capture_output=True, text=True)
 
@@ -193,7 +255,7 @@ def capture(family, config, d, options, folder):
         steps = d.between(1, 4)
         done = run([REFERENCE, "capture", "-m", folder / "model.gguf", "--prompts", prompts, "--out", folder,
                     "--kv", options.kv, "--steps", steps, "--greedy", steps + 1,
-                    *["--flash"] * config.get("flash", False)])
+                    *["--flash"] * config.get("flash", False), *["--mtp"] * options.mtp])
         if done.returncode:
             return None, f"the reference: {last_line(done.stderr)}"
         nodes = tensors_of(golden)
@@ -202,7 +264,8 @@ def capture(family, config, d, options, folder):
             masked = is_of_positions(name)
             if values.dtype == np.float32 and not masked and not np.isfinite(values).all():
                 return None, f"the reference: {name} is not finite"
-        if nearest_tie(nodes, config) >= NEAR:
+        block = tensors_of(folder / "p.mtp.safetensors") if options.mtp else {}
+        if min(nearest_tie(nodes, config), nearest_tie(block, config)) >= NEAR:
             return golden, len(ids)
     return None, "twenty prompts came near a tie"
 
@@ -216,6 +279,8 @@ def differ(family, seed, options, folder):
     """One configuration."""
     d = Draw(seed, block_of(options.weights))
     config = family.draw(d)
+    if options.mtp:
+        config = config.but(nextn_own=own_tensors(seed))
     (folder / "config.json").write_text(json.dumps(config) + "\n")
     golden, said = capture(family, config, d, options, folder)
     if golden is None:
@@ -229,6 +294,8 @@ def differ(family, seed, options, folder):
         families.write(broken(families.build(family, config, options.weights), options.breaks), ours)
     exact = options.weights.upper() == "F32" and options.kv == "f32"
     energies = Energies(tensors_of(golden))
+    if options.mtp:
+        judge_block(outcome, ours, folder, options)
     ways = {"free": ["--tolerance", str(FREE[options.kv]), *([] if exact else ["--same-roundings"])],
             "isolated": ["--isolate"]}
     for what, more in ways.items():
@@ -268,6 +335,10 @@ def broken(model, key):
 def of_family(family, options):
     """All configurations of a family; returns whether they are as they should be."""
     kept, good, seeds = 0, 0, range(options.seed, options.seed + options.count)
+    if options.mtp:
+        drawn = (seed for seed in count(options.seed)
+                 if has_block(family, family.draw(Draw(seed, block_of(options.weights)))))
+        seeds = list(islice(drawn, options.count))
 
     def one(seed):
         folder = Path(tempfile.mkdtemp(prefix=f"{family.name}-{seed}-"))
@@ -284,6 +355,7 @@ def of_family(family, options):
                 failed, state = (False, "tripped") if outcome.beyond else (True, "NOT TRIPPED")
             good += not failed
             worst = f", worst {outcome.worst[0]:.1e} {outcome.worst[1]}" if outcome.worst[1] else ""
+            worst += f", block {outcome.block[0]:.1e} {outcome.block[1]}" if outcome.block[1] else ""
             if outcome.substituted:
                 worst += f", {outcome.substituted} rows rounded otherwise"
             print(f"{family.name} seed {outcome.seed}: {outcome.text}: {state}{worst}")
@@ -308,6 +380,9 @@ def summary(family, outcomes, good, options):
     worst = max(outcomes, key=lambda outcome: outcome.worst[0]).worst
     if worst[1]:
         lines[0] += f"; the worst NMSE of a free run is {worst[0]:.1e} at {worst[1]}"
+    block = max(outcome.block for outcome in outcomes)
+    if block[1]:
+        lines[0] += f"; of a block {block[0]:.1e} at {block[1]}"
     strain = {}
     for outcome in outcomes:
         for kind, error in outcome.strain.items():
@@ -415,6 +490,8 @@ def main():
     a.add_argument("--jobs", type=int, default=1)
     a.add_argument("--break", dest="breaks", nargs="?", const="all", metavar="KEY",
                    help="change a key (RoPE's bases) by 1 %% in the model that wayinfer reads")
+    a.add_argument("--mtp", action="store_true",
+                   help="of configurations that have a block of multi-token prediction, its nodes too")
     a.add_argument("--reference-only", action="store_true")
     a.add_argument("--self-test", action="store_true")
     o = a.parse_args()

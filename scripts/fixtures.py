@@ -71,7 +71,7 @@ FIXTURES = {
     "dense-bf16": (SMALL, "BF16", None),
     "dense-q8_0": (replace(SMALL, embd=96, ffn=128), "Q8_0", None),
     "dense-q4_k_m": (DENSE, "Q4_K_M", None),
-    "dense-q5_k_m": (DENSE, "Q5_K_M", None),
+    "dense-q5_k_m": (replace(DENSE, layers=1), "Q5_K_M", None),
     "moe-q4_k_m": (MOE, "Q4_K_M", None),
     "moe-per-expert-q4_k_m": (MOE, "Q4_K_M", "split experts"),
     "moe-router-f16-q4_k_m": (replace(MOE, router=F16), "Q4_K_M", None),

@@ -36,8 +36,8 @@ LENGTHS = {PROMPTS: (24, 310, {"short": 7, "long": 43}),
            FAMILY_PROMPTS: (29, 100, {"long": 37, "deep": 149})}
 # Which rows of a prompt's nodes are kept.
 ROWS = {"short": "all", "long": "edges", "deep": "ends"}
-# The first and last rows alone of these, which have many layers or wide nodes.
-FEW = {"exaone4", "deepseek32", "glm-dsa", "gemma3n", "gemma4", "gemma4-moe"}
+# The first and last rows alone of these, which have many layers or wide nodes, and one decode step.
+FEW = {"exaone4", "deepseek32", "deepseek4", "glm-dsa", "gemma3n", "gemma4", "gemma4-moe"}
 # The long prompt alone of these: the short one's nodes are those of a model beside it.
 LONG = {"dense-f16", "dense-bf16", "odd-q8_0"}
 # Captured once more with a KV cache in F16, the first prompt alone.
@@ -106,7 +106,7 @@ def capture(name, model, prompts, out, wanted=("short", "long"), config=families
         rows = "ends" if name in FEW else "edges" if name == DEMO else ROWS[prompt]
         file = f"golden/{name}/{prompt}{suffix}.safetensors"
         # Of positions that are chosen, ties are looked for in every step.
-        steps = [GREEDY - 1] * ("top_k" in config) + [STEPS[prompt]]
+        steps = [GREEDY - 1] * ("top_k" in config) + [1 if name in FEW else STEPS[prompt]]
         for steps in steps:
             reference("capture", "--model", model, "--prompts", out / prompts, "--out", out / "golden" / name,
                       "--only", prompt, "--kv", kv, f"--suffix={suffix}", "--rows", rows,

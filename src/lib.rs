@@ -6,7 +6,7 @@
 //! 1. [`gguf`] FILE: bytes to a directory of metadata and tensors
 //! 2. [`quant`] FORMATS: block layouts, decoding, activation quantisers, scalar dots
 //! 3. [`kernels`] COMPUTE: kernel sets by instruction set, best first
-//! 4. [`store`] RESIDENCY: where a weight's bytes are
+//! 4. [`store`] RESIDENCY: where a weight's bytes are; its `os` asks the operating system for all layers
 //! 5. [`text`] TEXT: tokenizers and chat templates
 //! 6. [`model`] MODEL: parts, families made of them, states of sequences, forward pass, observer
 //! 7. [`engine`] ENGINE: passes over sequences, sampling, speculation

@@ -3,6 +3,8 @@
 //! between two nodes of the forward pass.
 
 mod common;
+#[path = "canaries/compressed.rs"]
+mod compressed;
 #[path = "canaries/delta_nets.rs"]
 mod delta_nets;
 #[path = "canaries/faults.rs"]
@@ -11,10 +13,14 @@ mod faults;
 mod gates_and_side_by_side;
 #[path = "canaries/gemma.rs"]
 mod gemma;
+#[path = "canaries/kimi_k3.rs"]
+mod kimi_k3;
 #[path = "canaries/kin.rs"]
 mod kin;
 #[path = "canaries/latent.rs"]
 mod latent;
+#[path = "canaries/lightning.rs"]
+mod lightning;
 #[path = "canaries/routers_and_scales.rs"]
 mod routers_and_scales;
 #[path = "canaries/state_spaces.rs"]

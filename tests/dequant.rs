@@ -205,7 +205,7 @@ fn differences_and_where_they_are() {
         "dequant",
         "-m",
         "dense-q4_k_m.gguf",
-        "blk.1.ffn_up.weight",
+        "blk.0.ffn_up.weight",
         "--compare",
         "dense-q5_k_m.gguf",
         "--json",

@@ -1,6 +1,8 @@
 //! The formats' gate: every format against what ggml computed, every kernel set against the scalar dots; and that the
 //! gate trips on the faults that kernels have.
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -30,7 +32,7 @@ static POOLS: LazyLock<Vec<ThreadPool>> = LazyLock::new(|| thread_pools().expect
 fn kernel_sets() -> Vec<&'static Kernels> {
     let sets: Vec<_> = Kernels::available().collect();
     println!("kernel sets: {}", sets.iter().map(|s| s.isa().name()).collect::<Vec<_>>().join(", "));
-    Kernels::unavailable().for_each(|why| println!("skipped: {why}"));
+    Kernels::unavailable().for_each(|why| common::say(&format!("skipped: {why}")));
     sets
 }
 

@@ -51,7 +51,7 @@ fn a_real_model_tells_the_story_that_peers_tell() {
                 ["-p", "Once upon a time", "--greedy", "-n", "50", "--isa", isa, "-t", threads, "--kv", kv];
             let output = run(&[&["generate", "-m", model, "--json"], &args[..]].concat());
             if isa == "avx2" && String::from_utf8_lossy(&output.stderr).contains("this CPU lacks") {
-                println!("skipped: this CPU has no AVX2");
+                common::say("skipped: this CPU has no AVX2");
                 continue;
             }
             let report = json(&output);
@@ -156,9 +156,10 @@ fn speculation_says_what_it_did() {
     let stderr = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
     let forced = stderr(&with(&["--speculate", "8", "--ignore-eos"]));
     assert!(forced.contains(" passes, ") && forced.contains(" drafted accepted | "), "{forced}");
-    for quiet in [&[][..], &["--speculate", "auto"], &["--speculate", "off"]] {
-        assert!(!stderr(&with(quiet)).contains("accepted"), "a model that is not streamed");
-    }
+    assert!(!stderr(&with(&["--speculate", "off"])).contains("accepted"));
+    // Nothing is drafted before a pass was measured.
+    let two = ["generate", "-m", "demo-q4_k_m.gguf", "-p", "one two", "-n", "2", "--greedy"];
+    assert!(!stderr(&run(&two)).contains("accepted"));
     // What each token was drawn from is the same as well.
     let debug = |mode| {
         let said = stderr(&with(&["--speculate", mode, "--debug", "--ignore-eos"]));
@@ -190,6 +191,48 @@ fn ids_and_standard_input_are_prompts_too() {
     let given = generate("dense-q8_0.gguf", &["-p", "hello\n", "-n", "1", "--greedy"]);
     assert_eq!(piped["prompt_ids"], given["prompt_ids"]);
     assert_eq!(piped["ids"], given["ids"]);
+}
+
+/// A prompt that is missing is said to be, and not made up for.
+#[test]
+fn an_empty_standard_input_is_no_prompt() {
+    for command in ["generate", "trace"] {
+        // The program's standard input is empty here.
+        let output = run(&[command, "-m", "dense-q8_0.gguf"]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains("error: no prompt: standard input is empty\nhint: give -p"), "{stderr}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+/// What nobody reads does not end the run.
+#[test]
+fn a_stderr_that_is_closed_ends_nothing() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_wayinfer"))
+        .current_dir(fixtures())
+        .args(["generate", "-m", "dense-q8_0.gguf", "-p", "a", "-n", "300", "--ignore-eos", "--debug"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut stderr = child.stderr.take().expect("a pipe");
+    std::io::Read::read_exact(&mut stderr, &mut [0; 8]).expect("some of what it says");
+    drop(stderr);
+    assert_eq!(child.wait().expect("its end").code(), Some(0));
+}
+
+/// The memory of the process, not that of the one that started it.
+#[test]
+fn the_peak_is_the_program_s_own() {
+    const OURS: usize = 512 << 20;
+    let ours = std::hint::black_box(vec![1u8; OURS]);
+    let report = generate("dense-q8_0.gguf", &["-p", "a", "-n", "1"]);
+    let peak = report["peak_rss_bytes"].as_u64();
+    assert_eq!(ours[OURS / 2], 1);
+    assert!(!cfg!(target_os = "linux") || peak.is_some(), "{report}");
+    assert!(peak.is_none_or(|peak| peak > 1 << 20 && peak < OURS as u64 / 4), "{report}");
 }
 
 /// What this CPU lacks, and what this build does, is refused by name.
@@ -261,12 +304,12 @@ fn awkward_uses_end_in_an_error_that_says_what_is_wrong() {
         (
             &["generate", "-p", "a", "-m", "model.bin", "--speculate", "16"],
             2,
-            "auto, off and 1 to 15 are known",
+            "auto, off, mtp, mtp:1 to mtp:15 and 1 to 15 are known",
         ),
         (
             &["generate", "-p", "a", "-m", "model.bin", "--speculate", "-1"],
             2,
-            "auto, off and 1 to 15 are known",
+            "auto, off, mtp, mtp:1 to mtp:15 and 1 to 15 are known",
         ),
         (&["generate", "-p", "a", "-m", "model.bin", "--stop", ""], 2, "a value is required for '--stop"),
         (&["bench", "model.bin", "-p", "1000000000000"], 1, "of them for the KV cache"),

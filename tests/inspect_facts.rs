@@ -85,6 +85,22 @@ fn awkward_tables_fit_and_are_safe_to_print() {
 
 // ---- JSON ------------------------------------------------------------------------------------------------------------
 
+/// JSON is for programs, and still shown on terminals.
+#[test]
+fn json_is_safe_to_print() {
+    let text = "del \x7f c1 \u{9b}31m turned \u{202e}";
+    let file = small_model().kv("general.description", text).kv("a.\u{9b}.key", 1u32);
+    let dir = tempfile::tempdir().unwrap();
+    file.write(&dir.path().join("model.gguf"));
+    for args in [&["--json"][..], &["--json", "--kv", "general.description"]] {
+        let output = wayinfer(dir.path(), 100, &[&["inspect", "model.gguf"], args].concat());
+        let shown = std::str::from_utf8(&output.stdout).unwrap();
+        assert!(shown.contains("\\u007f") && !shown.contains(['\x7f', '\u{9b}', '\u{202e}']), "{shown}");
+        let value: serde_json::Value = serde_json::from_str(shown).unwrap();
+        assert!(value.to_string().contains(text), "{value}");
+    }
+}
+
 #[test]
 fn json_is_exact() {
     let value = json(&awkward(), &["--arrays", "--no-tensors"]);

@@ -25,6 +25,7 @@ const FIXTURES: &[&str] = &[
     "deepseek2",
     "deepseek2-lite",
     "deepseek32",
+    "deepseek4",
     "glm-dsa",
     "minimax-m3",
     "gemma3n",
@@ -187,7 +188,7 @@ fn a_rewound_sequence_is_as_new() {
 #[test]
 fn large_models_too() {
     let Some(paths) = std::env::var_os("WAYINFER_BIG_MODELS") else {
-        println!("skipped: WAYINFER_BIG_MODELS is not set");
+        common::say("skipped: WAYINFER_BIG_MODELS is not set");
         return;
     };
     for path in std::env::split_paths(&paths) {

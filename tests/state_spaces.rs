@@ -1,10 +1,10 @@
-//! Models whose layers carry a state from token to token: the same bits however a text is cut into passes,
+//! Models whose layers carry a state from token to token, or compress keys of several: the same bits however a text is cut into passes,
 //! whoever else is in a pass, and wherever a sequence goes back to.
 
 mod common;
 
 use common::runs::{bits, load, options_of};
-use common::{delta_nets, state_spaces};
+use common::{deepseek4, delta_nets, state_spaces};
 use wayinfer::engine::{Engine, EngineOptions, Feed, Sequence};
 use wayinfer::kernels::{Isa, Kernels};
 use wayinfer::model::{KvType, Logits, Model};
@@ -16,7 +16,8 @@ const CONTEXT: usize = 600;
 /// Runs a test on a model of each family.
 fn with_models(test: impl Fn(&str, &Model)) {
     let dir = tempfile::TempDir::new().expect("a folder");
-    for (name, builder) in state_spaces::all().into_iter().chain(delta_nets::all()) {
+    let compressed = [("deepseek4", deepseek4::deepseek4())];
+    for (name, builder) in state_spaces::all().into_iter().chain(delta_nets::all()).chain(compressed) {
         let path = builder.write(&dir.path().join(format!("{name}.gguf")));
         test(name, &load(&path));
     }
@@ -68,6 +69,32 @@ fn prefill_in_any_batches_gives_the_bits_of_single_tokens() {
             }
         }
     });
+}
+
+/// The canary of compressed keys: what others are made of changes nothing before the first is whole, and
+/// everything from there on.
+#[test]
+fn compressed_keys_are_seen_once_they_are_whole() {
+    let dir = tempfile::TempDir::new().expect("a folder");
+    let text = tokens(0, 140);
+    let logits_of = |name: &str, spoilt: Option<&str>| {
+        let model = deepseek4::deepseek4();
+        let model = match spoilt {
+            Some(tensor) => model.values(tensor, |values| values.iter_mut().for_each(|v| *v = -*v)),
+            None => model,
+        };
+        let model = load(&model.write(&dir.path().join(name)));
+        let mut all = logits(&mut engine(&model, Isa::Scalar, 2, 512), &text);
+        all.truncate(text.len() * 16);
+        all
+    };
+    let sound = logits_of("sound.gguf", None);
+    for (i, (layer, ratio)) in deepseek4::RATIOS.into_iter().enumerate().skip(1).enumerate() {
+        let tensor = format!("blk.{layer}.attn_compressor_kv.weight");
+        let spoilt = logits_of(&format!("{i}.gguf"), Some(&tensor));
+        let same = sound.chunks(16).zip(spoilt.chunks(16)).take_while(|(a, b)| a == b).count();
+        assert_eq!(same, ratio as usize - 1, "layer {layer}");
+    }
 }
 
 /// Lengths of the sequences' texts: shorter than a convolution's window, around a page's end, over two pages.

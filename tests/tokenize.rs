@@ -170,7 +170,9 @@ fn every_text_of_every_vocabulary_has_its_ids_and_comes_back() {
 #[test]
 fn more_vocabularies_have_their_ids() {
     let Some(folder) = std::env::var_os(MORE_VOCABULARIES) else {
-        eprintln!("skipped: {MORE_VOCABULARIES} does not name a folder of scripts/text/vocabularies.py");
+        common::say(&format!(
+            "skipped: {MORE_VOCABULARIES} does not name a folder of scripts/text/vocabularies.py"
+        ));
         return;
     };
     assert!(!check_all(Path::new(&folder)).is_empty(), "no vocabulary in {folder:?}");

@@ -17,6 +17,8 @@ from . import vocabulary
 
 REFERENCE = Path(__file__).resolve().parents[1] / "ggml/target-portable/release/wayinfer-ggml"
 F16, F32 = np.float16, np.float32
+# Types that are written as they are; whole numbers are looked up.
+PLAIN = {"F32": F32, "F16": F16, "I32": np.int32}
 # Types that the package does not know by name yet.
 NEW_TYPES = {"Q2_0": 42}
 # Fields of a configuration that stand in a key as they are, where a family has them.
@@ -313,6 +315,12 @@ class Part:
         self.matrix("nextn.eh_proj", c.embd, 2 * c.embd)
         self.norm("nextn.enorm")
         self.norm("nextn.hnorm")
+        for own in c.get("nextn_own", []):
+            if own == "shared_head_norm":
+                self.norm("nextn." + own)
+            else:
+                std = 0.4 if own == "embed_tokens" else 3 * c.embd ** -0.5
+                self.matrix("nextn." + own, c.vocab, c.embd, std)
 
 
 def factors(rot, base, factor, low=1.0, high=4.0, original=64):
@@ -358,8 +366,8 @@ def write(model, path):
         w.add_key_value(name, value, gguf.GGUFValueType.UINT32 if kind == gguf.GGUFValueType.INT32 else kind)
     vocabulary.add(w, model.config.tokenizer, model.config.vocab)
     for name, (values, kind) in model.tensors.items():
-        if kind in ("F32", "F16"):
-            w.add_tensor(name, values.astype(F32 if kind == "F32" else F16))
+        if kind in PLAIN:
+            w.add_tensor(name, values.astype(PLAIN[kind]))
         else:
             data, ty = encode(values, kind)
             w.add_tensor(name, data, raw_shape=values.shape, raw_dtype=ty)

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::engine_args::{self, EngineArgs};
 use super::model_arg::ModelArg;
 use super::placement::{self, Residency, Traffic};
-use super::{CliError, InFile, output};
+use super::{CliError, InFile, output, safe_text};
 use crate::engine::{Engine, EngineError, Sequence};
 use crate::gguf::Gguf;
 use crate::kernels::{Isa, Kernels};
@@ -260,7 +260,7 @@ fn print(report: &Report, json: bool) -> Result<(), CliError> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     if json {
-        writeln!(out, "{}", serde_json::to_string(report)?)?;
+        safe_text::write_json(report, &mut out)?;
         return Ok(());
     }
     let rate = |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |r| format!("{r:.2}"));
@@ -276,7 +276,7 @@ fn print(report: &Report, json: bool) -> Result<(), CliError> {
     writeln!(
         out,
         "{} | {} | {} threads | load {:.2} s | peak RSS {rss} | medians of {}",
-        output::escape(&report.model),
+        safe_text::escape(&report.model),
         report.isa,
         report.threads,
         report.load_s,

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use super::number::Number;
-use super::{CliError, model_arg, output, output_file, tensor_arg};
+use super::{CliError, model_arg, output, output_file, safe_text, tensor_arg};
 use crate::gguf::Gguf;
 use crate::verify::{NpyWriter, Place, RowRange, Selection, TensorFileError, TensorWriter, WeightRows};
 
@@ -171,16 +171,14 @@ impl From<Place> for At {
 }
 
 fn print_json(value: &impl Serialize, out: &mut impl Write) -> Result<(), CliError> {
-    serde_json::to_writer(&mut *out, value).map_err(io::Error::from)?;
-    writeln!(out)?;
-    Ok(())
+    safe_text::write_json(value, out)
 }
 
 /// One row a line; or one JSON object with an array of rows, written as they come.
 fn print_values(selected: &Selected<'_>, json: bool, out: &mut impl Write) -> Result<(), CliError> {
     let (cols, mut column, mut first) = (selected.rows.cols(), 0, true);
     if json {
-        let header = serde_json::to_string(&selected.header())?;
+        let header = safe_text::json(&selected.header())?;
         write!(out, "{},\"values\":[", header.trim_end_matches('}'))?;
     }
     for chunk in selected.rows.chunks() {

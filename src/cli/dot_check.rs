@@ -44,8 +44,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     format: Option<String>,
 
-    /// Only this kernel set: scalar, avx2, avxvnni, avx512 or amx
-    #[arg(long, value_name = "SET")]
+    #[arg(long, value_name = "SET", help = format!("Only this kernel set: {}", Isa::names(" or ")))]
     isa: Option<Isa>,
 
     /// What ggml computed: a folder with a file a format, of which none may be missing [default:

@@ -6,8 +6,9 @@ use std::time::Instant;
 use clap::Args;
 use clap::builder::RangedI64ValueParser;
 
-use super::{CliError, model_arg};
-use crate::engine::{DEFAULT_BATCH, EngineOptions};
+use super::output::tell;
+use super::{CliError, model_arg, safe_text};
+use crate::engine::{DEFAULT_BATCH, EngineOptions, Speculation};
 use crate::gguf::{Gguf, Source};
 use crate::kernels::Isa;
 use crate::model::{KvType, Model, ModelError};
@@ -21,8 +22,7 @@ pub struct EngineArgs {
     #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = threads_parser())]
     pub threads: Option<u16>,
 
-    /// Kernel set: scalar, avx2, avxvnni, avx512 or amx [default: the best that this CPU has]
-    #[arg(long, value_name = "SET")]
+    #[arg(long, value_name = "SET", help = isa_help())]
     pub isa: Option<Isa>,
 
     /// Memory that the run may take in all, in GiB (12G) or MiB (800M) [default: what is available]. A model
@@ -52,6 +52,10 @@ impl EngineArgs {
             guess_experts: self.guess_experts,
         }
     }
+}
+
+fn isa_help() -> String {
+    format!("Kernel set: {} [default: the best that this CPU has]", Isa::names(" or "))
 }
 
 /// Sizes of memory below this are a unit forgotten.
@@ -95,9 +99,45 @@ pub struct Loaded {
 
 /// Opens and loads a model.
 pub fn load(source: Source<'_>) -> Result<Loaded, CliError> {
+    load_by(source, Model::load)
+}
+
+/// The same of a model that is to draft: with its block of multi-token prediction where that is asked for, or
+/// where drafts are to be what pays and the file has one.
+pub fn load_to_draft(source: Source<'_>, speculation: Speculation) -> Result<Loaded, CliError> {
+    load_by(source, |gguf| match speculation {
+        Speculation::Block(_) => Model::load_with_nextn(gguf),
+        Speculation::Auto if has_nextn(gguf) => load_with_what_drafts(gguf),
+        _ => Model::load(gguf),
+    })
+}
+
+fn has_nextn(gguf: &Gguf) -> bool {
+    gguf.tensors.iter().any(|tensor| tensor.name.ends_with(".nextn.eh_proj.weight"))
+}
+
+/// A model whose block is left aside where it cannot be used: nobody has asked for it.
+fn load_with_what_drafts(gguf: &Gguf) -> Result<Model, ModelError> {
+    let error = match Model::load_with_nextn(gguf) {
+        Ok(model) => return Ok(model),
+        Err(error) => error,
+    };
+    let model = Model::load(gguf)?;
+    if !matches!(error, ModelError::UnsupportedNextn { .. }) {
+        let error = error.to_string();
+        let error = safe_text::escape(&error);
+        tell!("warning: the block of multi-token prediction is left aside: {error}");
+    }
+    Ok(model)
+}
+
+fn load_by(
+    source: Source<'_>,
+    load: impl FnOnce(&Gguf) -> Result<Model, ModelError>,
+) -> Result<Loaded, CliError> {
     let started = Instant::now();
     let gguf = model_arg::open(source)?;
-    let model = Model::load(&gguf).map_err(|error| {
+    let model = load(&gguf).map_err(|error| {
         let hint = match &error {
             ModelError::UnknownArchitecture { .. } | ModelError::UnsupportedType { .. } => {
                 Some("`wayinfer inspect` shows what the file holds all the same")

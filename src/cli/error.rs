@@ -5,7 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::output::escape;
+use super::output::tell;
+use super::safe_text::escape;
 use crate::engine::EngineError;
 use crate::model::ForwardError;
 use crate::store::StoreError;
@@ -59,9 +60,9 @@ impl CliError {
             (self.file.as_ref().map(|path| format!("{}: ", path.display())), self.error.to_string());
         // What the files' own layers say names them already.
         let file = file.filter(|file| !error.starts_with(file)).unwrap_or_default();
-        eprintln!("error: {}", escape(&format!("{file}{error}")));
+        tell!("error: {}", escape(&format!("{file}{error}")));
         if let Some(hint) = &self.hint {
-            eprintln!("hint: {}", escape(hint));
+            tell!("hint: {}", escape(hint));
         }
         ExitCode::from(self.code)
     }
@@ -103,10 +104,10 @@ mod tests {
 
     #[test]
     fn an_error_of_another_part_is_not_put_on_the_first() {
-        let replaced = || StoreError::Replaced { path: "b.gguf".into() };
-        let engine = || EngineError::Forward(ForwardError::Store(replaced()));
+        let changed = || StoreError::Changed { path: "b.gguf".into() };
+        let engine = || EngineError::Forward(ForwardError::Store(changed()));
         let failures: [CliError; 3] =
-            [replaced().into(), engine().into(), VerifyError::Engine(engine()).into()];
+            [changed().into(), engine().into(), VerifyError::Engine(engine()).into()];
         for failure in failures {
             assert_eq!(failure.in_file(Path::new("a.gguf")).file, None);
         }

@@ -4,7 +4,6 @@ mod printer;
 mod prompt;
 mod status;
 
-use std::io::Write;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -17,13 +16,13 @@ use serde::Serialize;
 
 use super::engine_args::{self, EngineArgs};
 use super::model_arg::ModelArg;
+use super::output::tell;
 use super::placement::{self, Residency, Traffic};
 use super::sampling_args::SamplingArgs;
 use super::tokenizer_arg::TokenizerArg;
-use super::{CliError, InFile, output};
+use super::{CliError, InFile, output, safe_text};
 use crate::engine::{
-    Candidate, Engine, EngineError, EngineOptions, MAX_DRAFT, Sampler, Sequence, Speculation,
-    SpeculationStats,
+    Candidate, Engine, EngineError, EngineOptions, Sampler, Sequence, Speculation, SpeculationStats,
 };
 use crate::model::Model;
 use crate::store::peak_rss_bytes;
@@ -80,9 +79,10 @@ pub struct Args {
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
     stop: Vec<String>,
 
-    /// Draft tokens from what the text repeats and verify several in one pass, which changes no token: auto
-    /// (where a dense model is streamed from the disk), off, or up to N, at most 15, with any model
-    #[arg(long, value_name = "N", default_value = "auto", allow_negative_numbers = true)]
+    /// Draft tokens and verify several in one pass, which changes no token: up to N (at most 15) from what
+    /// the text repeats, mtp (or mtp:N) by the model's block of multi-token prediction, auto (whichever of
+    /// both pays, by measured times), off
+    #[arg(long, value_name = "MODE", default_value = "auto", allow_negative_numbers = true)]
     speculate: Speculation,
 
     /// Show the prompt's tokens and what each token was chosen from, on stderr
@@ -161,9 +161,9 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
         return Err(CliError::usage("--system is a part of a chat").hint("--chat makes the prompt one"));
     }
     let prompt = read_prompt(&args.prompt)?;
-    let mut loaded = engine_args::load(args.model.source())?;
+    let mut loaded = engine_args::load_to_draft(args.model.source(), args.speculate)?;
     if args.model.is_demo() {
-        eprintln!("the demo answers, a small model that is part of wayinfer; -m MODEL runs another");
+        tell!("the demo answers, a small model that is part of wayinfer; -m MODEL runs another");
     }
     let path = args.model.path();
     let tokenizer = args.tokenizer.tokenizer(&loaded.gguf)?;
@@ -179,12 +179,13 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     }
     if context > loaded.model.spec().context {
         let trained = loaded.model.spec().context;
-        eprintln!("warning: a context of {context} tokens, where the model was trained for {trained}");
+        tell!("warning: a context of {context} tokens, where the model was trained for {trained}");
     }
-    let options = EngineOptions { drafts: args.speculate.most(), ..args.engine.options(context) };
-    placement::settle(&mut loaded, &args.engine, std::slice::from_ref(&options), 1 + MAX_DRAFT)?;
+    let drafts = args.speculate.most(loaded.model.spec());
+    let options = EngineOptions { drafts, ..args.engine.options(context) };
+    placement::settle(&mut loaded, &args.engine, std::slice::from_ref(&options), 1 + drafts)?;
     if let Some(plan) = loaded.model.store().plan().filter(|plan| !plan.is_mapped()) {
-        eprintln!("{}", placement::line(plan, loaded.model.store().reads_directly()));
+        tell!("{}", placement::line(plan, loaded.model.store().reads_directly()));
     }
     let mut engine = open_engine(&loaded.model, &options)?;
     let mut sequence = engine.sequence();
@@ -194,7 +195,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
 
     let config = args.sampling.config(args.model.is_demo());
     let seed = config.seed;
-    let mut sampler = Sampler::new(config);
+    let mut sampler = Sampler::new(config)?;
     if args.ignore_eos {
         let vocab = 0..loaded.model.spec().vocab as u32;
         sampler.ban(vocab.filter(|&id| tokenizer.is_end_of_generation(id)));
@@ -252,11 +253,11 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
             peak_rss_bytes: peak_rss_bytes(),
             residency: Residency::new(&loaded.model, Some(prefill_traffic), Some(decode_traffic.clone())),
         };
-        writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?)?;
+        safe_text::write_json(&report, &mut std::io::stdout())?;
     }
     statistics(&timings, &speculation, seed, &engine);
     if decoded > 0 && loaded.model.store().plan().is_some_and(|plan| !plan.is_mapped()) {
-        eprintln!("decode: {}", decode_traffic.line());
+        tell!("decode: {}", decode_traffic.line());
     }
     Ok(if stop == StopReason::Interrupted { 130.into() } else { 0.into() })
 }
@@ -281,16 +282,15 @@ fn watch_interrupts() -> Result<Arc<AtomicBool>, CliError> {
 }
 
 fn show_prompt(tokenizer: &Tokenizer, ids: &[u32], engine: &Engine<'_>) {
-    eprintln!("debug: kernels {}, {} threads, context {}", engine.isa(), engine.threads(), engine.context());
+    tell!("debug: kernels {}, {} threads, context {}", engine.isa(), engine.threads(), engine.context());
     for (i, &id) in ids.iter().enumerate() {
-        eprintln!("debug: prompt {i}: {id} {}", shown(tokenizer, id));
+        tell!("debug: prompt {i}: {id} {}", shown(tokenizer, id));
     }
 }
 
 /// A token's text, quoted, with nothing that could move the cursor.
 fn shown(tokenizer: &Tokenizer, id: u32) -> String {
-    let bytes = tokenizer.piece(id, true).unwrap_or_default();
-    format!("{:?}", String::from_utf8_lossy(bytes))
+    format!("\"{}\"", safe_text::escape_bytes(tokenizer.piece(id, true).unwrap_or_default()))
 }
 
 /// The tokens of a text.
@@ -349,7 +349,7 @@ fn show_choice(tokenizer: &Tokenizer, i: usize, chosen: Candidate, from: &[Candi
         .take(5)
         .map(|c| format!("{} {} {:.3}", c.id, shown(tokenizer, c.id), c.probability))
         .collect();
-    eprintln!("debug: token {i}: {} {} of [{}]", chosen.id, shown(tokenizer, chosen.id), others.join(", "));
+    tell!("debug: token {i}: {} {} of [{}]", chosen.id, shown(tokenizer, chosen.id), others.join(", "));
 }
 
 fn statistics(t: &Timings, speculation: &SpeculationStats, seed: u64, engine: &Engine<'_>) {
@@ -359,7 +359,7 @@ fn statistics(t: &Timings, speculation: &SpeculationStats, seed: u64, engine: &E
         0 => String::new(),
         _ => format!(" in {passes} passes, {accepted} of {drafted} drafted accepted"),
     };
-    eprintln!(
+    tell!(
         "load {:.2} s | prefill {} tokens, {} tok/s | decode {} tokens, {} tok/s{drafts} | peak RSS {} | {} x {} | seed {seed}",
         t.load_s,
         t.prefill_tokens,

@@ -15,7 +15,8 @@ use globset::GlobMatcher;
 
 use super::engine_args::memory_size;
 use super::model_arg::ModelArg;
-use super::{CliError, output};
+use super::{CliError, output, safe_text};
+use crate::engine::Speculation;
 use crate::gguf::{Array, Gguf, TensorInfo, Value};
 use summary::Summary;
 
@@ -53,6 +54,11 @@ pub struct Args {
     /// available]
     #[arg(long, value_name = "SIZE", value_parser = memory_size, requires = "plan")]
     ram: Option<u64>,
+
+    /// With --plan: what is to be drafted, as `generate` has it: auto and mtp load the block of multi-token
+    /// prediction where the file has one
+    #[arg(long, value_name = "MODE", default_value = "auto", allow_negative_numbers = true)]
+    speculate: Speculation,
 
     /// With --plan: the context in tokens [default: the model's, at most 4096]
     #[arg(short = 'c', long, value_name = "N", allow_negative_numbers = true, requires = "plan")]
@@ -132,7 +138,7 @@ fn print_value(gguf: &Gguf, key: &str, json: bool, out: &mut impl Write) -> Resu
     }
     match value {
         Value::Text(text) if io::stdout().is_terminal() => {
-            writeln!(out, "{}", output::escape_lines(&text.to_lossy()))?;
+            writeln!(out, "{}", safe_text::escape_lines(&text.to_lossy()))?;
         }
         Value::Text(text) => {
             out.write_all(&text.0)?;
@@ -140,7 +146,7 @@ fn print_value(gguf: &Gguf, key: &str, json: bool, out: &mut impl Write) -> Resu
         }
         Value::Array(Array::Texts(texts)) => {
             for text in texts.iter() {
-                writeln!(out, "{}", output::escape(&String::from_utf8_lossy(text)))?;
+                writeln!(out, "{}", safe_text::escape(&String::from_utf8_lossy(text)))?;
             }
         }
         Value::Array(Array::Packed(values)) => {

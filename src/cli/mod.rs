@@ -1,5 +1,6 @@
 //! FACE: the command line. One file a subcommand, each with its `Args` and a `run`; the only layer
 //! that knows the terminal.
+#![deny(clippy::print_stderr, clippy::print_stdout)] // they panic where nobody reads any more
 
 mod bench;
 mod dequant;
@@ -15,6 +16,7 @@ mod output;
 mod output_file;
 mod placement;
 mod render_chat;
+mod safe_text;
 mod sampling_args;
 mod tensor_arg;
 mod tokenize;

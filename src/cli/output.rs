@@ -1,9 +1,8 @@
-//! What subcommands share in printing: tables that fit the terminal, sizes and counts for people,
-//! strings from files made safe to show.
+//! What subcommands share in printing: tables that fit the terminal, sizes and counts for people.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
-use std::io::{self, IsTerminal};
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
@@ -32,54 +31,6 @@ pub fn new_table(header: &[&str], numbers: &[usize]) -> Table {
         }
     }
     table
-}
-
-/// A string from a file as it may be shown: what would move the cursor, change colours or the
-/// direction of text, or hide itself is written as an escape.
-pub fn escape(text: &str) -> Cow<'_, str> {
-    escape_where(text, is_unsafe)
-}
-
-/// Text that a model wrote as a terminal may show it: what would move the cursor or change colours is written
-/// as an escape, but for line ends and tabs. Marks that scripts and emoji need stay.
-pub fn escape_controls(text: &str) -> Cow<'_, str> {
-    escape_where(text, |c| c.is_control() && !matches!(c, '\n' | '\t'))
-}
-
-fn escape_where(text: &str, is_unsafe: impl Fn(char) -> bool) -> Cow<'_, str> {
-    if !text.chars().any(&is_unsafe) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        match c {
-            c if !is_unsafe(c) => out.push(c),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c => {
-                let _ = write!(out, "\\u{{{:x}}}", c as u32); // a String takes all that is written
-            }
-        }
-    }
-    Cow::Owned(out)
-}
-
-/// Like [`escape`] for text of several lines: line ends and tabs stay.
-pub fn escape_lines(text: &str) -> String {
-    text.split_inclusive(['\n', '\t'])
-        .map(|line| match line.strip_suffix(['\n', '\t']) {
-            Some(body) => format!("{}{}", escape(body), &line[body.len()..]),
-            None => escape(line).into_owned(),
-        })
-        .collect()
-}
-
-/// Controls (C0, DEL, C1), marks that turn the direction of text, other line ends, what has no width.
-fn is_unsafe(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// Cuts at the end, with `…` for what is left out, to at most `width` columns.
@@ -118,6 +69,20 @@ fn prefix(text: &str, width: usize) -> &str {
         }
     }
     text
+}
+
+/// Writes a line to stderr, as `eprintln!` does; see [`tell`].
+macro_rules! tell {
+    ($($what:tt)*) => {
+        $crate::cli::output::write_to_stderr(format_args!($($what)*))
+    };
+}
+pub(super) use tell;
+
+/// Writes a line to stderr, whole. Where nobody reads it any more the run goes on: what it tells is not what
+/// it is for.
+pub fn write_to_stderr(line: fmt::Arguments<'_>) {
+    let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
 }
 
 /// What a line on stderr begins with while text goes to stdout: a line end, where both are the same terminal.
@@ -222,17 +187,6 @@ mod tests {
         let plain = [0.0, 1.0, -2.03125, 0.000123, 99999.6].map(four);
         assert_eq!(plain, ["0.000", "1.000", "-2.031", "0.0001230", "100000"]);
         assert_eq!([1e-5, 3e38, f64::INFINITY, f64::NAN].map(four), ["1.000e-5", "3.000e38", "inf", "NaN"]);
-    }
-
-    #[test]
-    fn no_control_reaches_the_terminal() {
-        assert_eq!(escape("plain ▁é漢"), "plain ▁é漢");
-        assert_eq!(
-            escape("a\x1b[31mb\x07\u{9b}\u{202e}\r\n\t"),
-            "a\\u{1b}[31mb\\u{7}\\u{9b}\\u{202e}\\r\\n\\t"
-        );
-        assert_eq!(escape_lines("a\x1b\n\tb\r\nc"), "a\\u{1b}\n\tb\\r\nc");
-        assert_eq!(escape_controls("a\x1b[2J\u{9b}\u{200d}\n\tb\r"), "a\\u{1b}[2J\\u{9b}\u{200d}\n\tb\\r");
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod report;
 mod traffic;
 
 use super::engine_args::{EngineArgs, Loaded};
+use super::output::tell;
 use super::{CliError, output};
 use crate::engine::EngineOptions;
 use crate::model::Model;
@@ -108,7 +109,7 @@ fn warn_of_more_than_there_is(ram: Option<u64>) {
         ram.zip(available_memory_bytes()).filter(|(ram, available)| ram > available)
     {
         let [ram, available] = [ram, available].map(output::binary_bytes);
-        eprintln!("warning: --ram asks for {ram}, where {available} are available");
+        tell!("warning: --ram asks for {ram}, where {available} are available");
     }
 }
 

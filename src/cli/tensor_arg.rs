@@ -1,7 +1,7 @@
 //! A tensor by its name, for the subcommands that take one.
 
 use super::CliError;
-use super::output::escape;
+use super::safe_text::escape;
 use crate::gguf::{Gguf, TensorInfo};
 
 /// The tensor of this name.

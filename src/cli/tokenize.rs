@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use super::input::Input;
 use super::model_arg::ModelArg;
 use super::tokenizer_arg::TokenizerArg;
-use super::{CliError, InFile, output};
+use super::{CliError, InFile, safe_text};
 use crate::text::{EncodeOptions, Tokenizer};
 
 /// Show how a model's tokenizer cuts a text into tokens, or turn token ids back into text
@@ -37,6 +37,7 @@ pub struct Args {
 
 #[derive(clap::Args, Debug)]
 #[group(multiple = false)]
+#[allow(rustdoc::broken_intra_doc_links)] // ids in brackets, in a help text
 struct InputArgs {
     /// Text to tokenize
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -109,9 +110,9 @@ fn print_text(tokenizer: &Tokenizer, ids: &[u32], args: &Args, out: &mut impl Wr
         )));
     }
     if args.json {
-        writeln!(out, "{}", serde_json::to_string(&tokenizer.decode(ids, args.special))?)?;
+        safe_text::write_json(&tokenizer.decode(ids, args.special), out)?;
     } else if io::stdout().is_terminal() {
-        write!(out, "{}", output::escape_controls(&tokenizer.decode(ids, args.special)))?;
+        write!(out, "{}", safe_text::escape_text(&tokenizer.decode(ids, args.special)))?;
     } else {
         out.write_all(&tokenizer.decode_bytes(ids, args.special))?;
     }
@@ -127,29 +128,13 @@ fn print_tokens(
     let options = EncodeOptions { add_special: args.special, parse_special: args.special };
     let ids = tokenizer.encode(text, options).in_file(args.model.path())?;
     if args.json {
-        writeln!(out, "{}", serde_json::to_string(&ids)?)?;
+        safe_text::write_json(&ids, out)?;
         return Ok(());
     }
     for id in ids {
-        writeln!(out, "{id}\t{}", escaped(tokenizer.piece(id, true).unwrap_or_default()))?;
+        writeln!(out, "{id}\t{}", safe_text::escape_bytes(tokenizer.piece(id, true).unwrap_or_default()))?;
     }
     Ok(())
-}
-
-/// A piece on one line: control characters, backslashes and bytes that are no UTF-8 are escaped.
-fn escaped(piece: &[u8]) -> String {
-    let mut out = String::new();
-    for chunk in piece.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '\\' | '\n' | '\r' | '\t' => out.extend(c.escape_default()),
-                c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => out.extend(c.escape_unicode()),
-                c => out.push(c),
-            }
-        }
-        out.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
-    }
-    out
 }
 
 #[cfg(test)]
@@ -165,11 +150,5 @@ mod tests {
         for list in ["1 -2", "x", "[1", "4294967296", "1;2"] {
             assert!(parse_ids(list).is_err(), "{list}");
         }
-    }
-
-    #[test]
-    fn pieces_stay_on_their_line() {
-        assert_eq!(escaped(b" a\n\t\\\x1b\xff\xe2\x82"), " a\\n\\t\\\\\\u{1b}\\xff\\xe2\\x82");
-        assert_eq!(escaped("é\u{2028}".as_bytes()), "é\\u{2028}");
     }
 }

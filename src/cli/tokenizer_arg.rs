@@ -2,7 +2,8 @@
 
 use clap::Args;
 
-use super::{CliError, output};
+use super::output::tell;
+use super::{CliError, safe_text};
 use crate::gguf::Gguf;
 use crate::text::{TextError, Tokenizer};
 
@@ -28,7 +29,7 @@ impl TokenizerArg {
             if let Some(hint) = hint { error.hint(hint) } else { error }
         })?;
         for warning in tokenizer.warnings() {
-            eprintln!("warning: {}", output::escape(&format!("{}: {warning}", path.display())));
+            tell!("warning: {}", safe_text::escape(&format!("{}: {warning}", path.display())));
         }
         Ok(tokenizer)
     }

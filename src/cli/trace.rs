@@ -12,17 +12,18 @@ use globset::{Glob, GlobMatcher};
 
 use super::engine_args::{self, EngineArgs, Loaded};
 use super::generate::{Prompt, PromptArgs, read_prompt};
+use super::output::tell;
 use super::output_file::refuse_model_file;
 use super::placement;
 use super::tokenizer_arg::TokenizerArg;
 use super::{CliError, InFile, model_arg};
-use crate::engine::{Engine, EngineOptions};
+use crate::engine::{Engine, EngineOptions, Sequence, Speculation};
 use crate::kernels::Isa;
 use crate::model::KvType;
 use crate::text::EncodeOptions;
 use crate::verify::{
-    self, CompareOptions, Comparer, Golden, NodeFilter, NodeGraph, Recorder, Statistician, Substitute,
-    TensorWriter, Tolerance, VerifyError,
+    self, CompareOptions, Comparer, Golden, NodeFilter, NodeGraph, PassObserver, Recorder, Statistician,
+    Substitute, TensorWriter, Tolerance, VerifyError,
 };
 use print::{Comparison, Shown};
 
@@ -61,6 +62,11 @@ pub struct Args {
     /// Tokens in a pass [default: 64, or what the reference was made with]
     #[arg(short, long, value_name = "N")]
     batch: Option<NonZeroUsize>,
+
+    /// The nodes of the model's block of multi-token prediction, which runs the prompt in one pass, in the
+    /// place of the model's own
+    #[arg(long, conflicts_with_all = ["golden", "against", "steps", "batch"])]
+    mtp: bool,
 
     /// Write the nodes to this file (safetensors)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["golden", "against", "worst", "tolerance", "json"])]
@@ -190,7 +196,8 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     match &args.golden {
         Some(golden) => against_file(args, model, golden),
         None => {
-            let mut loaded = engine_args::load(model_arg::source(model))?;
+            let block = if args.mtp { Speculation::Block(None) } else { Speculation::Off };
+            let mut loaded = engine_args::load_to_draft(model_arg::source(model), block)?;
             if let Some(path) = &args.save {
                 refuse_model_file(&loaded.gguf, path)?;
             }
@@ -232,7 +239,7 @@ fn prompt(args: &Args, loaded: &Loaded, model: &Path) -> Result<Vec<u32>, CliErr
 /// The options of an engine for a prompt and some steps; those of the command line, but for the batch.
 fn options(args: &Args, prompt: &[u32], steps: usize, batch: usize) -> Result<EngineOptions, CliError> {
     let tokens = prompt.len().checked_add(steps).ok_or_else(|| CliError::usage("too many steps"))?;
-    let batch = args.batch.map_or(batch, NonZeroUsize::get);
+    let batch = if args.mtp { prompt.len() } else { args.batch.map_or(batch, NonZeroUsize::get) };
     Ok(EngineOptions { batch, ..args.engine.options(tokens) })
 }
 
@@ -341,12 +348,26 @@ fn save(
     let mut engine = Engine::new(&loaded.model, &options)?;
     let mut sequence = engine.sequence();
     let mut recorder = Recorder::new(writer, args.compare.filter());
-    verify::run(&mut engine, &mut sequence, prompt, steps, &mut recorder)
+    watch(args, (&mut engine, &mut sequence), prompt, steps, &mut recorder)
         .in_file(&loaded.gguf.parts[0].path)?;
     let kv = options.kv.to_string();
     let nodes = recorder.finish(prompt, &kv, engine.batch())?;
-    eprintln!("{nodes} nodes of {} passes kept", prompt.len().div_ceil(engine.batch()) + steps);
+    tell!("{nodes} nodes of {} passes kept", prompt.len().div_ceil(engine.batch()) + steps);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs what the arguments ask for.
+fn watch(
+    args: &Args,
+    (engine, sequence): (&mut Engine<'_>, &mut Sequence),
+    prompt: &[u32],
+    steps: usize,
+    observer: &mut dyn PassObserver,
+) -> Result<(), VerifyError> {
+    match args.mtp {
+        true => verify::run_block(engine, sequence, prompt, observer),
+        false => verify::run(engine, sequence, prompt, steps, observer),
+    }
 }
 
 fn statistics(args: &Args, loaded: &mut Loaded, prompt: &[u32]) -> Result<ExitCode, CliError> {
@@ -356,7 +377,7 @@ fn statistics(args: &Args, loaded: &mut Loaded, prompt: &[u32]) -> Result<ExitCo
     let mut engine = Engine::new(&loaded.model, &options)?;
     let mut sequence = engine.sequence();
     let mut statistician = Statistician::new(args.compare.filter());
-    verify::run(&mut engine, &mut sequence, prompt, steps, &mut statistician)
+    watch(args, (&mut engine, &mut sequence), prompt, steps, &mut statistician)
         .in_file(&loaded.gguf.parts[0].path)?;
     print::statistics(&statistician.finish(), args.compare.json)
 }
@@ -371,7 +392,7 @@ fn diff(first: &Path, second: &Path, compare: &CompareArgs) -> Result<ExitCode, 
         flips: false,
     };
     if first.prompt() != second.prompt() {
-        eprintln!("warning: the prompts differ");
+        tell!("warning: the prompts differ");
     }
     let diff = verify::diff(&first, &second, options)?;
     let comparison = Comparison {

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use rayon::{ThreadPool, Yield};
 
+use crate::store::after_wait;
+
 /// Without work for this long, a thread goes to sleep after all: the text is at its end, or the pass waits
 /// for the disk.
 const PATIENCE: Duration = Duration::from_millis(1);
@@ -43,13 +45,57 @@ impl AwakePool {
     /// # Panics
     /// Where `pass` does.
     pub fn run<R: Send>(&self, pass: impl FnOnce() -> R + Send) -> R {
+        let Some(looking_out) = &self.looking_out else { return self.pool.install(pass) };
+        self.wake();
+        self.pool.install(|| {
+            // Its thread is not to look out in the midst of a region, where its own call may reach it.
+            let own = rayon::current_thread_index().map(|i| &looking_out[i]);
+            let busy = own.filter(|own| !own.swap(true, Ordering::Relaxed)).map(Busy);
+            let waker = Arc::clone(looking_out);
+            let passed = after_wait(move || wake(&waker), pass);
+            if let Some(busy) = busy {
+                // Afterwards it does, for the next pass.
+                drop(busy);
+                let looking_out = Arc::clone(looking_out);
+                rayon::spawn(move || {
+                    if let Some(i) = rayon::current_thread_index() {
+                        look_out(&looking_out[i]);
+                    }
+                });
+            }
+            passed
+        })
+    }
+
+    /// Has all threads look out.
+    fn wake(&self) {
         if let Some(looking_out) = &self.looking_out
-            && !looking_out.iter().all(|thread| thread.load(Ordering::Relaxed))
+            && !all_look_out(looking_out)
         {
             let looking_out = Arc::clone(looking_out);
             self.pool.spawn_broadcast(move |context| look_out(&looking_out[context.index()]));
         }
-        self.pool.install(pass)
+    }
+}
+
+fn all_look_out(looking_out: &[AtomicBool]) -> bool {
+    looking_out.iter().all(|thread| thread.load(Ordering::Relaxed))
+}
+
+/// The same on a thread of the pool: others may have gone to sleep while it waited.
+fn wake(looking_out: &Arc<[AtomicBool]>) {
+    if !all_look_out(looking_out) {
+        let looking_out = Arc::clone(looking_out);
+        rayon::spawn_broadcast(move |context| look_out(&looking_out[context.index()]));
+    }
+}
+
+/// The thread that runs a pass and does not look out besides.
+struct Busy<'a>(&'a AtomicBool);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 
@@ -79,6 +125,7 @@ mod tests {
     use rayon::prelude::*;
 
     use super::*;
+    use crate::quant::testing::say;
 
     fn pool(threads: usize) -> AwakePool {
         AwakePool::new(ThreadPoolBuilder::new().num_threads(threads).build().unwrap())
@@ -106,6 +153,57 @@ mod tests {
             (0..100u64).into_par_iter().sum::<u64>()
         });
         assert_eq!(sum, 4950);
+    }
+
+    /// When a wait of a pass is over, the others are awake before its next region begins.
+    #[test]
+    fn a_wait_that_is_over_wakes_the_others() {
+        let pool = pool(2);
+        let Some(looking_out) = pool.looking_out.clone() else {
+            say("skipped: this machine has one processor");
+            return;
+        };
+        pool.run(|| {
+            let own = rayon::current_thread_index().unwrap();
+            let other = &looking_out[1 - own];
+            let until = |awake: bool| {
+                let began = Instant::now();
+                while other.load(Ordering::Relaxed) != awake && began.elapsed() < Duration::from_secs(10) {
+                    thread::sleep(PATIENCE / 10);
+                }
+                other.load(Ordering::Relaxed)
+            };
+            assert!(!until(false), "it goes to sleep while the pass waits");
+            crate::store::wait_is_over();
+            assert!(until(true), "it sleeps on");
+        });
+    }
+
+    /// The thread of a pass has its own call to look out waiting; a region must not run it.
+    #[test]
+    fn the_thread_of_a_pass_does_not_look_out() {
+        let pool = pool(2);
+        let Some(looking_out) = pool.looking_out.clone() else {
+            say("skipped: this machine has one processor");
+            return;
+        };
+        let stood_still = (0..20).map(|_| {
+            thread::sleep(2 * PATIENCE);
+            pool.run(|| {
+                let own = rayon::current_thread_index().unwrap();
+                assert!(looking_out[own].load(Ordering::Relaxed), "it counts as awake");
+                // Every thread is called, this one too.
+                looking_out[1 - own].store(false, Ordering::Relaxed);
+                wake(&looking_out);
+                let began = Instant::now();
+                // What a region does when it waits for others: any work there is.
+                while rayon::yield_now() == Some(Yield::Executed) {}
+                began.elapsed()
+            })
+        });
+        // The machine may be busy now and then.
+        let least = stood_still.min().unwrap();
+        assert!(least < PATIENCE, "the pass stood still for {least:?}");
     }
 
     #[test]

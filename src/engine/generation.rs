@@ -1,8 +1,8 @@
 //! Decode as an iterator, with speculation or without.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::speculation::Drafter;
+use super::speculation::{DraftPlan, DraftSource, Drafter};
 use super::{Candidate, Engine, EngineError, Sampler, Sequence, Speculation, SpeculationStats};
 use crate::model::{ForwardError, Logits};
 
@@ -24,6 +24,7 @@ impl<'m> Engine<'m> {
             wanted: usize::MAX,
             drafter: None,
             stats: SpeculationStats::default(),
+            clock: wall_clock(),
         }
     }
 }
@@ -42,20 +43,23 @@ pub struct Generation<'s, 'm> {
     wanted: usize,
     drafter: Option<Drafter>,
     stats: SpeculationStats,
+    clock: Clock,
+}
+
+/// Tells the time, given what has been done so far.
+type Clock = Box<dyn Fn(&SpeculationStats) -> Duration + Send>;
+
+fn wall_clock() -> Clock {
+    let start = Instant::now();
+    Box::new(move |_| start.elapsed())
 }
 
 impl Generation<'_, '_> {
     /// With speculation: the same tokens in fewer passes. The caller will ask for `wanted` tokens at most
     /// (where it knows; else [`usize::MAX`]): no more are drafted.
     pub fn speculate(mut self, speculation: Speculation, wanted: usize) -> Self {
-        let (model, text) = (self.engine.model, self.sequence.tokens());
-        self.drafter = match speculation {
-            Speculation::Fixed(_) if speculation.most() > 0 => Some(Drafter::fixed(text, speculation.most())),
-            Speculation::Auto if !model.spec().has_experts() && model.store().streams_every_pass() => {
-                Some(Drafter::adaptive(text))
-            }
-            _ => None,
-        };
+        let block = self.sequence.trail().is_some();
+        self.drafter = Drafter::new(speculation, self.sequence.tokens(), block);
         self.wanted = wanted;
         self
     }
@@ -93,22 +97,30 @@ impl Generation<'_, '_> {
 
     /// Feeds a token, with drafts behind it where that is worth its while.
     fn pass(&mut self, id: u32) -> Result<(), EngineError> {
-        self.stats.passes += 1;
         let Some(drafter) = &mut self.drafter else {
+            self.stats.passes += 1;
             return self.engine.feed(self.sequence, &[id], Logits::Last);
         };
-        let room = (self.sequence.context() - self.sequence.past()).min(self.engine.batch).min(self.wanted);
-        let drafts = drafter.draft(room.saturating_sub(1));
+        let room = self.engine.room(self.sequence).min(self.wanted);
+        let plan = drafter.plan(room.saturating_sub(1));
+        let began = (self.clock)(&self.stats);
+        if let Some(DraftPlan { source: DraftSource::Block, drafts }) = plan {
+            drafter.made(&self.engine.draft(self.sequence, id, drafts)?);
+        }
+        let drafts = drafter.drafts();
         self.stats.drafted += drafts.len();
-        let started = Instant::now();
+        let made = (self.clock)(&self.stats);
         match self.engine.feed_drafted(self.sequence, id, drafts) {
-            Ok(()) => drafter.passed(started.elapsed()),
+            Ok(()) => {
+                self.stats.passes += 1;
+                drafter.passed(made.saturating_sub(began), (self.clock)(&self.stats).saturating_sub(made));
+            }
             // It may be a draft's doing that would never be drawn: the token alone shows it.
             Err(EngineError::Forward(ForwardError::NotFinite { .. } | ForwardError::BeyondF16 { .. }))
                 if !drafts.is_empty() =>
             {
                 drafter.withdraw();
-                self.stats.passes += 1;
+                self.stats.passes += 2;
                 self.engine.feed(self.sequence, &[id], Logits::Last)?;
             }
             Err(error) => return Err(error),

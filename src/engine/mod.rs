@@ -5,6 +5,7 @@
 //! each gets the bits that it gets alone.
 
 mod awake;
+mod drafts;
 mod generation;
 mod sampler;
 mod sequence;
@@ -12,6 +13,7 @@ mod speculation;
 mod stop;
 #[cfg(test)]
 mod tests;
+mod trail;
 
 use std::ops::ControlFlow;
 
@@ -27,9 +29,11 @@ use crate::store::OutOfMemory;
 
 use awake::AwakePool;
 pub use generation::Generation;
-pub use sampler::{Candidate, Sampler, SamplerConfig};
+pub use sampler::{Candidate, Sampler, SamplerConfig, SamplerError};
 pub use sequence::Sequence;
-pub use speculation::{DraftPolicy, MAX_DRAFT, NgramIndex, Speculation, SpeculationStats};
+pub use speculation::{
+    DraftOffer, DraftPlan, DraftPolicy, DraftSource, MAX_DRAFT, NgramIndex, Speculation, SpeculationStats,
+};
 pub use stop::StopMatcher;
 
 /// Why a run cannot start or go on.
@@ -114,6 +118,7 @@ pub struct Engine<'m> {
     context: usize,
     batch: usize,
     kv: KvType,
+    drafts: usize,
     guess_experts: bool,
 }
 
@@ -137,6 +142,7 @@ impl<'m> Engine<'m> {
             context,
             batch,
             kv: options.kv,
+            drafts: options.drafts,
             guess_experts: options.guess_experts,
         })
     }
@@ -252,6 +258,7 @@ impl<'m> Engine<'m> {
 
     /// One pass over the tokens of some sequences, which fit a batch and their contexts.
     fn pass(&mut self, feeds: &mut [Feed<'_>], observer: &mut dyn Observer) -> Result<(), EngineError> {
+        let ends = feeds.iter_mut().any(|feed| feed.sequence.trail().is_some());
         let segments = feeds.iter_mut().map(|feed| {
             let first_pos = feed.sequence.past();
             Segment { state: feed.sequence.state_mut(), tokens: feed.tokens, first_pos, logits: feed.logits }
@@ -261,6 +268,7 @@ impl<'m> Engine<'m> {
             buffers: &mut self.buffers,
             segments: segments.collect(),
             guess_experts: self.guess_experts,
+            ends,
             observer,
         };
         let model = self.model;
@@ -276,8 +284,11 @@ impl<'m> Engine<'m> {
                 error => error.into(),
             });
         }
+        if ends {
+            self.leave_trails(feeds);
+        }
         self.hand_out(feeds);
-        Ok(())
+        feeds.iter_mut().try_for_each(|feed| self.catch_up(feed))
     }
 
     /// Gives each sequence its tokens and logits.
@@ -298,18 +309,5 @@ impl<'m> Engine<'m> {
             rest = others;
             feed.sequence.passed(feed.tokens, &mut own.to_vec());
         }
-    }
-
-    /// Runs a token and drafts behind it in one pass of at most a batch. The sequence stands at the token
-    /// then, and goes on over the drafts by [`Sequence::move_on`].
-    fn feed_drafted(&mut self, sequence: &mut Sequence, id: u32, drafts: &[u32]) -> Result<(), EngineError> {
-        if drafts.is_empty() {
-            return self.feed(sequence, &[id], Logits::Last);
-        }
-        debug_assert!(drafts.len() < self.batch);
-        let past = sequence.past();
-        self.feed(sequence, &[&[id], drafts].concat(), Logits::Drafts)?;
-        sequence.stand_at(past + 1);
-        Ok(())
     }
 }

@@ -8,6 +8,7 @@ use std::cmp::Ordering;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::Serialize;
+use thiserror::Error;
 
 /// How tokens are chosen. The chain runs in the order of the fields.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -44,6 +45,33 @@ impl SamplerConfig {
     }
 }
 
+/// A number of a [`SamplerConfig`] that tokens cannot be chosen by.
+#[derive(Clone, Debug, PartialEq, Error)]
+#[error("{field} is {value}, where a number {wanted} is needed")]
+pub struct SamplerError {
+    pub field: &'static str,
+    pub value: f32,
+    pub wanted: &'static str,
+}
+
+impl SamplerConfig {
+    /// Whether tokens can be chosen by it.
+    ///
+    /// # Errors
+    /// The first number outside its range; none may be infinite or NaN.
+    pub fn check(&self) -> Result<(), SamplerError> {
+        let fraction = |value: f32| (0.0..=1.0).contains(&value);
+        let checks = [
+            ("repeat_penalty", self.repeat_penalty, "above 0", self.repeat_penalty > 0.0),
+            ("top_p", self.top_p, "from 0 to 1", fraction(self.top_p)),
+            ("min_p", self.min_p, "from 0 to 1", fraction(self.min_p)),
+            ("temperature", self.temperature, "of at least 0", self.temperature >= 0.0),
+        ];
+        let wrong = checks.into_iter().find(|(_, value, _, fits)| !fits || !value.is_finite());
+        wrong.map_or(Ok(()), |(field, value, wanted, _)| Err(SamplerError { field, value, wanted }))
+    }
+}
+
 /// A token that may be chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
@@ -70,10 +98,14 @@ pub struct Sampler {
 
 impl Sampler {
     /// A sampler at the start of its random sequence.
-    pub fn new(config: SamplerConfig) -> Sampler {
+    ///
+    /// # Errors
+    /// As [`SamplerConfig::check`].
+    pub fn new(config: SamplerConfig) -> Result<Sampler, SamplerError> {
+        config.check()?;
         let rng = ChaCha8Rng::seed_from_u64(config.seed);
         let (history, banned) = (Vec::new(), Vec::new());
-        Sampler { config, rng, history, banned, adjusted: Vec::new(), candidates: Vec::new() }
+        Ok(Sampler { config, rng, history, banned, adjusted: Vec::new(), candidates: Vec::new() })
     }
 
     /// Tokens that are never to be chosen.
@@ -83,7 +115,7 @@ impl Sampler {
 
     /// Takes note of a token of the text, for the penalty.
     pub fn accept(&mut self, id: u32) {
-        if self.history.len() >= self.config.repeat_last.max(1) * 2 {
+        if self.history.len() >= self.config.repeat_last.max(1).saturating_mul(2) {
             let keep = self.history.len() - self.config.repeat_last;
             self.history.drain(..keep);
         }
@@ -201,7 +233,9 @@ fn keep_top(logits: &[f32], k: usize, best: &mut Vec<Candidate>) {
             continue;
         }
         let ids = (i * STRETCH) as u32..;
-        let candidates = ids.zip(stretch).map(|(id, &logit)| Candidate { id, logit, probability: 0.0 });
+        // Adding 0 makes 0 of -0: they are equal, and the lower id comes first.
+        let candidate = |(id, &logit): (u32, &f32)| Candidate { id, logit: logit + 0.0, probability: 0.0 };
+        let candidates = ids.zip(stretch).map(candidate);
         best.extend(candidates.filter(|c| c.logit >= least));
         // Seldom, for it costs more than to collect some that are too many.
         if k > 0 && best.len() / 2 >= k.max(STRETCH) {
@@ -242,7 +276,7 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_first_of_equals_and_skips_nan() {
-        let mut s = Sampler::new(SamplerConfig::greedy());
+        let mut s = Sampler::new(SamplerConfig::greedy()).unwrap();
         assert_eq!(s.sample(&[f32::NAN, 1.0, 3.0, 3.0]).unwrap().id, 2);
         assert!(s.sample(&[f32::NAN, f32::NAN]).is_none());
         assert!(s.sample(&[]).is_none());
@@ -251,16 +285,16 @@ mod tests {
     #[test]
     fn filters_keep_what_they_say() {
         let logits = [0.5f32, 0.25, 0.125, 0.0625, 0.0625].map(f32::ln);
-        let mut s = Sampler::new(SamplerConfig { top_k: 2, ..config() });
+        let mut s = Sampler::new(SamplerConfig { top_k: 2, ..config() }).unwrap();
         s.sample(&logits).unwrap();
         assert_eq!(ids(&s), [0, 1]);
-        let mut s = Sampler::new(SamplerConfig { top_p: 0.7, ..config() });
+        let mut s = Sampler::new(SamplerConfig { top_p: 0.7, ..config() }).unwrap();
         s.sample(&logits).unwrap();
         assert_eq!(ids(&s), [0, 1]);
-        let mut s = Sampler::new(SamplerConfig { min_p: 0.2, ..config() });
+        let mut s = Sampler::new(SamplerConfig { min_p: 0.2, ..config() }).unwrap();
         s.sample(&logits).unwrap();
         assert_eq!(ids(&s), [0, 1, 2]);
-        let mut s = Sampler::new(config());
+        let mut s = Sampler::new(config()).unwrap();
         s.ban([0]);
         s.sample(&logits).unwrap();
         assert_eq!(ids(&s), [1, 2, 3, 4]);
@@ -275,7 +309,8 @@ mod tests {
         for logits in [&logits[..], &logits[4990..], &rising, &[f32::NEG_INFINITY; 300], &[1.0; 300], &[]] {
             let mut sorted: Vec<u32> =
                 (0..logits.len() as u32).filter(|&i| !logits[i as usize].is_nan()).collect();
-            sorted.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+            let logit = |i: u32| logits[i as usize];
+            sorted.sort_by(|&a, &b| logit(b).partial_cmp(&logit(a)).unwrap().then(a.cmp(&b)));
             for k in [1, 2, 40, 64, 65, 1000, 4000, 10_000, usize::MAX / 2, 0] {
                 let mut best = Vec::new();
                 keep_top(logits, k, &mut best);
@@ -289,7 +324,7 @@ mod tests {
     fn draws_follow_the_probabilities_and_the_seed() {
         let logits = [0.7f32, 0.2, 0.1].map(f32::ln);
         let draw = |seed| {
-            let mut s = Sampler::new(SamplerConfig { seed, ..config() });
+            let mut s = Sampler::new(SamplerConfig { seed, ..config() }).unwrap();
             (0..20_000).map(|_| s.sample(&logits).unwrap().id).collect::<Vec<_>>()
         };
         let drawn = draw(1);
@@ -305,7 +340,8 @@ mod tests {
     #[test]
     fn the_penalty_looks_back_only_so_far() {
         let mut s =
-            Sampler::new(SamplerConfig { repeat_penalty: 2.0, repeat_last: 2, ..SamplerConfig::greedy() });
+            Sampler::new(SamplerConfig { repeat_penalty: 2.0, repeat_last: 2, ..SamplerConfig::greedy() })
+                .unwrap();
         let logits = [3.0, 2.0, -1.0];
         for id in [0, 0, 0] {
             s.accept(id);
@@ -317,9 +353,36 @@ mod tests {
         assert_eq!(s.sample(&logits).unwrap().id, 0);
     }
 
+    /// The same choice as [`Sequence::argmax`](super::super::Sequence::argmax): the lower id of equals.
+    #[test]
+    fn zero_and_minus_zero_are_equal() {
+        let mut greedy = Sampler::new(SamplerConfig::greedy()).unwrap();
+        assert_eq!(greedy.sample(&[-1.0, -0.0, 0.0]).unwrap().id, 1);
+        assert_eq!(greedy.sample(&[-1.0, 0.0, -0.0]).unwrap().id, 1);
+    }
+
+    #[test]
+    fn numbers_that_nothing_can_be_chosen_by_are_refused() {
+        let wrong = |config: SamplerConfig| Sampler::new(config).unwrap_err().field;
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.5] {
+            assert_eq!(wrong(SamplerConfig { temperature: value, ..config() }), "temperature");
+            assert_eq!(wrong(SamplerConfig { top_p: value, ..config() }), "top_p");
+            assert_eq!(wrong(SamplerConfig { min_p: value, ..config() }), "min_p");
+            assert_eq!(wrong(SamplerConfig { repeat_penalty: value, ..config() }), "repeat_penalty");
+        }
+        let error = Sampler::new(SamplerConfig { repeat_penalty: 0.0, ..config() }).unwrap_err().to_string();
+        assert_eq!(error, "repeat_penalty is 0, where a number above 0 is needed");
+        // However far back: no overflow.
+        let far =
+            SamplerConfig { repeat_penalty: 2.0, repeat_last: usize::MAX, top_k: usize::MAX, ..config() };
+        let mut sampler = Sampler::new(far).unwrap();
+        (0..300).for_each(|_| sampler.accept(0));
+        assert!(sampler.sample(&[1.0, 0.5]).is_some());
+    }
+
     #[test]
     fn infinite_logits_do_not_make_nan() {
-        let mut s = Sampler::new(config());
+        let mut s = Sampler::new(config()).unwrap();
         assert_eq!(s.sample(&[f32::INFINITY, 1.0]).unwrap().id, 0);
         assert!(s.sample(&[f32::NEG_INFINITY; 3]).unwrap().probability > 0.3);
     }

@@ -4,6 +4,7 @@
 use crate::model::{KvType, ModelSpec, SequenceState};
 
 use super::EngineError;
+use super::trail::Trail;
 
 /// See the module. Forks share the pages that are full until one of both is rewound and written to.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub struct Sequence {
     /// Positions that there is room for.
     context: usize,
     vocab: usize,
+    /// Where the model's block of multi-token prediction is loaded.
+    trail: Option<Trail>,
 }
 
 impl Sequence {
@@ -29,6 +32,7 @@ impl Sequence {
             row: None,
             context,
             vocab: spec.vocab,
+            trail: spec.nextn.is_some().then(|| Trail::new(spec.embd)),
         }
     }
 
@@ -57,6 +61,9 @@ impl Sequence {
     pub fn rewind(&mut self, past: usize) -> usize {
         let past = self.state.rewind(past.min(self.past()));
         self.tokens.truncate(past);
+        if let Some(trail) = &mut self.trail {
+            trail.rewind(past);
+        }
         self.clear_logits();
         past
     }
@@ -106,6 +113,11 @@ impl Sequence {
             true => Err(EngineError::ContextFull { tokens, past, context }),
             false => Ok(()),
         }
+    }
+
+    /// What it keeps for the block of multi-token prediction, where that is loaded and drafts.
+    pub(super) fn trail(&mut self) -> Option<&mut Trail> {
+        self.trail.as_mut().filter(|trail| !trail.broken)
     }
 
     pub(super) fn state_mut(&mut self) -> &mut SequenceState {

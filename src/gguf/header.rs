@@ -74,10 +74,7 @@ pub(super) fn read_file(source: Source<'_>, findings: &mut Findings) -> Result<P
     let (data_offset, tensors) = read_tensors(&mut reader, tensor_count, alignment, findings)?;
     let part = Part {
         path: source.path().to_owned(),
-        memory: match source {
-            Source::File(_) => None,
-            Source::Memory { bytes, .. } => Some(bytes),
-        },
+        bytes: reader.part_bytes(),
         version,
         file_bytes: reader.file_bytes(),
         data_offset,

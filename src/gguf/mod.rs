@@ -17,13 +17,14 @@ mod value;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use check::Findings;
 pub use check::{CheckReport, Finding, Severity};
 pub use error::{GgufError, GgufErrorKind};
 use header::ParsedFile;
 pub use metadata::{Metadata, MetadataError};
-pub use source::{Source, StaticBytes};
+pub use source::{OpenedFile, Source, StaticBytes};
 pub use tensor_type::TensorType;
 pub use value::{Array, PackedArray, Text, TextArray, Value, ValueType};
 
@@ -52,13 +53,22 @@ impl TensorInfo {
     }
 }
 
+/// Where the bytes of a file of a model are.
+#[derive(Clone, Debug)]
+pub enum PartBytes {
+    /// In the file whose header was read.
+    File(Arc<OpenedFile>),
+    /// In memory, all of them.
+    Memory(StaticBytes),
+}
+
 /// One file of a model.
 #[derive(Clone, Debug)]
 pub struct Part {
     /// Where it is; of a file in memory its name.
     pub path: PathBuf,
-    /// All its bytes, where they are in memory and not at the path.
-    pub memory: Option<StaticBytes>,
+    /// Where its bytes are.
+    pub bytes: PartBytes,
     /// 2 or 3.
     pub version: u32,
     /// Bytes of the whole file.

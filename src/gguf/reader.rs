@@ -4,16 +4,28 @@ use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::PartBytes;
 use super::error::{GgufError, GgufErrorKind};
-use super::source::Source;
+use super::source::{OpenedFile, Source};
 
 /// Most bytes of header that are read; the largest known (vocabulary, merges, 2,000 tensors) take 20 MB.
 pub(super) const MAX_HEADER_BYTES: u64 = 1 << 30;
 
+/// Reads on from the position of a handle that others have too.
+struct OpenedReader(Arc<OpenedFile>);
+
+impl Read for OpenedReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.file().read(buffer)
+    }
+}
+
 /// Reads little-endian values; each read is checked against the bytes that remain first.
 pub(super) struct Reader {
     file: Box<dyn Read>,
+    bytes: PartBytes,
     path: PathBuf,
     file_bytes: u64,
     offset: u64,
@@ -22,22 +34,25 @@ pub(super) struct Reader {
 impl Reader {
     /// Opens a regular file, or bytes in memory, that is not empty.
     pub fn open(source: Source<'_>) -> Result<Reader, GgufError> {
-        let (file, file_bytes): (Box<dyn Read>, u64) = match source {
+        let (file, file_bytes, bytes): (Box<dyn Read>, u64, PartBytes) = match source {
             Source::File(path) => {
-                let (file, bytes) = Reader::open_file(path)?;
-                (Box::new(BufReader::with_capacity(128 << 10, file)), bytes)
+                let opened = Arc::new(Reader::open_file(path)?);
+                let file = BufReader::with_capacity(128 << 10, OpenedReader(Arc::clone(&opened)));
+                (Box::new(file), opened.bytes(), PartBytes::File(opened))
             }
-            Source::Memory { bytes, .. } => (Box::new(Cursor::new(bytes.0)), bytes.len() as u64),
+            Source::Memory { bytes, .. } => {
+                (Box::new(Cursor::new(bytes.0)), bytes.len() as u64, PartBytes::Memory(bytes))
+            }
         };
         let path = source.path().to_owned();
         if file_bytes == 0 {
             return Err(GgufError { path, offset: None, kind: GgufErrorKind::Empty });
         }
-        Ok(Reader { file, path, file_bytes, offset: 0 })
+        Ok(Reader { file, bytes, path, file_bytes, offset: 0 })
     }
 
-    /// A regular file and its size.
-    fn open_file(path: &Path) -> Result<(File, u64), GgufError> {
+    /// A regular file.
+    fn open_file(path: &Path) -> Result<OpenedFile, GgufError> {
         let fail = |kind| GgufError { path: path.to_owned(), offset: None, kind };
         // The kind is looked at before opening: to open a named pipe would wait for its other end.
         let found = fs::metadata(path).map_err(|e| fail(e.into()))?;
@@ -47,8 +62,12 @@ impl Reader {
         if !found.is_file() {
             return Err(fail(GgufErrorKind::NotAFile("a device, pipe or socket")));
         }
-        let file = File::open(path).map_err(|e| fail(e.into()))?;
-        Ok((file, found.len()))
+        File::open(path).and_then(|file| OpenedFile::of(file, path)).map_err(|e| fail(e.into()))
+    }
+
+    /// Where the bytes are that it reads.
+    pub fn part_bytes(&self) -> PartBytes {
+        self.bytes.clone()
     }
 
     /// Bytes of the whole file.

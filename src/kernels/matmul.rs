@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use super::{Kernels, OutTile, Tile, TileKernel};
+use super::{Kernels, OutTile, Tile, TileFunction};
 use crate::gguf::TensorType;
 use crate::quant::{Activations, Format, format};
 
@@ -127,7 +127,7 @@ fn split(jobs: &[Checked<'_>], work: usize, threads: usize) -> Vec<(usize, Range
 struct Checked<'a> {
     weights: WeightMatrix<'a>,
     x: &'a Activations,
-    kernel: &'static TileKernel,
+    tile_function: TileFunction,
     row_bytes: usize,
     rows: usize,
     /// `[x.rows()][rows]`, exclusively ours for `'a`.
@@ -150,9 +150,9 @@ impl<'a> Checked<'a> {
             weights.cols
         );
         assert_eq!(Some(job.out.len()), x.rows().checked_mul(weights.rows), "room for the output");
-        let (kernel, _) = kernels.tile(format.ty).expect("the scalar set has every format");
+        let (tile_function, _) = kernels.tile(format.ty).expect("the scalar set has every format");
         let row_bytes = format.row_bytes(weights.cols);
-        Checked { weights, x, kernel, row_bytes, rows: weights.rows, out: job.out.as_mut_ptr() }
+        Checked { weights, x, tile_function, row_bytes, rows: weights.rows, out: job.out.as_mut_ptr() }
     }
 
     /// An estimate of the work: bytes of weights, each read once and used for every token.
@@ -180,6 +180,6 @@ impl<'a> Checked<'a> {
         // slice above would have panicked otherwise); only this call has these rows.
         let mut out = unsafe { OutTile::new(self.out.add(rows.start), self.rows, tokens, rows.len()) };
         // SAFETY: a `&'static Kernels` proves that the CPU can run its kernels.
-        unsafe { (self.kernel.run)(&tile, &mut out) }
+        unsafe { (self.tile_function)(&tile, &mut out) }
     }
 }

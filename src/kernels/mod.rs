@@ -8,7 +8,7 @@
 //! Holding a `&'static Kernels` proves that the CPU can run it: there is no other way to one than through
 //! [`Kernels::detect_best`], [`Kernels::by_isa`] and [`Kernels::available`], which ask the CPU.
 //!
-//! A new instruction set is a module that exports one `static KERNELS` and a line in `TABLE`.
+//! A new instruction set is a module that exports one `static KERNELS` and a line in `kernel_sets!`.
 
 /// `array!(N, |i| value)`: an array of `N` copyable values. For registers never `array::map` or `from_fn`:
 /// those are compiled without a kernel set's features, so that the closure is called for each element,
@@ -39,32 +39,51 @@ macro_rules! tiles_with_quantised {
             use crate::quant::*;
             &[
                 $($kernel,)*
-                kernel(TensorType::Q4_0, "vec_dot_q4_0_q8_0", quantised::<Blocks32<BlockQ4_0>, _>),
-                kernel(TensorType::Q4_1, "vec_dot_q4_1_q8_1", quantised::<Blocks32<BlockQ4_1>, _>),
-                kernel(TensorType::Q5_0, "vec_dot_q5_0_q8_0", quantised::<Blocks32<BlockQ5_0>, _>),
-                kernel(TensorType::Q5_1, "vec_dot_q5_1_q8_1", quantised::<Blocks32<BlockQ5_1>, _>),
-                kernel(TensorType::Q8_0, "vec_dot_q8_0_q8_0", quantised::<Blocks32<BlockQ8_0>, _>),
-                kernel(TensorType::Q2_K, "vec_dot_q2_k_q8_k", quantised::<SuperBlocks<BlockQ2K>, _>),
-                kernel(TensorType::Q3_K, "vec_dot_q3_k_q8_k", quantised::<SuperBlocks<BlockQ3K>, _>),
-                kernel(TensorType::Q4_K, "vec_dot_q4_k_q8_k", quantised::<$k_quants<BlockQ4K>, _>),
-                kernel(TensorType::Q5_K, "vec_dot_q5_k_q8_k", quantised::<$k_quants<BlockQ5K>, _>),
-                kernel(TensorType::Q6_K, "vec_dot_q6_k_q8_k", quantised::<$k_quants<BlockQ6K>, _>),
-                kernel(TensorType::IQ2_XXS, "vec_dot_iq2_xxs_q8_k", quantised::<SuperBlocks<BlockIQ2XXS>, _>),
-                kernel(TensorType::IQ2_XS, "vec_dot_iq2_xs_q8_k", quantised::<SuperBlocks<BlockIQ2XS>, _>),
-                kernel(TensorType::IQ2_S, "vec_dot_iq2_s_q8_k", quantised::<SuperBlocks<BlockIQ2S>, _>),
-                kernel(TensorType::IQ3_XXS, "vec_dot_iq3_xxs_q8_k", quantised::<SuperBlocks<BlockIQ3XXS>, _>),
-                kernel(TensorType::IQ3_S, "vec_dot_iq3_s_q8_k", quantised::<SuperBlocks<BlockIQ3S>, _>),
-                kernel(TensorType::IQ1_S, "vec_dot_iq1_s_q8_k", quantised::<SuperBlocks<BlockIQ1S>, _>),
-                kernel(TensorType::IQ1_M, "vec_dot_iq1_m_q8_k", quantised::<SuperBlocks<BlockIQ1M>, _>),
-                kernel(TensorType::IQ4_NL, "vec_dot_iq4_nl_q8_0", quantised::<Blocks32<BlockIQ4NL>, _>),
-                kernel(TensorType::IQ4_XS, "vec_dot_iq4_xs_q8_k", quantised::<SuperBlocks<BlockIQ4XS>, _>),
-                kernel(TensorType::TQ1_0, "vec_dot_tq1_0_q8_k", quantised::<SuperBlocks<BlockTQ1_0>, _>),
-                kernel(TensorType::TQ2_0, "vec_dot_tq2_0_q8_k", quantised::<SuperBlocks<BlockTQ2_0>, _>),
-                kernel(TensorType::MXFP4, "vec_dot_mxfp4_q8_0", quantised::<Blocks32<BlockMXFP4>, _>),
-                kernel(TensorType::NVFP4, "vec_dot_nvfp4_q8_0", quantised::<Blocks32<BlockNVFP4>, _>),
-                kernel(TensorType::Q1_0, "vec_dot_q1_0_q8_0", quantised::<Blocks32<BlockQ1_0>, _>),
-                kernel(TensorType::Q2_0, "vec_dot_q2_0_q8_0", quantised::<Blocks32<BlockQ2_0>, _>),
+                kernel(TensorType::Q4_0, quantised::<Blocks32<BlockQ4_0>, _>),
+                kernel(TensorType::Q4_1, quantised::<Blocks32<BlockQ4_1>, _>),
+                kernel(TensorType::Q5_0, quantised::<Blocks32<BlockQ5_0>, _>),
+                kernel(TensorType::Q5_1, quantised::<Blocks32<BlockQ5_1>, _>),
+                kernel(TensorType::Q8_0, quantised::<Blocks32<BlockQ8_0>, _>),
+                kernel(TensorType::Q2_K, quantised::<SuperBlocks<BlockQ2K>, _>),
+                kernel(TensorType::Q3_K, quantised::<SuperBlocks<BlockQ3K>, _>),
+                kernel(TensorType::Q4_K, quantised::<$k_quants<BlockQ4K>, _>),
+                kernel(TensorType::Q5_K, quantised::<$k_quants<BlockQ5K>, _>),
+                kernel(TensorType::Q6_K, quantised::<$k_quants<BlockQ6K>, _>),
+                kernel(TensorType::IQ2_XXS, quantised::<SuperBlocks<BlockIQ2XXS>, _>),
+                kernel(TensorType::IQ2_XS, quantised::<SuperBlocks<BlockIQ2XS>, _>),
+                kernel(TensorType::IQ2_S, quantised::<SuperBlocks<BlockIQ2S>, _>),
+                kernel(TensorType::IQ3_XXS, quantised::<SuperBlocks<BlockIQ3XXS>, _>),
+                kernel(TensorType::IQ3_S, quantised::<SuperBlocks<BlockIQ3S>, _>),
+                kernel(TensorType::IQ1_S, quantised::<SuperBlocks<BlockIQ1S>, _>),
+                kernel(TensorType::IQ1_M, quantised::<SuperBlocks<BlockIQ1M>, _>),
+                kernel(TensorType::IQ4_NL, quantised::<Blocks32<BlockIQ4NL>, _>),
+                kernel(TensorType::IQ4_XS, quantised::<SuperBlocks<BlockIQ4XS>, _>),
+                kernel(TensorType::TQ1_0, quantised::<SuperBlocks<BlockTQ1_0>, _>),
+                kernel(TensorType::TQ2_0, quantised::<SuperBlocks<BlockTQ2_0>, _>),
+                kernel(TensorType::MXFP4, quantised::<Blocks32<BlockMXFP4>, _>),
+                kernel(TensorType::NVFP4, quantised::<Blocks32<BlockNVFP4>, _>),
+                kernel(TensorType::Q1_0, quantised::<Blocks32<BlockQ1_0>, _>),
+                kernel(TensorType::Q2_0, quantised::<Blocks32<BlockQ2_0>, _>),
             ]
+        }
+    };
+}
+
+/// `kernel_sets!(derive)`: `derive!` of the instruction sets, the best first: what each is called, which
+/// module has its kernels, and in which builds. Whatever else knows of them derives from this list.
+macro_rules! kernel_sets {
+    ($derive:ident) => {
+        $derive! {
+            /// AMX-INT8 with AVX-512.
+            Amx = "amx": amx if all(target_arch = "x86_64", target_os = "linux");
+            /// AVX-512 F, BW, VL and VNNI.
+            Avx512 = "avx512": avx512 if target_arch = "x86_64";
+            /// AVX-VNNI, of 256 bits, with AVX2, FMA and F16C.
+            AvxVnni = "avxvnni": avxvnni if target_arch = "x86_64";
+            /// AVX2, FMA and F16C.
+            Avx2 = "avx2": avx2 if target_arch = "x86_64";
+            /// What every CPU has: the definition.
+            Scalar = "scalar": scalar if all();
         }
     };
 }
@@ -91,34 +110,45 @@ use std::str::FromStr;
 pub use matmul::{MatmulJob, WeightMatrix, matmul, matmul_batch};
 
 use crate::gguf::TensorType;
-use crate::quant::{Activations, Format};
+use crate::quant::{Activations, Format, format};
 
-/// An instruction set that kernels may be made for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Isa {
-    Scalar,
-    /// AVX2, FMA and F16C.
-    Avx2,
-    /// AVX-VNNI, of 256 bits, with the former.
-    AvxVnni,
-    /// AVX-512 F, BW, VL and VNNI.
-    Avx512,
-    /// AMX-INT8 with AVX-512.
-    Amx,
+macro_rules! isa_and_table {
+    ($($(#[$doc:meta])* $isa:ident = $name:literal: $module:ident if $built:meta;)*) => {
+        /// An instruction set that kernels may be made for.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Isa {
+            $($(#[$doc])* $isa,)*
+        }
+
+        impl Isa {
+            /// Every instruction set, the best first.
+            pub const ALL: &[Isa] = &[$(Isa::$isa),*];
+
+            /// The name on the command line.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Isa::$isa => $name,)*
+                }
+            }
+        }
+
+        /// The kernel sets of this build, the best first.
+        static TABLE: &[&Kernels] = &[$(#[cfg($built)] &$module::KERNELS,)*];
+    };
 }
 
-impl Isa {
-    /// Every instruction set, the best first.
-    pub const ALL: &[Isa] = &[Isa::Amx, Isa::Avx512, Isa::AvxVnni, Isa::Avx2, Isa::Scalar];
+kernel_sets!(isa_and_table);
 
-    /// The name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Isa::Scalar => "scalar",
-            Isa::Avx2 => "avx2",
-            Isa::AvxVnni => "avxvnni",
-            Isa::Avx512 => "avx512",
-            Isa::Amx => "amx",
+impl Isa {
+    /// The names of all, the plainest first: `scalar, avx2 or amx`, where `last` is ` or `.
+    pub fn names(last: &str) -> String {
+        match Isa::ALL {
+            [] => String::new(),
+            [best] => best.name().to_owned(),
+            [best, others @ ..] => {
+                let others: Vec<_> = others.iter().rev().map(|isa| isa.name()).collect();
+                others.join(", ") + last + best.name()
+            }
         }
     }
 }
@@ -139,7 +169,7 @@ impl FromStr for Isa {
 
 /// A name that is no instruction set's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown instruction set '{0}' (scalar, avx2, avxvnni, avx512, amx)")]
+#[error("unknown instruction set '{0}' ({names})", names = Isa::names(", "))]
 pub struct UnknownIsa(pub String);
 
 /// Why a kernel set cannot be had.
@@ -159,36 +189,33 @@ pub struct Kernels {
     missing: fn() -> Vec<&'static str>,
     /// The set's own kernels.
     tiles: &'static [TileKernel],
-    /// The set that has the others; only the scalar one, which has all, has none.
+    /// The set that has the others; only the scalar one has none: it runs what every format defines.
     base: Option<&'static Kernels>,
     ops: fn() -> &'static ops::Ops,
 }
+
+/// Computes a tile.
+///
+/// # Safety
+/// The CPU must have the features of the kernel set that it belongs to.
+pub(crate) type TileFunction = unsafe fn(&Tile<'_>, &mut OutTile<'_>);
 
 /// A kernel for one type of weights.
 #[derive(Debug)]
 pub(crate) struct TileKernel {
     ty: TensorType,
-    /// By operands, as in `vec_dot_q4_k_q8_k`.
-    name: &'static str,
-    /// Computes a tile.
-    ///
-    /// # Safety
-    /// The CPU must have the features of the kernel set.
-    run: unsafe fn(&Tile<'_>, &mut OutTile<'_>),
+    run: TileFunction,
 }
 
 /// A row of a set's table.
-const fn kernel(
-    ty: TensorType,
-    name: &'static str,
-    run: unsafe fn(&Tile<'_>, &mut OutTile<'_>),
-) -> TileKernel {
-    TileKernel { ty, name, run }
+#[cfg(target_arch = "x86_64")]
+const fn kernel(ty: TensorType, run: TileFunction) -> TileKernel {
+    TileKernel { ty, run }
 }
 
 /// The operands of a tile: some rows of weights, all rows of activations.
 ///
-/// Made by [`matmul`] only, which has checked that the weights are `rows` rows of `x.cols()` elements of
+/// Made by [`matmul()`] only, which has checked that the weights are `rows` rows of `x.cols()` elements of
 /// `format`, and that the activations are of the type that goes with it.
 pub(crate) struct Tile<'a> {
     format: &'static Format,
@@ -231,19 +258,6 @@ impl OutTile<'_> {
     }
 }
 
-/// The kernel sets of this build, the best first.
-static TABLE: &[&Kernels] = &[
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    &amx::KERNELS,
-    #[cfg(target_arch = "x86_64")]
-    &avx512::KERNELS,
-    #[cfg(target_arch = "x86_64")]
-    &avxvnni::KERNELS,
-    #[cfg(target_arch = "x86_64")]
-    &avx2::KERNELS,
-    &scalar::KERNELS,
-];
-
 impl Kernels {
     /// The best set that this CPU can run.
     pub fn detect_best() -> &'static Kernels {
@@ -284,15 +298,17 @@ impl Kernels {
     /// The name of the kernel that dots with weights of this type take: `vec_dot_q4_k_q8_k (avx2)`;
     /// `None` where the type cannot be computed with.
     pub fn name_for(&self, ty: TensorType) -> Option<String> {
-        let (kernel, isa) = self.tile(ty)?;
-        Some(format!("{} ({isa})", kernel.name))
+        let (_, isa) = self.tile(ty)?;
+        let operands = format!("{ty}_{:?}", format(ty)?.activation).to_lowercase();
+        Some(format!("vec_dot_{operands} ({isa})"))
     }
 
     /// The kernel for this type of weights, and whose it is.
-    fn tile(&self, ty: TensorType) -> Option<(&'static TileKernel, Isa)> {
-        match self.tiles.iter().find(|kernel| kernel.ty == ty) {
-            Some(kernel) => Some((kernel, self.isa)),
-            None => self.base?.tile(ty),
+    fn tile(&self, ty: TensorType) -> Option<(TileFunction, Isa)> {
+        match (self.tiles.iter().find(|kernel| kernel.ty == ty), self.base) {
+            (Some(kernel), _) => Some((kernel.run, self.isa)),
+            (None, Some(base)) => base.tile(ty),
+            (None, None) => format(ty).map(|_| (scalar::tile as TileFunction, self.isa)),
         }
     }
 }

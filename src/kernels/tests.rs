@@ -1,7 +1,7 @@
 //! Every kernel set against the scalar dots, bit for bit.
 
 use super::*;
-use crate::quant::testing::{KINDS, Kind, Random, weights};
+use crate::quant::testing::{KINDS, Kind, Random, say, weights};
 use crate::quant::{FORMATS, Format, format};
 
 /// The definition: one scalar dot for each place of `[tokens][rows]`.
@@ -76,7 +76,7 @@ fn check_set(isa: Isa) {
         Err(why) => {
             let needed = std::env::var("WAYINFER_NEEDS_ISA").unwrap_or_default();
             assert!(!needed.split(',').any(|name| name == isa.name()), "{why}");
-            return println!("skipped: {why}");
+            return say(format!("skipped: {why}"));
         }
     };
     for format in FORMATS {
@@ -101,26 +101,17 @@ fn check_set(isa: Isa) {
 
 /// One test a set: they are the longest of all.
 macro_rules! check_sets {
-    ($($isa:ident $name:ident;)*) => {
-        $(#[test]
-        fn $name() {
-            check_set(Isa::$isa);
+    ($($(#[$doc:meta])* $isa:ident = $name:literal: $module:ident if $built:meta;)*) => {
+        $(mod $module {
+            #[test]
+            fn gives_the_bits_of_the_scalar_dots() {
+                super::check_set(super::Isa::$isa);
+            }
         })*
-
-        #[test]
-        fn every_set_is_checked() {
-            assert_eq!(Isa::ALL, [$(Isa::$isa),*]);
-        }
     };
 }
 
-check_sets! {
-    Amx amx_gives_the_bits_of_the_scalar_dots;
-    Avx512 avx512_gives_the_bits_of_the_scalar_dots;
-    AvxVnni avxvnni_gives_the_bits_of_the_scalar_dots;
-    Avx2 avx2_gives_the_bits_of_the_scalar_dots;
-    Scalar scalar_gives_the_bits_of_the_scalar_dots;
-}
+kernel_sets!(check_sets);
 
 #[test]
 fn threads_do_not_change_the_bits() {
@@ -262,7 +253,13 @@ fn sets_are_named_and_refused_by_name() {
     assert_eq!(lacks.to_string(), "this CPU lacks avx2, fma for the avx2 kernels");
     assert!(Kernels::available().any(|set| set.isa() == Kernels::detect_best().isa()));
     for format in FORMATS {
-        assert!(scalar::KERNELS.name_for(format.ty).is_some(), "{}", format.ty);
+        assert!(super::scalar::KERNELS.name_for(format.ty).is_some(), "{}", format.ty);
     }
-    assert_eq!(scalar::KERNELS.name_for(TensorType::Q8_K), None);
+    assert_eq!(super::scalar::KERNELS.name_for(TensorType::Q8_K), None);
+    let name = super::scalar::KERNELS.name_for(TensorType::Q4_1);
+    assert_eq!(name.as_deref(), Some("vec_dot_q4_1_q8_1 (scalar)"));
+    let listed: Vec<_> = TABLE.iter().map(|set| set.isa).collect();
+    let built = |isa: &&Isa| !matches!(Kernels::by_isa(**isa), Err(IsaError::NotBuilt { .. }));
+    assert_eq!(Isa::ALL.iter().filter(built).copied().collect::<Vec<_>>(), listed);
+    assert!(Isa::names(" or ").starts_with("scalar, avx2, ") && Isa::names(" or ").ends_with(" or amx"));
 }

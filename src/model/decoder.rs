@@ -6,7 +6,8 @@ use crate::store::{Store, WeightId};
 use super::load::Sizes;
 use super::observer::NodeName;
 use super::parts::{
-    AltUp, Dense, DenseAndExperts, Embedding, Experts, Head, Mixer, Norm, PerLayerInputs, Rope, Streams, Tail,
+    Block, Dense, DenseAndExperts, EarlierStreams, Embedding, Experts, Head, LayerStreams, Mixer, Mixture,
+    NextnInput, Norm, PerLayerInputs, Rope, Streams, Tail,
 };
 use super::run::{Run, check_finite};
 use super::{
@@ -23,12 +24,27 @@ pub(super) struct Decoder {
     pub embedding: Embedding,
     /// An input of its own for each layer.
     pub per_layer: Option<PerLayerInputs>,
-    /// Several residual streams; then each layer has [`Layer::altup`].
-    pub streams: Option<Streams>,
+    /// Several residual streams; then each layer has its own [`Layer::streams`].
+    pub streams: Option<Box<dyn Streams>>,
     pub layers: Vec<Layer>,
+    /// What the head has as its input, where layers have [`Layer::earlier`].
+    pub mixture: Option<Mixture>,
     pub head: Head,
+    /// The block of multi-token prediction, where it is wanted.
+    pub nextn: Option<Nextn>,
     /// What sequences remember, slot by slot.
     pub memories: Vec<MemorySpec>,
+}
+
+/// A block of multi-token prediction, which stands beside the layers: from a token and the hidden row of the
+/// position before it to the logits of the token behind it.
+#[derive(Debug)]
+pub(super) struct Nextn {
+    pub input: NextnInput,
+    pub layer: Layer,
+    pub head: Head,
+    /// Whether hidden rows, those that it reads and its own, are those behind the last norm.
+    pub normed: bool,
 }
 
 /// A layer.
@@ -48,6 +64,9 @@ pub(super) struct Layer {
     pub ffn_post_norm: Option<Norm>,
     /// Factor on both outputs.
     pub residual_scale: Option<f32>,
+    /// Where outputs are added to their blocks' normed inputs rather than to what these were normed from: the
+    /// factor on these inputs.
+    pub normed_residual: Option<f32>,
     /// Whether attention and network have the same input: `x + ffn(norm(x)) + attention(norm(x))`.
     pub parallel: bool,
     /// The node of the residual stream between attention and network.
@@ -57,7 +76,9 @@ pub(super) struct Layer {
     /// What follows the network's output.
     pub tail: Option<Tail>,
     /// What several streams need before and behind the blocks.
-    pub altup: Option<Box<AltUp>>,
+    pub streams: Option<Box<dyn LayerStreams>>,
+    /// Residual streams that were put aside, of which blocks take their part.
+    pub earlier: Option<Box<EarlierStreams>>,
 }
 
 /// The feed-forward network of a layer.
@@ -100,7 +121,12 @@ impl FeedForward {
 
     fn forward(&self, run: &mut Run<'_>, il: usize, next: Option<&Experts>) -> Result<(), ForwardError> {
         match self {
-            FeedForward::Dense(dense) => dense.forward(run, il),
+            FeedForward::Dense(dense) => {
+                if let Some(next) = next.filter(|_| run.guess_experts) {
+                    next.guess_behind_dense(run)?;
+                }
+                dense.forward(run, il)
+            }
             FeedForward::Experts(experts) => experts.forward(run, il, next),
             FeedForward::Both(both) => both.forward(run, il, next),
         }
@@ -110,11 +136,11 @@ impl FeedForward {
 impl Layer {
     /// What every token touches: all but the experts.
     fn weights(&self) -> impl Iterator<Item = WeightId> {
-        let before = self.altup.iter().flat_map(|altup| altup.weights());
+        let before = self.streams.iter().flat_map(|streams| streams.weights());
         let mixer = self.mixer.iter().flat_map(|mixer| mixer.weights());
         let ffn = self.ffn.iter().flat_map(FeedForward::weights);
         let tail = self.tail.iter().flat_map(Tail::weights);
-        let behind = self.altup.iter().flat_map(|altup| altup.correction_weights());
+        let behind = self.streams.iter().flat_map(|streams| streams.late_weights());
         before.chain(mixer).chain(ffn).chain(tail).chain(behind)
     }
 
@@ -140,7 +166,8 @@ impl Layer {
     /// The widest hidden row beside the network's.
     fn hidden(&self) -> usize {
         let tail = self.tail.as_ref().map_or(0, Tail::hidden);
-        tail.max(self.altup.as_ref().map_or(0, |altup| altup.hidden()))
+        let shares = self.earlier.as_ref().map_or(0, |earlier| earlier.ffn.shares());
+        tail.max(self.streams.as_ref().map_or(0, |streams| streams.hidden())).max(shares)
     }
 
     fn spec(&self) -> LayerSpec {
@@ -152,27 +179,52 @@ impl Layer {
     }
 }
 
+impl Decoder {
+    /// All layers, that of the block of multi-token prediction included.
+    pub fn all_layers_mut(&mut self) -> impl Iterator<Item = &mut Layer> {
+        self.layers.iter_mut().chain(self.nextn.iter_mut().map(|nextn| &mut nextn.layer))
+    }
+
+    /// Residual streams that layers put aside.
+    fn banks(&self) -> usize {
+        self.layers.iter().flat_map(|layer| &layer.earlier).filter(|earlier| earlier.banks).count()
+    }
+}
+
 impl Architecture for Decoder {
     fn spec(&self, architecture: &str) -> ModelSpec {
         let Sizes { embd, vocab, context, .. } = self.sizes;
         let layers = self.layers.iter().map(Layer::spec).collect();
         let memories = self.memories.clone();
         let side = SideSizes {
-            streams: if self.streams.is_some() { STREAMS * embd } else { 0 },
+            streams: if self.streams.is_some() { STREAMS * embd } else { self.banks() * embd },
+            gates: self.streams.as_ref().map_or(0, |streams| streams.gates()),
             per_layer: self.per_layer.as_ref().map_or(0, PerLayerInputs::row),
             hidden: self.layers.iter().map(Layer::hidden).max().unwrap_or(0),
         };
-        ModelSpec { architecture: architecture.to_owned(), embd, vocab, context, layers, memories, side }
+        let nextn = self.nextn.as_ref().map(|nextn| nextn.layer.spec());
+        ModelSpec {
+            architecture: architecture.to_owned(),
+            embd,
+            vocab,
+            context,
+            layers,
+            nextn,
+            memories,
+            side,
+        }
     }
 
     fn forward<'a>(&self, store: &'a Store, pass: Pass<'a>) -> Result<(), ForwardError> {
+        let ends = pass.ends;
         let mut run = Run::new(store, self.sizes.embd, pass);
         let run = &mut run;
-        let silent = run.segments.iter().all(|segment| segment.logits == Logits::None) && run.rows > 0;
+        let unheard = run.segments.iter().all(|segment| segment.logits == Logits::None) && run.rows > 0;
+        let silent = unheard && !ends;
         // The last layer of which sequences remember anything.
         let remembered = self.layers.iter().rposition(Layer::remembers).unwrap_or(0);
         run.announce(self.per_layer.iter().flat_map(PerLayerInputs::weights));
-        run.announce(self.streams.iter().flat_map(Streams::weights));
+        run.announce(self.streams.iter().flat_map(|streams| streams.weights()));
         run.announce(self.layers[0].weights());
         self.embedding.forward(run)?;
         if let Some(per_layer) = &self.per_layer {
@@ -192,18 +244,18 @@ impl Architecture for Decoder {
                 }
             }
             if next.is_none() {
-                run.announce(self.streams.iter().flat_map(Streams::end_weights));
+                run.announce(self.streams.iter().flat_map(|streams| streams.end_weights()));
             }
             run.watch.enter(Some(il));
-            if let Some(altup) = &layer.altup {
-                altup.predict(run, il)?;
+            if let Some(streams) = &layer.streams {
+                streams.before(run, il, Block::Mixer)?;
             }
-            match &layer.attn_norm {
-                Some(norm) => norm.of_stream(run),
-                None => run.copy_stream(),
+            layer.enter(run, &layer.attn_norm, layer.earlier.as_ref().map(|earlier| &earlier.mixer));
+            if let Some(earlier) = &layer.earlier {
+                earlier.bank(run);
             }
-            if let Some(altup) = &layer.altup {
-                altup.beside_attention(run, il)?;
+            if let Some(streams) = &layer.streams {
+                streams.beside_mixer(run, il)?;
             }
             let inputs = match &layer.mixer {
                 Some(mixer) => Some((mixer, mixer.remember(run, il)?)),
@@ -213,27 +265,82 @@ impl Architecture for Decoder {
                 return Ok(()); // what sequences remember is all that was wanted
             }
             if let Some((mixer, inputs)) = inputs {
-                mixer.mix(run, il, il >= remembered, inputs)?;
+                mixer.mix(run, il, il >= remembered && !ends, inputs)?;
             }
-            if il == remembered {
+            if il == remembered && !ends {
                 run.keep_wanted_rows(layer.rows());
                 run.rotate_positions(&self.ropes);
             }
             let experts = next.and_then(Layer::experts);
-            match layer.parallel {
-                true => layer.blocks_side_by_side(run, il, experts)?,
-                false => layer.blocks_in_turn(run, il, experts)?,
-            }
+            layer.blocks(run, il, experts)?;
             run.watch.observer.layer_done(il + 1);
         }
         if let Some(streams) = &self.streams {
             streams.end(run, self.layers.len())?;
         }
-        self.head.forward(run, self.layers.len())
+        run.watch.enter(None);
+        if let Some(mixture) = &self.mixture {
+            mixture.of_stream(run);
+            let n = run.rows * run.embd;
+            run.buffers.x[..n].copy_from_slice(&run.buffers.cur[..n]);
+            run.x = run.cur;
+        }
+        match self.nextn.as_ref().filter(|_| ends) {
+            Some(nextn) => {
+                self.head.norm(run);
+                run.keep_ends(nextn.normed);
+                run.keep_wanted_rows(RowSizes::default());
+                if unheard { Ok(()) } else { self.head.logits(run, self.layers.len()) }
+            }
+            None => {
+                self.head.norm(run);
+                self.head.logits(run, self.layers.len())
+            }
+        }
+    }
+
+    fn draft<'a>(&self, store: &'a Store, pass: Pass<'a>, hidden: &[f32]) -> Result<(), ForwardError> {
+        let nextn = self.nextn.as_ref().expect("the block is loaded");
+        nextn.forward(&mut Run::new(store, self.sizes.embd, pass), &self.ropes, hidden)
+    }
+}
+
+impl Nextn {
+    /// Runs the tokens; `hidden`: `[T][E]`, the row of the position before each. A pass without logits fills
+    /// what sequences remember alone.
+    fn forward(&self, run: &mut Run<'_>, ropes: &[Rope], hidden: &[f32]) -> Result<(), ForwardError> {
+        let (il, layer) = (self.input.il(), &self.layer);
+        let silent = run.segments.iter().all(|segment| segment.logits == Logits::None);
+        run.announce(self.input.weights().chain(layer.weights()));
+        self.input.forward(run, hidden)?;
+        run.rotate_positions(ropes);
+        layer.enter(run, &layer.attn_norm, None);
+        if let Some(mixer) = &layer.mixer {
+            let inputs = mixer.remember(run, il)?;
+            if silent {
+                return Ok(());
+            }
+            mixer.mix(run, il, true, inputs)?;
+        }
+        run.keep_wanted_rows(layer.rows());
+        run.rotate_positions(ropes);
+        layer.blocks(run, il, None)?;
+        run.watch.enter(None);
+        self.head.norm(run);
+        run.keep_ends(self.normed);
+        self.head.logits(run, il)
     }
 }
 
 impl Layer {
+    /// Both blocks, behind the mixing step.
+    fn blocks(&self, run: &mut Run<'_>, il: usize, next: Option<&Experts>) -> Result<(), ForwardError> {
+        match self.parallel {
+            true => self.blocks_side_by_side(run, il, next),
+            false => self.blocks_in_turn(run, il, next),
+        }
+    }
+
     /// The output of attention is added to the residual stream, then that of the network.
     fn blocks_in_turn(
         &self,
@@ -243,29 +350,51 @@ impl Layer {
     ) -> Result<(), ForwardError> {
         if let Some(mixer) = &self.mixer {
             run.cur = mixer.output(run, il, false)?;
+            self.scale_residual(run, "residual_scaled_attn", il)?;
             self.finish_block(run, self.attn_post_norm.as_ref());
             // Of a step alone the sum is the layer's output.
             let sum = if self.ffn.is_some() { self.middle.into() } else { self.out };
-            run.add_to_stream(sum, il)?;
-            if let Some(altup) = &self.altup {
-                altup.join(run, il)?;
+            match &self.streams {
+                Some(streams) => streams.add(run, il, Block::Mixer, sum)?,
+                None => run.add_to_stream(sum, il)?,
             }
         }
         let Some(ffn) = &self.ffn else { return Ok(()) };
-        match &self.ffn_norm {
-            Some(norm) => norm.of_stream(run),
-            None => run.copy_stream(),
+        if let Some(streams) = &self.streams {
+            streams.before(run, il, Block::Network)?;
         }
+        self.enter(run, &self.ffn_norm, self.earlier.as_ref().map(|earlier| &earlier.ffn));
         ffn.forward(run, il, next)?;
+        self.scale_residual(run, "residual_scaled_ffn", il)?;
         self.finish_block(run, self.ffn_post_norm.as_ref());
-        match &self.tail {
-            Some(tail) => tail.finish(run, il, self.out)?,
-            None => run.add_to_stream(self.out, il)?,
+        match (&self.tail, &self.streams) {
+            (Some(tail), _) => tail.finish(run, il, self.out),
+            (None, Some(streams)) => streams.add(run, il, Block::Network, self.out),
+            (None, None) => run.add_to_stream(self.out, il),
         }
-        match &self.altup {
-            Some(altup) => altup.correct(run, il),
-            None => Ok(()),
+    }
+
+    /// The input of a block, which becomes the residual stream where the output is added to that.
+    fn enter(&self, run: &mut Run<'_>, norm: &Option<Norm>, mixture: Option<&Mixture>) {
+        match (mixture, norm) {
+            (Some(mixture), norm) => {
+                mixture.of_stream(run);
+                if let Some(norm) = norm {
+                    norm.of_cur(run);
+                }
+            }
+            (None, Some(norm)) => norm.of_stream(run),
+            (None, None) => run.copy_stream(),
         }
+        if self.normed_residual.is_some() {
+            let n = run.rows * run.embd;
+            run.buffers.x[..n].copy_from_slice(&run.buffers.cur[..n]);
+            run.x = run.cur;
+        }
+    }
+
+    fn scale_residual(&self, run: &mut Run<'_>, name: &'static str, il: usize) -> Result<(), ForwardError> {
+        self.normed_residual.map_or(Ok(()), |scale| run.scale_stream(scale, name, il))
     }
 
     fn finish_block(&self, run: &mut Run<'_>, norm: Option<&Norm>) {

@@ -125,6 +125,22 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// A count for each of so many blocks, from an array that may go on behind them.
+    pub fn leading_counts(&mut self, name: &str, blocks: usize) -> Result<Vec<usize>, ModelError> {
+        let len = match self.meta.get(&self.full(name)) {
+            Some(Value::Array(array)) if array.len() >= blocks => array.len(),
+            Some(Value::Array(array)) => {
+                let what = format!("has {} values, where {blocks} are needed", array.len());
+                return Err(self.problem(name, what));
+            }
+            Some(_) => return Err(self.problem(name, "is no array with a count for each block")),
+            None => return Err(self.problem(name, "is missing")),
+        };
+        let mut counts = self.counts(name, len)?.unwrap_or_default();
+        counts.truncate(blocks);
+        Ok(counts)
+    }
+
     /// Heads of each block, which may be 0 unless all blocks have attention.
     pub fn heads(
         &mut self,

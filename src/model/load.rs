@@ -19,12 +19,19 @@ pub(super) struct Loader<'a> {
     pub weights: WeightLoader<'a>,
     /// What sequences will remember, slot by slot.
     pub memories: Vec<MemorySpec>,
+    /// Whether the block of multi-token prediction is wanted.
+    pub nextn: bool,
 }
 
 impl<'a> Loader<'a> {
-    pub fn new(gguf: &'a Gguf, architecture: &'a str, store: Store) -> Result<Loader<'a>, ModelError> {
+    pub fn new(
+        gguf: &'a Gguf,
+        architecture: &'a str,
+        store: Store,
+        nextn: bool,
+    ) -> Result<Loader<'a>, ModelError> {
         let keys = Keys::new(gguf.metadata(), architecture);
-        Ok(Loader { keys, weights: WeightLoader::new(gguf, store)?, memories: Vec::new() })
+        Ok(Loader { keys, weights: WeightLoader::new(gguf, store)?, memories: Vec::new(), nextn })
     }
 
     /// A slot for what a part remembers of a sequence.
@@ -85,6 +92,10 @@ impl Sizes {
             return Err(
                 keys.problem("nextn_predict_layers", format!("is {nextn}, where there are {blocks} blocks"))
             );
+        }
+        if l.nextn && nextn == 0 {
+            let what = "is 0 or missing: the model has no block for multi-token prediction";
+            return Err(keys.problem("nextn_predict_layers", what));
         }
         let layers = blocks - nextn;
         let heads = keys.heads("attention.head_count", blocks, all_attend)?;
@@ -237,7 +248,8 @@ impl<'a> Loader<'a> {
             return self.required_window_pattern(sizes);
         }
         let n = self.keys.size(WINDOW_PATTERN)?.unwrap_or(default);
-        Ok((0..sizes.blocks).map(|il| windowed(il, n)).collect())
+        // Blocks behind the layers have none.
+        Ok((0..sizes.blocks).map(|il| il < sizes.layers && windowed(il, n)).collect())
     }
 
     /// The same for a family whose files say of each layer whether it sees a window.

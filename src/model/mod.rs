@@ -33,6 +33,7 @@ use observer::Label;
 pub use observer::{NoObserver, Node, NodeId, NodeKind, NodeWeight, Observer, Work};
 pub use spec::{FeedForwardSpec, LayerSpec, MemorySpec, ModelSpec, RowSizes, ScratchSizes, SideSizes};
 pub use state::{Buffers, KvType, SequenceState};
+pub(crate) use weights::is_table;
 
 /// Why a model cannot be loaded.
 #[derive(Debug, Error)]
@@ -55,8 +56,12 @@ pub enum ModelError {
     UnsupportedType { name: String, ty: String, supported: String },
     #[error("tensor {name} is not part of the architecture {architecture} as it is supported")]
     UnknownTensor { name: String, architecture: String },
+    #[error("blocks of multi-token prediction of the architecture {architecture} cannot draft yet")]
+    UnsupportedNextn { architecture: String },
     #[error("tensor {name} holds {value} at element {index}")]
     NotFinite { name: String, index: usize, value: f32 },
+    #[error("tensor {name} holds {value} at element {index}, where 0 to {} make sense", .below - 1)]
+    TableRange { name: String, index: usize, value: i32, below: usize },
     #[error("tensor {name} holds zeros alone: a norm lets nothing through with it")]
     ZeroNorm { name: String },
     #[error(transparent)]
@@ -125,6 +130,9 @@ pub struct Pass<'a> {
     pub segments: Vec<Segment<'a>>,
     /// Whether to guess the experts of the next layer and read them ahead; changes no result.
     pub guess_experts: bool,
+    /// Whether to leave what the residual stream ends in, of every row, in [`Buffers::ends`]: the block of
+    /// multi-token prediction reads it, which must be loaded.
+    pub ends: bool,
     pub observer: &'a mut dyn Observer,
 }
 
@@ -135,6 +143,10 @@ trait Architecture: Send + Sync + std::fmt::Debug {
 
     /// Runs the tokens through all layers. Runs on rayon's current pool.
     fn forward<'a>(&self, store: &'a Store, pass: Pass<'a>) -> Result<(), ForwardError>;
+
+    /// Runs tokens through the block of multi-token prediction, which is loaded; `hidden`: `[T][E]`, what the
+    /// position before each left.
+    fn draft<'a>(&self, store: &'a Store, pass: Pass<'a>, hidden: &[f32]) -> Result<(), ForwardError>;
 }
 
 /// A loaded model: immutable, shared by all engines.
@@ -147,13 +159,25 @@ pub struct Model {
 
 impl Model {
     /// Maps the weights of a model and checks that its architecture, metadata and tensors are all
-    /// understood.
+    /// understood. Blocks of multi-token prediction are left aside.
     ///
     /// # Errors
     /// What is missing, of the wrong shape, or not supported, by name.
     pub fn load(gguf: &Gguf) -> Result<Model, ModelError> {
+        Model::load_with(gguf, false)
+    }
+
+    /// The same with the first block of multi-token prediction, which drafts.
+    ///
+    /// # Errors
+    /// Where the file has no such block, or the architecture's cannot draft yet, too.
+    pub fn load_with_nextn(gguf: &Gguf) -> Result<Model, ModelError> {
+        Model::load_with(gguf, true)
+    }
+
+    fn load_with(gguf: &Gguf, nextn: bool) -> Result<Model, ModelError> {
         let name = architecture_name(gguf.metadata())?;
-        let (architecture, store) = families::load(gguf, name)?;
+        let (architecture, store) = families::load(gguf, name, nextn)?;
         Ok(Model { spec: architecture.spec(name), store, architecture })
     }
 
@@ -196,6 +220,7 @@ impl Model {
             buffers: &mut buffers,
             segments: Vec::new(),
             guess_experts: false,
+            ends: false,
             observer: &mut graph,
         };
         self.architecture.forward(&self.store, pass)?;
@@ -211,13 +236,35 @@ impl Model {
     /// # Panics
     /// Where the tokens do not fit the buffers: the engine's mistake.
     pub fn forward<'a>(&'a self, pass: Pass<'a>) -> Result<(), ForwardError> {
+        self.passed(pass, |pass| self.architecture.forward(&self.store, pass))
+    }
+
+    /// Runs tokens through the block of multi-token prediction: the logits are those of the token behind
+    /// each. `hidden`: `[T][E]`, the [ends](Buffers::ends) of the position before each token, zeros before
+    /// the first. A pass of [`Logits::None`] only fills what the block remembers. The ends of the rows whose
+    /// logits are wanted are left in [`Buffers::ends`], to go on with.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    ///
+    /// # Panics
+    /// Where the block is not loaded, or rows do not fit: the engine's mistake.
+    pub fn draft<'a>(&'a self, pass: Pass<'a>, hidden: &[f32]) -> Result<(), ForwardError> {
+        self.passed(pass, |pass| self.architecture.draft(&self.store, pass, hidden))
+    }
+
+    fn passed<'a>(
+        &'a self,
+        pass: Pass<'a>,
+        run: impl FnOnce(Pass<'a>) -> Result<(), ForwardError>,
+    ) -> Result<(), ForwardError> {
         let vocab = self.spec.vocab;
         let mut ids = pass.segments.iter().flat_map(|segment| segment.tokens);
         if let Some(&id) = ids.find(|&&id| id as usize >= vocab) {
             return Err(ForwardError::TokenRange { id, vocab });
         }
         self.store.begin_pass();
-        let passed = self.architecture.forward(&self.store, pass);
+        let passed = run(pass);
         // First: what a file has lost may be the cause of any other error.
         self.store.check_mapped()?;
         passed

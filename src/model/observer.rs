@@ -80,6 +80,8 @@ pub enum NodeKind {
     L2Norm,
     /// A recurrence from token to token: the delta rule.
     Recurrence,
+    /// Lightning attention: a recurrence that ggml does for all tokens of a pass at once, in another order.
+    LinearAttention,
     /// The selective scan of a state space, its convolution before it included.
     Scan,
     /// An RMS norm times an activation of its gate.
@@ -113,6 +115,7 @@ impl NodeKind {
             NodeKind::Convolution => "the convolution",
             NodeKind::L2Norm => "the Euclidean norm",
             NodeKind::Recurrence => "the recurrence",
+            NodeKind::LinearAttention => "lightning attention",
             NodeKind::Scan => "the selective scan",
             NodeKind::GatedNorm => "the gated norm",
             NodeKind::Hadamard => "the Hadamard transform",

@@ -47,7 +47,7 @@ impl<'a> Run<'a> {
     /// # Panics
     /// Where they do not fit the buffers: the engine's mistake.
     pub fn new(store: &'a Store, embd: usize, pass: Pass<'a>) -> Run<'a> {
-        let Pass { kernels, buffers, segments, guess_experts, observer } = pass;
+        let Pass { kernels, buffers, segments, guess_experts, ends: _, observer } = pass;
         let rows = segments.iter().map(|segment| segment.tokens.len()).sum();
         assert!(rows <= buffers.batch(), "{rows} tokens in a batch of {}", buffers.batch());
         let nothing = NodeId { name: "", layer: None, occurrence: 0 };
@@ -141,6 +141,13 @@ impl<'a> Run<'a> {
         self.kernels.ops().scale(&mut self.buffers.cur[..n], by);
     }
 
+    /// Keeps what the residual stream ended in, or its norm in [`Buffers::cur`], for drafts.
+    pub fn keep_ends(&mut self, normed: bool) {
+        let n = self.rows * self.embd;
+        let Buffers { x, cur, ends, .. } = &mut *self.buffers;
+        ends[..n].copy_from_slice(if normed { &cur[..n] } else { &x[..n] });
+    }
+
     /// Keeps the rows whose logits are wanted, of the buffers that the rest of this layer and those behind it
     /// read: nothing is remembered any more.
     pub fn keep_wanted_rows(&mut self, rows: RowSizes) {
@@ -154,12 +161,15 @@ impl<'a> Run<'a> {
                 Logits::All | Logits::Drafts => 0..tokens,
             };
             let (from, to) = (row + wanted.start..row + wanted.end, kept);
-            let Buffers { x, cur, beside, attn, attn_gate, streams, per_layer, .. } = &mut *self.buffers;
+            let Buffers { x, cur, beside, attn, attn_gate, streams, gates, per_layer, .. } =
+                &mut *self.buffers;
             let buffers =
                 [(x, embd), (cur, embd), (beside, embd), (attn, rows.attended), (attn_gate, rows.gate)];
-            for (buffer, n) in
-                buffers.into_iter().chain([(streams, side.streams), (per_layer, side.per_layer)])
-            {
+            for (buffer, n) in buffers.into_iter().chain([
+                (streams, side.streams),
+                (gates, side.gates),
+                (per_layer, side.per_layer),
+            ]) {
                 buffer.copy_within(from.start * n..from.end * n, to * n);
             }
             segment.first_pos += wanted.start;

@@ -14,6 +14,8 @@ pub struct ModelSpec {
     /// Context that the model was trained for, tokens.
     pub context: usize,
     pub layers: Vec<LayerSpec>,
+    /// The block of multi-token prediction, where it is loaded.
+    pub nextn: Option<LayerSpec>,
     /// What a sequence remembers, slot by slot.
     pub memories: Vec<MemorySpec>,
     pub side: SideSizes,
@@ -24,6 +26,8 @@ pub struct ModelSpec {
 pub struct SideSizes {
     /// All residual streams, where a token has several.
     pub streams: usize,
+    /// The gates of these streams, where they outlive a block's beginning.
+    pub gates: usize,
     /// Inputs of all layers.
     pub per_layer: usize,
     /// The widest hidden row that is none of a feed-forward network.
@@ -46,6 +50,11 @@ pub enum MemorySpec {
     /// A row of so many elements of every position: a latent, of which keys and values are made, or an
     /// indexer's key.
     Rows { len: usize },
+    /// What a compressor still needs of the last positions: values and scores of so many elements each, in
+    /// f32 whatever the cache's type.
+    Compressing { len: usize, window: Window },
+    /// A row of so many elements for every `ratio` positions, once all of them are there.
+    Compressed { len: usize, ratio: usize },
     /// The state of a recurrence, which does not grow: so many f32.
     Recurrent { floats: usize },
 }
@@ -124,8 +133,18 @@ impl ModelSpec {
         self.layers.iter().any(|layer| layer.experts().is_some())
     }
 
+    /// Whether a sequence remembers states of recurrences, of which one more is kept for every draft.
+    pub fn is_recurrent(&self) -> bool {
+        self.memories.iter().any(|memory| matches!(memory, MemorySpec::Recurrent { .. }))
+    }
+
+    /// All layers, the block of multi-token prediction included.
+    pub fn all_layers(&self) -> impl Iterator<Item = &LayerSpec> {
+        self.layers.iter().chain(&self.nextn)
+    }
+
     /// The largest of some size over all layers.
     pub fn widest(&self, of: impl Fn(&LayerSpec) -> usize) -> usize {
-        self.layers.iter().map(of).max().unwrap_or(0)
+        self.all_layers().map(of).max().unwrap_or(0)
     }
 }

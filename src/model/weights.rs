@@ -123,6 +123,11 @@ impl HeadMatrices {
     }
 }
 
+/// Whether a tensor holds whole numbers that are looked up: the experts of each token.
+pub(crate) fn is_table(tensor: &TensorInfo) -> bool {
+    tensor.ty == TensorType::I32 && tensor.name.ends_with(".ffn_gate_tid2eid.weight")
+}
+
 /// The experts of a layer, as their weights are found.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ExpertSet {
@@ -150,7 +155,7 @@ impl<'a> WeightLoader<'a> {
     /// # Errors
     /// A tensor of a type that has no [`quant::Format`], by both names.
     pub fn new(gguf: &'a Gguf, store: Store) -> Result<WeightLoader<'a>, ModelError> {
-        if let Some(tensor) = gguf.tensors.iter().find(|t| quant::format(t.ty).is_none()) {
+        if let Some(tensor) = gguf.tensors.iter().find(|t| quant::format(t.ty).is_none() && !is_table(t)) {
             return Err(ModelError::UnsupportedType {
                 name: tensor.name.clone(),
                 ty: tensor.ty.to_string(),
@@ -229,6 +234,22 @@ impl<'a> WeightLoader<'a> {
         let tensor = self.find(name, &[cols, rows, heads])?;
         let id = self.store.register(tensor, 0..tensor.bytes, Role::Always)?;
         Ok(HeadMatrices { all: Matrix { id, ty: tensor.ty, rows: rows * heads, cols }, heads })
+    }
+
+    /// A matrix of `rows` by `cols` for each group, of `[cols, rows, groups]` or `[cols, rows * groups]`.
+    pub fn grouped(
+        &mut self,
+        name: &str,
+        cols: usize,
+        rows: usize,
+        groups: usize,
+    ) -> Result<HeadMatrices, ModelError> {
+        let in_planes = self.gguf.tensor(name).is_some_and(|tensor| tensor.dims.len() > 2);
+        if in_planes {
+            return self.by_head(name, cols, rows, groups);
+        }
+        let all = self.matrix(name, cols, rows * groups, Role::Always)?;
+        Ok(HeadMatrices { all, heads: groups })
     }
 
     /// Rows of a tensor from a byte on.
@@ -384,6 +405,28 @@ impl<'a> WeightLoader<'a> {
         }
         match values.iter().position(|v| !v.is_finite()) {
             Some(index) => Err(ModelError::NotFinite { name: name.to_owned(), index, value: values[index] }),
+            None => Ok(values),
+        }
+    }
+
+    /// A table of whole numbers below `below`, of this shape.
+    pub fn table(&mut self, name: &str, dims: &[usize], below: usize) -> Result<Vec<u32>, ModelError> {
+        let tensor = self.find(name, dims)?;
+        if tensor.ty != TensorType::I32 {
+            let (name, ty) = (name.to_owned(), tensor.ty.to_string());
+            return Err(ModelError::UnsupportedType { name, ty, supported: TensorType::I32.to_string() });
+        }
+        let id = self.store.register(tensor, 0..tensor.bytes, Role::Once)?;
+        let bytes = self.store.read_once(id)?;
+        let mut values: Vec<u32> = zeroed(dims, "a table of the model")?;
+        for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+            *value = u32::from_le_bytes(*bytes);
+        }
+        match values.iter().position(|&v| v as usize >= below) {
+            Some(index) => {
+                let (name, value) = (name.to_owned(), values[index] as i32);
+                Err(ModelError::TableRange { name, index, value, below })
+            }
             None => Ok(values),
         }
     }

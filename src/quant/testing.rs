@@ -3,6 +3,14 @@
 use super::Format;
 use crate::gguf::TensorType;
 
+/// A line that is to be seen when the test passes, such as what it skips and why: past the harness, which
+/// keeps `println!` back.
+#[cfg(test)]
+pub(crate) fn say(line: impl std::fmt::Display) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// SplitMix64 (Steele, Lea, Flood 2014): short, and the same everywhere.
 pub(crate) struct Random(pub u64);
 

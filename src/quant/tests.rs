@@ -224,7 +224,7 @@ const MEASURED_DOT_ERROR: &[(TensorType, f64)] = &[
 fn hardware_fma_gives_the_same_bits() {
     #[cfg(target_arch = "x86_64")]
     if !std::arch::is_x86_feature_detected!("fma") {
-        println!("skipped: this CPU lacks fma");
+        testing::say("skipped: this CPU lacks fma");
         return;
     }
     for format in FORMATS {

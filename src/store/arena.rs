@@ -3,6 +3,7 @@
 use memmap2::{MmapMut, MmapOptions};
 
 use super::OutOfMemory;
+use super::os::{Os, System};
 
 /// A range of an [`Arena`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +33,7 @@ impl Arena {
     pub fn new(len: usize) -> Result<Arena, OutOfMemory> {
         let out_of_memory = |_| OutOfMemory { bytes: len as u128, what: "the weights" };
         let mut map = MmapOptions::new().len(len.max(1)).map_anon().map_err(out_of_memory)?;
-        // Fewer and larger pages where the system has them; it is only advice.
-        #[cfg(target_os = "linux")]
-        let _ = map.advise(memmap2::Advice::HugePage);
+        Os::prefer_large_pages(&map);
         let start = map.as_mut_ptr();
         Ok(Arena { map, start })
     }

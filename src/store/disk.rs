@@ -3,10 +3,11 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
+use super::os::{self, Os, Reads, System};
 use super::zeroed;
+use crate::gguf::OpenedFile;
 
 /// What places, lengths and buffers of direct reads are multiples of: enough for every disk in use.
 pub const ALIGNMENT: usize = 4096;
@@ -33,30 +34,23 @@ pub trait ReadAt: fmt::Debug + Send + Sync {
     }
 }
 
-/// Opens a file for reading at places.
-pub type OpenFile<'a> = &'a dyn Fn(&Path) -> io::Result<Arc<dyn ReadAt>>;
+/// Opens a file that is open already for reading at places.
+pub type OpenFile<'a> = &'a dyn Fn(&Arc<OpenedFile>) -> io::Result<Arc<dyn ReadAt>>;
 
-/// Opens a file: around the page cache where the file system can, else through it, dropping what was read.
+/// Opens a file for reading at places: around the page cache where the file system can, else through it,
+/// dropping what was read. A read that finds the file changed is an error; see
+/// [`OpenedFile::check_unchanged`].
 ///
 /// # Errors
-/// Where it cannot be opened.
-pub fn open_file(path: &Path) -> io::Result<Arc<dyn ReadAt>> {
-    let plain = File::open(path)?;
-    let disk = disk_of(&plain)?;
-    let direct = sys::open_direct(path).filter(takes_direct_reads);
+/// What the system says.
+pub fn open_file(opened: &Arc<OpenedFile>) -> io::Result<Arc<dyn ReadAt>> {
+    let again = |reads| os::reopen(opened.file(), opened.path(), reads);
+    // Where files cannot be told apart, neither can disks.
+    let disk = Os::identity(opened.file()).map_or(0, |identity| identity.device);
+    let direct = again(Reads::Direct).filter(takes_direct_reads);
     let is_direct = direct.is_some();
-    let file = direct.unwrap_or(plain);
-    if !is_direct {
-        sys::expect_random_reads(&file);
-    }
-    Ok(Arc::new(DiskFile { file, disk, is_direct }))
-}
-
-/// Opens a file for small reads of which no neighbours are wanted.
-pub fn open_for_small_reads(path: &Path) -> io::Result<File> {
-    let file = File::open(path)?;
-    sys::expect_random_reads(&file);
-    Ok(file)
+    let again = direct.or_else(|| again(Reads::Small));
+    Ok(Arc::new(DiskFile { opened: Arc::clone(opened), again, disk, is_direct }))
 }
 
 /// Reads `len` bytes from `offset` on.
@@ -67,7 +61,7 @@ pub fn read_exact(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
     let mut bytes: Vec<u8> = zeroed(&[len], "reads").map_err(|_| io::ErrorKind::OutOfMemory)?;
     let mut done = 0;
     while done < len {
-        match sys::read_at(file, &mut bytes[done..], offset + done as u64) {
+        match Os::read_at(file, &mut bytes[done..], offset + done as u64) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(n) => done += n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -79,22 +73,26 @@ pub fn read_exact(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
 
 /// Some file systems open a file for direct reads and then refuse these.
 fn takes_direct_reads(file: &File) -> bool {
-    AlignedBuffer::new(ALIGNMENT).and_then(|mut buffer| sys::read_at(file, buffer.as_mut(), 0)).is_ok()
+    AlignedBuffer::new(ALIGNMENT).and_then(|mut buffer| Os::read_at(file, buffer.as_mut(), 0)).is_ok()
 }
 
 #[derive(Debug)]
 struct DiskFile {
-    file: File,
+    opened: Arc<OpenedFile>,
+    /// A handle of its own for the reads; where none was to be had the first.
+    again: Option<File>,
     disk: u64,
     is_direct: bool,
 }
 
 impl ReadAt for DiskFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let read = sys::read_at(&self.file, buffer, offset)?;
+        let file = self.again.as_ref().unwrap_or(self.opened.file());
+        let read = Os::read_at(file, buffer, offset)?;
         if !self.is_direct {
-            sys::drop_pages(&self.file, offset, read);
+            Os::drop_pages(file, offset, read);
         }
+        self.opened.check_unchanged()?;
         Ok(read)
     }
 
@@ -184,90 +182,6 @@ pub fn read_whole(file: &dyn ReadAt, buffer: &mut [u8], offset: u64, needed: usi
     Ok(())
 }
 
-#[cfg(unix)]
-fn disk_of(file: &File) -> io::Result<u64> {
-    use std::os::unix::fs::MetadataExt;
-    Ok(file.metadata()?.dev())
-}
-
-#[cfg(not(unix))]
-fn disk_of(_: &File) -> io::Result<u64> {
-    Ok(0)
-}
-
-#[cfg(target_os = "linux")]
-mod sys {
-    use std::fs::{File, OpenOptions};
-    use std::io;
-    use std::os::fd::AsRawFd;
-    use std::os::unix::fs::{FileExt, OpenOptionsExt};
-    use std::path::Path;
-
-    pub fn open_direct(path: &Path) -> Option<File> {
-        OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path).ok()
-    }
-
-    pub fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        file.read_at(buffer, offset)
-    }
-
-    fn advise(file: &File, offset: u64, len: usize, advice: libc::c_int) {
-        // SAFETY: a call on an open descriptor that touches no memory of ours; it is advice, so that its
-        // failure changes nothing.
-        let _ = unsafe {
-            libc::posix_fadvise(file.as_raw_fd(), offset as libc::off_t, len as libc::off_t, advice)
-        };
-    }
-
-    pub fn expect_random_reads(file: &File) {
-        advise(file, 0, 0, libc::POSIX_FADV_RANDOM);
-    }
-
-    pub fn drop_pages(file: &File, offset: u64, len: usize) {
-        advise(file, offset, len, libc::POSIX_FADV_DONTNEED);
-    }
-}
-
-#[cfg(all(unix, not(target_os = "linux")))]
-mod sys {
-    use std::fs::File;
-    use std::io;
-    use std::os::unix::fs::FileExt;
-    use std::path::Path;
-
-    pub fn open_direct(_: &Path) -> Option<File> {
-        None
-    }
-
-    pub fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        file.read_at(buffer, offset)
-    }
-
-    pub fn expect_random_reads(_: &File) {}
-
-    pub fn drop_pages(_: &File, _: u64, _: usize) {}
-}
-
-#[cfg(windows)]
-mod sys {
-    use std::fs::File;
-    use std::io;
-    use std::os::windows::fs::FileExt;
-    use std::path::Path;
-
-    pub fn open_direct(_: &Path) -> Option<File> {
-        None
-    }
-
-    pub fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        file.seek_read(buffer, offset)
-    }
-
-    pub fn expect_random_reads(_: &File) {}
-
-    pub fn drop_pages(_: &File, _: u64, _: usize) {}
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -328,11 +242,10 @@ mod tests {
             let all = bytes(3 * ALIGNMENT + 77);
             file.write_all(&all).unwrap();
             file.as_file().sync_all().unwrap();
-            let file = open_file(file.path()).unwrap();
+            let file = open_file(&Arc::new(OpenedFile::open(file.path()).unwrap())).unwrap();
             let mut buffer = AlignedBuffer::new(3 * ALIGNMENT).unwrap();
             read_whole(&*file, buffer.as_mut(), ALIGNMENT as u64, 2 * ALIGNMENT + 77).unwrap();
             assert_eq!(buffer.as_ref()[..2 * ALIGNMENT + 77], all[ALIGNMENT..], "{}", dir.display());
         }
-        assert!(open_file(Path::new("/no/such/file")).is_err());
     }
 }

@@ -14,8 +14,8 @@ pub enum StoreError {
     Open { path: PathBuf, source: Arc<std::io::Error> },
     #[error("{}: cannot be read: {source}", path.display())]
     ReadFile { path: PathBuf, source: Arc<std::io::Error> },
-    #[error("{}: is not the file any more whose header was read", path.display())]
-    Replaced { path: PathBuf },
+    #[error("{}: has been written to since its header was read", path.display())]
+    Changed { path: PathBuf },
     #[error("{}: was {expected} bytes when its header was read and is {found} now", path.display())]
     SizeChanged { path: PathBuf, expected: u64, found: u64 },
     #[error("{}: tensor {tensor} at byte {offset} ends beyond the file", path.display())]
@@ -23,11 +23,17 @@ pub enum StoreError {
     #[error("{}: tensor {tensor} cannot be read at byte {offset}: {source}", path.display())]
     Read { path: PathBuf, tensor: String, offset: u64, source: Arc<std::io::Error> },
     #[error(
-        "{}: tensor {tensor} cannot be read at byte {offset}: the file ends before it; it has been cut short \
-         since it was opened",
+        "{}: tensor {tensor} cannot be read at byte {offset}: the file has been cut short since it was \
+         opened",
         path.display()
     )]
     CutShort { path: PathBuf, tensor: String, offset: u64 },
+    #[error(
+        "{}: tensor {tensor} cannot be read at byte {offset}: the file has been written to since its header \
+         was read",
+        path.display()
+    )]
+    Rewritten { path: PathBuf, tensor: String, offset: u64 },
     #[error(
         "{}: tensor {tensor} cannot be read at byte {offset}: a thread that reads has panicked",
         path.display()
@@ -57,7 +63,19 @@ impl StoreError {
         let (path, tensor) = (path.to_owned(), tensor.to_owned());
         match error.kind() {
             std::io::ErrorKind::UnexpectedEof => StoreError::CutShort { path, tensor, offset },
+            std::io::ErrorKind::StaleNetworkFileHandle => StoreError::Rewritten { path, tensor, offset },
             _ => StoreError::Read { path, tensor, offset, source: error },
+        }
+    }
+
+    /// A file that is not as it was.
+    pub(super) fn changed(path: &Path, error: std::io::Error) -> StoreError {
+        let path = path.to_owned();
+        match error.kind() {
+            std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::StaleNetworkFileHandle => {
+                StoreError::Changed { path }
+            }
+            _ => StoreError::ReadFile { path, source: Arc::new(error) },
         }
     }
 

@@ -8,35 +8,34 @@
 //!
 //! [`registry`] knows the weights and their files. Policy is pure and apart from mechanism: [`plan`] says
 //! what goes where, [`cache`] which expert leaves, [`ring`] where a stream's next weight goes, [`requests`]
-//! what is to be read next; [`streamed`] has the lock, the memory and the threads, [`disk`] the reads.
+//! what is to be read next; [`streamed`] has the lock, the memory and the threads, [`disk`] the reads. What
+//! differs from system to system is in [`os`].
 
 mod arena;
-mod budget;
 mod cache;
 mod disk;
 mod error;
 mod file;
-mod os;
+pub(crate) mod os;
 mod plan;
 mod populate;
 mod registry;
 mod requests;
 mod ring;
-#[cfg(unix)]
-mod sigbus;
 mod speed;
 mod stats;
 mod streamed;
 mod zeroed;
 
 use std::ops::{Deref, Range};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-pub use budget::available_memory_bytes;
 pub use disk::{ALIGNMENT, AlignedBuffer, OpenFile, ReadAt, open_file};
 pub use error::StoreError;
 pub use file::MappedFile;
-pub use os::{confine, peak_rss_bytes, private_bytes};
+use os::{Os, System};
 pub use plan::{Place, Plan, Role, Shortage, SlotClass, WeightUse};
 use populate::Populate;
 pub use registry::WeightId;
@@ -44,8 +43,54 @@ use registry::{Extent, FileBytes};
 use requests::{Failure, Weight};
 pub use speed::read_speed;
 pub use stats::ResidencyStats;
+pub(crate) use streamed::after_wait;
+#[cfg(test)]
+pub(crate) use streamed::wait_is_over;
 use streamed::{Hold, Streamed, StreamedFile};
 pub use zeroed::{OutOfMemory, zeroed};
+
+/// Memory in bytes that can be had without swapping: what the system has available, or less where a limit on
+/// this process or its group allows less. `None` where the system does not say.
+pub fn available_memory_bytes() -> Option<u64> {
+    Os::available_memory_bytes()
+}
+
+/// The most memory in bytes that this process has had at a time, mapped file pages included; `None` where the
+/// system does not say.
+pub fn peak_rss_bytes() -> Option<u64> {
+    Os::peak_rss_bytes()
+}
+
+/// Memory in bytes that this process has for itself now, file pages left out; `None` where the system does
+/// not say.
+pub fn private_bytes() -> Option<u64> {
+    Os::private_bytes()
+}
+
+/// Bounds what this process may take: memory of its own in bytes, with what it has; time of its processors
+/// from now on. There is no way back. macOS bounds time only.
+///
+/// # Errors
+/// What the system says.
+pub fn confine(memory: u64, time: Duration) -> std::io::Result<()> {
+    Os::confine(memory, time)
+}
+
+/// Installs no handler for reads of mapped files that fail: for programs that handle SIGBUS, or exceptions on
+/// Windows, themselves. Called before the first model is loaded. A model's file that is cut short then ends
+/// the process, unless the program has an answer. Otherwise such reads become errors of the pass, and signals
+/// of anything else go to the handler that was there before.
+pub fn leave_faults_alone() {
+    os::leave_faults_alone();
+}
+
+/// Whether two paths lead to one file. One that is not there is no other's.
+pub fn same_file(a: &Path, b: &Path) -> bool {
+    match (Os::identity_at(a), Os::identity_at(b)) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b)),
+    }
+}
 
 /// The bytes of all weights of a model.
 #[derive(Debug)]
@@ -67,7 +112,7 @@ impl Store {
     pub fn plan_for(&self, budget: u64) -> Result<Plan, Shortage> {
         let in_memory: Vec<bool> = self.extents.iter().map(|e| self.files[e.part].is_memory()).collect();
         let uses = self.uses();
-        if cfg!(unix) { plan::plan(&uses, &in_memory, budget) } else { Ok(plan::mapped(&uses, budget)) }
+        plan::plan(&uses, &in_memory, budget)
     }
 
     /// Puts the weights where a plan says. What is mapped is read ahead in the background; of what is not,
@@ -89,19 +134,11 @@ impl Store {
         let mut disks: Vec<u64> = Vec::new();
         let mut files = Vec::with_capacity(self.files.len());
         for file in &self.files {
-            if file.is_memory() {
+            let FileBytes::Mapped(mapped) = file else {
                 files.push(None);
                 continue;
-            }
-            let path = file.path();
-            let failed = |error| StoreError::open(path, error);
-            let opened = open(path).map_err(failed)?;
-            if let FileBytes::Mapped(mapped) = file
-                && !mapped.is_at_its_path().map_err(failed)?
-            {
-                return Err(StoreError::Replaced { path: path.to_owned() });
-            }
-            let file = opened;
+            };
+            let file = open(mapped.opened()).map_err(|error| StoreError::open(file.path(), error))?;
             let number = file.disk();
             let disk = disks.iter().position(|&d| d == number).unwrap_or(disks.len());
             if disk == disks.len() {
@@ -252,14 +289,15 @@ impl Store {
         let Some(streamed) = self.streamed(id) else { return Ok(&self.mapped(id)[range]) };
         let extent = &self.extents[id.index()];
         assert!(range.end <= extent.bytes.len(), "a part outside of its weight");
-        if matches!(extent.role, Role::Always) && streamed.is_resident(id.index()) {
-            let guard = self.acquire(id)?;
+        if matches!(extent.role, Role::Always) {
             scratch
                 .resize(range.len())
                 .map_err(|error| self.read_error(id, extent.bytes.start as u64, Arc::new(error)))?;
-            scratch.as_mut().copy_from_slice(&guard[range]);
-            let read: &AlignedBuffer = scratch;
-            return Ok(read.as_ref());
+            // Its turn in the pass is another: what is streamed stays where it is.
+            if streamed.copy(id.index(), range.clone(), scratch.as_mut()) {
+                let read: &AlignedBuffer = scratch;
+                return Ok(read.as_ref());
+            }
         }
         let (start, end) = (extent.bytes.start + range.start, extent.bytes.start + range.end);
         let within = streamed

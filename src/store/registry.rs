@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::plan::{Role, WeightUse};
 use super::{ALIGNMENT, MappedFile, Store, StoreError};
-use crate::gguf::{Gguf, Part, StaticBytes, TensorInfo};
+use crate::gguf::{Gguf, OpenedFile, Part, PartBytes, StaticBytes, TensorInfo};
 
 /// A registered weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,9 +49,9 @@ pub(super) enum FileBytes {
 
 impl FileBytes {
     fn open(part: &Part) -> Result<FileBytes, StoreError> {
-        Ok(match part.memory {
-            Some(bytes) => FileBytes::Memory { name: part.path.clone(), bytes },
-            None => FileBytes::Mapped(Arc::new(MappedFile::open(&part.path)?)),
+        Ok(match &part.bytes {
+            PartBytes::Memory(bytes) => FileBytes::Memory { name: part.path.clone(), bytes: *bytes },
+            PartBytes::File(opened) => FileBytes::Mapped(Arc::new(MappedFile::of(Arc::clone(opened))?)),
         })
     }
 
@@ -82,7 +82,7 @@ impl Store {
     /// Maps the files of a model; what is in memory already is used where it is.
     ///
     /// # Errors
-    /// A file that cannot be opened or mapped, or that has changed its size since its header was read.
+    /// A file that cannot be mapped, or that has been written to since its header was read.
     pub fn open(gguf: &Gguf) -> Result<Store, StoreError> {
         let mut files = Vec::with_capacity(gguf.parts.len());
         for part in &gguf.parts {
@@ -93,6 +93,9 @@ impl Store {
                     expected: part.file_bytes,
                     found: file.len() as u64,
                 });
+            }
+            if let FileBytes::Mapped(file) = &file {
+                file.check_unchanged()?;
             }
             files.push(file);
         }
@@ -192,7 +195,7 @@ impl Store {
     /// of each file.
     ///
     /// # Errors
-    /// Where a file has been cut short since it was opened, or could not be read.
+    /// Where a file has been cut short or changed since it was opened, or could not be read.
     pub fn check_mapped(&self) -> Result<(), StoreError> {
         // Of a streamed model nothing is mapped but what is in memory anyway.
         if self.streamed.is_some() {
@@ -229,7 +232,10 @@ impl Store {
     }
 
     /// The files that weights are read from.
-    pub fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.files.iter().filter(|file| !file.is_memory()).map(FileBytes::path)
+    pub fn opened_files(&self) -> impl Iterator<Item = &Arc<OpenedFile>> {
+        self.files.iter().filter_map(|file| match file {
+            FileBytes::Mapped(file) => Some(file.opened()),
+            FileBytes::Memory { .. } => None,
+        })
     }
 }

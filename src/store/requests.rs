@@ -202,6 +202,11 @@ impl State {
         self.reads.is_ready(id)
     }
 
+    /// Where a weight that is in memory has its bytes; asking changes nothing.
+    pub fn place_of(&self, id: usize) -> Option<(Slot, Range<usize>)> {
+        self.reads.is_ready(id).then(|| self.reads.location(id))
+    }
+
     /// Whether no read for the cache is under way or to be given out.
     pub fn is_cache_idle(&self) -> bool {
         self.experts.is_idle(&self.reads)

@@ -1,11 +1,11 @@
 //! How fast a disk reads.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::StoreError;
 use super::disk::{ALIGNMENT, AlignedBuffer, OpenFile, read_whole};
+use crate::gguf::OpenedFile;
 
 /// Bytes of a read, reads under way and the time they are given: those of a run, for about a second.
 const PIECE: usize = 1 << 20;
@@ -19,10 +19,11 @@ const LEAST_BYTES: u64 = 64 << 20;
 ///
 /// # Errors
 /// Where it cannot be opened or read.
-pub fn read_speed(path: &Path, open: OpenFile<'_>) -> Result<Option<f64>, StoreError> {
-    let file = open(path).map_err(|error| StoreError::open(path, error))?;
+pub fn read_speed(opened: &Arc<OpenedFile>, open: OpenFile<'_>) -> Result<Option<f64>, StoreError> {
+    let path = opened.path();
+    let file = open(opened).map_err(|error| StoreError::open(path, error))?;
     let failed = |error| StoreError::ReadFile { path: path.to_owned(), source: Arc::new(error) };
-    let bytes = std::fs::metadata(path).map_err(failed)?.len();
+    let bytes = opened.bytes();
     if bytes < LEAST_BYTES {
         return Ok(None);
     }

@@ -4,7 +4,9 @@
 //! One lock guards what is where; the bytes themselves are read and computed with outside of it. Nobody
 //! holds a weight while waiting for another, so that the smallest ring and cache get a pass to its end.
 
+use std::cell::RefCell;
 use std::ops::{Deref, Range};
+use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -14,6 +16,32 @@ use super::disk::{ALIGNMENT, AlignedBuffer, ReadAt, read_whole};
 use super::plan::Plan;
 use super::requests::{Failure, Held, Piece, State, Weight};
 use super::{ResidencyStats, StoreError};
+
+thread_local! {
+    /// What the thread of a pass does when it has waited for weights.
+    static AFTER_WAIT: RefCell<Option<Rc<dyn Fn()>>> = const { RefCell::new(None) };
+}
+
+/// Runs `pass`; whenever it has waited for weights on this thread, `then` is called before it goes on.
+pub fn after_wait<R>(then: impl Fn() + 'static, pass: impl FnOnce() -> R) -> R {
+    /// Puts back what was there before, after a panic as well.
+    struct Former(Option<Rc<dyn Fn()>>);
+    impl Drop for Former {
+        fn drop(&mut self) {
+            AFTER_WAIT.set(self.0.take());
+        }
+    }
+    let _former = Former(AFTER_WAIT.replace(Some(Rc::new(then))));
+    pass()
+}
+
+/// A wait for weights is over.
+pub fn wait_is_over() {
+    let then = AFTER_WAIT.with_borrow(Clone::clone);
+    if let Some(then) = then {
+        then();
+    }
+}
 
 /// Reads under way on a disk.
 const READS_A_DISK: usize = 6;
@@ -121,6 +149,9 @@ impl Streamed {
         ids.iter().for_each(|&id| state.expect_no_more(id));
         state.stats.wait += waiting.map(|since| since.elapsed()).unwrap_or_default();
         drop(state);
+        if waiting.is_some() {
+            wait_is_over();
+        }
         if held.is_err() {
             // What this session waited for may give way to what another waits for.
             self.shared.ready.notify_all();
@@ -132,6 +163,17 @@ impl Streamed {
             (index, Hold { streamed: self, id: ids[index], bytes })
         };
         Ok(held?.into_iter().map(hold).collect())
+    }
+
+    /// Copies bytes `range` of a weight that is in memory, whose place in the pass is another: nothing is read
+    /// for it, and nothing moves on. Whether it was there.
+    pub fn copy(&self, id: usize, range: Range<usize>, out: &mut [u8]) -> bool {
+        let state = self.shared.lock();
+        let Some((slot, within)) = state.place_of(id) else { return false };
+        // SAFETY: a weight that is ready has been read, and its place is given to another under the lock alone.
+        let bytes = unsafe { &self.shared.arena.bytes(slot)[within] };
+        out.copy_from_slice(&bytes[range]);
+        true
     }
 
     /// Ends a hold.

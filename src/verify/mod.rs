@@ -3,7 +3,7 @@
 //! - [`Difference`] measures values against a reference.
 //! - [`TensorFile`] reads, [`TensorWriter`] writes named tensors as safetensors: references captured from
 //!   another program, traces, dequantised tensors.
-//! - [`Golden`] is a reference file of a run, [`Recorder`] writes one, [`run`] makes a watched run.
+//! - [`Golden`] is a reference file of a run, [`Recorder`] writes one, [`run()`] makes a watched run.
 //! - [`Comparer`] is the observer that compares a run's nodes with a [`Reference`]; [`compare_runs`] takes a
 //!   second run for one; [`NodeGraph`] knows what a node is computed from.
 //! - [`bounds`] says how far nodes may be from ggml's.
@@ -19,6 +19,7 @@ pub mod formats;
 mod golden;
 mod lockstep;
 mod measure;
+mod new_file;
 mod nodes;
 mod npy;
 mod profile;
@@ -49,7 +50,7 @@ pub use profile::{Profiler, WorkTime};
 pub use record::{NodeStatistics, Recorder, Statistician};
 pub use reference::{Reference, Values};
 pub use report::{Choices, CompareOptions, Flips, InputState, NodeFilter, NodeReport, Substitute, Tolerance};
-pub use run::{PassObserver, run};
+pub use run::{PassObserver, run, run_block};
 pub use statistics::{Histogram, Statistics, median};
 pub use summary::{Divergence, NodeLabel};
 pub use tensors::{Element, Tensor, TensorFile, TensorFileError, TensorWriter};

@@ -1,21 +1,20 @@
 //! NumPy's format `.npy`, version 1.0: a header that is a Python literal, then the values.
 
-use std::fs::File;
-use std::io::{BufWriter, ErrorKind, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use zerocopy::IntoBytes;
 
 use super::TensorFileError;
+use super::new_file::NewFile;
 
-/// Writes an array of f32 as it comes. A file that was not finished is taken away again.
+/// Writes an array of f32 as it comes. The file is there when it is finished.
 #[derive(Debug)]
 pub struct NpyWriter {
     path: PathBuf,
-    out: BufWriter<File>,
+    out: BufWriter<NewFile>,
     /// Values still to come.
     left: u64,
-    finished: bool,
 }
 
 impl NpyWriter {
@@ -24,14 +23,9 @@ impl NpyWriter {
     /// # Errors
     /// Where there is one already and `overwrite` is false, or where it cannot be written.
     pub fn create(path: &Path, shape: &[u64], overwrite: bool) -> Result<NpyWriter, TensorFileError> {
-        let file = if overwrite { File::create(path) } else { File::create_new(path) };
-        let file = file.map_err(|source| match source.kind() {
-            ErrorKind::AlreadyExists => TensorFileError::Exists { path: path.to_owned() },
-            _ => TensorFileError::Write { path: path.to_owned(), source },
-        })?;
+        let file = NewFile::create(path, overwrite)?;
         let left = shape.iter().product();
-        let mut writer =
-            NpyWriter { path: path.to_owned(), out: BufWriter::new(file), left, finished: false };
+        let mut writer = NpyWriter { path: path.to_owned(), out: BufWriter::new(file), left };
         writer.write(&header(shape))?;
         Ok(writer)
     }
@@ -59,25 +53,18 @@ impl NpyWriter {
     ///
     /// # Panics
     /// Where values are missing.
-    pub fn finish(mut self) -> Result<(), TensorFileError> {
+    pub fn finish(self) -> Result<(), TensorFileError> {
         assert_eq!(self.left, 0, "as many values as the shape says");
-        self.out.flush().map_err(|source| TensorFileError::Write { path: self.path.clone(), source })?;
-        self.finished = true;
-        Ok(())
+        let failed = |error: std::io::IntoInnerError<_>| TensorFileError::Write {
+            path: self.path.clone(),
+            source: error.into_error(),
+        };
+        self.out.into_inner().map_err(failed)?.finish()
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), TensorFileError> {
         let failed = |source| TensorFileError::Write { path: self.path.clone(), source };
         self.out.write_all(bytes).map_err(failed)
-    }
-}
-
-impl Drop for NpyWriter {
-    fn drop(&mut self) {
-        // Not what is no plain file, such as a device or a link to one.
-        if !self.finished && self.path.symlink_metadata().is_ok_and(|m| m.is_file()) {
-            let _ = std::fs::remove_file(&self.path);
-        }
     }
 }
 
@@ -112,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_stays_and_what_is_not_finished_goes() {
+    fn what_is_there_stays_where_nothing_is_finished() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("a.npy");
         let mut writer = NpyWriter::create(&path, &[2], false).expect("created");
@@ -123,6 +110,6 @@ mod tests {
         assert!(matches!(NpyWriter::create(&path, &[2], false), Err(TensorFileError::Exists { .. })));
         assert_eq!(std::fs::read(&path).expect("read"), bytes);
         drop(NpyWriter::create(&path, &[2], true).expect("created"));
-        assert!(!path.exists());
+        assert_eq!(std::fs::read(&path).expect("read"), bytes);
     }
 }

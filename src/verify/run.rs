@@ -53,6 +53,23 @@ pub fn run(
     Ok(())
 }
 
+/// Runs the prompt, which fits a batch, then the model's block of multi-token prediction over it, whose nodes
+/// are watched as the pass `prefill`.
+///
+/// # Errors
+/// What the engine or the observer refuses.
+pub fn run_block(
+    engine: &mut Engine<'_>,
+    sequence: &mut Sequence,
+    prompt: &[u32],
+    observer: &mut dyn PassObserver,
+) -> Result<(), VerifyError> {
+    observer.begin("prefill", prompt.len());
+    let run = engine.observe_block(sequence, prompt, &mut *observer);
+    observer.end()?;
+    Ok(run?)
+}
+
 fn watch(
     engine: &mut Engine<'_>,
     sequence: &mut Sequence,

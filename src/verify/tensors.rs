@@ -5,12 +5,15 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use safetensors::tensor::{Metadata, View};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::new_file::{NewFile, folder};
+use crate::gguf::OpenedFile;
 use crate::store::{MappedFile, OutOfMemory, StoreError};
 
 /// Why a file of tensors cannot be read or written.
@@ -146,7 +149,7 @@ impl TensorFile {
 #[derive(Debug)]
 pub struct TensorWriter {
     path: PathBuf,
-    overwrite: bool,
+    file: NewFile,
     spool: BufWriter<File>,
     written: usize,
     /// What the header will need at most, bytes.
@@ -161,14 +164,12 @@ impl TensorWriter {
     /// # Errors
     /// Where there is one already and `overwrite` is false, or where it cannot be written.
     pub fn create(path: &Path, overwrite: bool) -> Result<TensorWriter, TensorFileError> {
-        if !overwrite && path.symlink_metadata().is_ok() {
-            return Err(TensorFileError::Exists { path: path.to_owned() });
-        }
+        let file = NewFile::create(path, overwrite)?;
         let spool = tempfile::tempfile_in(folder(path))
             .map_err(|source| TensorFileError::Write { path: path.to_owned(), source })?;
         Ok(TensorWriter {
             path: path.to_owned(),
-            overwrite,
+            file,
             spool: BufWriter::new(spool),
             written: 0,
             header: 0,
@@ -244,31 +245,22 @@ impl TensorWriter {
     pub fn finish(self) -> Result<(), TensorFileError> {
         let failed = |source| TensorFileError::Write { path: self.path.clone(), source };
         let spool = self.spool.into_inner().map_err(|e| failed(e.into_error()))?;
-        let spool = MappedFile::of(&spool, &self.path)?;
+        let spool = MappedFile::of(Arc::new(OpenedFile::of(spool, &self.path).map_err(failed)?))?;
         let views = self.tensors.iter().map(|(name, dtype, shape, range)| {
             (&name[..], SpooledTensor { dtype: *dtype, shape, bytes: &spool[range.clone()] })
         });
-        let whole = tempfile::NamedTempFile::new_in(folder(&self.path)).map_err(failed)?.into_temp_path();
-        safetensors::serialize_to_file(views, Some(self.texts), &whole).map_err(|error| match error {
+        let whole = self.file.temporary_path();
+        safetensors::serialize_to_file(views, Some(self.texts), whole).map_err(|error| match error {
             SafeTensorError::IoError(source) => failed(source),
             other => failed(std::io::Error::other(other.to_string())),
         })?;
         spool.check(|_| None)?;
-        let placed =
-            if self.overwrite { whole.persist(&self.path) } else { whole.persist_noclobber(&self.path) };
-        placed.map_err(|e| match e.error.kind() {
-            std::io::ErrorKind::AlreadyExists => TensorFileError::Exists { path: self.path.clone() },
-            _ => failed(e.error),
-        })
+        self.file.finish()
     }
 }
 
 /// Bytes of header that the format's readers accept, with some to spare.
 const MAX_HEADER: usize = 90_000_000;
-
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
 
 struct SpooledTensor<'a> {
     dtype: Dtype,

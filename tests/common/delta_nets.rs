@@ -22,6 +22,8 @@ pub fn all() -> Vec<(&'static str, GgufBuilder)> {
         ("qwen3next", qwen3next()),
         ("qwen3next, by head", qwen3next_by_head()),
         ("kimi-linear", kimi_linear()),
+        ("bailingmoe3", bailing_3()),
+        ("kimi-k3", kimi_k3()),
     ]
 }
 
@@ -131,6 +133,63 @@ pub fn kimi_linear() -> GgufBuilder {
         .weights(&name("ffn_gate_shexp"), &[EMBD, FF])
         .weights(&name("ffn_up_shexp"), &[EMBD, FF])
         .weights(&name("ffn_down_shexp"), &[FF, EMBD])
+}
+
+/// Kimi Linear's layers with what Ling 3 has of its own.
+pub fn bailing_3() -> GgufBuilder {
+    let inner = 4 * LEN;
+    renamed(kimi_linear(), "bailingmoe3")
+        .without_tensor("blk.0.ssm_f_a.weight")
+        .without_tensor("blk.0.ssm_f_b.weight")
+        .without_tensor("blk.0.ssm_g_a.weight")
+        .without_tensor("blk.0.ssm_g_b.weight")
+        .without_tensor("blk.0.ssm_a")
+        .key("kda.gate_lower_bound", -5f32)
+        .weights("blk.0.ssm_f_a.weight", &[EMBD, inner])
+        .weights("blk.0.ssm_g_a.weight", &[EMBD, inner])
+        .tensor("blk.0.ssm_a", ty::F32, &[1, 4], random("a", &[4], 0.2, 1.0))
+        .weights("blk.1.attn_gate.weight", &[EMBD, 4])
+}
+
+/// Elements of the input of Kimi K3's experts.
+pub const NARROW: u64 = 16;
+
+/// Kimi Linear's layers with what Kimi K3 has of its own.
+pub fn kimi_k3() -> GgufBuilder {
+    let inner = 4 * LEN;
+    let mut model = renamed(kimi_linear(), "kimi-k3")
+        .without_tensor("blk.0.ssm_g_a.weight")
+        .without_tensor("blk.0.ssm_g_b.weight")
+        .without_tensor("blk.0.ssm_a")
+        .key("kda.gate_lower_bound", -5f32)
+        .key("attn_res.block_size", 1u32)
+        .key("activation.situ_beta", 4f32)
+        .key("activation.situ_linear_beta", 20f32)
+        .key("expert_latent_length", NARROW as u32)
+        .weights("blk.0.ssm_g.weight", &[EMBD, inner])
+        .tensor("blk.0.ssm_a", ty::F32, &[4], random("a", &[4], 0.2, -1.0))
+        .weights("blk.1.attn_gate.weight", &[EMBD, 4 * VALUE])
+        .weights("blk.1.ffn_routed_down.weight", &[EMBD, NARROW])
+        .weights("blk.1.ffn_routed_up.weight", &[NARROW, EMBD])
+        .weights("blk.1.ffn_routed_norm.weight", &[NARROW])
+        .norm("output_res_score.weight");
+    for (part, dims) in [("gate", [NARROW, FF]), ("up", [NARROW, FF]), ("down", [FF, NARROW])] {
+        let name = format!("blk.1.ffn_{part}_exps.weight");
+        model = model.without_tensor(&name).weights(&name, &[dims[0], dims[1], EXPERTS]);
+    }
+    (0..2).fold(model, |model, il| {
+        model.norm(&format!("blk.{il}.attn_res_score.weight")).norm(&format!("blk.{il}.ffn_res_score.weight"))
+    })
+}
+
+/// The same model under another architecture's name.
+fn renamed(mut model: GgufBuilder, arch: &str) -> GgufBuilder {
+    for pair in &mut model.pairs {
+        if let Some(name) = pair.key.strip_prefix(b"kimi-linear.") {
+            pair.key = [arch.as_bytes(), b".", name].concat();
+        }
+    }
+    model.set("general.architecture", arch)
 }
 
 /// What these models are made of.

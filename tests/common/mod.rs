@@ -1,9 +1,11 @@
 //! What the integration tests share.
 #![allow(dead_code)] // each test binary uses a part of it
 
+pub mod deepseek4;
 pub mod delta_nets;
 pub mod gguf;
 pub mod goldens;
+pub mod nextn;
 pub mod runs;
 pub mod state_spaces;
 pub mod tiny;
@@ -15,7 +17,7 @@ use std::process::{Command, Output};
 /// `None`, and the test says that it skips. Set, but `wanted` is not there: the test fails.
 pub fn test_data(wanted: &str) -> Option<PathBuf> {
     let Some(folder) = std::env::var_os("WAYINFER_TEST_DATA") else {
-        eprintln!("skipped: WAYINFER_TEST_DATA is not set, {wanted} is needed");
+        say(&format!("skipped: WAYINFER_TEST_DATA is not set, {wanted} is needed"));
         return None;
     };
     let path = Path::new(&folder).join(wanted);

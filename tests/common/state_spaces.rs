@@ -1,4 +1,5 @@
-//! Tiny models of the families with Mamba 2 and short convolutions: sound ones, and parts of them to spoil.
+//! Tiny models of the families with Mamba 2, short convolutions and lightning attention: sound ones, and parts
+//! of them to spoil.
 
 use super::gguf::{GgufBuilder, Kv, Rng, ty};
 use super::tiny::tiny_model;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<(&'static str, GgufBuilder)> {
         ("nemotron_h_moe", nemotron_h_moe()),
         ("falcon-h1", falcon_h1()),
         ("mamba2", mamba2()),
+        ("minimax-01", minimax_01()),
     ]
 }
 
@@ -145,6 +147,34 @@ pub fn mamba2() -> GgufBuilder {
         .mamba(0)
         .norm("blk.1.attn_norm.weight")
         .mamba(1)
+}
+
+/// Lightning attention in the first and the last layer, attention between them; experts in all.
+pub fn minimax_01() -> GgufBuilder {
+    let model = of("minimax-01", 3)
+        .key("attention.head_count_kv", 2u32)
+        .key("full_attention_interval", 2u32)
+        .key("residual_scale", 1.5f32)
+        .key("expert_count", EXPERTS as u32)
+        .key("expert_used_count", 2u32)
+        .attention(1);
+    let model = [0, 2].into_iter().fold(model, |model, il| {
+        let name = |part: &str| format!("blk.{il}.{part}.weight");
+        model
+            .weights(&name("attn_qkv"), &[EMBD, 12 * HEAD])
+            .weights(&name("attn_gate"), &[EMBD, 4 * HEAD])
+            .weights(&name("attn_norm_2"), &[4 * HEAD])
+            .weights(&name("attn_output"), &[4 * HEAD, EMBD])
+    });
+    (0..3).fold(model, |model, il| {
+        let name = |part: &str| format!("blk.{il}.{part}.weight");
+        model
+            .norm(&name("attn_norm"))
+            .norm(&name("ffn_norm"))
+            .weights(&name("ffn_gate_exps"), &[EMBD, FF, EXPERTS])
+            .experts(il, EMBD)
+            .without_tensor(&format!("blk.{il}.exp_probs_b.bias"))
+    })
 }
 
 /// The tiny model under the name of another architecture, without its layer.

@@ -1,8 +1,9 @@
-//! Qwen3-Next and Qwen 3.5: gated delta nets, and attention whose queries come with gates; Kimi Linear.
+//! Qwen3-Next and Qwen 3.5: gated delta nets, and attention whose queries come with gates; Kimi Linear, Ling 3 and
+//! Kimi K3.
 
 use crate::common::delta_nets::{
-    CHANNELS, KEYS, LATENT, LEN, SHARED, TAPS, VALUE_HEADS, VALUES, all, kimi_linear, qwen3next,
-    qwen3next_by_head, qwen35, qwen35moe,
+    CHANNELS, KEYS, LATENT, LEN, NARROW, SHARED, TAPS, VALUE, VALUE_HEADS, VALUES, all, bailing_3, kimi_k3,
+    kimi_linear, qwen3next, qwen3next_by_head, qwen35, qwen35moe,
 };
 use crate::common::gguf::GgufBuilder;
 use crate::common::state_spaces::{EMBD, EXPERTS, FF, HEAD, StateSpaces};
@@ -145,4 +146,49 @@ refused! {
     weights_as_they_are: kimi_linear().key("expert_weights_norm", false) => "kimi-linear.expert_weights_norm (0) asks for something that is not supported";
     choice_bias_of_kimi_missing: kimi_linear().without_tensor("blk.1.exp_probs_b.bias") => "tensor blk.1.exp_probs_b.bias is missing";
     dense_layers_none: kimi_linear().key("leading_dense_block_count", 0u32) => "tensor blk.0.exp_probs_b.bias is missing";
+}
+
+// ---- Ling 3 --------------------------------------------------------------------------------------------
+
+refused! {
+    bound_missing: bailing_3().no_key("kda.gate_lower_bound") => "bailingmoe3.kda.gate_lower_bound is missing";
+    bound_none: bailing_3().key("kda.gate_lower_bound", 0f32) => "bailingmoe3.kda.gate_lower_bound is 0, which is no decay";
+    bound_above: bailing_3().key("kda.gate_lower_bound", 5f32) => "bailingmoe3.kda.gate_lower_bound is 5, which is no decay";
+    bound_infinite: bailing_3().key("kda.gate_lower_bound", f32::NEG_INFINITY) => "bailingmoe3.kda.gate_lower_bound is -inf";
+    gate_unsafe: bailing_3().key("kda.safe_gate", false) => "bailingmoe3.kda.safe_gate (0) asks for something";
+    path_of_a_head: bailing_3().of_shape("blk.0.ssm_f_a.weight", &[EMBD, LEN]) => "tensor blk.0.ssm_f_a.weight has the shape 32 x 16, where 32 x 64 is needed";
+    path_of_two: bailing_3().weights("blk.0.ssm_f_b.weight", &[LEN, 4 * LEN]) => "tensor blk.0.ssm_f_b.weight is not part of the architecture bailingmoe3";
+    latent_gate_missing: bailing_3().without_tensor("blk.1.attn_gate.weight") => "tensor blk.1.attn_gate.weight is missing";
+    latent_gate_of_elements: bailing_3().of_shape("blk.1.attn_gate.weight", &[EMBD, 4 * VALUE]) => "tensor blk.1.attn_gate.weight has the shape 32 x 32, where 32 x 4 is needed";
+    limits_of_other_layers: bailing_3().key("swiglu_clamp_exp", vec![1f32]) => "bailingmoe3.swiglu_clamp_exp has 1 values, where 2 are needed";
+    limits_not_finite: bailing_3().key("swiglu_clamp_shexp", f32::NAN) => "bailingmoe3.swiglu_clamp_shexp is NaN";
+    sections_of_three: bailing_3().key("rope.dimension_sections", vec![1u32, 1, 0]) => "bailingmoe3.rope.dimension_sections has 3 values, where 4 are needed";
+    queries_of_low_rank_without_tensors: bailing_3().key("attention.q_lora_rank", 8u32) => "tensor blk.1.attn_q_a.weight is missing";
+    choice_without_a_bias: bailing_3().without_tensor("blk.1.exp_probs_b.bias") => "tensor blk.1.exp_probs_b.bias is missing";
+    way_of_scoring_missing: bailing_3().no_key("expert_gating_func") => "bailingmoe3.expert_gating_func is 0 or missing";
+}
+
+// ---- Kimi K3 -------------------------------------------------------------------------------------------
+
+refused! {
+    blocks_of_layers_missing: kimi_k3().no_key("attn_res.block_size") => "kimi-k3.attn_res.block_size is missing";
+    blocks_of_layers_most: kimi_k3().key("attn_res.block_size", u32::MAX) => "kimi-k3.attn_res.block_size is 4294967295";
+    blocks_of_none: kimi_k3().key("attn_res.block_size", 0u32) => "tensor output_res_score.weight is not part of the architecture kimi-k3";
+    scores_missing: kimi_k3().without_tensor("blk.1.attn_res_score.weight") => "tensor blk.1.attn_res_score.weight is missing";
+    scores_of_networks_missing: kimi_k3().without_tensor("blk.0.ffn_res_score.weight") => "tensor blk.0.ffn_res_score.weight is missing";
+    last_scores_of_another_length: kimi_k3().of_shape("output_res_score.weight", &[16]) => "tensor output_res_score.weight has the shape 16, where 32 is needed";
+    scores_not_finite: kimi_k3().values("blk.0.attn_res_score.weight", |w| w[3] = f32::NAN) => "tensor blk.0.attn_res_score.weight holds NaN at element 3";
+    beta_missing: kimi_k3().no_key("activation.situ_beta") => "kimi-k3.activation.situ_beta is missing";
+    beta_none: kimi_k3().key("activation.situ_beta", 0f32) => "kimi-k3.activation.situ_beta is 0, which divides";
+    linear_beta_not_finite: kimi_k3().key("activation.situ_linear_beta", f32::INFINITY) => "kimi-k3.activation.situ_linear_beta is inf";
+    bound_of_k3_above: kimi_k3().key("kda.gate_lower_bound", 1f32) => "kimi-k3.kda.gate_lower_bound is 1, which is no decay";
+    narrow_input_wider: kimi_k3().key("expert_latent_length", 33u32) => "kimi-k3.expert_latent_length is 33, more than the embedding length of 32";
+    narrow_input_unsaid: kimi_k3().no_key("expert_latent_length") => "tensor blk.1.ffn_gate_exps.weight has the shape 16 x 16 x 4, where 32 x 16 x 4 is needed";
+    narrow_projection_missing: kimi_k3().without_tensor("blk.1.ffn_routed_up.weight") => "tensor blk.1.ffn_routed_up.weight is missing";
+    narrow_norm_of_the_layer: kimi_k3().of_shape("blk.1.ffn_routed_norm.weight", &[EMBD]) => "tensor blk.1.ffn_routed_norm.weight has the shape 32, where 16 is needed";
+    decays_of_two_sizes: kimi_k3().of_shape("blk.0.ssm_a", &[2, 2]) => "tensor blk.0.ssm_a has the shape 2 x 2, where 4 is needed";
+    gate_of_heads_alone: kimi_k3().of_shape("blk.1.attn_gate.weight", &[EMBD, 4]) => "tensor blk.1.attn_gate.weight has the shape 32 x 4, where 32 x 32 is needed";
+    gate_in_full_missing: kimi_k3().without_tensor("blk.0.ssm_g.weight") => "tensor blk.0.ssm_g.weight is missing";
+    low_rank_unsaid: kimi_k3().weights("blk.1.attn_q_a_norm.weight", &[NARROW]) => "kimi-k3.attention.q_lora_rank is 0 or missing";
+    whole_weights: kimi_k3().without_tensor("blk.1.attn_k_b.weight").without_tensor("blk.1.attn_v_b.weight").weights("blk.1.attn_kv_b.weight", &[LATENT, 64]) => "tensor blk.1.attn_k_b.weight is missing";
 }

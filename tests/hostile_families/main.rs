@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod deepseek4;
 mod delta_nets;
 mod gates_and_side_by_side;
 mod gemma;

@@ -1,4 +1,4 @@
-//! LFM2, Granite 4 hybrid, Nemotron-H, Falcon-H1 and Mamba 2.
+//! LFM2, Granite 4 hybrid, Nemotron-H, Falcon-H1, Mamba 2 and MiniMax 01.
 
 use crate::common::state_spaces::*;
 use crate::{refused, sound};
@@ -112,4 +112,32 @@ refused! {
     attention_missing: falcon_h1().without_tensor("blk.0.attn_v.weight") => "tensor blk.0.attn_v.weight is missing";
     layer_without_attention: falcon_h1().key("attention.head_count_kv", vec![2u32, 0]) => "falcon-h1.attention.head_count_kv is 0 in layer 1";
     groups_beside_attention: falcon_h1().key("ssm.group_count", 3u32) => "falcon-h1.ssm.group_count is 3, which does not divide 4 heads";
+}
+
+// ---- MiniMax 01 ------------------------------------------------------------------------------------------------------
+
+refused! {
+    residual_unscaled: minimax_01().no_key("residual_scale") => "minimax-01.residual_scale is missing";
+    residual_not_finite: minimax_01().key("residual_scale", f32::NAN) => "minimax-01.residual_scale is NaN";
+    residual_a_text: minimax_01().key("residual_scale", "half") => "minimax-01.residual_scale is a string";
+    attention_every_none: minimax_01().key("full_attention_interval", 0u32) => "minimax-01.full_attention_interval is 0";
+    attention_nowhere: minimax_01().no_key("full_attention_interval") => "tensor blk.1.attn_qkv.weight is missing";
+    attention_in_each_layer: minimax_01().key("full_attention_interval", 1u32) => "tensor blk.0.attn_qkv.weight has the shape 32 x 96, where 32 x 64 is needed";
+    lightning_elsewhere: minimax_01().key("attention.recurrent_layers", vec![false, true, false]) => "tensor blk.0.attn_qkv.weight has the shape 32 x 96, where 32 x 64 is needed";
+    lightning_of_too_few_layers: minimax_01().key("attention.recurrent_layers", vec![true, false]) => "minimax-01.attention.recurrent_layers has 2 values, where 3 are needed";
+    one_layer: minimax_01().key("block_count", 1u32) => "minimax-01.block_count is 1, where decays depend on the depth of a layer";
+    heads_that_differ: minimax_01().key("attention.head_count", vec![4u32, 2, 4]) => "minimax-01.attention.head_count differs from layer to layer";
+    values_of_another_length: minimax_01().key("attention.key_length", 8u32).key("attention.value_length", 16u32) => "minimax-01.attention.value_length is 16, where keys have 8";
+    state_of_many_numbers: minimax_01().key("attention.key_length", 1u32 << 20).key("attention.value_length", 1u32 << 20) => "minimax-01.attention.key_length is 1048576, which makes a state of 4398046511104 numbers";
+    projection_missing: minimax_01().without_tensor("blk.2.attn_qkv.weight") => "tensor blk.2.attn_qkv.weight is missing";
+    projection_of_queries_alone: minimax_01().of_shape("blk.0.attn_qkv.weight", &[EMBD, 32]) => "tensor blk.0.attn_qkv.weight has the shape 32 x 32, where 32 x 96 is needed";
+    projection_with_a_bias: minimax_01().weights("blk.0.attn_qkv.bias", &[96]) => "tensor blk.0.attn_qkv.bias is not part of the architecture minimax-01";
+    gate_missing: minimax_01().without_tensor("blk.0.attn_gate.weight") => "tensor blk.0.attn_gate.weight is missing";
+    gate_of_heads: minimax_01().of_shape("blk.0.attn_gate.weight", &[EMBD, 4]) => "tensor blk.0.attn_gate.weight has the shape 32 x 4, where 32 x 32 is needed";
+    norm_of_a_head: minimax_01().of_shape("blk.0.attn_norm_2.weight", &[HEAD]) => "tensor blk.0.attn_norm_2.weight has the shape 8, where 32 is needed";
+    norm_of_lightning_missing: minimax_01().without_tensor("blk.0.attn_norm_2.weight") => "tensor blk.0.attn_norm_2.weight is missing";
+    experts_none: minimax_01().key("expert_count", 0u32) => "minimax-01.expert_count is 0 or missing";
+    router_missing_beside_lightning: minimax_01().without_tensor("blk.0.ffn_gate_inp.weight") => "tensor blk.0.ffn_gate_inp.weight is missing";
+    bias_of_the_choice: minimax_01().weights("blk.0.exp_probs_b.bias", &[EXPERTS]) => "tensor blk.0.exp_probs_b.bias is not part of the architecture minimax-01";
+    weights_scaled: minimax_01().key("expert_weights_scale", 2f32) => "minimax-01.expert_weights_scale (2) asks for something";
 }

@@ -48,7 +48,7 @@ fn run(gguf: &Gguf, streamed: bool) -> Option<Vec<u32>> {
     let vocab = model.spec().vocab as u32;
     let prompt: Vec<u32> = (1..6).map(|i| (i * 7) % vocab).collect();
     engine.feed(&mut sequence, &prompt, Logits::Last).ok()?;
-    let mut sampler = Sampler::new(SamplerConfig::greedy());
+    let mut sampler = Sampler::new(SamplerConfig::greedy()).ok()?;
     let mut ids = Vec::new();
     for chosen in engine.generate(&mut sequence, &mut sampler).take(4) {
         let Ok(chosen) = chosen else { break };

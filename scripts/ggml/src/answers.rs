@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::capture::argmax;
 use crate::error::{Error, Result, read_json, refuse, write};
-use crate::ffi::{Batch, Context, ContextOptions, Flash, KvType, Model, ModelOptions, require_portable};
+use crate::ffi::{Batch, Context, ContextOptions, Flash, KvType, Model, ModelOptions, Mtp, require_portable};
 
 /// Which prompts, and how they are answered.
 #[derive(clap::Args, Debug)]
@@ -50,7 +50,7 @@ struct Answer<'a> {
 pub fn run(args: &Args) -> Result<()> {
     require_portable()?;
     let texts: Vec<String> = read_json(&args.prompts)?;
-    let model = Model::load(&args.model, ModelOptions { mmap: false })?;
+    let model = Model::load(&args.model, ModelOptions::default())?;
     let prompts: Vec<Vec<i32>> =
         texts.iter().map(|text| model.tokenize(text, args.special)).collect::<Result<_>>()?;
     if let Some(empty) = prompts.iter().position(Vec::is_empty) {
@@ -63,6 +63,7 @@ pub fn run(args: &Args) -> Result<()> {
         threads: args.threads,
         kv: args.kv,
         flash: Flash::Off,
+        mtp: Mtp::Off,
     };
     let mut context = Context::new(&model, &options, None)?;
     let mut answers = Vec::with_capacity(texts.len());

@@ -39,7 +39,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result, read_json, refuse};
 use crate::ffi::{
-    self, Batch, Context, ContextOptions, Flash, KvType, Model, ModelOptions, Node, NodeValues,
+    self, Batch, Context, ContextOptions, Flash, KvType, Model, ModelOptions, Mtp, Node, NodeValues,
 };
 use crate::tensors::Tensors;
 
@@ -101,6 +101,10 @@ pub struct Args {
     /// Rows kept of a prompt's nodes
     #[arg(long, default_value = "all")]
     rows: Rows,
+    /// The nodes of the first block of multi-token prediction too, as the pass `mtp` in NAME.mtp.safetensors:
+    /// it runs the prompt, each token with the hidden row of the position before it, zeros before the first
+    #[arg(long)]
+    mtp: bool,
 }
 
 /// Captures all prompts of the file.
@@ -110,7 +114,7 @@ pub fn run(args: &Args) -> Result<()> {
         return refuse(format!("{} decode steps need more than {} greedy tokens", args.steps, args.greedy));
     }
     let prompts: BTreeMap<String, Vec<i32>> = read_json(&args.prompts)?;
-    let model = Model::load(&args.model, ModelOptions { mmap: false })?;
+    let model = Model::load(&args.model, ModelOptions { mmap: false, mtp: args.mtp })?;
     for (name, ids) in prompts.iter().filter(|(name, _)| args.only.is_empty() || args.only.contains(name)) {
         if ids.is_empty() || ids.iter().any(|&id| id < 0 || id as usize >= model.n_vocab()) {
             return refuse(format!("prompt {name}: its ids do not fit a vocabulary of {}", model.n_vocab()));
@@ -131,6 +135,7 @@ fn capture(model: &Model, args: &Args, ids: &[i32], path: &Path) -> Result<()> {
         threads: 1,
         kv: args.kv,
         flash: if args.flash { Flash::Auto } else { Flash::Off },
+        mtp: if args.mtp { Mtp::Hidden } else { Mtp::Off },
     };
     let observer = Box::new(move |node: &Node| sink.borrow_mut().see(node));
     let mut context = Context::new(model, &options, Some(observer))?;
@@ -150,6 +155,16 @@ fn capture(model: &Model, args: &Args, ids: &[i32], path: &Path) -> Result<()> {
         next = greedy.choose(context.logits(0)?);
     }
     drop(context);
+    if args.mtp {
+        let hidden = std::mem::take(&mut recorder.borrow_mut().hidden);
+        capture_block(
+            model,
+            &ContextOptions { mtp: Mtp::Block, ..options },
+            ids,
+            &hidden,
+            &path.with_extension("mtp.safetensors"),
+        )?;
+    }
 
     let mut recorder = recorder.borrow_mut();
     if let Some(error) = recorder.error.take() {
@@ -172,6 +187,33 @@ fn capture(model: &Model, args: &Args, ids: &[i32], path: &Path) -> Result<()> {
         "nodes": recorder.nodes,
     });
     tensors.save(path, &description)
+}
+
+/// Keeps the nodes of the block; `hidden`: what each position of the prompt ended in.
+fn capture_block(
+    model: &Model,
+    options: &ContextOptions,
+    ids: &[i32],
+    hidden: &[f32],
+    path: &Path,
+) -> Result<()> {
+    let recorder = Rc::new(RefCell::new(Recorder::default()));
+    let sink = Rc::clone(&recorder);
+    let observer = Box::new(move |node: &Node| sink.borrow_mut().see(node));
+    let mut context = Context::new(model, options, Some(observer))?;
+    let row = hidden.len() / ids.len();
+    let mut before = vec![0.0; row];
+    before.extend_from_slice(&hidden[..hidden.len() - row]);
+    let rows: Vec<usize> = (0..ids.len()).collect();
+    recorder.borrow_mut().begin("prefill", ids.len(), &rows);
+    context.decode(&mut Batch::with_hidden(ids, before))?;
+    recorder.borrow_mut().end();
+    drop(context);
+    let mut recorder = recorder.borrow_mut();
+    if let Some(error) = recorder.error.take() {
+        return Err(error);
+    }
+    std::mem::take(&mut recorder.tensors).save(path, &json!({ "llama.cpp": ffi::version() }))
 }
 
 /// Greedy choices: the first id of the largest logit.
@@ -252,6 +294,8 @@ struct Recorder {
     tensors: Tensors,
     /// Name and occurrence without a layer -> operation and sizes of a token, in the order of computation.
     nodes: Map<String, Value>,
+    /// What the positions of the prompt ended in: `h_nextn`.
+    hidden: Vec<f32>,
     error: Option<Error>,
 }
 
@@ -314,6 +358,12 @@ impl Recorder {
         self.places.insert(node.address(), self.pass.len());
         let width = node.sizes().iter().product::<usize>() / self.n_tokens;
         let key = format!("{phase}/{id}");
+        if phase == "prefill"
+            && name == "h_nextn"
+            && let NodeValues::F32(values) = node.values()?
+        {
+            self.hidden = values;
+        }
         let values = match (self.streams(node), node.values()?) {
             (Some(n), NodeValues::F32(values)) => NodeValues::F32(by_token(&values, n, self.n_tokens)),
             (_, values) => values,

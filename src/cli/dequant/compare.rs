@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::{Args, At, Header, Selected, place, print_json, shape};
 use crate::cli::number::Number;
-use crate::cli::output::{self, escape, grouped};
+use crate::cli::output::{self, grouped};
+use crate::cli::safe_text::escape;
 use crate::cli::{CliError, model_arg, tensor_arg};
 use crate::gguf::TensorInfo;
 use crate::verify::{Difference, RowsError, Selection, WeightRows};

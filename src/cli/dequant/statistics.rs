@@ -7,7 +7,8 @@ use serde::Serialize;
 use super::{At, Header, Selected, place, print_json, shape};
 use crate::cli::CliError;
 use crate::cli::number::Number;
-use crate::cli::output::{self, escape, grouped};
+use crate::cli::output::{self, grouped};
+use crate::cli::safe_text::escape;
 use crate::verify::{Histogram, Statistics};
 
 const BINS: usize = 16;

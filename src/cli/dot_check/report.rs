@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use crate::cli::CliError;
 use crate::cli::number::Number;
-use crate::cli::output::{self, escape, grouped};
+use crate::cli::output::{self, grouped};
+use crate::cli::safe_text::{self, escape};
 use crate::gguf::TensorType;
 use crate::kernels::Kernels;
 use crate::quant::Format;
@@ -66,9 +67,7 @@ impl Report {
 
     pub fn print(&self, json: bool, out: &mut impl Write) -> Result<(), CliError> {
         if json {
-            serde_json::to_writer(&mut *out, &self.json()).map_err(io::Error::from)?;
-            writeln!(out)?;
-            return Ok(());
+            return safe_text::write_json(&self.json(), out);
         }
         self.print_formats(out)?;
         self.print_kernels(out)?;

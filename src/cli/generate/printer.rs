@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::ops::ControlFlow;
 
 use super::Args;
-use crate::cli::{CliError, output};
+use crate::cli::{CliError, safe_text};
 use crate::engine::StopMatcher;
 use crate::text::{TokenStream, Tokenizer};
 
@@ -40,7 +40,7 @@ impl<'a> Printer<'a> {
 
     fn put(&mut self, piece: &str) -> Result<(), CliError> {
         if self.live && !piece.is_empty() {
-            let shown = if self.terminal { output::escape_controls(piece) } else { Cow::Borrowed(piece) };
+            let shown = if self.terminal { safe_text::escape_text(piece) } else { Cow::Borrowed(piece) };
             let mut out = std::io::stdout().lock();
             out.write_all(shown.as_bytes())?;
             out.flush()?;

@@ -39,11 +39,17 @@ pub fn read_prompt(args: &PromptArgs) -> Result<Prompt, CliError> {
     if let Some(path) = &args.ids_file {
         return Ok(Prompt::Ids(Input::File(path).ids()?));
     }
+    let missing =
+        |why| CliError::usage(why).hint("give -p/--prompt, -f/--file, --ids-file or standard input");
     if args.file.is_none() && std::io::stdin().is_terminal() {
-        let hint = "give -p/--prompt, -f/--file, --ids-file or standard input";
-        return Err(CliError::usage("no prompt").hint(hint));
+        return Err(missing("no prompt"));
     }
-    Ok(Prompt::Text(Input::of(args.file.as_ref()).text()?))
+    let text = Input::of(args.file.as_ref()).text()?;
+    // Nobody means an empty prompt by saying nothing.
+    if args.file.is_none() && text.is_empty() {
+        return Err(missing("no prompt: standard input is empty"));
+    }
+    Ok(Prompt::Text(text))
 }
 
 /// The ids of a prompt; in a chat, of the model's template around it.

@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::cli::output::tell;
 use crate::cli::placement::Traffic;
 use crate::cli::{CliError, output};
 use crate::engine::{Engine, EngineError, Sequence};
 use crate::model::{Logits, Node, Observer};
 use crate::store::{ResidencyStats, Store};
 
-/// Moves a bar on with every layer: a pass over a streamed model takes long.
+/// Shows tokens done with every layer: a pass over a streamed model takes long.
 struct LayerProgress<'a> {
-    bar: ProgressBar,
+    show: &'a (dyn Fn(usize) + Sync),
     layers: usize,
     batch: usize,
     /// Tokens before this pass.
@@ -32,7 +33,7 @@ impl Observer for LayerProgress<'_> {
         let before = self.before.load(Ordering::Relaxed);
         let batch = self.batch.min(self.len - before);
         let part = (batch * done).checked_div(self.layers).unwrap_or(0);
-        self.bar.set_position((before + part) as u64);
+        (self.show)(before + part);
     }
 
     fn interrupted(&self) -> bool {
@@ -53,23 +54,10 @@ pub fn prefill(
     let bar = ProgressBar::new(ids.len() as u64);
     let style = ProgressStyle::with_template("prefill {bar:30} {pos}/{len} tokens, {per_sec}, {eta} left");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let before = AtomicUsize::new(0);
-    let mut progress = LayerProgress {
-        bar: bar.clone(),
-        layers: engine.model().spec().layers.len(),
-        batch: engine.batch(),
-        before: &before,
-        len: ids.len(),
-        interrupted,
-    };
+    let show = |done: usize| bar.set_position(done as u64);
     let store = engine.model().store();
     let started = Instant::now();
-    // Of a batch without logits the last layer is not told of.
-    let batch_done = |tokens: usize| {
-        before.store(tokens, Ordering::Relaxed);
-        ControlFlow::Continue(())
-    };
-    let fed = engine.feed_observed(sequence, ids, Logits::Last, &mut progress, batch_done);
+    let fed = feed(engine, sequence, ids, interrupted, &show);
     bar.finish_and_clear();
     match fed {
         Err(EngineError::Interrupted) => return Ok(ControlFlow::Break(())),
@@ -79,9 +67,30 @@ pub fn prefill(
     if verbose {
         let time = started.elapsed();
         let rate = ids.len() as f64 / time.as_secs_f64();
-        eprintln!("prefill: {rate:.2} tok/s{}", disk(store, &store.stats(), ids.len(), time));
+        tell!("prefill: {rate:.2} tok/s{}", disk(store, &store.stats(), ids.len(), time));
     }
     Ok(ControlFlow::Continue(()))
+}
+
+/// Feeds the prompt and shows how many of its tokens are done.
+fn feed(
+    engine: &mut Engine<'_>,
+    sequence: &mut Sequence,
+    ids: &[u32],
+    interrupted: &AtomicBool,
+    show: &(dyn Fn(usize) + Sync),
+) -> Result<(), EngineError> {
+    let before = AtomicUsize::new(0);
+    let layers = engine.model().spec().layers.len();
+    let batch = engine.batch();
+    let mut progress = LayerProgress { show, layers, batch, before: &before, len: ids.len(), interrupted };
+    // Of a batch without logits the last layer is not told of.
+    let batch_done = |tokens: usize| {
+        before.store(tokens, Ordering::Relaxed);
+        show(tokens);
+        ControlFlow::Continue(())
+    };
+    engine.feed_observed(sequence, ids, Logits::Last, &mut progress, batch_done)
 }
 
 /// What came from the disk, in words; nothing where nothing did.
@@ -122,7 +131,45 @@ impl<'a> Status<'a> {
         let stats = self.store.stats();
         let rate = self.tokens as f64 / time.as_secs_f64();
         let line = disk(self.store, &stats.since(&self.before), self.tokens, time);
-        eprintln!("{}decode: {rate:.2} tok/s{line}", output::line_start());
+        tell!("{}decode: {rate:.2} tok/s{line}", output::line_start());
         (self.since, self.tokens, self.before) = (Instant::now(), 0, stats);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::engine::EngineOptions;
+    use crate::gguf::Gguf;
+    use crate::model::{KvType, Model};
+
+    /// A prompt of several batches: the bar goes on from one to the next and ends at its end.
+    #[test]
+    fn progress_goes_on_over_batches() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/dense-q8_0.gguf");
+        let model = Model::load(&Gguf::open(path).unwrap()).unwrap();
+        let options = EngineOptions {
+            context: 64,
+            batch: 8,
+            kv: KvType::F16,
+            threads: 1,
+            isa: None,
+            drafts: 0,
+            guess_experts: false,
+        };
+        let mut engine = Engine::new(&model, &options).unwrap();
+        let mut sequence = engine.sequence();
+        let shown = Mutex::new(Vec::new());
+        let show = |done| shown.lock().unwrap().push(done);
+        let ids: Vec<u32> = (1..=20).collect();
+        feed(&mut engine, &mut sequence, &ids, &AtomicBool::new(false), &show).unwrap();
+        let shown = shown.into_inner().unwrap();
+        assert!(shown.is_sorted(), "{shown:?}");
+        assert!([8, 16].iter().all(|done| shown.contains(done)), "{shown:?}");
+        assert_eq!(shown.last(), Some(&20), "{shown:?}");
+        // Layers within a batch are seen as well.
+        assert!(shown.iter().any(|&done| done > 8 && done < 16), "{shown:?}");
     }
 }

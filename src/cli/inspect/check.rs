@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::json;
 use crate::cli::CliError;
-use crate::cli::output::escape;
+use crate::cli::safe_text::escape;
 use crate::gguf::{Finding, Gguf, Severity, Source, TensorInfo};
 use crate::{model, quant};
 
@@ -76,7 +76,7 @@ fn unknown_architecture(gguf: &Gguf) -> Option<Finding> {
 fn types_without_format(gguf: &Gguf) -> Vec<Finding> {
     let mut first: Vec<&TensorInfo> = Vec::new();
     let mut counts = HashMap::new();
-    for tensor in gguf.tensors.iter().filter(|t| quant::format(t.ty).is_none()) {
+    for tensor in gguf.tensors.iter().filter(|t| quant::format(t.ty).is_none() && !model::is_table(t)) {
         let count = counts.entry(tensor.ty).or_insert(0);
         *count += 1;
         if *count == 1 {

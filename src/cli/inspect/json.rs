@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use super::Args;
 use super::summary::Summary;
 use super::totals::{self, Total};
-use crate::cli::CliError;
+use crate::cli::{CliError, safe_text};
 use crate::gguf::{Array, Gguf, Metadata, Part, TensorInfo, Value};
 
 /// Prints one object: `files`, `summary`, `metadata`, `tensors`, `totals`.
@@ -42,9 +42,7 @@ pub fn print_value(key: &str, value: &Value, out: &mut impl Write) -> Result<(),
 
 /// Writes pretty JSON and a line end.
 pub fn write(value: &impl Serialize, out: &mut impl Write) -> Result<(), CliError> {
-    serde_json::to_writer_pretty(&mut *out, value).map_err(std::io::Error::from)?;
-    writeln!(out)?;
-    Ok(())
+    safe_text::write_pretty_json(value, out)
 }
 
 #[derive(Serialize)]

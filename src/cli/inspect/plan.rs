@@ -8,7 +8,7 @@ use super::{Args, json};
 use crate::cli::engine_args::{self, Loaded};
 use crate::cli::placement::{self, Budget, PlanReport};
 use crate::cli::{CliError, InFile, output};
-use crate::engine::{DEFAULT_BATCH, EngineOptions, MAX_DRAFT};
+use crate::engine::{DEFAULT_BATCH, EngineOptions};
 use crate::model::KvType;
 use crate::store::{Plan, open_file};
 use crate::verify::formats::SpeedTest;
@@ -31,22 +31,23 @@ struct Report {
 /// Plans, measures and prints.
 pub fn run(args: &Args, out: &mut impl Write) -> Result<(), CliError> {
     let path = args.model.path();
-    let Loaded { model, .. } = engine_args::load(args.model.source())?;
+    let Loaded { model, .. } = engine_args::load_to_draft(args.model.source(), args.speculate)?;
     let context = engine_args::context(args.ctx, model.spec().context);
     let threads = engine_args::threads(None);
+    let drafts = args.speculate.most(model.spec());
     let options = EngineOptions {
         context,
         batch: DEFAULT_BATCH,
         kv: KvType::default(),
         threads,
         isa: None,
-        drafts: 0,
+        drafts,
         guess_experts: false,
     };
-    let budget = Budget::new(args.ram, &model, &[options], 1 + MAX_DRAFT);
+    let budget = Budget::new(args.ram, &model, &[options], 1 + drafts);
     let plan = budget.plan(&model).in_file(path)?;
-    let direct = match model.store().paths().next().filter(|_| !plan.is_mapped()) {
-        Some(path) => Some(open_file(path)?.is_direct()),
+    let direct = match model.store().opened_files().next().filter(|_| !plan.is_mapped()) {
+        Some(file) => Some(open_file(file)?.is_direct()),
         None => None,
     };
     let disk = placement::disk_speed(&model, &plan);

@@ -6,7 +6,8 @@ use comfy_table::Table;
 
 use super::summary::{PerLayer, Summary};
 use super::totals::{self, Total};
-use crate::cli::output::{self, bytes, count, cut_end, cut_middle, escape, grouped};
+use crate::cli::output::{self, bytes, count, cut_end, cut_middle, grouped};
+use crate::cli::safe_text::escape;
 use crate::gguf::{Array, Gguf, TensorInfo, Value};
 
 /// Narrowest that a name is cut to for the sake of the other columns.

@@ -1,7 +1,6 @@
 //! A plan in numbers and in words, and what came of it.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
 use serde::Serialize;
 
@@ -121,7 +120,6 @@ impl Residency {
 /// Bytes a second of the disk that a streamed model lies on, by the largest of its files; `None` where it
 /// cannot be told, which takes nothing from a run that is done.
 pub fn disk_speed(model: &Model, plan: &Plan) -> Option<f64> {
-    let bytes = |path: &&Path| std::fs::metadata(path).map_or(0, |found| found.len());
-    let path = model.store().paths().filter(|_| !plan.is_mapped()).max_by_key(bytes)?;
-    read_speed(path, &open_file).ok().flatten()
+    let files = model.store().opened_files().filter(|_| !plan.is_mapped());
+    read_speed(files.max_by_key(|file| file.bytes())?, &open_file).ok().flatten()
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::super::number::Number;
-use super::super::{CliError, output};
+use super::super::{CliError, output, safe_text};
 use crate::verify::{Divergence, InputState, NodeGraph, NodeLabel, NodeReport, NodeStatistics, Substitute};
 
 /// A comparison to be printed.
@@ -44,12 +44,12 @@ pub fn comparison(c: &Comparison<'_>, shown: &Shown) -> Result<ExitCode, CliErro
     let divergence = Divergence::first(c.reports, c.graph);
     let mut out = std::io::stdout().lock();
     if shown.json {
-        writeln!(out, "{}", serde_json::to_string(&as_json(c, &rows, divergence.as_ref()))?)?;
+        safe_text::write_json(&as_json(c, &rows, divergence.as_ref()), &mut out)?;
     } else {
         table(&mut out, &rows, shown.worst.is_some())?;
         for (who, nodes) in [(&c.reference, &c.only_reference), (&c.subject, &c.only_subject)] {
             if !nodes.is_empty() {
-                writeln!(out, "only {}: {}", output::escape(who), names(nodes))?;
+                writeln!(out, "only {}: {}", safe_text::escape(who), names(nodes))?;
             }
         }
         writeln!(out, "{}", summary(c, divergence.as_ref()))?;
@@ -72,7 +72,7 @@ fn names(nodes: &[String]) -> String {
             names.push(name);
         }
     }
-    format!("{} ({} nodes)", output::escape(&names.join(", ")), nodes.len())
+    format!("{} ({} nodes)", safe_text::escape(&names.join(", ")), nodes.len())
 }
 
 fn table(out: &mut impl Write, rows: &[&NodeReport<'_>], mixed: bool) -> Result<(), CliError> {
@@ -145,8 +145,8 @@ fn summary(c: &Comparison<'_>, divergence: Option<&Divergence<'_>>) -> String {
     let passes = c.reports.chunk_by(|a, b| a.pass == b.pass).count();
     let of = format!(
         "{} against {}: {nodes} nodes of {passes} passes",
-        output::escape(&c.subject),
-        output::escape(&c.reference)
+        safe_text::escape(&c.subject),
+        safe_text::escape(&c.reference)
     );
     if let Some(divergence) = divergence {
         let beyond = c.reports.iter().filter(|r| r.beyond).count();
@@ -265,7 +265,7 @@ pub fn statistics(nodes: &[NodeStatistics], json: bool) -> Result<ExitCode, CliE
                 infinite: n.values.infinite,
             })
             .collect();
-        writeln!(out, "{}", serde_json::to_string(&json!({ "nodes": rows }))?)?;
+        safe_text::write_json(&json!({ "nodes": rows }), &mut out)?;
         return Ok(ExitCode::SUCCESS);
     }
     for group in nodes.chunk_by(|a, b| a.pass == b.pass) {

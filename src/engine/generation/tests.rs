@@ -66,7 +66,7 @@ fn begin<'m>(model: &'m Model, context: usize, batch: usize, prompt: &[u32]) -> 
 /// Runs a case; `setup` turns speculation on.
 fn run(model: &Model, case: &Case, setup: impl Fn(&mut Generation<'_, '_>)) -> (Vec<Seen>, SpeculationStats) {
     let (mut engine, mut sequence) = begin(model, case.context, case.batch, &case.prompt);
-    let mut sampler = Sampler::new(case.sampler.clone());
+    let mut sampler = Sampler::new(case.sampler.clone()).unwrap();
     case.prompt.iter().for_each(|&id| sampler.accept(id));
     let mut generation = engine.generate(&mut sequence, &mut sampler);
     generation.wanted = case.most;
@@ -93,7 +93,8 @@ fn off(_: &mut Generation<'_, '_>) {}
 /// Drafts of up to `most`, with a fault.
 fn drafter(most: usize, fault: Option<Fault>) -> impl Fn(&mut Generation<'_, '_>) {
     move |generation| {
-        let mut drafter = Drafter::fixed(generation.sequence.tokens(), most);
+        let text = generation.sequence.tokens();
+        let mut drafter = Drafter::new(Speculation::Fixed(most), text, false).expect("it drafts");
         drafter.fault = fault.clone();
         generation.drafter = Some(drafter);
     }
@@ -217,7 +218,7 @@ fn a_generation_may_be_dropped_and_the_sequence_used_on() {
     let prompt = repeating(&model);
     let after = |speculation: Speculation, tokens: usize| {
         let (mut engine, mut sequence) = begin(&model, 160, 64, &prompt);
-        let mut sampler = Sampler::new(SamplerConfig::greedy());
+        let mut sampler = Sampler::new(SamplerConfig::greedy()).unwrap();
         let drawn = engine
             .generate(&mut sequence, &mut sampler)
             .speculate(speculation, usize::MAX)
@@ -281,14 +282,36 @@ fn adaptive_drafts_change_nothing() {
     for sampler in samplers() {
         let case = Case::new(repeating(&model), sampler);
         let (plain, _) = run(&model, &case, off);
-        let adaptive = |g: &mut Generation<'_, '_>| g.drafter = Some(Drafter::adaptive(g.sequence.tokens()));
         let (got, stats) = run(&model, &case, adaptive);
         assert_eq!(first_difference(&plain, &got), None);
         drafted += stats.drafted;
     }
     assert!(drafted > 0, "one draft is tried at least");
-    // A model in memory is not read anew at every pass.
-    let (mut engine, mut sequence) = begin(&model, 160, 64, &repeating(&model));
-    let mut sampler = Sampler::new(SamplerConfig::greedy());
-    assert!(engine.generate(&mut sequence, &mut sampler).speculate(Speculation::Auto, 9).drafter.is_none());
+}
+
+fn adaptive(generation: &mut Generation<'_, '_>) {
+    generation.drafter = Drafter::new(Speculation::Auto, generation.sequence.tokens(), false);
+}
+
+/// With a clock of the test's own: where a draft costs nothing many are run, where it costs a pass hardly
+/// any.
+#[test]
+fn drafts_follow_the_clock() {
+    let model = load("dense-q4_k_m");
+    let case = Case::new(repeating(&model), SamplerConfig::greedy());
+    let (plain, without) = run(&model, &case, off);
+    let mut drafted = [(0, 0); 2];
+    for (of_draft, drafted) in [0, 100].into_iter().zip(&mut drafted) {
+        let (got, stats) = run(&model, &case, |generation| {
+            adaptive(generation);
+            generation.clock = Box::new(move |stats| {
+                Duration::from_millis((100 * stats.passes + of_draft * stats.drafted) as u64)
+            });
+        });
+        assert_eq!(first_difference(&plain, &got), None);
+        *drafted = (stats.drafted, stats.passes);
+    }
+    let [free, dear] = drafted;
+    assert!(free.0 > 20 && free.1 < without.passes, "{free:?}");
+    assert!(dear.0 <= 3, "{dear:?}");
 }

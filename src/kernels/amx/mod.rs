@@ -18,6 +18,7 @@ use super::avx512::{self, Blocks32, KQuant, SuperBlocks};
 use super::blocks::{self, BlockKernel};
 use super::{Isa, Kernels, OutTile, Tile, TileKernel, kernel, ops};
 use crate::gguf::TensorType;
+use crate::store::os::{Os, System};
 use tiles::{Configured, TOKENS};
 
 pub(super) static KERNELS: Kernels =
@@ -40,7 +41,7 @@ fn missing_for_tiles() -> Vec<&'static str> {
         .filter(|(bit, _)| edx >> bit & 1 == 0)
         .map(|(_, name)| name)
         .collect();
-    if missing.is_empty() && !(tiles_are_enabled() && ask_for_tiles()) {
+    if missing.is_empty() && !(tiles_are_enabled() && Os::allow_amx_tiles()) {
         missing.push("amx-tile (which the operating system does not allow)");
     }
     missing
@@ -52,24 +53,6 @@ fn tiles_are_enabled() -> bool {
     let osxsave = __cpuid(1).ecx >> 27 & 1 == 1;
     // SAFETY: `xgetbv` is there where the operating system has enabled it.
     osxsave && unsafe { _xgetbv(0) } & TILES == TILES
-}
-
-/// Asks Linux to let this process, all its threads, use tiles; again does no harm.
-///
-/// It is a part of finding out what the CPU can do, and the one system call outside of `store`.
-#[cfg(target_os = "linux")]
-fn ask_for_tiles() -> bool {
-    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
-    const XFEATURE_XTILEDATA: libc::c_long = 18;
-    // SAFETY: this `arch_prctl` takes two numbers and touches no memory of ours; unknown to a kernel, it
-    // fails.
-    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
-}
-
-/// Elsewhere whoever may use tiles at all need not ask.
-#[cfg(not(target_os = "linux"))]
-fn ask_for_tiles() -> bool {
-    true
 }
 
 /// A kernel of the AVX-512 set whose panels can be multiplied in tiles.

@@ -41,9 +41,9 @@ pub(super) static KERNELS: Kernels = Kernels {
 static TILES: &[TileKernel] = tiles_with_quantised!(
     SuperBlocks,
     [
-        kernel(TensorType::F32, "vec_dot_f32_f32", floats::tile::<floats::F32>),
-        kernel(TensorType::F16, "vec_dot_f16_f16", floats::tile::<floats::F16>),
-        kernel(TensorType::BF16, "vec_dot_bf16_bf16", floats::tile::<floats::Bf16>)
+        kernel(TensorType::F32, floats::tile::<floats::F32>),
+        kernel(TensorType::F16, floats::tile::<floats::F16>),
+        kernel(TensorType::BF16, floats::tile::<floats::Bf16>)
     ]
 );
 

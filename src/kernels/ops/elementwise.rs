@@ -30,6 +30,11 @@ impl Ops {
         pieces(x, |x| run!(self, softplus(x)));
     }
 
+    /// `x = sqrt(ln(1 + exp(x)))`, rounded twice.
+    pub fn sqrt_softplus(&self, x: &mut [f32]) {
+        pieces(x, |x| run!(self, sqrt_softplus(x)));
+    }
+
     /// The tanh approximation of GELU with the values of ggml's CPU path: 0 up to -10, x itself from 10 on,
     /// between them a table of F16 by x rounded to F16.
     pub fn gelu(&self, x: &mut [f32]) {
@@ -63,10 +68,21 @@ impl Ops {
     }
 
     /// `gate = min(silu(gate), limit) * u` with `u` = `up` within ±`limit`, both of the same length: Step
-    /// 3.5's order in ggml's `build_moe_ffn`. (ggml's operator `swiglu_clamp`, which other families use,
-    /// bounds the gate before SiLU.)
+    /// 3.5's order in ggml's `build_moe_ffn`; [`Ops::swiglu_limited`] has the other.
     pub fn swiglu_clamped(&self, gate: &mut [f32], up: &[f32], limit: f32) {
         pieces2(gate, up, |gate, up| run!(self, swiglu_clamped(gate, up, limit)));
+    }
+
+    /// `gate = silu(min(gate, limit)) * u` with `u` = `up` within ±`limit`, both of the same length: ggml's
+    /// operator `swiglu_clamp`.
+    pub fn swiglu_limited(&self, gate: &mut [f32], up: &[f32], limit: f32) {
+        pieces2(gate, up, |gate, up| run!(self, swiglu_limited(gate, up, limit)));
+    }
+
+    /// `gate = beta tanh(gate / beta) sigmoid(gate) * linear tanh(up / linear)`, from left to right, divisions
+    /// as products with rounded reciprocals: Kimi K3's SiTU. `up` as it is where `linear` is 0.
+    pub fn situ(&self, gate: &mut [f32], up: &[f32], beta: f32, linear: f32) {
+        pieces2(gate, up, |gate, up| run!(self, situ(gate, up, beta, linear)));
     }
 
     /// `acc += x`, both of the same length.

@@ -36,9 +36,16 @@ pub struct IndexQueries<'a> {
     pub weights: &'a [f32],
     /// Position of the first token.
     pub first_pos: usize,
+    /// Positions that a key stands for; a token sees the keys all of whose positions it sees.
+    pub per_key: usize,
 }
 
 impl IndexQueries<'_> {
+    /// How many keys a token sees.
+    fn seen(&self, token: usize) -> usize {
+        (self.first_pos + token + 1) / self.per_key
+    }
+
     /// How many tokens there are.
     fn tokens(&self) -> usize {
         self.q.len() / (self.heads * self.len)
@@ -96,6 +103,7 @@ impl Ops {
         let tokens = queries.tokens();
         assert!(heads > 0 && len > 0 && len.is_multiple_of(16), "block_scores: {heads} heads of {len}");
         assert!(block > 0 && q.len() == tokens * heads * len, "block_scores: queries");
+        assert_eq!(queries.per_key, 1, "block_scores: keys of several positions");
         assert!(keys.first_page == 0 && first_pos + tokens <= keys.keys.len() * PAGE, "block_scores: pages");
         let blocks = (first_pos + tokens).div_ceil(block);
         assert_eq!(out.len(), tokens * heads * blocks, "block_scores: out");
@@ -124,19 +132,20 @@ impl Ops {
         }
     }
 
-    /// Scores of the positions of all pages: `out`, `[tokens][pages * PAGE]`. Those of positions that a token
-    /// does not see are left open. `keys`: one head of keys, from page 0 on.
+    /// Scores of the keys of all pages: `out`, `[tokens][pages * PAGE]`. Those of keys that a token does not
+    /// see are left open. `keys`: one head of keys, from page 0 on.
     pub fn index_scores(&self, queries: &IndexQueries<'_>, keys: &KvPages<'_>, out: &mut [f32]) {
-        let IndexQueries { heads, len, q, weights, first_pos } = *queries;
+        let IndexQueries { heads, len, q, weights, first_pos, per_key } = *queries;
         let (tokens, pages) = (queries.tokens(), keys.keys.len());
         assert!(heads > 0 && len > 0 && len.is_multiple_of(16), "index_scores: {heads} heads of {len}");
         assert!(weights.len() == tokens * heads && q.len() == tokens * heads * len, "index_scores: queries");
-        assert!(keys.first_page == 0 && first_pos + tokens <= pages * PAGE, "index_scores: pages");
+        let most = (first_pos + tokens) / per_key;
+        assert!(keys.first_page == 0 && most <= pages * PAGE, "index_scores: pages");
         assert_eq!(out.len(), tokens * pages * PAGE, "index_scores: out");
         keys.check(1, len, 0);
         let score = |(at, out): (usize, &mut [f32])| {
             let (token, page) = (at / pages, at % pages);
-            let seen = (first_pos + token + 1).saturating_sub(page * PAGE).min(PAGE);
+            let seen = queries.seen(token).saturating_sub(page * PAGE).min(PAGE);
             run!(self, index_scores(&queries.of(token), keys.keys[page], &mut out[..seen]));
         };
         if out.len() * heads * len < PARALLEL {

@@ -22,6 +22,15 @@ pub(super) trait Isa: Copy {
     /// Asks for a cache line that will be read soon; changes no result.
     fn prefetch<T>(self, at: &T);
 
+    /// The first `len` lanes (at most 16) from the beginning of `x`, the others zero.
+    #[inline(always)]
+    fn load_first(self, x: &[f32], len: usize) -> Self::F {
+        match x.first_chunk::<16>() {
+            Some(x) if len == 16 => self.load(x),
+            _ => self.load_head(&x[..len]),
+        }
+    }
+
     /// The first lanes from `x` (at most 16 values), the others zero.
     #[inline(always)]
     fn load_head(self, x: &[f32]) -> Self::F {

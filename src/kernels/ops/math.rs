@@ -118,7 +118,7 @@ pub(super) fn swiglu<I: Isa>(isa: I, gate: &mut [f32], up: &[f32]) {
 }
 
 #[inline(always)]
-fn sigmoid16<I: Isa>(isa: I, x: I::F) -> I::F {
+pub(super) fn sigmoid16<I: Isa>(isa: I, x: I::F) -> I::F {
     let negated = isa.splat(-0.0).sub(x);
     let one = isa.splat(1.0);
     one.div(one.add(exp16(isa, negated)))
@@ -137,6 +137,13 @@ pub(super) fn exp<I: Isa>(isa: I, x: &mut [f32]) {
 #[inline(always)]
 pub(super) fn softplus<I: Isa>(isa: I, x: &mut [f32]) {
     map!(isa, x => softplus16(isa, x), x);
+}
+
+/// The root of softplus; both are rounded.
+#[inline(always)]
+pub(super) fn sqrt_softplus<I: Isa>(isa: I, x: &mut [f32]) {
+    softplus(isa, x);
+    x.iter_mut().for_each(|x| *x = x.sqrt());
 }
 
 #[inline(always)]
@@ -179,6 +186,26 @@ pub(super) fn swiglu_oai<I: Isa>(isa: I, gate: &mut [f32], up: &[f32], alpha: f3
 #[inline(always)]
 pub(super) fn swiglu_clamped<I: Isa>(isa: I, gate: &mut [f32], up: &[f32], limit: f32) {
     map!(isa, x, u => isa.splat(limit).min(silu16(isa, x)).mul(clamp16(isa, u, limit)), gate, up);
+}
+
+#[inline(always)]
+pub(super) fn swiglu_limited<I: Isa>(isa: I, gate: &mut [f32], up: &[f32], limit: f32) {
+    map!(isa, x, u => silu16(isa, isa.splat(limit).min(x)).mul(clamp16(isa, u, limit)), gate, up);
+}
+
+/// `beta tanh(x / beta) sigmoid(x) linear tanh(u / linear)`; without the last tanh where `linear` is 0.
+#[inline(always)]
+pub(super) fn situ<I: Isa>(isa: I, gate: &mut [f32], up: &[f32], beta: f32, linear: f32) {
+    let (by, cap) = (isa.splat(1.0 / beta), isa.splat(beta));
+    let (by_up, cap_up) = (isa.splat(1.0 / linear), isa.splat(linear));
+    if linear > 0.0 {
+        map!(isa, x, u => {
+            let capped = tanh16(isa, x.mul(by)).mul(cap).mul(sigmoid16(isa, x));
+            capped.mul(tanh16(isa, u.mul(by_up)).mul(cap_up))
+        }, gate, up);
+    } else {
+        map!(isa, x, u => tanh16(isa, x.mul(by)).mul(cap).mul(sigmoid16(isa, x)).mul(u), gate, up);
+    }
 }
 
 /// `x = tanh(x * by) * cap`.
@@ -227,6 +254,13 @@ macro_rules! sum64 {
         }
         $acc.sum()
     }};
+}
+
+/// The sum of a row, in f64 and rounded once.
+#[inline(always)]
+pub(super) fn sum<I: Isa>(isa: I, x: &[f32]) -> f32 {
+    let (one, _) = isa.splat(1.0).widen();
+    sum64!(isa, lanes, acc => lanes.mul_add(one, acc), x) as f32
 }
 
 /// `x / rms(x)`, times `weight` unless that is empty.

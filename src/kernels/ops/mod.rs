@@ -14,11 +14,13 @@ mod avx2;
 mod avx512;
 mod elementwise;
 mod gelu;
+mod hyper;
 mod indexer;
 mod kv;
 mod lanes;
 mod math;
 mod norms;
+mod pool;
 mod recurrence;
 mod rope;
 mod select;
@@ -39,12 +41,14 @@ use recurrence::delta::Rows as DeltaRows;
 use recurrence::scan::Head as ScanHead;
 
 pub use attention::{AttentionScratch, AttentionShape, Chosen, Window};
+pub use hyper::{HYPER_GATES, HyperGates};
 pub use indexer::{IndexQueries, choose};
 pub use kv::{KvPages, KvView, KvViewMut, PAGE};
+pub use pool::PooledRow;
 pub use recurrence::{CausalConv, Decay, DeltaRule, HeadMap, SelectiveScan, StridedRows};
 pub use rope::{RopeKind, RopeParams, RopeTable, Yarn};
 pub use select::{top_k, top_k_grouped};
-pub use streams::STREAMS;
+pub use streams::{Banked, STREAMS};
 
 /// The operations, compiled for one instruction set.
 pub struct Ops {
@@ -112,6 +116,7 @@ kernel_sets! {
         sigmoid = math::sigmoid, (x: &mut [f32]);
         exp = math::exp, (x: &mut [f32]);
         softplus = math::softplus, (x: &mut [f32]);
+        sqrt_softplus = math::sqrt_softplus, (x: &mut [f32]);
         gelu = math::gelu, (x: &mut [f32]);
         relu_squared = math::relu_squared, (x: &mut [f32]);
         soft_cap = math::soft_cap, (x: &mut [f32], by: f32, cap: f32);
@@ -119,6 +124,9 @@ kernel_sets! {
         geglu = math::geglu, (gate: &mut [f32], up: &[f32]);
         swiglu_oai = math::swiglu_oai, (gate: &mut [f32], up: &[f32], alpha: f32, limit: f32);
         swiglu_clamped = math::swiglu_clamped, (gate: &mut [f32], up: &[f32], limit: f32);
+        swiglu_limited = math::swiglu_limited, (gate: &mut [f32], up: &[f32], limit: f32);
+        situ = math::situ, (gate: &mut [f32], up: &[f32], beta: f32, linear: f32);
+        sum = math::sum, (x: &[f32]) -> f32;
         add = math::add, (acc: &mut [f32], x: &[f32]);
         add_scaled = math::add_scaled, (acc: &mut [f32], weight: f32, x: &[f32]);
         mul = math::mul, (acc: &mut [f32], x: &[f32]);
@@ -129,6 +137,10 @@ kernel_sets! {
         rescale = math::rescale, (x: &mut [f32], like: &[f32]);
         cut_below = math::cut_below, (x: &mut [f32], deviations: f32);
         mix_streams = streams::mix_streams, (x: &mut [f32], coefs: &[f32]);
+        hyper_gates = hyper::gates, (mixes: &mut [f32], gates: &HyperGates);
+        join_streams = hyper::join, (x: &[f32], weights: &[f32], out: &mut [f32]);
+        share_among_streams = hyper::share, (x: &mut [f32], change: &[f32], gates: &[f32]);
+        pool = pool::pool, (rows: &[PooledRow], out: &mut [f32]);
         narrow = math::narrow, (from: &[f32], to: &mut [u16]);
         rotate_pairs = math::rotate_pairs, (x: &mut [f32], cos: &[f32], sin: &[f32]);
         rotate_halves = math::rotate_halves, (x: &mut [f32], cos: &[f32], sin: &[f32]);

@@ -145,6 +145,12 @@ impl RopeTable {
         }
     }
 
+    /// Becomes the table that turns back what `other` turns.
+    pub fn reverse(&mut self, other: &RopeTable) {
+        self.clone_from(other);
+        self.sin.iter_mut().for_each(|sin| *sin = -*sin);
+    }
+
     /// How many positions the table holds.
     pub fn positions(&self) -> usize {
         self.positions

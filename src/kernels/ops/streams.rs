@@ -1,4 +1,5 @@
-//! Several residual streams a token (AltUp), magnitudes of rows, and the cut of Gemma 3n's sparse networks.
+//! Several residual streams a token (AltUp), streams of earlier layers that a token attends to, magnitudes of
+//! rows, and the cut of Gemma 3n's sparse networks.
 
 use rayon::prelude::*;
 
@@ -9,7 +10,84 @@ use super::{Ops, run};
 /// Residual streams of a token.
 pub const STREAMS: usize = 4;
 
+/// Residual streams as they were at earlier layers: of each token `count` rows of `n` values, one behind
+/// another, in a row of `stride` values.
+#[derive(Clone, Copy, Debug)]
+pub struct Banked<'a> {
+    pub data: &'a [f32],
+    pub stride: usize,
+    pub count: usize,
+    pub n: usize,
+}
+
+/// A token's stream as it is now, and the row of those banked.
+type TokenRow<'a> = (&'a [f32], &'a [f32]);
+
+impl Banked<'_> {
+    /// Rows with their parts of `x`, `[tokens][n]`, and of what has one value a token more than there are
+    /// rows.
+    fn check(&self, x: &[f32], each: &[f32]) {
+        let &Banked { data, stride, count, n } = self;
+        assert!(n > 0 && count * n <= stride && x.len().is_multiple_of(n), "{count} rows of {n} in {stride}");
+        let tokens = x.len() / n;
+        assert!(data.len() >= tokens * stride && each.len() == tokens * (count + 1), "{tokens} tokens");
+    }
+}
+
 impl Ops {
+    /// What a token's streams score: `sum(rms_norm(stream) * weight)`, the sum in f64 over eight lanes by
+    /// index mod 8 and rounded to f32; those banked first, then `x`, `[tokens][n]`, the stream as it is now.
+    /// `scores`: `[tokens][count + 1]`.
+    pub fn score_streams(
+        &self,
+        banked: &Banked<'_>,
+        x: &[f32],
+        weight: &[f32],
+        eps: f32,
+        scores: &mut [f32],
+    ) {
+        banked.check(x, scores);
+        let &Banked { data, stride, count, n } = banked;
+        let score = |normed: &mut Vec<f32>, ((x, all), scores): (TokenRow<'_>, &mut [f32])| {
+            for (row, score) in all[..count * n].chunks_exact(n).chain([x]).zip(scores) {
+                normed.clear();
+                normed.extend_from_slice(row);
+                run!(self, rms_norm(normed, weight, eps));
+                *score = run!(self, sum(normed));
+            }
+        };
+        if x.len() * (count + 1) < PARALLEL {
+            let mut normed = Vec::with_capacity(n);
+            let rows = x.chunks_exact(n).zip(data.chunks_exact(stride.max(1)));
+            rows.zip(scores.chunks_exact_mut(count + 1)).for_each(|row| score(&mut normed, row));
+        } else {
+            let rows = x.par_chunks_exact(n).zip(data.par_chunks_exact(stride));
+            rows.zip(scores.par_chunks_exact_mut(count + 1)).for_each_init(Vec::new, score);
+        }
+    }
+
+    /// The sum of a token's streams, each times its share: those banked in their order, from 0 on, then `x`;
+    /// products and sums rounded apart. `shares`: `[tokens][count + 1]`; `out`: as `x`.
+    pub fn sum_streams(&self, banked: &Banked<'_>, x: &[f32], shares: &[f32], out: &mut [f32]) {
+        banked.check(x, shares);
+        assert_eq!(x.len(), out.len(), "operands differ in length");
+        let &Banked { data, stride, count, n } = banked;
+        let sum = |((row, shares), out): ((TokenRow<'_>, &[f32]), &mut [f32])| {
+            let (x, all) = row;
+            out.fill(0.0);
+            for (row, &share) in all[..count * n].chunks_exact(n).chain([x]).zip(shares) {
+                run!(self, add_scaled(out, share, row));
+            }
+        };
+        if x.len() * (count + 1) < PARALLEL {
+            let rows = x.chunks_exact(n).zip(data.chunks_exact(stride.max(1)));
+            rows.zip(shares.chunks_exact(count + 1)).zip(out.chunks_exact_mut(n)).for_each(sum);
+        } else {
+            let rows = x.par_chunks_exact(n).zip(data.par_chunks_exact(stride));
+            rows.zip(shares.par_chunks_exact(count + 1)).zip(out.par_chunks_exact_mut(n)).for_each(sum);
+        }
+    }
+
     /// Streams from those before: stream j of a token becomes `x_j + sum of c[j][i] x_i` over all streams i.
     ///
     /// `x`: `[tokens][STREAMS][n]`, in place; `coefs`: `[tokens][STREAMS][STREAMS]`. The products, each

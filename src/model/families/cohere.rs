@@ -9,7 +9,9 @@ use super::super::parts::{
     Activation, AttentionSpec, DenseNames, DenseSpec, Embedding, ExpertsSpec, NormKind, Routing, Score,
     SharedSpec,
 };
-use super::stack::{FfnPlan, LayerPlan, Norms, attention, decoder, qk_norms, rope, shared};
+use super::stack::{
+    FfnPlan, HiddenRows, LayerPlan, Norms, attention, decoder, drafting_decoder, qk_norms, rope, shared,
+};
 use crate::kernels::ops::{RopeKind, Window};
 
 /// Layers from which `command-r` has norms of queries and keys: those of Command R+.
@@ -70,8 +72,11 @@ pub(super) fn load_2_experts(l: &mut Loader<'_>) -> Result<Decoder, ModelError> 
     let rotation = rope(l, &sizes, RopeKind::Norm, false)?;
     rotation.is_of_windows_too(l)?;
     let of = sizes.clone();
-    let decoder = decoder(l, sizes, vec![rotation], embedding, norms, |l, il| {
-        let attention = windowed_attention(&of, il, window, windowed[il], il < leading);
+    let norms = (norms, Some(HiddenRows::Normed));
+    let decoder = drafting_decoder(l, sizes, vec![rotation], embedding, norms, |l, il| {
+        // The block of multi-token prediction is rotated whatever it sees.
+        let rotated = il < leading || il >= of.layers;
+        let attention = windowed_attention(&of, il, window, windowed[il], rotated);
         let ffn = if il < leading { dense(l, &of, il)? } else { FfnPlan::Experts(experts.clone()) };
         Ok(LayerPlan::new(attention, ffn))
     })?;
@@ -124,7 +129,10 @@ fn logit_scale(l: &mut Loader<'_>) -> Result<Option<f32>, ModelError> {
 }
 
 fn side_by_side(mut decoder: Decoder, logit_scale: Option<f32>) -> Decoder {
-    decoder.layers.iter_mut().for_each(|layer| layer.parallel = true);
+    decoder.all_layers_mut().for_each(|layer| layer.parallel = true);
     decoder.head.scale = logit_scale;
+    if let Some(nextn) = &mut decoder.nextn {
+        nextn.head.scale = logit_scale;
+    }
     decoder
 }

@@ -10,17 +10,17 @@ use super::super::parts::{
     Activation, Embedding, ExpertsSpec, IndexingSpec, Latent, LatentNames, LatentSpec, NormKind, Rope,
     RopeSpec, Routing, Score, Temperature, ln, yarn_gain,
 };
-use super::stack::{EXP_PROBS_B, FfnPlan, LayerPlan, Norms, decoder, shared, swiglu};
+use super::stack::{EXP_PROBS_B, FfnPlan, HiddenRows, LayerPlan, Norms, drafting_decoder, shared, swiglu};
 use crate::kernels::ops::RopeKind;
 
 pub(super) fn load_2(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     let names = LatentNames::default();
-    load_latent(l, Variant { names, gain: Gain::Evened, score: None, indexers: None })
+    load_latent(l, Variant { names, gain: Gain::Evened, score: None, indexers: None, drafts: true })
 }
 
 pub(super) fn load_mistral4(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     let names = LatentNames::default();
-    load_latent(l, Variant { names, gain: Gain::Divided, score: None, indexers: None })
+    load_latent(l, Variant { names, gain: Gain::Divided, score: None, indexers: None, drafts: false })
 }
 
 pub(super) fn load_32(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
@@ -29,13 +29,13 @@ pub(super) fn load_32(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     }
     let names = LatentNames { low_q: "qr", ..LatentNames::default() };
     let indexers = Some(every_indexer as Indexers);
-    load_latent(l, Variant { names, gain: Gain::Divided, score: None, indexers })
+    load_latent(l, Variant { names, gain: Gain::Divided, score: None, indexers, drafts: true })
 }
 
 pub(super) fn load_glm_dsa(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     let names = LatentNames { low_q: "qr", ..LatentNames::default() };
     let indexers = Some(some_indexers as Indexers);
-    load_latent(l, Variant { names, gain: Gain::Plain, score: Some(Score::Sigmoid), indexers })
+    load_latent(l, Variant { names, gain: Gain::Plain, score: Some(Score::Sigmoid), indexers, drafts: true })
 }
 
 /// What YaRN's multiplier of the logarithm does.
@@ -59,6 +59,8 @@ struct Variant {
     /// How experts are scored where the file does not say; by its sizes where `None`.
     score: Option<Score>,
     indexers: Option<Indexers>,
+    /// Whether blocks of multi-token prediction are known of it.
+    drafts: bool,
 }
 
 fn load_latent(l: &mut Loader<'_>, variant: Variant) -> Result<Decoder, ModelError> {
@@ -79,9 +81,9 @@ fn load_latent(l: &mut Loader<'_>, variant: Variant) -> Result<Decoder, ModelErr
     let scale = score_scale(&rope, multiplier, heads.key_len);
     let rotated = rope.params.n_dims;
     let embedding = Embedding::plain(l.token_embd(&sizes)?);
-    let norms = Norms::before(NormKind::Rms, eps);
+    let norms = (Norms::before(NormKind::Rms, eps), variant.drafts.then_some(HiddenRows::Normed));
     let of = sizes.clone();
-    decoder(l, sizes, vec![rope], embedding, norms, |l, il| {
+    drafting_decoder(l, sizes, vec![rope], embedding, norms, |l, il| {
         let spec = LatentSpec {
             heads: of.heads[il],
             q_rank: heads.q_rank,
@@ -93,9 +95,11 @@ fn load_latent(l: &mut Loader<'_>, variant: Variant) -> Result<Decoder, ModelErr
             absorbed: heads.absorbed,
             scale,
             temperature,
+            gate: None,
             eps,
             names: variant.names,
-            indexing: indexing.as_ref().map(|indexing| indexing[il]),
+            // The block of multi-token prediction sees all positions.
+            indexing: indexing.as_ref().and_then(|indexing| indexing.get(il).copied()),
         };
         Ok(LayerPlan::with(Latent::load(l, il, of.embd, spec)?, networks.of(l, &of, il)?))
     })

@@ -5,8 +5,8 @@ use super::super::ModelError;
 use super::super::decoder::{Decoder, FeedForward, Layer};
 use super::super::load::{Loader, Sizes};
 use super::super::parts::{
-    Activation, AltUp, Attention, AttentionNames, AttentionSpec, Dense, DenseSpec, Norm, NormKind,
-    PerLayerInputs, Rope, Streams,
+    Activation, AltUp, AltUpStreams, Attention, AttentionNames, AttentionSpec, Dense, DenseSpec, Norm,
+    NormKind, PerLayerInputs, Rope, Streams,
 };
 use super::gemma::scaled_embedding;
 use super::stack::{attention, head_norms, rope};
@@ -31,7 +31,7 @@ pub(super) fn load(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     let windowed = l.window_pattern(&sizes, 5)?;
     let embedding = scaled_embedding(l, &sizes)?;
     let per_layer = Some(PerLayerInputs::load(l, &sizes, PER_LAYER, eps)?);
-    let mut streams = Streams::load(l, &sizes)?;
+    let mut streams = AltUpStreams::load(l, &sizes)?;
     let full = rope(l, &sizes, RopeKind::NeoX, false)?;
     let ropes = vec![full.clone(), Rope::windowed(l, &full, sizes.key_len, 10000.0, false)?];
     let mut layers = Vec::with_capacity(sizes.layers);
@@ -48,8 +48,20 @@ pub(super) fn load(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     streams.load_end(l, &sizes)?;
     let mut head = l.head(&sizes, &embedding, "output_norm", NormKind::Rms, eps)?;
     head.soft_cap = Some(SOFT_CAP);
-    let (streams, memories) = (Some(streams), std::mem::take(&mut l.memories));
-    Ok(Decoder { sizes, ropes, embedding, per_layer, streams, layers, head, memories })
+    let memories = std::mem::take(&mut l.memories);
+    let streams: Option<Box<dyn Streams>> = Some(Box::new(streams));
+    Ok(Decoder {
+        sizes,
+        ropes,
+        embedding,
+        per_layer,
+        streams,
+        layers,
+        mixture: None,
+        head,
+        nextn: None,
+        memories,
+    })
 }
 
 /// Refuses files that name other values.
@@ -117,10 +129,12 @@ fn layer(
         ffn: Some(FeedForward::Dense(Box::new(dense))),
         ffn_post_norm: norm(l, "post_ffw_norm", "ffn_post_norm")?,
         residual_scale: None,
+        normed_residual: None,
         parallel: false,
         middle: "attn_gated",
         out: "attn_ffw_laurel_gated".into(),
         tail: None,
-        altup: Some(Box::new(altup)),
+        streams: Some(Box::new(altup)),
+        earlier: None,
     })
 }

@@ -10,7 +10,8 @@ use super::super::parts::{
     SharedSpec,
 };
 use super::stack::{
-    EXP_PROBS_B, FfnPlan, LayerPlan, Norms, attention, decoder, expert_sizes, head_norms, rope, swiglu,
+    EXP_PROBS_B, FfnPlan, HiddenRows, LayerPlan, Norms, attention, decoder, drafting_decoder, expert_sizes,
+    head_norms, rope, swiglu,
 };
 use crate::kernels::ops::RopeKind;
 
@@ -65,7 +66,7 @@ pub(super) fn load_4_moe(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     let embedding = Embedding::plain(l.token_embd(&sizes)?);
     let ropes = vec![rotation(l, &sizes, RopeKind::NeoX)?];
     let of = sizes.clone();
-    decoder(l, sizes, ropes, embedding, norms, |l, il| {
+    drafting_decoder(l, sizes, ropes, embedding, (norms, Some(HiddenRows::Normed)), |l, il| {
         let normed = ["attn_q_norm", "attn_k_norm"]
             .iter()
             .any(|norm| l.weights.contains(&format!("blk.{il}.{norm}.weight")));

@@ -9,7 +9,8 @@ use super::super::parts::{
     Routing, Score,
 };
 use super::stack::{
-    FfnPlan, LayerPlan, Norms, attention, decoder, expert_sizes, head_norms, rope, shared, swiglu,
+    FfnPlan, HiddenRows, LayerPlan, Norms, attention, drafting_decoder, expert_sizes, head_norms, rope,
+    shared, swiglu,
 };
 use crate::kernels::ops::RopeKind;
 
@@ -20,7 +21,7 @@ pub(super) fn load_dense(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     l.keys.harmless(&["expert_used_count"]);
     let mut rope = rope(l, &sizes, RopeKind::NeoX, false)?;
     stretch(l, &mut rope, sizes.key_len)?;
-    load_with(l, sizes, rope, true, |l, sizes, il| swiglu(l, sizes, il))
+    load_with(l, sizes, rope, Kind::OLDER, |l, sizes, il| swiglu(l, sizes, il))
 }
 
 /// `rope.scaling.alpha`: the base grows by `alpha^(d / (d - 2))`, d being the length of a head.
@@ -47,7 +48,7 @@ pub(super) fn load_experts(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     l.keys.neutral("expert_weights_norm", &[1.0])?;
     let shared_ff = l.keys.count("expert_shared_feed_forward_length")?;
     let rope = rope(l, &sizes, RopeKind::NeoX, false)?;
-    load_with(l, sizes, rope, true, |l, sizes, il| {
+    load_with(l, sizes, rope, Kind::OLDER, |l, sizes, il| {
         let ff = sizes.dense_ff(&l.keys, il)?;
         let routing = Routing::new(counts.count, counts.used, Score::Softmax).normalised();
         let shared = Some(shared(if shared_ff == 0 { ff } else { shared_ff }, "ffn_mlp"));
@@ -64,7 +65,7 @@ pub(super) fn load_v3(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     // A layer with a router has experts, and the shared ones are one network.
     l.keys.harmless(&["leading_dense_block_count", "expert_shared_count"]);
     let rope = rope(l, &sizes, RopeKind::NeoX, false)?;
-    load_with(l, sizes, rope, false, |l, sizes, il| {
+    load_with(l, sizes, rope, Kind::V3, |l, sizes, il| {
         if !l.weights.contains(&format!("blk.{il}.ffn_gate_inp.weight")) {
             let names = DenseNames { output: "ffn_dense_out", ..DenseNames::default() };
             let spec = DenseSpec::new(sizes.dense_ff(&l.keys, il)?, Activation::SwiGlu);
@@ -77,17 +78,29 @@ pub(super) fn load_v3(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     })
 }
 
+/// What differs between the generations.
+struct Kind {
+    norm_after_rope: bool,
+    nextn: Option<HiddenRows>,
+}
+
+impl Kind {
+    const OLDER: Kind = Kind { norm_after_rope: true, nextn: None };
+    const V3: Kind = Kind { norm_after_rope: false, nextn: Some(HiddenRows::Normed) };
+}
+
 fn load_with(
     l: &mut Loader<'_>,
     sizes: Sizes,
     rope: Rope,
-    norm_after_rope: bool,
+    Kind { norm_after_rope, nextn }: Kind,
     mut ffn: impl FnMut(&mut Loader<'_>, &Sizes, usize) -> Result<FfnPlan, ModelError>,
 ) -> Result<Decoder, ModelError> {
     let eps = l.rms_eps()?;
     let embedding = Embedding::plain(l.token_embd(&sizes)?);
     let of = sizes.clone();
-    decoder(l, sizes, vec![rope], embedding, Norms::before(NormKind::Rms, eps), |l, il| {
+    let norms = (Norms::before(NormKind::Rms, eps), nextn);
+    drafting_decoder(l, sizes, vec![rope], embedding, norms, |l, il| {
         let norms = head_norms(l, il, of.key_len, eps)?.named("Qcur_norm", "Kcur_norm");
         let qk_norm = Some(QkNorm { after_rope: norm_after_rope, ..norms });
         let attention = AttentionSpec { qk_norm, ..attention(&of, il) };

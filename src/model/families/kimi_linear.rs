@@ -5,34 +5,32 @@ use super::super::ModelError;
 use super::super::decoder::Decoder;
 use super::super::load::{Loader, Sizes};
 use super::super::parts::{
-    Activation, DeltaNetSpec, Embedding, ExpertsSpec, Kda, Latent, LatentNames, LatentSpec, MAX_HEAD,
-    NormKind, Routing, Score,
+    Activation, DeltaNetSpec, Embedding, ExpertsSpec, Kda, KdaKind, Latent, LatentNames, LatentSpec,
+    MAX_HEAD, NormKind, Rate, Routing, Score,
 };
 use super::stack::{EXP_PROBS_B, FfnPlan, LayerPlan, MixerPlan, Norms, decoder, shared, swiglu};
 use crate::kernels::ops::HeadMap;
 
+const KDA: KdaKind = KdaKind {
+    decay: &["ssm_f_a", "ssm_f_b"],
+    gate: &["ssm_g_a", "ssm_g_b"],
+    names: ["g1 f_b(f_a(cur))", "g2 g_b(g_a(cur_2d))", "kda_g1"],
+    strengths: ("kda_beta", None),
+    flat: false,
+    rate: Rate::Softplus,
+};
+
 pub(super) fn load(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     let sizes = Sizes::read_mixed(l)?;
     let eps = l.rms_eps()?;
-    let heads = sizes.heads[0];
-    if heads == 0 || sizes.heads.iter().any(|&n| n != heads) {
-        return Err(l.keys.problem("attention.head_count", "is 0 or differs from layer to layer"));
-    }
-    let delta_net = delta_net(l, heads, eps)?;
+    let delta_net = delta_net(l, &sizes, eps)?;
     let latent = latent(l, &sizes, eps)?;
     let leading = l.keys.count("leading_dense_block_count")?;
     let experts = experts(l, &sizes)?;
     let embedding = Embedding::scaled(l.token_embd(&sizes)?, None, "model.embed_tokens");
     let of = sizes.clone();
     decoder(l, sizes, Vec::new(), embedding, Norms::before(NormKind::Rms, eps), |l, il| {
-        let mixer = match of.kv_heads[il] {
-            0 => MixerPlan::Made(Box::new(Kda::load(l, il, of.embd, delta_net)?)),
-            1 => MixerPlan::Made(Box::new(Latent::load(l, il, of.embd, latent.clone())?)),
-            n => {
-                let what = format!("is {n} in layer {il}, where 0 or 1 is needed");
-                return Err(l.keys.problem("attention.head_count_kv", what));
-            }
-        };
+        let mixer = mixer(l, il, &of, (delta_net, KDA), &latent)?;
         let ffn = match il < leading {
             true => swiglu(l, &of, il)?,
             false => {
@@ -45,7 +43,30 @@ pub(super) fn load(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     })
 }
 
-fn delta_net(l: &mut Loader<'_>, heads: usize, eps: f32) -> Result<DeltaNetSpec, ModelError> {
+/// A delta net where a layer has no head of keys, latent attention where it has one.
+pub(super) fn mixer(
+    l: &mut Loader<'_>,
+    il: usize,
+    sizes: &Sizes,
+    (delta_net, kind): (DeltaNetSpec, KdaKind),
+    latent: &LatentSpec,
+) -> Result<MixerPlan, ModelError> {
+    Ok(MixerPlan::Made(match sizes.kv_heads[il] {
+        0 => Box::new(Kda::load(l, il, sizes.embd, delta_net, kind)?),
+        1 => Box::new(Latent::load(l, il, sizes.embd, latent.clone())?),
+        n => {
+            let what = format!("is {n} in layer {il}, where 0 or 1 is needed");
+            return Err(l.keys.problem("attention.head_count_kv", what));
+        }
+    }))
+}
+
+/// The sizes of delta nets.
+pub(super) fn delta_net(l: &mut Loader<'_>, sizes: &Sizes, eps: f32) -> Result<DeltaNetSpec, ModelError> {
+    let heads = sizes.heads[0];
+    if heads == 0 || sizes.heads.iter().any(|&n| n != heads) {
+        return Err(l.keys.problem("attention.head_count", "is 0 or differs from layer to layer"));
+    }
     let taps = l.keys.required_size("ssm.conv_kernel")?;
     let len = l.keys.required_size("kda.head_dim")?;
     if taps < 2 {
@@ -58,7 +79,7 @@ fn delta_net(l: &mut Loader<'_>, heads: usize, eps: f32) -> Result<DeltaNetSpec,
 }
 
 /// Latent attention with the weights of each head. What RoPE would rotate is only what heads share.
-fn latent(l: &mut Loader<'_>, sizes: &Sizes, eps: f32) -> Result<LatentSpec, ModelError> {
+pub(super) fn latent(l: &mut Loader<'_>, sizes: &Sizes, eps: f32) -> Result<LatentSpec, ModelError> {
     let keys = &mut l.keys;
     keys.harmless(&["rope.freq_base"]);
     let latent = keys.required_size("attention.kv_lora_rank")?;
@@ -84,6 +105,7 @@ fn latent(l: &mut Loader<'_>, sizes: &Sizes, eps: f32) -> Result<LatentSpec, Mod
         absorbed: true,
         scale: 1.0 / (key_len as f32).sqrt(),
         temperature: None,
+        gate: None,
         eps,
         names: LatentNames { latent: "Vcur", output: "mla_out", ..LatentNames::default() },
         indexing: None,

@@ -7,12 +7,14 @@ use super::super::load::{Loader, Sizes};
 use super::super::parts::{
     Activation, AttentionSpec, Embedding, ExpertsSpec, NormKind, Rope, Routing, Score,
 };
-use super::stack::{EXP_PROBS_B, FfnPlan, LayerPlan, Norms, attention, decoder, has_router, rope, swiglu};
+use super::stack::{
+    EXP_PROBS_B, FfnPlan, HiddenRows, LayerPlan, Norms, attention, drafting_decoder, has_router, rope, swiglu,
+};
 use crate::kernels::ops::RopeKind;
 
 pub(super) fn load(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     let sizes = Sizes::read(l)?;
-    let norms = Norms::before(NormKind::Rms, l.rms_eps()?);
+    let norms = (Norms::before(NormKind::Rms, l.rms_eps()?), Some(HiddenRows::Plain));
     let window = Some(l.required_window()?);
     let windowed = l.required_window_pattern(&sizes)?;
     let output_scale = l.keys.factor("attention.value_scale")?.filter(|&scale| scale != 1.0);
@@ -22,7 +24,7 @@ pub(super) fn load(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     l.keys.neutral("rope.dimension_count_swa", &[full.params.n_dims as f64])?;
     let ropes = vec![full.clone(), Rope::windowed(l, &full, sizes.key_len, 10000.0, false)?];
     let of = sizes.clone();
-    decoder(l, sizes, ropes, embedding, norms, |l, il| {
+    drafting_decoder(l, sizes, ropes, embedding, norms, |l, il| {
         l.refuse(il, &["attn_qkv.bias", "attn_q.bias", "attn_k.bias", "attn_v.bias"])?;
         let sinks = l.weights.contains(&format!("blk.{il}.attn_sinks.weight"));
         let spec = AttentionSpec { sinks, output_scale, ..attention(&of, il) };

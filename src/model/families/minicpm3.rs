@@ -57,6 +57,8 @@ fn load_with(
     }
     let names = LatentNames {
         low_q: "q",
+        low_q_norm: None,
+        q: "q",
         low_kv: "kv_pe_compresseed", // as llama.cpp spells it
         latent: "kv_compressed",
         whole: ["q_states", "k_states", "v_states"],
@@ -75,6 +77,7 @@ fn load_with(
             absorbed: false,
             scale: 1.0 / (of.key_len as f32).sqrt(),
             temperature: None,
+            gate: None,
             eps,
             names,
             indexing: None,

@@ -1,16 +1,52 @@
-//! `minimax-m2`: norms over all heads of queries and of keys, experts of which a bias decides. `minimax-m3`:
-//! norms of each head, a network beside the experts, dense layers before them; behind these, attention to
-//! chosen blocks of positions.
+//! `minimax-01`: lightning attention, and attention in every eighth layer. `minimax-m2`: norms over all heads
+//! of queries and of keys, experts of which a bias decides. `minimax-m3`: norms of each head, a network
+//! beside the experts, dense layers before them; behind these, attention to chosen blocks of positions.
 
 use super::super::ModelError;
 use super::super::decoder::Decoder;
 use super::super::load::{Loader, Sizes};
 use super::super::parts::{
-    Activation, AttentionNames, AttentionSpec, BlocksSpec, DenseSpec, Embedding, ExpertsSpec, Norm, NormKind,
-    QkNorm, Rope, Routing, SharedSpec,
+    Activation, AttentionNames, AttentionSpec, BlocksSpec, DenseSpec, Embedding, ExpertsSpec, Lightning,
+    LightningSpec, Norm, NormKind, QkNorm, Rope, Routing, Score, SharedSpec,
 };
+use super::qwen35::recurrent_layers;
 use super::stack::{EXP_PROBS_B, FfnPlan, LayerPlan, Norms, attention, decoder, head_norms, rope, shared};
 use crate::kernels::ops::RopeKind;
+
+/// One layer in so many has attention, where the file does not say.
+const FULL_ATTENTION_INTERVAL: usize = 8;
+
+pub(super) fn load_01(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
+    let sizes = Sizes::read(l)?;
+    let eps = l.rms_eps()?;
+    let Some(residual) = l.keys.float("residual_scale")? else {
+        return Err(l.keys.problem("residual_scale", "is missing"));
+    };
+    let lightning_layers = recurrent_layers(l, &sizes, FULL_ATTENTION_INTERVAL)?;
+    if sizes.heads.iter().any(|&n| n != sizes.heads[0]) {
+        return Err(l.keys.problem("attention.head_count", "differs from layer to layer"));
+    }
+    if sizes.value_len != sizes.key_len {
+        let what = format!("is {}, where keys have {}", sizes.value_len, sizes.key_len);
+        return Err(l.keys.problem("attention.value_length", what));
+    }
+    let lightning = LightningSpec::new(l, sizes.heads[0], sizes.key_len, sizes.layers, eps)?;
+    let experts = l.required_experts(&sizes)?;
+    let routing = Routing::new(experts.count, experts.used, Score::Softmax).normalised();
+    let embedding = Embedding::plain(l.token_embd(&sizes)?);
+    let ropes = vec![rope(l, &sizes, RopeKind::NeoX, false)?];
+    let of = sizes.clone();
+    let mut decoder = decoder(l, sizes, ropes, embedding, Norms::before(NormKind::Rms, eps), |l, il| {
+        let ff = of.dense_ff(&l.keys, il)?;
+        let ffn = FfnPlan::Experts(ExpertsSpec::new(ff, Activation::SwiGlu, routing.clone()));
+        Ok(match lightning_layers[il] {
+            true => LayerPlan::with(Lightning::load(l, il, of.embd, lightning)?, ffn),
+            false => LayerPlan::new(attention(&of, il), ffn),
+        })
+    })?;
+    decoder.layers.iter_mut().for_each(|layer| layer.normed_residual = Some(residual));
+    Ok(decoder)
+}
 
 pub(super) fn load_m2(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     let sizes = Sizes::read(l)?;

@@ -3,8 +3,10 @@
 //! A new architecture is a file here and a row in [`FAMILIES`].
 
 mod afmoe;
+mod bailing3;
 mod cohere;
 mod deepseek;
+mod deepseek4;
 mod deepseek_moe;
 mod dots1;
 mod ernie4_5;
@@ -17,6 +19,7 @@ mod glm;
 mod gpt_oss;
 mod granite;
 mod hunyuan;
+mod kimi_k3;
 mod kimi_linear;
 mod lfm2;
 mod llama;
@@ -64,6 +67,7 @@ const FAMILIES: &[(&str, Load)] = &[
     ("qwen3vl", qwen3::load_vl),
     ("qwen3vlmoe", qwen3::load_vl_experts),
     ("qwen3next", qwen3next::load),
+    ("kimi-k3", kimi_k3::load),
     ("kimi-linear", kimi_linear::load),
     ("qwen35", qwen35::load),
     ("qwen35moe", qwen35::load_experts),
@@ -79,6 +83,7 @@ const FAMILIES: &[(&str, Load)] = &[
     ("chatglm", glm::load_chat),
     ("glm4", glm::load_4),
     ("glm4moe", glm::load_4_moe),
+    ("minimax-01", minimax::load_01),
     ("minimax-m2", minimax::load_m2),
     ("minimax-m3", minimax::load_m3),
     ("starcoder2", starcoder2::load),
@@ -89,6 +94,7 @@ const FAMILIES: &[(&str, Load)] = &[
     ("bailingmoe", deepseek_moe::load_bailing),
     ("dots1", dots1::load),
     ("bailingmoe2", dots1::load_bailing),
+    ("bailingmoe3", bailing3::load),
     ("ernie4_5", ernie4_5::load),
     ("ernie4_5-moe", ernie4_5::load_experts),
     ("hunyuan-dense", hunyuan::load_dense),
@@ -121,6 +127,7 @@ const FAMILIES: &[(&str, Load)] = &[
     ("mistral4", deepseek::load_mistral4),
     ("deepseek32", deepseek::load_32),
     ("glm-dsa", deepseek::load_glm_dsa),
+    ("deepseek4", deepseek4::load),
     ("minicpm3", minicpm3::load),
     ("plm", minicpm3::load_plm),
 ];
@@ -130,14 +137,22 @@ pub fn architectures() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|&(name, _)| name)
 }
 
-/// The architecture of this name from a file; what it does not use of the file is refused by name.
-pub(super) fn load(gguf: &Gguf, name: &str) -> Result<(Box<dyn Architecture>, Store), ModelError> {
+/// The architecture of this name from a file, with its block of multi-token prediction where that is wanted;
+/// what it does not use of the file is refused by name.
+pub(super) fn load(
+    gguf: &Gguf,
+    name: &str,
+    nextn: bool,
+) -> Result<(Box<dyn Architecture>, Store), ModelError> {
     let Some((_, load)) = FAMILIES.iter().find(|(family, _)| *family == name) else {
         let supported = architectures().collect::<Vec<_>>().join(", ");
         return Err(ModelError::UnknownArchitecture { name: name.to_owned(), supported });
     };
-    let mut loader = Loader::new(gguf, name, Store::open(gguf)?)?;
+    let mut loader = Loader::new(gguf, name, Store::open(gguf)?, nextn)?;
     let decoder = load(&mut loader)?;
+    if nextn && decoder.nextn.is_none() {
+        return Err(ModelError::UnsupportedNextn { architecture: name.to_owned() });
+    }
     let Loader { keys, weights, .. } = loader;
     keys.finish()?;
     Ok((Box::new(decoder), weights.finish(name)?))

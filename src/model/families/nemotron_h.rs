@@ -5,8 +5,8 @@ use super::super::ModelError;
 use super::super::decoder::Decoder;
 use super::super::load::{ExpertCounts, Loader, Sizes};
 use super::super::parts::{
-    Activation, AttentionSpec, DenseNames, DenseSpec, Embedding, ExpertsSpec, Mamba2, Mamba2Spec, NormKind,
-    Routing, Score, SharedSpec,
+    Activation, AttentionSpec, DenseNames, DenseSpec, Embedding, ExpertsSpec, LatentExperts, Mamba2,
+    Mamba2Spec, NormKind, Routing, Score, SharedSpec,
 };
 use super::stack::{EXP_PROBS_B, FfnPlan, LayerPlan, Norms, checked_attention, decoder, shared};
 
@@ -66,7 +66,7 @@ struct LayersOfExperts {
     ff: Vec<usize>,
     routing: Routing,
     shared: SharedSpec,
-    latent: Option<usize>,
+    latent: Option<LatentExperts>,
 }
 
 fn experts(l: &mut Loader<'_>, sizes: &Sizes) -> Result<Option<LayersOfExperts>, ModelError> {
@@ -88,6 +88,8 @@ fn experts(l: &mut Loader<'_>, sizes: &Sizes) -> Result<Option<LayersOfExperts>,
         let what = format!("is {latent}, more than the embedding length of {}", sizes.embd);
         return Err(l.keys.problem("moe_latent_size", what));
     }
+    let (down, up) = ("ffn_latent_down", "ffn_latent_up");
+    let latent = latent.map(|width| LatentExperts { width, down, up, output: up, norm: None });
     let ff = ff.unwrap_or_else(|| vec![0; sizes.blocks]);
     Ok(Some(LayersOfExperts { count, used, ff, routing, shared, latent }))
 }

@@ -8,7 +8,10 @@ use super::super::parts::{
     Activation, AttentionNames, AttentionSpec, DeltaNet, DeltaNetSpec, DenseNames, DenseSpec, Embedding,
     ExpertsSpec, Gate, MAX_HEAD, Merged, NormKind, Rope, Routing, Score, SharedSpec,
 };
-use super::stack::{FfnPlan, LayerPlan, Norms, attention, decoder, expert_sizes, head_norms, rope, shared};
+use super::stack::{
+    FfnPlan, HiddenRows, LayerPlan, Norms, attention, drafting_decoder, expert_sizes, head_norms, rope,
+    shared,
+};
 use crate::kernels::ops::{HeadMap, RopeKind};
 
 /// One layer in so many has attention, where the file does not say.
@@ -74,7 +77,7 @@ pub(super) fn hybrid(
     mut ffn: impl FnMut(&mut Loader<'_>, &Sizes, usize) -> Result<FfnPlan, ModelError>,
 ) -> Result<Decoder, ModelError> {
     let eps = l.rms_eps()?;
-    let recurrent = recurrent_layers(l, &sizes)?;
+    let recurrent = recurrent_layers(l, &sizes, FULL_ATTENTION_INTERVAL)?;
     let delta_net = delta_net(l, eps, map)?;
     if sizes.value_len != sizes.key_len {
         let what = format!("is {}, where keys and their gates have {}", sizes.value_len, sizes.key_len);
@@ -84,8 +87,10 @@ pub(super) fn hybrid(
     let of = sizes.clone();
     let norms =
         Norms { ffn: Some(("post_attention_norm", "attn_post_norm")), ..Norms::before(NormKind::Rms, eps) };
-    let mut decoder = decoder(l, sizes, vec![rope], embedding, norms, |l, il| {
-        Ok(match recurrent[il] {
+    let norms = (norms, Some(HiddenRows::Normed));
+    let mut decoder = drafting_decoder(l, sizes, vec![rope], embedding, norms, |l, il| {
+        // The block of multi-token prediction has attention whatever the file says of it.
+        Ok(match recurrent[il] && il < of.layers {
             true => {
                 let merged = merged(l, il);
                 LayerPlan::with(DeltaNet::load(l, il, of.embd, delta_net, merged)?, ffn(l, &of, il)?)
@@ -93,13 +98,18 @@ pub(super) fn hybrid(
             false => LayerPlan::new(normed_and_gated(l, &of, il, eps)?, ffn(l, &of, il)?),
         })
     })?;
-    decoder.layers.iter_mut().for_each(|layer| layer.middle = "attn_residual");
+    decoder.all_layers_mut().for_each(|layer| layer.middle = "attn_residual");
     Ok(decoder)
 }
 
-/// Which layers are recurrent: as the file says of each, or all but every so manieth.
-fn recurrent_layers(l: &mut Loader<'_>, sizes: &Sizes) -> Result<Vec<bool>, ModelError> {
-    let interval = l.keys.size("full_attention_interval")?.unwrap_or(FULL_ATTENTION_INTERVAL);
+/// Which layers are recurrent: as the file says of each, or all but every so manieth, by default every
+/// `interval`th.
+pub(super) fn recurrent_layers(
+    l: &mut Loader<'_>,
+    sizes: &Sizes,
+    interval: usize,
+) -> Result<Vec<bool>, ModelError> {
+    let interval = l.keys.size("full_attention_interval")?.unwrap_or(interval);
     let flags = l.keys.layer_flags("attention.recurrent_layers", sizes.layers, sizes.blocks)?;
     Ok(flags.unwrap_or_else(|| (1..=sizes.blocks).map(|n| !n.is_multiple_of(interval)).collect()))
 }

@@ -1,12 +1,12 @@
 //! What the families have in common: a stack of equal layers, of which a family says the rest.
 
 use super::super::ModelError;
-use super::super::decoder::{Decoder, FeedForward, Layer};
+use super::super::decoder::{Decoder, FeedForward, Layer, Nextn};
 use super::super::load::{ExpertCounts, Loader, Sizes};
 use super::super::parts::{
     Activation, Attention, AttentionSpec, Dense, DenseAndExperts, DenseAndExpertsSpec, DenseNames, DenseSpec,
-    Embedding, Experts, ExpertsSpec, Mixer, Norm, NormKind, PerLayer, PerLayerNames, QkNorm, Rope, RopeSpec,
-    SharedSpec, Tail,
+    Embedding, Experts, ExpertsSpec, Head, Mixer, NextnInput, Norm, NormKind, PerLayer, PerLayerNames,
+    QkNorm, Rope, RopeSpec, SharedSpec, Tail,
 };
 use crate::kernels::ops::RopeKind;
 
@@ -177,46 +177,129 @@ pub(super) fn decoder(
     ropes: Vec<Rope>,
     embedding: Embedding,
     norms: Norms,
+    plan: impl FnMut(&mut Loader<'_>, usize) -> Result<LayerPlan, ModelError>,
+) -> Result<Decoder, ModelError> {
+    drafting_decoder(l, sizes, ropes, embedding, (norms, None), plan)
+}
+
+/// Which hidden rows a block of multi-token prediction reads and hands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HiddenRows {
+    /// Those behind the last norm.
+    Normed,
+    /// The residual stream's.
+    Plain,
+}
+
+/// The same of a family whose blocks of multi-token prediction can draft (all of them, or none without hidden
+/// rows): where one is wanted, `plan` is asked for the first of them too, as for the layer behind the last.
+pub(super) fn drafting_decoder(
+    l: &mut Loader<'_>,
+    sizes: Sizes,
+    ropes: Vec<Rope>,
+    embedding: Embedding,
+    (norms, nextn): (Norms, Option<HiddenRows>),
     mut plan: impl FnMut(&mut Loader<'_>, usize) -> Result<LayerPlan, ModelError>,
 ) -> Result<Decoder, ModelError> {
     let mut layers = Vec::with_capacity(sizes.layers);
     for il in 0..sizes.layers {
         let plan = plan(l, il)?;
-        // In the order of a pass. The one block of some layers has the first norm.
-        let (before, between) = match plan {
-            LayerPlan { mixer: MixerPlan::Nothing, .. } => (None, norms.attn),
-            LayerPlan { ffn: FfnPlan::Nothing, .. } => (norms.attn, None),
-            _ => (norms.attn, norms.ffn),
-        };
-        let attn_norm = norms.load(l, il, &sizes, before)?;
-        let mixer = plan.mixer.load(l, il, &sizes)?;
-        let attn_post_norm = norms.load(l, il, &sizes, norms.attn_post)?;
-        let ffn_norm = norms.load(l, il, &sizes, between)?;
-        let ffn = plan.ffn.load(l, il, &sizes)?;
-        let ffn_post_norm = norms.load(l, il, &sizes, norms.ffn_post)?;
-        let ffn_post_norm = match norms.ffn_post_numbered {
-            true => ffn_post_norm,
-            false => ffn_post_norm.map(Norm::unnumbered),
-        };
-        let tail = plan.tail.map(|tail| tail.load(l, il, &sizes)).transpose()?;
-        layers.push(Layer {
-            attn_norm,
-            mixer,
-            attn_post_norm,
-            ffn_norm,
-            ffn,
-            ffn_post_norm,
-            residual_scale: None,
-            parallel: false,
-            middle: "ffn_inp",
-            out: "l_out".into(),
-            tail,
-            altup: None,
-        });
+        layers.push(layer(l, il, &sizes, &norms, plan)?);
     }
     let head = l.head(&sizes, &embedding, norms.output, norms.kind, norms.eps)?;
+    let nextn = match nextn.filter(|_| l.nextn) {
+        Some(rows) => {
+            let il = sizes.layers;
+            let input = NextnInput::load(l, il, &sizes, embedding.matrix, norms.kind, norms.eps)?;
+            let plan = plan(l, il)?;
+            let layer = layer(l, il, &sizes, &norms, plan)?;
+            let head = nextn_head(l, il, &sizes, (&norms, rows), &head)?;
+            Some(Nextn { input, layer, head, normed: rows == HiddenRows::Normed })
+        }
+        None => None,
+    };
     let memories = std::mem::take(&mut l.memories);
-    Ok(Decoder { sizes, ropes, embedding, per_layer: None, streams: None, layers, head, memories })
+    Ok(Decoder {
+        sizes,
+        ropes,
+        embedding,
+        per_layer: None,
+        streams: None,
+        layers,
+        mixture: None,
+        head,
+        nextn,
+        memories,
+    })
+}
+
+/// The weights of a layer, in the order of a pass.
+fn layer(
+    l: &mut Loader<'_>,
+    il: usize,
+    sizes: &Sizes,
+    norms: &Norms,
+    plan: LayerPlan,
+) -> Result<Layer, ModelError> {
+    // The one block of some layers has the first norm.
+    let (before, between) = match plan {
+        LayerPlan { mixer: MixerPlan::Nothing, .. } => (None, norms.attn),
+        LayerPlan { ffn: FfnPlan::Nothing, .. } => (norms.attn, None),
+        _ => (norms.attn, norms.ffn),
+    };
+    let attn_norm = norms.load(l, il, sizes, before)?;
+    let mixer = plan.mixer.load(l, il, sizes)?;
+    let attn_post_norm = norms.load(l, il, sizes, norms.attn_post)?;
+    let ffn_norm = norms.load(l, il, sizes, between)?;
+    let ffn = plan.ffn.load(l, il, sizes)?;
+    let ffn_post_norm = norms.load(l, il, sizes, norms.ffn_post)?;
+    let ffn_post_norm = match norms.ffn_post_numbered {
+        true => ffn_post_norm,
+        false => ffn_post_norm.map(Norm::unnumbered),
+    };
+    let tail = plan.tail.map(|tail| tail.load(l, il, sizes)).transpose()?;
+    Ok(Layer {
+        attn_norm,
+        mixer,
+        attn_post_norm,
+        ffn_norm,
+        ffn,
+        ffn_post_norm,
+        residual_scale: None,
+        normed_residual: None,
+        parallel: false,
+        middle: "ffn_inp",
+        out: "l_out".into(),
+        tail,
+        streams: None,
+        earlier: None,
+    })
+}
+
+/// `nextn.shared_head_norm` (or `layer_output_norm`) and `nextn.shared_head_head`; the trunk's where the file
+/// has none.
+fn nextn_head(
+    l: &mut Loader<'_>,
+    il: usize,
+    sizes: &Sizes,
+    (norms, rows): (&Norms, HiddenRows),
+    trunk: &Head,
+) -> Result<Head, ModelError> {
+    let node = match rows {
+        HiddenRows::Normed => "h_nextn",
+        HiddenRows::Plain => "mtp_shared_head_norm",
+    };
+    let names = ["nextn.shared_head_norm", "layer_output_norm"].map(|part| format!("blk.{il}.{part}"));
+    let norm = match names.iter().find(|name| l.weights.contains(&format!("{name}.weight"))) {
+        Some(name) => Norm::load(l, name, node, norms.kind, sizes.embd, norms.eps)?,
+        None => trunk.norm.clone().named(node),
+    };
+    let name = format!("blk.{il}.nextn.shared_head_head");
+    let output = match l.weights.contains(&format!("{name}.weight")) {
+        true => l.weights.unbiased(&name, sizes.embd, sizes.vocab)?,
+        false => trunk.output.clone(),
+    };
+    Ok(Head { norm, output, ..trunk.clone() })
 }
 
 /// The sizes of a layer's attention, rotated by the first kind of rotation.
@@ -299,6 +382,23 @@ pub(super) fn rope(
 /// A dense network with SwiGLU, of the hidden length that the file says.
 pub(super) fn swiglu(l: &Loader<'_>, sizes: &Sizes, il: usize) -> Result<FfnPlan, ModelError> {
     Ok(FfnPlan::Dense(DenseSpec::new(sizes.dense_ff(&l.keys, il)?, Activation::SwiGlu)))
+}
+
+/// Limits that are smaller count as none.
+const LEAST_LIMIT: f32 = 1e-6;
+
+/// SwiGLU of each block, its values limited where the file says so.
+pub(super) fn limited_swiglu(
+    l: &mut Loader<'_>,
+    sizes: &Sizes,
+    key: &str,
+) -> Result<Vec<Activation>, ModelError> {
+    let limits = l.keys.floats(key, sizes.blocks)?.unwrap_or_else(|| vec![0.0; sizes.blocks]);
+    let of = |limit| match limit > LEAST_LIMIT {
+        true => Activation::SwiGluClamped { limit },
+        false => Activation::SwiGlu,
+    };
+    Ok(limits.into_iter().map(of).collect())
 }
 
 /// Whether a layer has experts, for families whose tensors alone say so.

@@ -10,12 +10,10 @@ use super::super::parts::{
     Routing, Score,
 };
 use super::stack::{
-    EXP_PROBS_B, FfnPlan, LayerPlan, Norms, attention, decoder, has_router, head_norms, rope, shared,
+    EXP_PROBS_B, FfnPlan, HiddenRows, LayerPlan, Norms, attention, drafting_decoder, has_router, head_norms,
+    limited_swiglu, rope, shared,
 };
 use crate::kernels::ops::RopeKind;
-
-/// Limits that are smaller count as none.
-const LEAST_LIMIT: f32 = 1e-6;
 
 /// The residual stream as the next layer's input.
 const STREAM: NodeName = NodeName { name: "attn_norm_in", numbered: Numbered::Next };
@@ -31,7 +29,8 @@ pub(super) fn load(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     let embedding = Embedding::scaled(l.token_embd(&sizes)?, None, STREAM);
     let ropes = ropes(l, &sizes, &windowed)?;
     let of = sizes.clone();
-    let mut decoder = decoder(l, sizes, ropes, embedding, Norms::before(NormKind::Rms, eps), |l, il| {
+    let norms = (Norms::before(NormKind::Rms, eps), Some(HiddenRows::Plain));
+    let mut decoder = drafting_decoder(l, sizes, ropes, embedding, norms, |l, il| {
         let spec = normed_and_gated(l, &of, il, eps)?;
         let attention = match windowed[il] {
             true => AttentionSpec { window, rope: Some(1), ..spec },
@@ -86,8 +85,8 @@ fn normed_and_gated(
 struct Networks {
     experts: Option<ExpertsSpec>,
     shared_ff: Option<usize>,
-    /// Limits of the experts' values, and of those of all other networks.
-    limits: [Vec<f32>; 2],
+    /// By block: of the experts, and of all other networks.
+    activations: [Vec<Activation>; 2],
 }
 
 impl Networks {
@@ -96,11 +95,8 @@ impl Networks {
         l.keys.harmless(&["leading_dense_block_count", "moe_every_n_layers"]);
         let ff = l.keys.size("expert_feed_forward_length")?;
         let shared_ff = l.keys.size("expert_shared_feed_forward_length")?;
-        let mut limits = |name: &str| {
-            let limits = l.keys.floats(name, sizes.blocks)?;
-            Ok::<_, ModelError>(limits.unwrap_or_else(|| vec![0.0; sizes.blocks]))
-        };
-        let limits = [limits("swiglu_clamp_exp")?, limits("swiglu_clamp_shexp")?];
+        let activations =
+            [limited_swiglu(l, sizes, "swiglu_clamp_exp")?, limited_swiglu(l, sizes, "swiglu_clamp_shexp")?];
         let experts = match (l.experts(sizes)?, ff) {
             (Some(counts), Some(ff)) => {
                 let routing = Routing::read(l, counts, Some(Score::Sigmoid))?;
@@ -108,15 +104,12 @@ impl Networks {
             }
             _ => None,
         };
-        Ok(Networks { experts, shared_ff, limits })
+        Ok(Networks { experts, shared_ff, activations })
     }
 
     /// Experts where there is a router.
     fn plan(&mut self, l: &mut Loader<'_>, sizes: &Sizes, il: usize) -> Result<FfnPlan, ModelError> {
-        let [of_experts, of_others] = [0, 1].map(|i| match self.limits[i][il] {
-            limit if limit > LEAST_LIMIT => Activation::SwiGluClamped { limit },
-            _ => Activation::SwiGlu,
-        });
+        let [of_experts, of_others] = [0, 1].map(|i| self.activations[i][il]);
         if !has_router(l, il) {
             return Ok(FfnPlan::Dense(DenseSpec::new(sizes.dense_ff(&l.keys, il)?, of_others)));
         }

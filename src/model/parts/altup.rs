@@ -3,27 +3,29 @@
 //! 2411.07501, ggml's gemma3n.
 
 use super::super::load::{Loader, Sizes};
+use super::super::observer::NodeName;
 use super::super::run::{Run, check_finite, project};
 use super::super::weights::Linear;
 use super::super::{ForwardError, Label, ModelError, NodeId, NodeKind, Work};
 use super::norm::{Norm, NormKind};
 use super::per_layer::{PerLayer, PerLayerNames};
+use super::streams::{Block, LayerStreams, Streams};
 use crate::kernels::ops::STREAMS;
 use crate::store::WeightId;
 
 /// The streams of a model: what they begin as, and what they end in.
 #[derive(Debug)]
-pub(in crate::model) struct Streams {
+pub(in crate::model) struct AltUpStreams {
     /// `[E, E]` for each stream but the first: `altup_proj`.
     begin: Vec<Linear>,
     /// The same at the end: `altup_unembd_proj`.
     end: Vec<Linear>,
 }
 
-impl Streams {
+impl AltUpStreams {
     /// `altup_proj`, at the beginning of a pass.
-    pub fn load(l: &mut Loader<'_>, sizes: &Sizes) -> Result<Streams, ModelError> {
-        Ok(Streams { begin: planes(l, sizes, "altup_proj.weight")?, end: Vec::new() })
+    pub fn load(l: &mut Loader<'_>, sizes: &Sizes) -> Result<AltUpStreams, ModelError> {
+        Ok(AltUpStreams { begin: planes(l, sizes, "altup_proj.weight")?, end: Vec::new() })
     }
 
     /// `altup_unembd_proj`, behind all layers.
@@ -31,18 +33,19 @@ impl Streams {
         self.end = planes(l, sizes, "altup_unembd_proj.weight")?;
         Ok(())
     }
+}
 
-    pub fn weights(&self) -> impl Iterator<Item = WeightId> {
-        self.begin.iter().map(Linear::id)
+impl Streams for AltUpStreams {
+    fn weights(&self) -> Box<dyn Iterator<Item = WeightId> + '_> {
+        Box::new(self.begin.iter().map(Linear::id))
     }
 
-    /// What the end of a pass touches.
-    pub fn end_weights(&self) -> impl Iterator<Item = WeightId> {
-        self.end.iter().map(Linear::id)
+    fn end_weights(&self) -> Box<dyn Iterator<Item = WeightId> + '_> {
+        Box::new(self.end.iter().map(Linear::id))
     }
 
     /// The residual stream becomes the first; the others are its projections, of its magnitude.
-    pub fn begin(&self, run: &mut Run<'_>) -> Result<(), ForwardError> {
+    fn begin(&self, run: &mut Run<'_>) -> Result<(), ForwardError> {
         let (t, n, ops) = (run.rows, run.embd, run.kernels.ops());
         let buffers = &mut *run.buffers;
         let (x, cur) = (&buffers.x[..t * n], &mut buffers.cur[..t * n]);
@@ -68,7 +71,7 @@ impl Streams {
 
     /// The mean of the first stream and the projections of the others, of its magnitude, becomes the residual
     /// stream.
-    pub fn end(&self, run: &mut Run<'_>, layers: usize) -> Result<(), ForwardError> {
+    fn end(&self, run: &mut Run<'_>, layers: usize) -> Result<(), ForwardError> {
         run.watch.enter(None);
         let (t, n, ops) = (run.rows, run.embd, run.kernels.ops());
         let buffers = &mut *run.buffers;
@@ -322,26 +325,8 @@ impl AltUp {
         Ok(())
     }
 
-    /// What every token touches before the layer's blocks.
-    pub fn weights(&self) -> impl Iterator<Item = WeightId> {
-        let Laurel { left, right, .. } = &self.laurel;
-        self.predict.weights().chain([left.id(), right.id()])
-    }
-
-    /// The same behind them.
-    pub fn correction_weights(&self) -> impl Iterator<Item = WeightId> {
-        let correct = self.correct.iter();
-        correct.flat_map(|correct| correct.coefficients.weights().chain(correct.per_layer.weights()))
-    }
-
-    /// Values of a token in the buffer of hidden rows.
-    pub fn hidden(&self) -> usize {
-        let len = self.correct.as_ref().map_or(0, |correct| correct.per_layer.len());
-        len.max(self.laurel.left.rows())
-    }
-
     /// Foretells all streams; the first becomes the residual stream that the layer's blocks see.
-    pub fn predict(&self, run: &mut Run<'_>, il: usize) -> Result<(), ForwardError> {
+    fn predict(&self, run: &mut Run<'_>, il: usize) -> Result<(), ForwardError> {
         let (t, n, ops) = (run.rows, run.embd, run.kernels.ops());
         take(&mut run.buffers.x[..t * n], &run.buffers.streams, n, 0);
         let before = run.streams;
@@ -356,14 +341,8 @@ impl AltUp {
         Ok(())
     }
 
-    /// The path beside attention, from the block's input.
-    pub fn beside_attention(&self, run: &mut Run<'_>, il: usize) -> Result<(), ForwardError> {
-        run.beside = self.laurel.forward(run, il)?;
-        Ok(())
-    }
-
-    /// Adds what that gave: `(x + beside) / sqrt(2)`.
-    pub fn join(&self, run: &mut Run<'_>, il: usize) -> Result<(), ForwardError> {
+    /// Adds what the path beside attention gave: `(x + beside) / sqrt(2)`.
+    fn join(&self, run: &mut Run<'_>, il: usize) -> Result<(), ForwardError> {
         let (t, n, ops) = (run.rows, run.embd, run.kernels.ops());
         let x = &mut run.buffers.x[..t * n];
         ops.add(x, &run.buffers.beside[..t * n]);
@@ -376,7 +355,7 @@ impl AltUp {
 
     /// Corrects all streams by what the blocks have made of the first, then adds what the layer's own input
     /// gives to all but the first.
-    pub fn correct(&self, run: &mut Run<'_>, il: usize) -> Result<(), ForwardError> {
+    fn correct(&self, run: &mut Run<'_>, il: usize) -> Result<(), ForwardError> {
         let Some(Correction { coefficients, scale, per_layer }) = &self.correct else {
             unreachable!("loaded behind the layer's blocks");
         };
@@ -411,5 +390,44 @@ impl AltUp {
             return Err(ForwardError::Interrupted);
         }
         check_finite("l_out", il, streams, n * STREAMS)
+    }
+}
+
+impl LayerStreams for AltUp {
+    fn weights(&self) -> Box<dyn Iterator<Item = WeightId> + '_> {
+        let Laurel { left, right, .. } = &self.laurel;
+        Box::new(self.predict.weights().chain([left.id(), right.id()]))
+    }
+
+    fn late_weights(&self) -> Box<dyn Iterator<Item = WeightId> + '_> {
+        let correct = self.correct.iter();
+        Box::new(
+            correct.flat_map(|correct| correct.coefficients.weights().chain(correct.per_layer.weights())),
+        )
+    }
+
+    fn hidden(&self) -> usize {
+        let len = self.correct.as_ref().map_or(0, |correct| correct.per_layer.len());
+        len.max(self.laurel.left.rows())
+    }
+
+    fn before(&self, run: &mut Run<'_>, il: usize, block: Block) -> Result<(), ForwardError> {
+        match block {
+            Block::Mixer => self.predict(run, il),
+            Block::Network => Ok(()),
+        }
+    }
+
+    fn beside_mixer(&self, run: &mut Run<'_>, il: usize) -> Result<(), ForwardError> {
+        run.beside = self.laurel.forward(run, il)?;
+        Ok(())
+    }
+
+    fn add(&self, run: &mut Run<'_>, il: usize, block: Block, sum: NodeName) -> Result<(), ForwardError> {
+        run.add_to_stream(sum, il)?;
+        match block {
+            Block::Mixer => self.join(run, il),
+            Block::Network => self.correct(run, il),
+        }
     }
 }

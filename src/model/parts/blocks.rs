@@ -112,6 +112,7 @@ impl Blocks {
                 q: &q[rows.start * heads * len..rows.end * heads * len],
                 weights: &[],
                 first_pos: first_pos + skipped,
+                per_key: 1,
             };
             let blocks = (first_pos + tokens).div_ceil(block);
             let scores = grown(scores, rows.len() * heads * blocks)?;

@@ -7,7 +7,7 @@ use super::norm::Norm;
 use crate::store::OutOfMemory;
 
 /// From the residual stream to logits.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::model) struct Head {
     pub norm: Norm,
     /// `[V, E]`; the embedding once more, where the file has no output matrix.
@@ -19,10 +19,13 @@ pub(in crate::model) struct Head {
 }
 
 impl Head {
-    /// The logits of the rows that are left.
-    pub fn forward(&self, run: &mut Run<'_>, layers: usize) -> Result<(), ForwardError> {
-        run.watch.enter(None);
+    /// The norm of the residual stream, in [`Buffers::cur`](super::super::Buffers).
+    pub fn norm(&self, run: &mut Run<'_>) {
         self.norm.of_stream(run);
+    }
+
+    /// The logits of the rows that are left, whose norms are in [`Buffers::cur`](super::super::Buffers).
+    pub fn logits(&self, run: &mut Run<'_>, layers: usize) -> Result<(), ForwardError> {
         let (t, vocab) = (run.rows, self.output.rows());
         let buffers = &mut *run.buffers;
         buffers

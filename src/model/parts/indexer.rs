@@ -13,7 +13,7 @@ use super::super::{
 use super::attention::keep;
 use super::latent::plain;
 use super::norm::{Norm, NormKind};
-use crate::kernels::ops::{self, IndexQueries, PAGE, RopeKind};
+use crate::kernels::ops::{self, IndexQueries, KvPages, PAGE, RopeKind};
 use crate::store::{OutOfMemory, WeightId};
 
 /// What a family says of a layer's indexer.
@@ -98,10 +98,9 @@ impl Indexing {
 
     pub fn scratch(&self) -> ScratchSizes {
         match self {
-            Indexing::Own(own) => ScratchSizes {
-                row: own.spec.heads * own.spec.len + own.spec.len + own.spec.heads,
-                stretch_row: MOST_SCORES / ScratchSizes::STRETCH,
-            },
+            Indexing::Own(own) => {
+                Choice::scratch(own.spec.heads * own.spec.len + own.spec.len + own.spec.heads)
+            }
             Indexing::Shared(_) => ScratchSizes::default(),
         }
     }
@@ -167,57 +166,88 @@ impl Indexer {
 
     /// Chooses for every token that sees more positions than it may attend to.
     pub fn choose(&self, run: &mut Run<'_>, last: bool) -> Result<(), ForwardError> {
-        let IndexingSpec { heads, len, count, .. } = self.spec;
-        let all_seen = ends_below(run, count);
-        let IndexerBuffers { q, weights, scores, masks, pages, .. } = &mut run.buffers.latent.indexer;
-        let ends = run.segments.iter().map(|segment| segment.first_pos + segment.tokens.len());
-        *pages = ends.max().unwrap_or(0).div_ceil(PAGE);
-        masks.clear();
-        if all_seen {
-            return Ok(());
-        }
-        masks.resize(run.rows * *pages, 0);
-        let mut first = 0;
-        for segment in &run.segments {
-            let (first_pos, tokens) = (segment.first_pos, segment.tokens.len());
-            let start = first;
-            first += tokens;
-            if last && segment.logits == Logits::None {
-                continue;
-            }
-            let mut token = count.saturating_sub(first_pos).min(tokens);
-            while token < tokens {
-                let held = (first_pos + tokens).div_ceil(PAGE);
-                let most = (MOST_SCORES / (held * PAGE)).clamp(1, ScratchSizes::STRETCH);
-                let n = (tokens - token).min(most);
-                let rows = start + token..start + token + n;
-                let queries = IndexQueries {
-                    heads,
-                    len,
-                    q: &q[rows.start * heads * len..rows.end * heads * len],
-                    weights: &weights[rows.start * heads..rows.end * heads],
-                    first_pos: first_pos + token,
-                };
-                let scores = grown(scores, n * held * PAGE)?;
-                segment.state.with_pages(self.slot, |keys| {
-                    run.kernels.ops().index_scores(&queries, keys, scores);
-                });
-                let masks = &mut masks[rows.start * *pages..rows.end * *pages];
-                masks
-                    .par_chunks_exact_mut(*pages)
-                    .zip(scores.par_chunks_exact(held * PAGE))
-                    .enumerate()
-                    .for_each_init(Vec::new, |keys, (i, (masks, scores))| {
-                        ops::choose(&scores[..queries.first_pos + i + 1], count, masks, keys);
-                    });
-                token += n;
-            }
-        }
-        Ok(())
+        let (IndexingSpec { heads, len, count, .. }, slot) = (self.spec, self.slot);
+        choose(run, &Choice { heads, len, count, slot, per_key: 1 }, last)
     }
 }
 
-/// Whether no token of the pass sees more positions than so many.
-fn ends_below(run: &Run<'_>, count: usize) -> bool {
-    run.segments.iter().all(|segment| segment.first_pos + segment.tokens.len() <= count)
+/// What is chosen from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Choice {
+    /// Of the indexer.
+    pub heads: usize,
+    pub len: usize,
+    /// Keys that are chosen, at most.
+    pub count: usize,
+    /// Where the indexer's keys are.
+    pub slot: usize,
+    /// Positions that a key stands for.
+    pub per_key: usize,
+}
+
+impl Choice {
+    /// What an indexer needs with so many values of a token.
+    pub fn scratch(row: usize) -> ScratchSizes {
+        ScratchSizes { row, stretch_row: MOST_SCORES / ScratchSizes::STRETCH }
+    }
+
+    /// Keys up to a position.
+    fn seen(&self, positions: usize) -> usize {
+        positions / self.per_key
+    }
+}
+
+/// Chooses for every token that sees more keys than it may attend to.
+pub(super) fn choose(run: &mut Run<'_>, choice: &Choice, last: bool) -> Result<(), ForwardError> {
+    let Choice { heads, len, count, slot, per_key } = *choice;
+    let IndexerBuffers { q, weights, scores, masks, pages, .. } = &mut run.buffers.latent.indexer;
+    let ends = run.segments.iter().map(|segment| segment.first_pos + segment.tokens.len());
+    let most = choice.seen(ends.max().unwrap_or(0));
+    *pages = most.div_ceil(PAGE);
+    masks.clear();
+    if most <= count {
+        return Ok(());
+    }
+    masks.resize(run.rows * *pages, 0);
+    let mut first = 0;
+    for segment in &run.segments {
+        let (first_pos, tokens) = (segment.first_pos, segment.tokens.len());
+        let start = first;
+        first += tokens;
+        if last && segment.logits == Logits::None {
+            continue;
+        }
+        // The first token that sees a key more.
+        let mut token = ((count + 1) * per_key - 1).saturating_sub(first_pos).min(tokens);
+        while token < tokens {
+            let held = choice.seen(first_pos + tokens).div_ceil(PAGE);
+            let most = (MOST_SCORES / (held * PAGE)).clamp(1, ScratchSizes::STRETCH);
+            let n = (tokens - token).min(most);
+            let rows = start + token..start + token + n;
+            let queries = IndexQueries {
+                heads,
+                len,
+                q: &q[rows.start * heads * len..rows.end * heads * len],
+                weights: &weights[rows.start * heads..rows.end * heads],
+                first_pos: first_pos + token,
+                per_key,
+            };
+            let scores = grown(scores, n * held * PAGE)?;
+            segment.state.with_pages(slot, |keys| {
+                let keys = KvPages { keys: &keys.keys[..held], ..*keys };
+                run.kernels.ops().index_scores(&queries, &keys, scores);
+            });
+            let masks = &mut masks[rows.start * *pages..rows.end * *pages];
+            masks
+                .par_chunks_exact_mut(*pages)
+                .zip(scores.par_chunks_exact(held * PAGE))
+                .enumerate()
+                .for_each_init(Vec::new, |keys, (i, (masks, scores))| {
+                    let seen = choice.seen(queries.first_pos + i + 1);
+                    ops::choose(&scores[..seen], count, masks, keys);
+                });
+            token += n;
+        }
+    }
+    Ok(())
 }

@@ -23,6 +23,8 @@ pub(in crate::model) enum Score {
     SoftmaxOfChosen,
     /// Experts are chosen by their logits; the weights are sigmoids.
     SigmoidOfChosen,
+    /// The root of softplus.
+    SqrtSoftplus,
 }
 
 /// Experts in groups, of which only some are chosen from.
@@ -41,6 +43,8 @@ pub(in crate::model) struct Routing {
     /// What is added to the scores for the choice alone, `[count]`.
     pub choice_bias: Option<Vec<f32>>,
     pub groups: Option<Groups>,
+    /// Experts of each token of the vocabulary, where nothing else decides, `[V][used]`.
+    pub by_token: Option<Vec<u32>>,
     /// Whether the weights of the chosen experts are divided by their sum.
     pub normalise: bool,
     /// Factor on the weights.
@@ -59,6 +63,7 @@ impl Routing {
             score,
             choice_bias: None,
             groups: None,
+            by_token: None,
             normalise: false,
             scale: None,
             of_stream: None,
@@ -114,6 +119,7 @@ impl Routing {
             1 => Ok(Score::Softmax),
             2 => Ok(Score::Sigmoid),
             3 => Ok(Score::SoftmaxOfChosen),
+            4 => Ok(Score::SqrtSoftplus),
             other => Err(l.keys.unsupported(name, other)),
         }
     }
@@ -231,12 +237,26 @@ impl Router {
         multiply(run.kernels, run.store, vec![product])?;
         let ops = run.kernels.ops();
         let scored = self.score(ops, &mut run.watch, experts, t, input);
-        let by = self.choose(ops, &mut run.watch, experts, t, scored);
-        let inputs = [by];
-        let label = Label::new("ffn_moe_topk", NodeKind::TopK, Work::Router, &inputs);
+        let by = match &self.spec.by_token {
+            Some(_) => None,
+            None => Some(self.choose(ops, &mut run.watch, experts, t, scored)),
+        };
+        let tokens = run.segments.iter().flat_map(|segment| segment.tokens);
+        self.look_up(tokens, &mut experts.chosen[..t * used]);
+        let label = Label::new("ffn_moe_topk", NodeKind::TopK, Work::Router, by.as_slice());
         let chosen = run.watch.show_indices(label, [t, used, 1], &mut experts.chosen[..t * used]);
         let weights = self.weigh(ops, &mut run.watch, experts, t, [scored.probs, chosen]);
         Ok([chosen, weights])
+    }
+
+    /// The experts of some tokens, where a table names them; says whether one does.
+    pub fn look_up<'t>(&self, tokens: impl Iterator<Item = &'t u32>, chosen: &mut [u32]) -> bool {
+        let Routing { used, ref by_token, .. } = self.spec;
+        let Some(table) = by_token else { return false };
+        for (&token, chosen) in tokens.zip(chosen.chunks_exact_mut(used)) {
+            chosen.copy_from_slice(&table[token as usize * used..][..used]);
+        }
+        true
     }
 
     /// The logits with their bias, then what they become.
@@ -272,6 +292,10 @@ impl Router {
                 ops.sigmoid(probs);
                 NodeKind::Sigmoid
             }
+            Score::SqrtSoftplus => {
+                ops.sqrt_softplus(probs);
+                NodeKind::Softplus
+            }
             Score::SigmoidOfChosen => {
                 experts.choice[..t * count].copy_from_slice(probs);
                 ops.sigmoid(probs);
@@ -292,8 +316,9 @@ impl Router {
         t: usize,
         scored: Scored,
     ) -> NodeId<'static> {
-        let Routing { count, used, score, ref choice_bias, groups, .. } = self.spec;
+        let Routing { count, used, score, ref choice_bias, .. } = self.spec;
         let ExpertBuffers { probs, choice, chosen, .. } = experts;
+        let chosen = &mut chosen[..t * used];
         let (probs, choice) = (&probs[..t * count], &mut choice[..t * count]);
         let (mut by, mut values) = (scored.probs, probs);
         if let Some(bias) = choice_bias {
@@ -305,13 +330,39 @@ impl Router {
         } else if score == Score::SigmoidOfChosen {
             (by, values) = (scored.logits, &*choice);
         }
+        self.take_best(values, chosen);
+        by
+    }
+
+    /// The greatest values of each row, of the best groups where there are some.
+    fn take_best(&self, values: &[f32], chosen: &mut [u32]) {
+        let Routing { count, used, groups, .. } = self.spec;
         for (row, chosen) in values.chunks_exact(count).zip(chosen.chunks_exact_mut(used)) {
             match groups {
                 Some(groups) => ops::top_k_grouped(row, groups.count, groups.used, chosen),
                 None => ops::top_k(row, chosen),
             }
         }
-        by
+    }
+
+    /// The experts, `[T][used]`, that rows with these products of the router would be sent to; the products
+    /// are changed.
+    pub fn guess(&self, ops: &Ops, logits: &mut [f32], chosen: &mut [u32]) {
+        let Routing { count, score, ref choice_bias, groups, .. } = self.spec;
+        add_bias(ops, &self.linear, logits);
+        // Scores are in the order of the logits: they matter to biases and to sums over groups alone.
+        if choice_bias.is_some() || groups.is_some() {
+            match score {
+                Score::Softmax => ops.softmax(logits, count),
+                Score::Sigmoid => ops.sigmoid(logits),
+                Score::SqrtSoftplus => ops.sqrt_softplus(logits),
+                Score::SoftmaxOfChosen | Score::SigmoidOfChosen => {}
+            }
+        }
+        if let Some(bias) = choice_bias {
+            ops.add_bias(logits, bias);
+        }
+        self.take_best(logits, chosen);
     }
 
     /// The weights of the chosen experts.

@@ -63,7 +63,7 @@ impl ExpertSizes {
             }
             FeedForwardSpec::Dense { .. } | FeedForwardSpec::Nothing => ExpertSizes::default(),
         };
-        spec.layers.iter().map(sizes).fold(ExpertSizes::default(), |a, b| ExpertSizes {
+        spec.all_layers().map(sizes).fold(ExpertSizes::default(), |a, b| ExpertSizes {
             count: a.count.max(b.count),
             used: a.used.max(b.used),
             hidden: a.hidden.max(b.hidden),
@@ -117,6 +117,22 @@ pub(in crate::model) struct LatentBuffers {
     /// The input of each head's product, rounded `[H]`.
     pub by_head: Vec<Inputs>,
     pub indexer: IndexerBuffers,
+    pub compressed: CompressedBuffers,
+}
+
+/// What attention over compressed keys needs.
+#[derive(Debug, Default)]
+pub(in crate::model) struct CompressedBuffers {
+    /// Values and scores of the keys' compressor and of the indexer's `[T][..]`.
+    pub values: [Vec<f32>; 2],
+    pub scores: [Vec<f32>; 2],
+    /// Compressed rows of a sequence's pass `[blocks][D]`.
+    pub rows: Vec<f32>,
+    /// Rotations of blocks' first positions, and backwards.
+    pub starts: RopeTable,
+    pub back: RopeTable,
+    /// What tokens of a sequence attend to `[T][pages]`.
+    pub masks: Vec<u128>,
 }
 
 /// What an indexer needs, and its choice.
@@ -173,10 +189,17 @@ pub struct Buffers {
     pub(in crate::model) experts: ExpertBuffers,
     /// Residual streams, where there are several `[T][S][E]`.
     pub(in crate::model) streams: Vec<f32>,
+    /// The gates of a block between the streams.
+    pub(in crate::model) gates: Vec<f32>,
     /// Inputs of all layers `[T][L][P]`.
     pub(in crate::model) per_layer: Vec<f32>,
     /// What they are made of `[T][L][P]`.
     pub(in crate::model) per_layer_rows: Vec<f32>,
+    /// What the residual stream ended in, where drafts are to follow: of all rows of a pass of the trunk, of
+    /// the wanted rows of a pass of the block for multi-token prediction `[T][E]`.
+    pub(in crate::model) ends: Vec<f32>,
+    /// Embeddings and hidden rows side by side, the input of that block `[T][2E]`.
+    pub(in crate::model) pairs: Vec<f32>,
     /// The input of a block, rounded.
     pub(in crate::model) inputs: Inputs,
     /// Hidden values, rounded.
@@ -205,6 +228,7 @@ impl Buffers {
     pub fn new(spec: &ModelSpec, batch: usize, context: usize) -> Result<Buffers, OutOfMemory> {
         let buffer = |n: usize| zeroed::<f32>(&[batch, n], "the buffers of a batch");
         let dense = spec.widest(dense_ff).max(spec.side.hidden);
+        let drafting = usize::from(spec.nextn.is_some());
         Ok(Buffers {
             batch,
             context,
@@ -222,8 +246,11 @@ impl Buffers {
             up: buffer(dense)?,
             experts: ExpertBuffers::new(ExpertSizes::of(spec), spec.embd, batch)?,
             streams: buffer(spec.side.streams)?,
+            gates: buffer(spec.side.gates)?,
             per_layer: buffer(spec.side.per_layer)?,
             per_layer_rows: buffer(spec.side.per_layer)?,
+            ends: buffer(drafting * spec.embd)?,
+            pairs: buffer(2 * drafting * spec.embd)?,
             inputs: Inputs::default(),
             hidden: Inputs::default(),
             rope: Vec::new(),
@@ -246,7 +273,10 @@ impl Buffers {
                 + spec.widest(|layer| layer.rows.v),
             spec.widest(|layer| layer.rows.gate) + attended,
             2 * dense,
-            spec.side.streams + 2 * spec.side.per_layer,
+            spec.side.streams + spec.side.gates + 2 * spec.side.per_layer,
+            // Ends and pairs, the ends that a sequence keeps of the last pass, and those that the block
+            // reads.
+            if spec.nextn.is_some() { 5 * spec.embd } else { 0 },
             2 * count + 2 * hidden + (used + weighted) * spec.embd,
         ];
         // An input may be kept in several types, and again by expert; few are as long as f32. That of an
@@ -277,6 +307,11 @@ impl Buffers {
     /// The logits that the last pass was asked for: `[rows][vocabulary]`, in the order of its segments.
     pub fn logits(&self) -> &[f32] {
         &self.logits
+    }
+
+    /// The ends that the last pass left: see [`Pass::ends`](super::super::Pass).
+    pub fn ends(&self) -> &[f32] {
+        &self.ends
     }
 
     /// The same, to be taken without a copy.

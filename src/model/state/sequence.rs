@@ -15,6 +15,8 @@ use super::recurrent::Recurrent;
 #[derive(Clone, Debug)]
 enum Slot {
     Pages(Pages),
+    /// A row for each so many positions.
+    Compressed(Pages, usize),
     Recurrent(Recurrent),
 }
 
@@ -25,6 +27,12 @@ impl Slot {
                 Slot::Pages(Pages::new(ty, [kv_heads, key_len, value_len], window))
             }
             MemorySpec::Rows { len } => Slot::Pages(Pages::new(ty, [1, len, 0], None)),
+            MemorySpec::Compressing { len, window } => {
+                Slot::Pages(Pages::new(KvType::F32, [1, len, len], Some(window)))
+            }
+            MemorySpec::Compressed { len, ratio } => {
+                Slot::Compressed(Pages::new(ty, [1, len, 0], None), ratio)
+            }
             MemorySpec::Recurrent { floats } => Slot::Recurrent(Recurrent::new(floats)),
         }
     }
@@ -33,6 +41,7 @@ impl Slot {
     fn last_before(&self, pos: usize) -> usize {
         match self {
             Slot::Pages(pages) => pages.last_before(pos),
+            Slot::Compressed(..) => pos,
             Slot::Recurrent(state) => state.last_before(pos),
         }
     }
@@ -40,6 +49,7 @@ impl Slot {
     fn rewind(&mut self, past: usize) {
         match self {
             Slot::Pages(pages) => pages.rewind(past),
+            Slot::Compressed(pages, ratio) => pages.rewind(past / *ratio),
             Slot::Recurrent(state) => state.rewind(past),
         }
     }
@@ -63,6 +73,7 @@ impl SequenceState {
     pub fn bytes(spec: &ModelSpec, context: usize, batch: usize, drafts: usize, ty: KvType) -> u64 {
         let slot = |memory: &MemorySpec| match Slot::new(memory, ty) {
             Slot::Pages(pages) => pages.most_bytes(context, batch),
+            Slot::Compressed(pages, ratio) => pages.most_bytes(context / ratio, batch / ratio),
             Slot::Recurrent(state) => state.most_bytes(drafts),
         };
         spec.memories.iter().map(slot).fold(0, u64::saturating_add)
@@ -71,7 +82,7 @@ impl SequenceState {
     /// Bytes that are taken now; what is shared is counted whole.
     pub fn held_bytes(&self) -> u64 {
         let slot = |slot: &Slot| match slot {
-            Slot::Pages(pages) => pages.held_bytes(),
+            Slot::Pages(pages) | Slot::Compressed(pages, _) => pages.held_bytes(),
             Slot::Recurrent(state) => state.held_bytes(),
         };
         self.slots.iter().map(slot).sum()
@@ -99,7 +110,7 @@ impl SequenceState {
     }
 
     /// Writes keys and values of a slot of pages, `[tokens][kv_heads * len]` each, at positions from
-    /// `first_pos` on. Of rows alone there are no values.
+    /// `first_pos` on. Of rows alone there are no values. Compressed rows are counted by themselves.
     ///
     /// # Errors
     /// Where there is no memory for another page.
@@ -112,7 +123,7 @@ impl SequenceState {
         values: &[f32],
     ) -> Result<(), OutOfMemory> {
         match &mut self.slots[slot] {
-            Slot::Pages(pages) => pages.store(ops, first_pos, keys, values),
+            Slot::Pages(pages) | Slot::Compressed(pages, _) => pages.store(ops, first_pos, keys, values),
             Slot::Recurrent(_) => unreachable!("slot {slot} holds a recurrence"),
         }
     }
@@ -120,7 +131,7 @@ impl SequenceState {
     /// Calls `f` with the pages of a slot.
     pub(in crate::model) fn with_pages<T>(&self, slot: usize, f: impl FnOnce(&KvPages<'_>) -> T) -> T {
         match &self.slots[slot] {
-            Slot::Pages(pages) => pages.with(f),
+            Slot::Pages(pages) | Slot::Compressed(pages, _) => pages.with(f),
             Slot::Recurrent(_) => unreachable!("slot {slot} holds a recurrence"),
         }
     }
@@ -141,7 +152,7 @@ impl SequenceState {
     ) -> Result<(), OutOfMemory> {
         match &mut self.slots[slot] {
             Slot::Recurrent(state) => state.advance(first_pos, rows, drafts, step),
-            Slot::Pages(_) => unreachable!("slot {slot} holds pages"),
+            Slot::Pages(_) | Slot::Compressed(..) => unreachable!("slot {slot} holds pages"),
         }
     }
 }

@@ -69,6 +69,26 @@ fn dense(n: usize) -> Vec<(Role, u64)> {
     vec![(Role::Always, 10); n]
 }
 
+/// An embedding that is the output matrix as well: its rows are read at the beginning of a pass, its turn is at
+/// the end.
+#[test]
+fn a_look_at_a_weight_moves_nothing() {
+    let mut state = state(&dense(20), 120);
+    state.begin_pass();
+    read_all(&mut state);
+    (0..3).for_each(|id| hold_and_release(&mut state, id));
+    let ready: Vec<usize> = (0..20).filter(|&id| state.is_ready(id)).collect();
+    assert!(ready.len() >= 10, "{ready:?}");
+    let before = format!("{state:?}");
+    for id in 0..20 {
+        assert_eq!(state.place_of(id).is_some(), ready.contains(&id));
+    }
+    assert_eq!(format!("{state:?}"), before);
+    // The canary: to hold one that is there moves the pass to it.
+    hold_and_release(&mut state, *ready.last().unwrap());
+    assert_ne!(format!("{state:?}"), before);
+}
+
 #[test]
 fn a_stream_reads_each_weight_once_a_pass_and_ahead() {
     let mut state = state(&dense(20), 120);

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value as Json};
 
 use super::{ChatTemplate, Conversation};
+use crate::quant::testing::say;
 use crate::text::TextError;
 
 /// More goldens than those of the repository, made by the script of other templates.
@@ -94,7 +95,7 @@ fn templates_render_as_transformers_renders_them() {
 #[test]
 fn more_templates_render_as_transformers_renders_them() {
     let Some(folder) = std::env::var_os(MORE_TEMPLATES) else {
-        eprintln!("skipped: {MORE_TEMPLATES} does not name a folder of scripts/text/templates.py");
+        say(format!("skipped: {MORE_TEMPLATES} does not name a folder of scripts/text/templates.py"));
         return;
     };
     let (found, cases) = problems(Path::new(&folder));

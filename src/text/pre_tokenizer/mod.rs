@@ -242,6 +242,102 @@ mod tests {
         }
     }
 
+    /// The names by the pattern that llama.cpp (llama-vocab.cpp) has for them, read from there and not from the
+    /// table: two that cut alike stand together.
+    const ALIKE: &[&[&str]] = &[
+        &["default"],
+        &[
+            "gpt-2",
+            "phi-2",
+            "jina-es",
+            "jina-de",
+            "gigachat",
+            "jina-v2-es",
+            "jina-v2-de",
+            "a.x-4.0",
+            "mellum",
+            "modern-bert",
+            "exaone4",
+            "mpt",
+            "olmo",
+            "jais",
+            "trillion",
+            "granite-docling",
+        ],
+        &[
+            "llama3",
+            "llama-v3",
+            "llama-bpe",
+            "falcon3",
+            "falcon-h1",
+            "pixtral",
+            "midm-2.0",
+            "lfm2",
+            "jina-v5-nano",
+            "dbrx",
+            "smaug-bpe",
+            "chatglm-bpe",
+            "glm4",
+            "glm5",
+        ],
+        &[
+            // Written another way, and the same.
+            "bailingmoe",
+            "bailingmoe2",
+            "llada-moe",
+            "qwen2",
+            "deepseek-r1-qwen",
+            "kormo",
+            "f2llmv2",
+            "megrez",
+            "stablelm2",
+            "hunyuan",
+            "solar-open",
+            "grok-2",
+        ],
+        &["qwen35"],
+        &["starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"],
+        &["falcon"],
+        &["tekken"],
+        &["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"],
+        &["tiny_aya", "cohere2moe"],
+        &["deepseek-llm"],
+        &["deepseek-coder"],
+        &["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"],
+        &["afmoe"],
+        &["exaone-moe"],
+        &["seed-coder"],
+        &["minicpm5"],
+        &["bloom", "poro-chat", "gpt3-finnish"],
+        &["viking"],
+    ];
+
+    #[test]
+    fn names_of_one_pattern_cut_alike_and_no_others() {
+        let texts = [
+            "Hello  world's 12345\n\n x",
+            " I'LL  pay €12.50 — Ünïcödé, 한국어 ひらがな 中文\r\n\t{x+=1};\u{3000}\u{301}e \n  ",
+            "CamelCase don'T 1234567 a.b,c/\n\n  ½x ٣٤٥ .dot !Bang `tick` e\u{301}x a b  c",
+            "  \n \n\n  x\r\n(1)",
+        ];
+        let cuts = |name: &str| texts.map(|text| cut(name, text).join("·"));
+        let mut names: Vec<_> = ALIKE.iter().copied().flatten().copied().collect();
+        for alike in ALIKE {
+            for name in *alike {
+                assert_eq!(cuts(name), cuts(alike[0]), "{name} as {}", alike[0]);
+            }
+        }
+        for (i, one) in ALIKE.iter().enumerate() {
+            for other in &ALIKE[..i] {
+                assert_ne!(cuts(one[0]), cuts(other[0]), "{} and {}", one[0], other[0]);
+            }
+        }
+        let mut known: Vec<_> = pre_tokenizer_names().collect();
+        names.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(names, known);
+    }
+
     #[test]
     fn an_unknown_name_is_refused_with_those_that_are_known() {
         let error = PreTokenizer::by_name("nonesuch").err().expect("refused").to_string();

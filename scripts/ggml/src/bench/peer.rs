@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use super::{Load, Measured, median, require_native};
 use crate::capture::argmax;
 use crate::error::{Result, refuse};
-use crate::ffi::{self, Batch, Context, ContextOptions, Flash, KvType, Model, ModelOptions};
+use crate::ffi::{self, Batch, Context, ContextOptions, Flash, KvType, Model, ModelOptions, Mtp};
 
 #[derive(clap::Args, Debug)]
 pub struct PeerArgs {
@@ -34,13 +34,14 @@ pub fn run_peer(args: &PeerArgs) -> Result<()> {
         return refuse("nothing to measure: prompt, tokens, depth and rounds are at least 1");
     }
     let start = Instant::now();
-    let model = Model::load(&load.model, ModelOptions { mmap: true })?;
+    let model = Model::load(&load.model, ModelOptions { mmap: true, mtp: false })?;
     let options = ContextOptions {
         n_ctx: (load.prompt.max(depth) + load.tokens).next_multiple_of(256),
         n_batch: None,
         threads: load.threads,
         kv: KvType::F16,
         flash: Flash::Auto,
+        mtp: Mtp::Off,
     };
     let mut context = Context::new(&model, &options, None)?;
     let load_s = start.elapsed().as_secs_f64();

@@ -13,7 +13,7 @@ use llama_cpp_sys_2 as sys;
 use crate::error::{Error, Result, refuse};
 
 pub use format::{Format, FormatId, Rows, ids as format_ids};
-pub use model::{Batch, Context, ContextOptions, Flash, KvType, Model, ModelOptions};
+pub use model::{Batch, Context, ContextOptions, Flash, KvType, Model, ModelOptions, Mtp};
 pub use node::{Node, NodeValues};
 
 /// Starts ggml once a process; its warnings and errors go to stderr, the rest nowhere.

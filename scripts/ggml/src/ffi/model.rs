@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 pub struct ModelOptions {
     /// Map the file instead of reading it.
     pub mmap: bool,
+    /// Load the blocks of multi-token prediction.
+    pub mtp: bool,
 }
 
 /// A loaded model.
@@ -39,6 +41,7 @@ impl Model {
             params.use_extra_bufts = false;
             params.load_mode =
                 if options.mmap { sys::LLAMA_LOAD_MODE_MMAP } else { sys::LLAMA_LOAD_MODE_NONE };
+            params.load_mtp = options.mtp;
             let raw = sys::llama_model_load_from_file(name.as_ptr(), params);
             let vocab = if raw.is_null() { std::ptr::null() } else { sys::llama_model_get_vocab(raw) };
             (raw, vocab.cast_mut())
@@ -140,6 +143,24 @@ pub struct ContextOptions {
     pub threads: usize,
     pub kv: KvType,
     pub flash: Flash,
+    pub mtp: Mtp,
+}
+
+/// What a context does with multi-token prediction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mtp {
+    #[default]
+    Off,
+    /// Hidden rows for a block are nodes of their own: `h_nextn`.
+    Hidden,
+    /// The first block runs in the place of the model.
+    Block,
+}
+
+unsafe extern "C" {
+    /// llama.cpp's `llama_set_embeddings_nextn`, of an extension that is C++ and has no bindings.
+    #[link_name = "_Z26llama_set_embeddings_nextnP13llama_contextbb"]
+    fn set_embeddings_nextn(context: *mut sys::llama_context, value: bool, masked: bool);
 }
 
 /// What is called with every computed node.
@@ -179,6 +200,9 @@ impl<'m> Context<'m> {
                 Flash::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
                 Flash::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
             };
+            if options.mtp == Mtp::Block {
+                params.ctx_type = sys::LLAMA_CONTEXT_TYPE_MTP;
+            }
             params.no_perf = true;
             if let Some(observer) = observer.as_deref_mut() {
                 params.cb_eval = Some(show);
@@ -187,6 +211,10 @@ impl<'m> Context<'m> {
             sys::llama_init_from_model(model.raw.as_ptr(), params)
         };
         let raw = NonNull::new(raw).ok_or_else(|| Error::Ggml("llama.cpp makes no context".into()))?;
+        if options.mtp == Mtp::Hidden {
+            // SAFETY: the context has just been made; two plain values.
+            unsafe { set_embeddings_nextn(raw.as_ptr(), true, false) }
+        }
         Ok(Self { raw, n_vocab: model.n_vocab(), _observer: observer, _model: PhantomData })
     }
 
@@ -251,6 +279,8 @@ pub struct Batch {
     sequences: Vec<*mut i32>,
     wanted: Vec<i8>,
     sequence: Box<i32>,
+    /// A row for each token, for a block of multi-token prediction; else empty.
+    hidden: Vec<f32>,
 }
 
 impl Batch {
@@ -264,7 +294,13 @@ impl Batch {
             sequences: vec![std::ptr::null_mut(); n],
             wanted: (0..n).map(|i| i8::from(all_logits || i + 1 == n)).collect(),
             sequence: Box::new(0),
+            hidden: Vec::new(),
         }
+    }
+
+    /// The same with a hidden row for each token.
+    pub fn with_hidden(ids: &[i32], hidden: Vec<f32>) -> Self {
+        Self { hidden, ..Self::new(ids, 0, true) }
     }
 
     /// llama.cpp's view of it, valid while `self` is.
@@ -274,7 +310,7 @@ impl Batch {
         sys::llama_batch {
             n_tokens: self.tokens.len() as i32,
             token: self.tokens.as_mut_ptr(),
-            embd: std::ptr::null_mut(),
+            embd: if self.hidden.is_empty() { std::ptr::null_mut() } else { self.hidden.as_mut_ptr() },
             pos: self.positions.as_mut_ptr(),
             n_seq_id: self.counts.as_mut_ptr(),
             seq_id: self.sequences.as_mut_ptr(),

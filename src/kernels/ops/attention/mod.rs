@@ -40,6 +40,9 @@
 //! chunks of which nothing is chosen are left out. Where all are chosen, the bits are those of attention over
 //! all.
 //!
+//! The rows may as well be no positions at all, but chosen from several caches whose pages stand one behind
+//! another.
+//!
 //! Nothing in all this depends on the batch or on the threads. A row without a finite score comes out as NaN.
 
 pub(super) mod parts;
@@ -142,6 +145,10 @@ impl AttentionShape {
         assert_eq!(out.len(), self.tokens * self.heads * self.value_len, "attention: out");
         assert!(sinks.is_none_or(|sinks| sinks.len() == self.heads), "attention: sinks");
         kv.check(self.kv_heads, self.key_len, self.value_len);
+    }
+
+    /// Every page that a token sees something of is there.
+    fn check_pages(&self, kv: &KvPages<'_>) {
         if self.tokens > 0 {
             let needed = self.chunks(0..self.tokens);
             assert!(kv.first_page <= needed.start, "attention: pages that are gone");
@@ -285,6 +292,7 @@ impl Ops {
         out: &mut [f32],
         scratch: &mut AttentionScratch,
     ) {
+        shape.check_pages(kv);
         self.attend_all(&Call { shape, q, kv, sinks, chosen: None }, out, scratch);
     }
 
@@ -301,7 +309,29 @@ impl Ops {
         assert!(kv.first_page == 0 && [1, shape.kv_heads].contains(&chosen.lists), "attention: lists");
         assert_eq!(chosen.masks.len(), shape.tokens * chosen.lists * chosen.pages, "attention: masks");
         assert!((shape.first_pos + shape.tokens).div_ceil(PAGE) <= chosen.pages, "attention: pages of masks");
+        shape.check_pages(kv);
         self.attend_all(&Call { shape, q, kv, sinks: None, chosen: Some(chosen) }, out, scratch);
+    }
+
+    /// The same over rows that need not be positions, such as those of several caches one behind another:
+    /// each token attends to the rows chosen for it of all pages, at least one; the shape's `first_pos` and
+    /// `window` say nothing. Pages are taken in their order.
+    #[allow(clippy::too_many_arguments)] // those of attention, and what is chosen
+    pub fn attention_among(
+        &self,
+        shape: &AttentionShape,
+        q: &[f32],
+        kv: &KvPages<'_>,
+        chosen: Chosen<'_>,
+        sinks: Option<&[f32]>,
+        out: &mut [f32],
+        scratch: &mut AttentionScratch,
+    ) {
+        assert!(kv.first_page == 0 && kv.keys.len() == chosen.pages, "attention: pages");
+        assert_eq!(chosen.masks.len(), shape.tokens * chosen.lists * chosen.pages, "attention: masks");
+        // Behind all rows, everything is seen.
+        let shape = AttentionShape { first_pos: chosen.pages * PAGE, window: None, ..*shape };
+        self.attend_all(&Call { shape: &shape, q, kv, sinks, chosen: Some(chosen) }, out, scratch);
     }
 
     fn attend_all(&self, call: &Call<'_>, out: &mut [f32], scratch: &mut AttentionScratch) {
@@ -332,7 +362,8 @@ impl Ops {
             let first = plan.chunks.start + split;
             let tokens = plan.tokens(token_tile, shape);
             let seen = shape.chunks(tokens.clone());
-            let chunks = if plan.by_chunk { first..first + 1 } else { seen };
+            let held = seen.start..seen.end.min(kv.first_page + kv.keys.len());
+            let chunks = if plan.by_chunk { first..first + 1 } else { held };
             let heads = plan.heads(head_tile, shape);
             let chosen = chosen.map(|chosen| chosen.of(tokens.start, kv_head));
             let tile = Tile { shape, q, kv_head, kv, tokens, heads, chunks, chosen };

@@ -107,6 +107,13 @@ fn special_values() {
         ops.swiglu_clamped(&mut gate, &up, 7.0);
         let small = 2.0 / (1.0 + exp(-2.0)) * 0.5;
         assert_same(&gate, &[f32::NAN, f32::NAN, 49.0, -49.0, small], name);
+        let mut gate = [f32::NAN, 1.0, 100.0, 100.0, 2.0];
+        ops.swiglu_limited(&mut gate, &up, 7.0);
+        let most = 7.0 / (1.0 + exp(-7.0));
+        assert_same(&gate, &[f32::NAN, f32::NAN, most * 7.0, most * -7.0, small], name);
+        let mut x = [inf, -inf, f32::NAN, 0.0, 36.0, -200.0];
+        ops.sqrt_softplus(&mut x);
+        assert_same(&x, &[inf, 0.0, f32::NAN, std::f32::consts::LN_2.sqrt(), 6.0, 0.0], name);
     }
 }
 
@@ -127,8 +134,13 @@ fn activations_and_softmax_are_accurate() {
     };
     let ops = scalar();
     let oai = exact(&|x, u| x.min(7.0) * sigmoid(1.702 * x.min(7.0)) * (u.clamp(-7.0, 7.0) + 1.0));
+    let limited = exact(&|x, u| x.min(7.0) * sigmoid(x.min(7.0)) * u.clamp(-7.0, 7.0));
     let clamped = exact(&|x, u| (x * sigmoid(x)).min(7.0) * u.clamp(-7.0, 7.0));
-    // Measured, in this order: 3.3e-8, 2.4e-8, 5.9e-8, 8.5e-8, 8.9e-8, 6.7e-8, 1.1e-7, 1.5e-7, 1.0e-7.
+    let capped = |x: f64| 4.0 * (x / 4.0).tanh() * sigmoid(x);
+    let situ = exact(&|x, u| capped(x) * 20.0 * (u / 20.0).tanh());
+    let situ_of_one = exact(&|x, u| capped(x) * u);
+    // Measured, in this order: 3.3e-8, 2.4e-8, 5.9e-8, 8.5e-8, 8.9e-8, 1.1e-7,
+    // 5.4e-8, 6.7e-8, 1.1e-7, 1.5e-7, 1.0e-7.
     let cases = [
         ("exp", of(&|x| ops.exp(x)), exact(&|x, _| x.exp()), 3e-7),
         ("softplus", of(&|x| ops.softplus(x)), exact(&|x, _| x.max(0.0) + (-x.abs()).exp().ln_1p()), 2e-7),
@@ -136,7 +148,16 @@ fn activations_and_softmax_are_accurate() {
         ("sigmoid", of(&|x| ops.sigmoid(x)), exact(&|x, _| sigmoid(x)), 6e-7),
         ("swiglu", of(&|x| ops.swiglu(x, &up)), swiglu.clone(), 6e-7),
         ("swiglu_oai", of(&|x| ops.swiglu_oai(x, &up, 1.702, 7.0)), oai, 6e-7),
+        ("swiglu_limited", of(&|x| ops.swiglu_limited(x, &up, 7.0)), limited, 6e-7),
+        (
+            "sqrt_softplus",
+            of(&|x| ops.sqrt_softplus(x)),
+            exact(&|x, _| (x.max(0.0) + (-x.abs()).exp().ln_1p()).sqrt()),
+            4e-7,
+        ),
         ("swiglu_clamped", of(&|x| ops.swiglu_clamped(x, &up, 7.0)), clamped, 6e-7),
+        ("situ", of(&|x| ops.situ(x, &up, 4.0, 20.0)), situ, 2e-6),
+        ("situ of one tanh", of(&|x| ops.situ(x, &up, 4.0, 0.0)), situ_of_one, 2e-6),
         ("soft_cap", of(&|x| ops.soft_cap(x, 5.0)), exact(&|x, _| (x / 5.0).tanh() * 5.0), 6e-7),
         ("softmax", of(&|x| ops.softmax(x, 1000)), exact(&|x, _| x.exp() / total), 1e-6),
     ];

@@ -64,7 +64,7 @@ impl Case {
 
     fn queries(&self) -> IndexQueries<'_> {
         let Case { heads, len, first_pos, ref q, ref weights, .. } = *self;
-        IndexQueries { heads, len, q, weights, first_pos }
+        IndexQueries { heads, len, q, weights, first_pos, per_key: 1 }
     }
 
     fn run(&self, ops: &Ops, half: bool) -> Vec<f32> {
@@ -121,6 +121,34 @@ fn scores_have_the_defined_bits() {
                 assert_same(&case.run(ops, half), &wanted, &format!("{name}, {sizes:?}"));
             }
             in_pools(|_| assert_same(&case.run(scalar(), half), &wanted, "threads"));
+        }
+    }
+}
+
+/// Keys of several positions each: a token sees those that are whole.
+#[test]
+fn keys_of_several_positions_are_scored_once_they_are_whole() {
+    let mut random = Random(35);
+    for per_key in [2, 4, 100] {
+        let mut case = Case::new(&mut random, [3, 16, 250, 7]);
+        let single = case.defined(false);
+        (case.first_pos, case.tokens) = (250 * per_key + per_key / 2, 7);
+        let held = (case.first_pos + case.tokens) / per_key;
+        assert!(held <= single.len() / case.tokens);
+        let kv = KvPages { first_page: 0, keys: &case.views(false), values: None };
+        let queries = IndexQueries { per_key, ..case.queries() };
+        let mut out = vec![7.0; single.len()];
+        for (name, ops) in instances() {
+            ops.index_scores(&queries, &kv, &mut out);
+            let row = single.len() / case.tokens;
+            for (t, (got, single)) in out.chunks(row).zip(single.chunks(row)).enumerate() {
+                let seen = (case.first_pos + t + 1) / per_key;
+                // Of the same queries and keys, but for how many are seen.
+                let both = seen.min(250 + t + 1);
+                assert_same(&got[..both], &single[..both], &format!("{name}, {per_key}, {t}"));
+                assert!(got[seen..].iter().all(|&x| x == 7.0), "{name}, {per_key}, {t}");
+            }
+            out.fill(7.0);
         }
     }
 }

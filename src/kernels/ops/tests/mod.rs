@@ -2,6 +2,7 @@
 
 mod activations;
 mod attention;
+mod hyper;
 mod indexer;
 mod norms;
 mod recurrence;
@@ -11,21 +12,29 @@ mod scan;
 mod select;
 mod streams;
 
-use super::*;
+use std::sync::Once;
 
-/// Every instance this CPU runs, the definition first; names those it does not run.
+use super::*;
+use crate::kernels::{Isa, Kernels};
+use crate::quant::testing::say;
+
+/// Every instance this CPU runs, the definition first; names those it does not run, once.
 fn instances() -> Vec<(&'static str, &'static Ops)> {
+    static SAY_SKIPPED: Once = Once::new();
     let mut all = vec![("scalar", &SCALAR)];
-    if !std::ptr::eq(scalar(), &SCALAR) {
+    let has_fma = !std::ptr::eq(scalar(), &SCALAR);
+    if has_fma {
         all.push(("scalar with fma", scalar()));
-    } else {
-        println!("skipped on this CPU: scalar with fma");
     }
-    use crate::kernels::{Isa, Kernels};
     all.extend(
         Kernels::available().filter(|set| set.isa() != Isa::Scalar).map(|set| (set.isa().name(), set.ops())),
     );
-    Kernels::unavailable().for_each(|why| println!("skipped: {why}"));
+    SAY_SKIPPED.call_once(|| {
+        if !has_fma {
+            say("skipped: this CPU lacks fma for the scalar operations");
+        }
+        Kernels::unavailable().for_each(|why| say(format!("skipped: {why}")));
+    });
     all
 }
 

@@ -28,6 +28,8 @@ fn all_rows(ops: &Ops, x: &[f32], y: &[f32]) -> Vec<(&'static str, Vec<f32>)> {
         ("geglu", in_place(&|x| ops.geglu(x, y))),
         ("swiglu_oai", in_place(&|x| ops.swiglu_oai(x, y, 1.702, 7.0))),
         ("swiglu_clamped", in_place(&|x| ops.swiglu_clamped(x, y, 7.0))),
+        ("situ", in_place(&|x| ops.situ(x, y, 4.0, 20.0))),
+        ("situ of one tanh", in_place(&|x| ops.situ(x, y, 4.0, 0.0))),
         ("add", in_place(&|x| ops.add(x, y))),
         ("mul", in_place(&|x| ops.mul(x, y))),
         ("scale", in_place(&|x| ops.scale(x, 0.3))),

@@ -46,9 +46,8 @@ impl Attention {
             Some(_) => (load_queries(l, il, embd, &spec)?, None, None, false),
             None => load_all(l, il, embd, &spec)?,
         };
-        let gate_rows = |gate: Gate| if gate.per_head { heads } else { heads * value_len };
         let gate = match spec.gate.filter(|_| !spec.gate_in_queries) {
-            Some(gate) => Some(l.weights.linear(&name("attn_gate"), embd, gate_rows(gate))?),
+            Some(gate) => Some(l.weights.linear(&name("attn_gate"), embd, gate.rows(heads, value_len))?),
             None => None,
         };
         let sinks = match spec.sinks {
@@ -164,31 +163,6 @@ impl Attention {
         }
         let label = Label::elementwise(gate.names[0], Work::Projections, std::slice::from_ref(&projected));
         run.gate = run.watch.show(label, [t, heads * len, 1], gates);
-    }
-
-    fn apply_gate(&self, run: &mut Run<'_>) {
-        let Some(gate) = self.spec.gate else { return };
-        let (t, heads, len) = (run.rows, self.spec.heads, self.spec.value_len);
-        let ops = run.kernels.ops();
-        let buffers = &mut *run.buffers;
-        let attn = &mut buffers.attn[..t * heads * len];
-        let gates = &mut buffers.attn_gate[..t * self.gate_len()];
-        ops.sigmoid(gates);
-        let [_, sigmoid, gated] = gate.names;
-        let projected = run.gate;
-        let label =
-            Label::new(sigmoid, NodeKind::Sigmoid, Work::AttentionOutput, std::slice::from_ref(&projected));
-        let sigmoid = run.watch.show(label, [t, self.gate_len(), 1], gates);
-        if gate.per_head {
-            for (head, &by) in attn.chunks_exact_mut(len).zip(&*gates) {
-                ops.scale(head, by);
-            }
-        } else {
-            ops.mul(attn, gates);
-        }
-        let inputs = [run.attended, sigmoid];
-        let label = Label::elementwise(gated, Work::AttentionOutput, &inputs);
-        run.attended = run.watch.show(label, [t, heads * len, 1], attn);
     }
 }
 
@@ -316,7 +290,9 @@ impl Mixer for Attention {
     }
 
     fn output(&self, run: &mut Run<'_>, il: usize, beside: bool) -> Result<NodeId<'static>, ForwardError> {
-        self.apply_gate(run);
+        if let Some(gate) = self.spec.gate {
+            apply_gate(run, gate, self.spec.heads, self.spec.value_len);
+        }
         let names = &self.spec.names;
         let node = project_output(run, il, beside, &self.output, [names.attended, names.output])?;
         let Some(scale) = self.spec.output_scale else { return Ok(node) };
@@ -326,6 +302,31 @@ impl Mixer for Attention {
         let label = Label::elementwise(names.scaled, Work::AttentionOutput, std::slice::from_ref(&node));
         Ok(run.watch.show(label, [run.rows, run.embd, 1], out))
     }
+}
+
+/// Multiplies what attention gave, heads of so many values, by the sigmoid of its gate, whose product lies in
+/// [`Buffers::attn_gate`](super::super::Buffers).
+pub(super) fn apply_gate(run: &mut Run<'_>, gate: Gate, heads: usize, len: usize) {
+    let (t, rows, ops) = (run.rows, gate.rows(heads, len), run.kernels.ops());
+    let buffers = &mut *run.buffers;
+    let attn = &mut buffers.attn[..t * heads * len];
+    let gates = &mut buffers.attn_gate[..t * rows];
+    ops.sigmoid(gates);
+    let [_, sigmoid, gated] = gate.names;
+    let projected = run.gate;
+    let label =
+        Label::new(sigmoid, NodeKind::Sigmoid, Work::AttentionOutput, std::slice::from_ref(&projected));
+    let sigmoid = run.watch.show(label, [t, rows, 1], gates);
+    if gate.per_head {
+        for (head, &by) in attn.chunks_exact_mut(len).zip(&*gates) {
+            ops.scale(head, by);
+        }
+    } else {
+        ops.mul(attn, gates);
+    }
+    let inputs = [run.attended, sigmoid];
+    let label = Label::elementwise(gated, Work::AttentionOutput, &inputs);
+    run.attended = run.watch.show(label, [t, heads * len, 1], attn);
 }
 
 /// The output projection of what attention gave, `attended`, to [`Buffers::cur`](super::super::Buffers) or
@@ -379,7 +380,7 @@ pub(super) fn keep(
 }
 
 /// Keys and values are kept: an infinite key takes its position out of the attention without a trace.
-fn check_kept(
+pub(super) fn check_kept(
     node: &'static str,
     layer: usize,
     ty: KvType,

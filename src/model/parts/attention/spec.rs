@@ -152,3 +152,10 @@ pub(in crate::model) struct Gate {
     /// Nodes: the projection, its sigmoid, what passes.
     pub names: [&'static str; 3],
 }
+
+impl Gate {
+    /// Values of a token, where heads give so many values each.
+    pub fn rows(self, heads: usize, value_len: usize) -> usize {
+        if self.per_head { heads } else { heads * value_len }
+    }
+}

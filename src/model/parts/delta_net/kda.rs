@@ -1,4 +1,5 @@
-//! Kimi Delta Attention: a decay for each element of a key, decays and gates by way of a short vector.
+//! Kimi Delta Attention: a decay for each element of a key. Decays and gates come of the block's input, or of
+//! a short vector made of it.
 
 use super::super::super::load::Loader;
 use super::super::super::run::{Run, project};
@@ -7,6 +8,7 @@ use super::super::super::weights::Linear;
 use super::super::super::{ForwardError, Label, ModelError, NodeId, NodeKind, RowSizes, Work};
 use super::super::Mixer;
 use super::{Core, DeltaNetSpec, Layout, Names};
+use crate::kernels::ops::Ops;
 use crate::store::WeightId;
 
 /// Linear attention with a decay for each element of a key. As many heads of keys as of values.
@@ -17,21 +19,84 @@ pub(in crate::model) struct Kda {
     qkv: [Linear; 3],
     /// `ssm_beta`: `[heads, E]`
     beta: Linear,
-    /// `ssm_f_a`, `ssm_f_b`: of the decays, by way of `len` values.
-    decay: [Linear; 2],
-    /// `ssm_g_a`, `ssm_g_b`: of the output's gate.
-    gate: [Linear; 2],
+    /// What decays come from, and the output's gate.
+    decay: Path,
+    gate: Path,
     /// Added to what decays come from: `ssm_dt`, `[heads * len]`.
     dt: Vec<f32>,
-    /// Factor on its softplus: `ssm_a`, a negative one for each head, repeated: `[heads * len]`.
+    /// Factor on it or on its softplus: `ssm_a`, one for each head, repeated: `[heads * len]`.
     a: Vec<f32>,
+    kind: KdaKind,
+}
+
+/// What a family does in its own way.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::model) struct KdaKind {
+    /// Tensors of the decays' path: two where it leads by way of a short vector; and of the gate's.
+    pub decay: &'static [&'static str],
+    pub gate: &'static [&'static str],
+    /// Nodes of both, and of the logarithms of decays.
+    pub names: [&'static str; 3],
+    /// The node of the strengths' product, and that of its sigmoid where ggml names it.
+    pub strengths: (&'static str, Option<&'static str>),
+    /// Whether `ssm_a` is `[heads]` rather than `[1, heads]`.
+    pub flat: bool,
+    /// What becomes of `x`, what decays come from.
+    pub rate: Rate,
+}
+
+/// The logarithms of decays.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::model) enum Rate {
+    /// `a softplus(x)`: a is negative.
+    Softplus,
+    /// `bound sigmoid(a x)`, the bound being negative.
+    Bounded(f32),
+    /// `bound sigmoid(-a x)`: a is negative too.
+    BoundedByNegative(f32),
+}
+
+/// A product of the block's input, or two one after another.
+#[derive(Debug)]
+struct Path {
+    first: Linear,
+    second: Option<Linear>,
+}
+
+impl Path {
+    /// To so many values, by way of a head's where there are two tensors.
+    fn load(
+        l: &mut Loader<'_>,
+        il: usize,
+        tensors: &[&str],
+        [embd, len, values]: [usize; 3],
+    ) -> Result<Path, ModelError> {
+        let mut linear = |part: &str, cols, rows| l.weights.unbiased(&format!("blk.{il}.{part}"), cols, rows);
+        Ok(match tensors {
+            [first, second] => {
+                Path { first: linear(first, embd, len)?, second: Some(linear(second, len, values)?) }
+            }
+            all => Path { first: linear(all[0], embd, values)?, second: None },
+        })
+    }
+
+    /// Where the first product goes: to its place among the results, or to that of the short vector.
+    fn first<'b>(&self, result: &'b mut [f32], short: &'b mut [f32]) -> (&Linear, &'b mut [f32]) {
+        (&self.first, if self.second.is_some() { short } else { result })
+    }
 }
 
 const NAMES: Names = Names { convolved: None, normalised: None, output: "kda_out" };
 
 impl Kda {
     /// Finds the weights of a layer.
-    pub fn load(l: &mut Loader<'_>, il: usize, embd: usize, spec: DeltaNetSpec) -> Result<Kda, ModelError> {
+    pub fn load(
+        l: &mut Loader<'_>,
+        il: usize,
+        embd: usize,
+        spec: DeltaNetSpec,
+        kind: KdaKind,
+    ) -> Result<Kda, ModelError> {
         let name = |part: &str| format!("blk.{il}.{part}");
         let DeltaNetSpec { heads, len, taps, .. } = spec;
         let values = spec.values();
@@ -43,22 +108,20 @@ impl Kda {
             [part("attn_q")?, part("attn_k")?, part("attn_v")?]
         };
         let beta = w.unbiased(&name("ssm_beta"), embd, heads)?;
-        let mut pair = |a, b| {
-            Ok::<_, ModelError>([w.unbiased(&name(a), embd, len)?, w.unbiased(&name(b), len, values)?])
-        };
-        let (decay, gate) = (pair("ssm_f_a", "ssm_f_b")?, pair("ssm_g_a", "ssm_g_b")?);
-        let dt = w.vector(&name("ssm_dt.bias"), values)?;
-        let a = w.floats(&name("ssm_a"), &[1, heads])?;
+        let sizes = [embd, len, values];
+        let (decay, gate) = (Path::load(l, il, kind.decay, sizes)?, Path::load(l, il, kind.gate, sizes)?);
+        let dt = l.weights.vector(&name("ssm_dt.bias"), values)?;
+        let a = l.weights.floats(&name("ssm_a"), &[1, heads][usize::from(kind.flat)..])?;
         let a = a.into_iter().flat_map(|a| std::iter::repeat_n(a, len)).collect();
         let dims = &[taps, 1, values][..];
         let convolutions = [("ssm_conv1d_q", dims), ("ssm_conv1d_k", dims), ("ssm_conv1d_v", dims)];
         let how = (Layout::Apart, NAMES);
         let core = Core::load(l, il, embd, spec, how, &convolutions, ("kda_normed", "attn_output"))?;
-        Ok(Kda { core, qkv, beta, decay, gate, dt, a })
+        Ok(Kda { core, qkv, beta, decay, gate, dt, a, kind })
     }
 
     fn inputs(&self) -> impl Iterator<Item = &Linear> {
-        self.qkv.iter().chain([&self.beta, &self.decay[0], &self.gate[0]])
+        self.qkv.iter().chain([&self.beta, &self.decay.first, &self.gate.first])
     }
 
     /// Parts of the buffer of keys: strengths `[T][heads]`, decays `[T][heads * len]`, and the short vectors
@@ -74,15 +137,15 @@ impl Kda {
     /// The products of the block's input.
     fn project(&self, run: &mut Run<'_>, il: usize) -> Result<(), ForwardError> {
         let (t, embd, values) = (run.rows, run.embd, self.core.spec.values());
-        let Buffers { inputs, cur, q, k, .. } = &mut *run.buffers;
+        let Buffers { inputs, cur, q, k, attn_gate, .. } = &mut *run.buffers;
         inputs
             .prepare(&cur[..t * embd], embd, self.inputs().map(Linear::activation))
             .map_err(ForwardError::not_finite("attn_norm", il))?;
-        let [beta, _, of_decay, of_gate] = self.parts(k, t);
+        let [beta, decay, of_decay, of_gate] = self.parts(k, t);
         let mut outputs: Vec<(&Linear, &mut [f32])> = Vec::with_capacity(6);
         outputs.push((&self.beta, beta));
-        outputs.push((&self.decay[0], of_decay));
-        outputs.push((&self.gate[0], of_gate));
+        outputs.push(self.decay.first(decay, of_decay));
+        outputs.push(self.gate.first(&mut attn_gate[..t * values], of_gate));
         if t > 0 {
             outputs.extend(self.qkv.iter().zip(q[..3 * t * values].chunks_exact_mut(t * values)));
         }
@@ -90,51 +153,88 @@ impl Kda {
         Ok(())
     }
 
-    /// Decays and gates from their short vectors.
+    /// What decays come from, and gates: from their short vectors, where these are between.
     fn expand(&self, run: &mut Run<'_>, il: usize) -> Result<[NodeId<'static>; 2], ForwardError> {
         let (t, values) = (run.rows, self.core.spec.values());
         let input = [run.cur];
         let Buffers { hidden, k, attn_gate, .. } = &mut *run.buffers;
         let [_, decay, of_decay, of_gate] = self.parts(k, t);
+        let [of_decays, of_gates, _] = self.kind.names;
         let steps = [
-            (&self.decay, decay, of_decay, "g1 f_b(f_a(cur))"),
-            (&self.gate, &mut attn_gate[..t * values], of_gate, "g2 g_b(g_a(cur_2d))"),
+            (&self.decay, decay, of_decay, of_decays),
+            (&self.gate, &mut attn_gate[..t * values], of_gate, of_gates),
         ];
         let mut nodes = [run.cur; 2];
-        for (node, ([_, linear], out, short, name)) in nodes.iter_mut().zip(steps) {
-            hidden
-                .prepare(short, self.core.spec.len, [linear.activation()])
-                .map_err(ForwardError::not_finite(name, il))?;
-            project(run.kernels, run.store, hidden, &mut [(linear, &mut *out)])?;
+        for (node, (path, out, short, name)) in nodes.iter_mut().zip(steps) {
+            if let Some(linear) = &path.second {
+                hidden
+                    .prepare(short, self.core.spec.len, [linear.activation()])
+                    .map_err(ForwardError::not_finite(name, il))?;
+                project(run.kernels, run.store, hidden, &mut [(linear, &mut *out)])?;
+            }
+            let linear = path.second.as_ref().unwrap_or(&path.first);
             let label = Label::product(name, Work::Projections, linear.matrix.described(), &input);
             *node = run.watch.show(label, [t, values, 1], out);
         }
         Ok(nodes)
     }
 
-    /// Strengths, and decays `exp(a * softplus(g + dt))`. Returns their nodes, both before their last step.
+    /// Strengths and decays. Returns their nodes, both before their last step.
     fn strengths_and_decays(&self, run: &mut Run<'_>, g: NodeId<'static>) -> [NodeId<'static>; 2] {
         let DeltaNetSpec { heads, len, .. } = self.core.spec;
         let (t, ops) = (run.rows, run.kernels.ops());
         let input = [run.cur];
         let [betas, decays, ..] = self.parts(&mut run.buffers.k, t);
-        let label = Label::product("kda_beta", Work::Projections, self.beta.matrix.described(), &input);
-        let beta = run.watch.show(label, [t, heads, 1], betas);
+        let (product, sigmoid) = self.kind.strengths;
+        let label = Label::product(product, Work::Projections, self.beta.matrix.described(), &input);
+        let mut beta = run.watch.show(label, [t, heads, 1], betas);
         ops.sigmoid(betas);
+        if let Some(sigmoid) = sigmoid {
+            let inputs = [beta];
+            let label = Label::new(sigmoid, NodeKind::Sigmoid, Work::Recurrence, &inputs);
+            beta = run.watch.show(label, [t, heads, 1], betas);
+        }
         ops.add_bias(decays, &self.dt);
-        ops.softplus(decays);
-        decays.chunks_exact_mut(heads * len).for_each(|row| ops.mul(row, &self.a));
-        let label = Label::new("kda_g1", NodeKind::Softplus, Work::Recurrence, std::slice::from_ref(&g));
+        let kind = self.kind.rate.apply(ops, decays, &self.a);
+        let label = Label::new(self.kind.names[2], kind, Work::Recurrence, std::slice::from_ref(&g));
         let decay = run.watch.show(label, [t, heads, len], decays);
         ops.exp(decays);
         [beta, decay]
     }
 }
 
+impl Rate {
+    /// Takes what decays come from to their logarithms; `a` is as long as a row.
+    fn apply(self, ops: &Ops, x: &mut [f32], a: &[f32]) -> NodeKind {
+        let weigh = |x: &mut [f32]| x.chunks_exact_mut(a.len()).for_each(|row| ops.mul(row, a));
+        let bounded = |x: &mut [f32], bound| {
+            ops.sigmoid(x);
+            ops.scale(x, bound);
+            NodeKind::Sigmoid
+        };
+        match self {
+            Rate::Softplus => {
+                ops.softplus(x);
+                weigh(x);
+                NodeKind::Softplus
+            }
+            Rate::Bounded(bound) => {
+                weigh(x);
+                bounded(x, bound)
+            }
+            Rate::BoundedByNegative(bound) => {
+                weigh(x);
+                ops.scale(x, -1.0);
+                bounded(x, bound)
+            }
+        }
+    }
+}
+
 impl Mixer for Kda {
     fn weights(&self) -> Box<dyn Iterator<Item = WeightId> + '_> {
-        let later = [&self.decay[1], &self.gate[1], &self.core.output];
-        Box::new(self.inputs().chain(later).map(Linear::id))
+        let later = [self.decay.second.as_ref(), self.gate.second.as_ref(), Some(&self.core.output)];
+        Box::new(self.inputs().chain(later.into_iter().flatten()).map(Linear::id))
     }
 
     fn rows(&self) -> RowSizes {

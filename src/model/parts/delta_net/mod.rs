@@ -14,7 +14,7 @@ use super::norm::{Norm, NormKind};
 use crate::kernels::ops::{CausalConv, Decay, DeltaRule, HeadMap, StridedRows};
 
 pub(in crate::model) use gated::{DeltaNet, Merged};
-pub(in crate::model) use kda::Kda;
+pub(in crate::model) use kda::{Kda, KdaKind, Rate};
 
 /// Most elements of a head, whose state is the square of that.
 pub(in crate::model) const MAX_HEAD: usize = 1024;

@@ -10,16 +10,15 @@ mod shown;
 mod slots;
 
 use super::super::load::Loader;
-use super::super::run::{Product, Run, add_bias, multiply};
+use super::super::run::{Product, Run, multiply};
 use super::super::state::ExpertBuffers;
 use super::super::weights::{ExpertSet, Matrix};
-use super::super::{ForwardError, Label, ModelError, NodeId, Work};
+use super::super::{Buffers, ForwardError, Label, ModelError, NodeId, Work};
 use super::activation::Activation;
-use super::expert_latents::Latent;
+use super::expert_latents::{Latent, LatentExperts};
 use super::routing::{Router, Routing};
-use crate::kernels::ops;
 use crate::quant::ActivationType;
-use crate::store::{WeightId, zeroed};
+use crate::store::{Store, WeightId, zeroed};
 use part::Part;
 use shared::Shared;
 pub(in crate::model) use shared::SharedSpec;
@@ -36,8 +35,8 @@ pub(in crate::model) struct ExpertsSpec {
     /// Whether an expert's input is weighted, rather than its output.
     pub weighs_input: bool,
     pub shared: Option<SharedSpec>,
-    /// Elements of the experts' input and output, where that is another than the layer's.
-    pub latent: Option<usize>,
+    /// Where the experts' input is another than the layer's.
+    pub latent: Option<LatentExperts>,
     /// The node of the networks' input, for errors.
     pub input: &'static str,
     /// The node of the experts' output, without the shared network's.
@@ -95,7 +94,7 @@ impl Experts {
         let ExpertsSpec { ff, activation, routing, weighs_input, shared, latent, input, output } = spec;
         let set = ExpertSet { layer: il, count: routing.count, used: routing.used };
         let router = Router::load(l, il, embd, routing)?;
-        let latent = latent.map(|width| Latent::load(l, il, embd, width)).transpose()?;
+        let latent = latent.map(|latent| Latent::load(l, il, embd, latent)).transpose()?;
         let width = latent.as_ref().map_or(embd, Latent::width);
         let merged = format!("blk.{il}.ffn_gate_up_exps.weight");
         let fused = activation.is_gated() && l.weights.contains(&merged);
@@ -221,22 +220,42 @@ impl Experts {
         let (t, (count, used)) = (run.rows, self.sizes());
         let router = &self.router.linear;
         let certain = self.expected(t).next().is_some();
-        if certain || !run.store.is_resident(router.id()) {
+        if certain {
             return Ok(());
         }
         let (kernels, store) = (run.kernels, run.store);
+        let mut chosen = zeroed(&[t, used], "the guess of experts")?;
+        let tokens = run.segments.iter().flat_map(|segment| segment.tokens);
+        if self.router.look_up(tokens, &mut chosen) {
+            self.announce_guess(store, &chosen);
+            return Ok(());
+        }
+        if !store.is_resident(router.id()) {
+            return Ok(());
+        }
         let Some(inputs) = self.router.input(run) else { return Ok(()) };
         let mut logits = zeroed(&[t, count], "the guess of experts")?;
         let product = Product { matrix: &router.matrix, inputs, out: &mut logits };
         multiply(kernels, store, vec![product])?;
-        add_bias(kernels.ops(), router, &mut logits);
-        let mut chosen = zeroed(&[t, used], "the guess of experts")?;
-        for (logits, chosen) in logits.chunks_exact(count).zip(chosen.chunks_exact_mut(used)) {
-            ops::top_k(logits, chosen);
+        self.router.guess(kernels.ops(), &mut logits, &mut chosen);
+        self.announce_guess(store, &chosen);
+        Ok(())
+    }
+
+    /// The same where the layer before has no experts: its input is not rounded for a router yet.
+    pub fn guess_behind_dense(&self, run: &mut Run<'_>) -> Result<(), ForwardError> {
+        let Buffers { inputs, cur, .. } = &mut *run.buffers;
+        let x = &cur[..run.rows * run.embd];
+        // What is not finite is found by the network, whose input it is.
+        match inputs.prepare(x, run.embd, [self.router.linear.activation()]) {
+            Ok(()) => self.guess(run),
+            Err(_) => Ok(()),
         }
+    }
+
+    fn announce_guess(&self, store: &Store, chosen: &[u32]) {
         let parts = self.parts();
         store.may_need(parts.flat_map(|part| chosen.iter().map(|&e| part.matrices[e as usize].id)));
-        Ok(())
     }
 
     /// Each pair's own input, the token's times the pair's weight, rounded.

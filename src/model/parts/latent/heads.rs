@@ -9,7 +9,13 @@ use crate::model::{Label, NodeId};
 pub(super) const PARALLEL: usize = 1 << 15;
 
 /// The first `cols` of each head's elements of `[n][heads][from_len]`, as `[heads][n][cols]`.
-pub(super) fn by_heads(from: &[f32], from_len: usize, to: &mut [f32], cols: usize, [n, heads]: [usize; 2]) {
+pub(in crate::model::parts) fn by_heads(
+    from: &[f32],
+    from_len: usize,
+    to: &mut [f32],
+    cols: usize,
+    [n, heads]: [usize; 2],
+) {
     each_row(to, cols, |i, to| {
         let (head, token) = (i / n, i % n);
         to.copy_from_slice(&from[(token * heads + head) * from_len..][..cols]);
@@ -17,7 +23,13 @@ pub(super) fn by_heads(from: &[f32], from_len: usize, to: &mut [f32], cols: usiz
 }
 
 /// Rows of `[heads][n][cols]` to the beginnings of those of `[n][heads][to_len]`.
-pub(super) fn by_tokens(from: &[f32], cols: usize, to: &mut [f32], to_len: usize, [n, heads]: [usize; 2]) {
+pub(in crate::model::parts) fn by_tokens(
+    from: &[f32],
+    cols: usize,
+    to: &mut [f32],
+    to_len: usize,
+    [n, heads]: [usize; 2],
+) {
     each_row(to, to_len, |i, to| {
         let (token, head) = (i / heads, i % heads);
         to[..cols].copy_from_slice(&from[(head * n + token) * cols..][..cols]);
@@ -64,7 +76,7 @@ pub(in crate::model::parts) fn show_columns(
 }
 
 /// Shows `[heads][n][cols]` in the order of tokens.
-pub(super) fn show_by_head(
+pub(in crate::model::parts) fn show_by_head(
     watch: &mut Watch<'_>,
     label: Label<'_>,
     shape: [usize; 3],

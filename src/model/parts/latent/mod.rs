@@ -20,13 +20,13 @@ use super::super::{
     ForwardError, Label, Logits, MemorySpec, ModelError, NodeId, NodeKind, RowSizes, ScratchSizes, Work,
 };
 use super::Mixer;
-use super::attention::{keep, project_output};
+use super::attention::{apply_gate, keep, project_output};
 use super::indexer::Indexing;
 use super::norm::{Norm, NormKind};
 use crate::kernels::ops::AttentionShape;
 use crate::store::{Role, WeightId};
 use absorbed::Stretch;
-pub(super) use heads::show_columns;
+pub(super) use heads::{by_heads, by_tokens, show_by_head, show_columns};
 pub(in crate::model) use spec::{LatentNames, LatentSpec};
 
 /// Where queries come from.
@@ -52,6 +52,7 @@ pub(in crate::model) struct Latent {
     kv_a: Linear,
     kv_norm: Norm,
     form: Form,
+    gate: Option<Linear>,
     output: Linear,
     indexing: Option<Indexing>,
 }
@@ -63,7 +64,8 @@ pub(super) fn plain(l: &mut Loader<'_>, name: &str, cols: usize, rows: usize) ->
 
 impl Latent {
     /// Finds the weights of a layer: `attn_q` or `attn_q_a` and `attn_q_b`; `attn_kv_a_mqa`; `attn_k_b` and
-    /// `attn_v_b`, or `attn_kv_b`; `attn_output`; norms of what is of low rank; those of the indexer.
+    /// `attn_v_b`, or `attn_kv_b`; `attn_gate`; `attn_output`; norms of what is of low rank; those of the
+    /// indexer.
     pub fn load(l: &mut Loader<'_>, il: usize, embd: usize, spec: LatentSpec) -> Result<Latent, ModelError> {
         let name = |part: &str| format!("blk.{il}.{part}");
         let LatentSpec { heads, latent, nope, value_len, eps, names, .. } = spec;
@@ -87,7 +89,7 @@ impl Latent {
         };
         let queries = match spec.q_rank {
             Some(rank) => Queries::LowRank {
-                norm: rms(l, "attn_q_a_norm", names.low_q, rank)?,
+                norm: rms(l, "attn_q_a_norm", names.low_q_norm.unwrap_or(names.low_q), rank)?,
                 b: plain(l, &name("attn_q_b"), rank, q_rows)?,
                 a: of_input,
             },
@@ -103,9 +105,13 @@ impl Latent {
             let memory = MemorySpec::Pages { kv_heads: heads, key_len, value_len, window: None };
             (Form::Whole { kv_b }, memory)
         };
+        let gate = match spec.gate {
+            Some(gate) => Some(plain(l, &name("attn_gate"), embd, gate.rows(heads, value_len))?),
+            None => None,
+        };
         let output = l.weights.linear(&name("attn_output"), heads * value_len, embd)?;
         let slot = l.remember(memory);
-        Ok(Latent { spec, slot, queries, kv_a, kv_norm, form, output, indexing })
+        Ok(Latent { spec, slot, queries, kv_a, kv_norm, form, gate, output, indexing })
     }
 
     /// All products of the block's input, in one parallel region.
@@ -121,12 +127,22 @@ impl Latent {
         if let Some(Indexing::Own(own)) = &self.indexing {
             outputs.extend(own.outputs(indexer, t)?);
         }
+        if let Some(gate) = &self.gate {
+            outputs.push((gate, &mut buffers.attn_gate[..t * gate.rows()]));
+        }
         let types = outputs.iter().map(|(linear, _)| linear.activation());
         buffers
             .inputs
             .prepare(&buffers.cur[..t * embd], embd, types)
             .map_err(ForwardError::not_finite("attn_norm", il))?;
         project(run.kernels, run.store, &buffers.inputs, &mut outputs)?;
+        if let (Some(linear), Some(gate)) = (&self.gate, self.spec.gate) {
+            let input = [run.cur];
+            let weight = linear.matrix.described();
+            let label = Label::product(gate.names[0], Work::Projections, weight, &input);
+            let rows = linear.rows();
+            run.gate = run.watch.show(label, [t, rows, 1], &mut run.buffers.attn_gate[..t * rows]);
+        }
         Ok(())
     }
 
@@ -161,7 +177,7 @@ impl Latent {
             }
         };
         let inputs = [node];
-        let label = Label::product("q", Work::Projections, last.matrix.described(), &inputs);
+        let label = Label::product(self.spec.names.q, Work::Projections, last.matrix.described(), &inputs);
         let node = run.watch.show(label, [t, last.rows(), 1], &mut run.buffers.q[..t * last.rows()]);
         if let (Some(Indexing::Own(own)), Some(low)) = (&self.indexing, linear) {
             own.remember(run, il, low)?;
@@ -348,14 +364,16 @@ impl Mixer for Latent {
             Form::Whole { kv_b } => [Some(kv_b.id()), None],
         };
         let indexing = self.indexing.iter().flat_map(Indexing::weights);
-        let first = [of_input, self.kv_a.id()].into_iter().chain(indexing).chain(of_low);
+        let gate = self.gate.as_ref().map(Linear::id);
+        let first = [of_input, self.kv_a.id()].into_iter().chain(indexing).chain(gate).chain(of_low);
         Box::new(first.chain(made.into_iter().flatten()).chain([self.output.id()]))
     }
 
     fn rows(&self) -> RowSizes {
         let LatentSpec { heads, value_len, .. } = self.spec;
         let [k, v] = self.kept();
-        RowSizes { q: heads * self.spec.query_len(), k, v, gate: 0, attended: heads * value_len }
+        let gate = self.gate.as_ref().map_or(0, Linear::rows);
+        RowSizes { q: heads * self.spec.query_len(), k, v, gate, attended: heads * value_len }
     }
 
     fn scratch(&self) -> ScratchSizes {
@@ -437,6 +455,9 @@ impl Mixer for Latent {
     }
 
     fn output(&self, run: &mut Run<'_>, il: usize, beside: bool) -> Result<NodeId<'static>, ForwardError> {
+        if let Some(gate) = self.spec.gate {
+            apply_gate(run, gate, self.spec.heads, self.spec.value_len);
+        }
         project_output(run, il, beside, &self.output, ["kqv_out", self.spec.names.output])
     }
 }

@@ -1,6 +1,6 @@
 //! What a family says of latent attention.
 
-use super::super::attention::Temperature;
+use super::super::attention::{Gate, Temperature};
 use super::super::indexer::IndexingSpec;
 
 /// What a family says of the latent attention of a layer.
@@ -24,6 +24,8 @@ pub(in crate::model) struct LatentSpec {
     /// Factor on every score.
     pub scale: f32,
     pub temperature: Option<Temperature>,
+    /// On what heads give, from the block's input.
+    pub gate: Option<Gate>,
     pub eps: f32,
     pub names: LatentNames,
     /// Which positions are attended to; all where `None`.
@@ -45,8 +47,10 @@ impl LatentSpec {
 /// Nodes whose names differ from family to family.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::model) struct LatentNames {
-    /// Queries of low rank.
+    /// Queries of low rank, and their norm, where that has another name; all queries.
     pub low_q: &'static str,
+    pub low_q_norm: Option<&'static str>,
+    pub q: &'static str,
     /// Latents with the part of the keys that is to be rotated.
     pub low_kv: &'static str,
     pub latent: &'static str,
@@ -59,6 +63,8 @@ impl Default for LatentNames {
     fn default() -> LatentNames {
         LatentNames {
             low_q: "q",
+            low_q_norm: None,
+            q: "q",
             low_kv: "kv_cmpr_pe",
             latent: "kv_cmpr",
             whole: ["Qcur", "Kcur", "Vcur_cont"],

@@ -19,6 +19,7 @@ fn spec() -> ModelSpec {
         vocab: 3,
         context: 4096,
         layers: Vec::new(),
+        nextn: None,
         memories,
         side: SideSizes::default(),
     }
@@ -126,6 +127,54 @@ fn rewinding_ends_where_a_window_has_given_up_pages() {
     assert_eq!((state.rewind(300), state.held_bytes()), (0, 0));
     fill(&mut state, 2, 0..10);
     assert_eq!(key(&state, 1, 9).as_deref(), Some(&rows(2, 9..10, 6)[..6]));
+}
+
+/// A row for so many positions: as many are left as were whole.
+#[test]
+fn compressed_rows_go_back_with_their_positions() {
+    let (len, ratio) = (12, 4);
+    let memories = vec![
+        MemorySpec::Compressed { len, ratio },
+        MemorySpec::Compressing { len: 2, window: Window::Sliding(2 * ratio) },
+    ];
+    let spec = ModelSpec { memories, ..spec() };
+    let mut state = SequenceState::new(&spec, KvType::F16);
+    let ops = Kernels::detect_best().ops();
+    let positions = 4 * (PAGE + 2) + 3;
+    let rows = |rows: std::ops::Range<usize>| -> Vec<f32> {
+        rows.flat_map(|row| (0..12).map(move |i| (row * 3 % 61 + i) as f32)).collect()
+    };
+    state.store(ops, 0, 0, &rows(0..positions / ratio), &[]).expect("memory");
+    // What is still to be compressed is exact whatever the cache's type.
+    let exact = vec![1.0 + f32::EPSILON; 2 * positions];
+    state.store(ops, 1, 0, &exact, &exact).expect("memory");
+    state.with_pages(1, |pages| {
+        let (KvView::F32(values), Some(&[KvView::F32(scores), ..])) = (pages.keys[0], pages.values) else {
+            panic!("another type")
+        };
+        assert_eq!((values[5], scores[5]), (exact[5], exact[5]));
+    });
+    let of_rows = 2 * (PAGE * 12 * 2) as u64;
+    let pages = positions.div_ceil(PAGE) as u64;
+    assert_eq!(state.held_bytes(), of_rows + pages * (PAGE * 4 * 4) as u64);
+    assert!(state.held_bytes() <= SequenceState::bytes(&spec, positions, positions, 0, KvType::F16));
+    // The last row of the first page is whole at position 512.
+    for (past, left) in [(positions - 1, 2), (4 * PAGE + 3, 1), (4 * PAGE, 1), (3, 0)] {
+        let mut back = state.clone();
+        assert_eq!(back.rewind(past), past);
+        assert_eq!(back.with_pages(0, |pages| pages.keys.len()), left, "back to {past}");
+    }
+    let mut back = state.clone();
+    assert_eq!(back.rewind(4 * PAGE + 5), 4 * PAGE + 5);
+    back.store(ops, 0, PAGE + 1, &rows(7..8), &[]).expect("memory");
+    let row = |state: &SequenceState, at: usize| {
+        state.with_pages(0, |pages| match pages.keys[at / PAGE] {
+            KvView::F16(keys) => half::f16::from_bits(keys[at % PAGE * 12]).to_f32(),
+            KvView::F32(_) => panic!("another type"),
+        })
+    };
+    assert_eq!(row(&back, PAGE + 1), 21.0);
+    assert_eq!(row(&state, PAGE + 1), ((PAGE + 1) * 3 % 61) as f32, "a clone has its own");
 }
 
 /// Rows alone, of which values are the beginning, take the room of keys.

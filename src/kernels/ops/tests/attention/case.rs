@@ -42,6 +42,8 @@ pub(super) struct Case {
     latent: bool,
     /// Masks of chosen positions, `[tokens][lists][pages]`, and how many lists.
     chosen: Option<(Vec<u128>, usize)>,
+    /// Whether rows are no positions: what is chosen is all that counts.
+    among: bool,
 }
 
 impl Case {
@@ -69,8 +71,8 @@ impl Case {
 
     fn empty(shape: AttentionShape) -> Self {
         let (q, k, v, k16, v16) = (vec![], vec![], vec![], vec![], vec![]);
-        let (f16, first_page, latent) = (false, 0, false);
-        Self { shape, f16, sinks: None, first_page, q, k, v, k16, v16, latent, chosen: None }
+        let (f16, first_page, latent, among) = (false, 0, false, false);
+        Self { shape, f16, sinks: None, first_page, q, k, v, k16, v16, latent, chosen: None, among }
     }
 
     /// With values that are the beginnings of keys.
@@ -94,13 +96,27 @@ impl Case {
         self
     }
 
+    /// With about one in so many of the rows chosen for each token, whatever its position.
+    pub fn choosing_among(mut self, random: &mut Random, one_in: usize) -> Self {
+        // Everything that is held is there.
+        self.k.iter_mut().chain(&mut self.v).filter(|x| x.is_nan()).for_each(|x| *x = random.value());
+        self.sync();
+        let rows = self.pages_held() * PAGE;
+        let mut case = Self { among: true, ..self.choosing(random, one_in, 1) };
+        case.shape.window = Some(Window::Sliding(rows));
+        case
+    }
+
     fn pages_held(&self) -> usize {
         (self.shape.first_pos + self.shape.tokens + 3).div_ceil(PAGE)
     }
 
     /// The positions that a token attends to.
     fn attended(&self, token: usize, kv_head: usize, fault: Fault) -> Vec<usize> {
-        let seen = self.seen(token, fault);
+        let seen = match self.among {
+            true => 0..self.pages_held() * PAGE,
+            false => self.seen(token, fault),
+        };
         let Some((masks, lists)) = &self.chosen else { return seen.collect() };
         let list = token * lists + if *lists == 1 { 0 } else { kv_head };
         let masks = &masks[list * self.pages_held()..];
@@ -143,7 +159,13 @@ impl Case {
                 let row = lists * self.pages_held();
                 let masks = &masks[tokens.start * row..tokens.end * row];
                 let chosen = Chosen { masks, lists: *lists, pages: self.pages_held() };
-                ops.attention_over(&shape, q, &kv, chosen, &mut out, scratch);
+                match self.among {
+                    true => {
+                        let sinks = self.sinks.as_deref();
+                        ops.attention_among(&shape, q, &kv, chosen, sinks, &mut out, scratch);
+                    }
+                    false => ops.attention_over(&shape, q, &kv, chosen, &mut out, scratch),
+                }
             }
         }
         out

@@ -110,6 +110,29 @@ fn chosen_positions_are_attended_to_alone() {
     }
 }
 
+/// Of caches one behind another, with sinks: no row is behind the token's own.
+#[test]
+fn rows_that_are_no_positions_are_attended_to() {
+    let mut random = Random(23);
+    let mut scratch = AttentionScratch::default();
+    for (i, first_pos) in [0, 126, 255, 400].into_iter().enumerate() {
+        for (j, tokens) in [1, 2, 9].into_iter().enumerate() {
+            let plain = shape([24, 64, 40][i % 3], 1, tokens, first_pos, None);
+            let heads = [1, 3, 24, 70][(i + j) % 4];
+            let of = AttentionShape { heads, kv_heads: 1, ..plain };
+            let case = Case::new(&mut random, of, (i + j) % 2 == 0).latent().with_sinks(&mut random);
+            let case = case.choosing_among(&mut random, [1, 2, 9, 200][(i + j) % 4]);
+            let wanted = case.defined(Fault::None);
+            for (name, ops) in instances() {
+                assert_same(&case.run(ops, &mut scratch), &wanted, &format!("{name}, {of:?}"));
+            }
+            // The canary.
+            let without = case.defined(Fault::NoSinks);
+            assert!(difference(&without, &wanted).is_some());
+        }
+    }
+}
+
 #[test]
 fn choosing_everything_changes_no_bit() {
     let mut random = Random(21);

@@ -1,29 +1,32 @@
-//! How much memory there is for a process: the machine's, and what its control groups leave it.
+//! How much memory there is for a process, the machine's and what its control groups leave it, and how much it
+//! has.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-/// Memory in bytes that can be had without swapping: what the system has available, or less where a control
-/// group (v1 or v2) allows less. Cached file pages count as available. `None` where the system does not say.
-pub fn available_memory_bytes() -> Option<u64> {
-    available_under(Path::new("/"))
+/// A line of `/proc/self/status` that counts bytes: `VmHWM` and `RssAnon` are.
+pub fn of_this_process(name: &str) -> Option<u64> {
+    bytes_of(&std::fs::read_to_string("/proc/self/status").ok()?, name)
 }
 
-/// The same of the system whose files lie under `root`.
-fn available_under(root: &Path) -> Option<u64> {
+/// The number of a line `NAME:  1234 kB` in bytes, which is how files of `/proc` count memory.
+fn bytes_of(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Memory that the system whose files lie under `root` has available, or less where a control group (v1 or
+/// v2) allows less.
+pub fn available_under(root: &Path) -> Option<u64> {
     let read = |path: &str| std::fs::read_to_string(root.join(path)).ok();
-    let machine = read("proc/meminfo").and_then(|text| available_of(&text));
+    let machine = read("proc/meminfo").and_then(|text| bytes_of(&text, "MemAvailable"));
     let groups = match (read("proc/self/cgroup"), read("proc/self/mountinfo")) {
         (Some(own), Some(mounts)) => groups(&own, &mounts),
         _ => Vec::new(),
     };
     let left = groups.iter().filter_map(|group| group.left(root));
     machine.into_iter().chain(left).min()
-}
-
-/// `MemAvailable` of Linux's `/proc/meminfo`, which counts in KiB.
-fn available_of(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The names of the files in which a version of control groups says how much there is and how much is used.
@@ -85,26 +88,38 @@ fn groups(own: &str, mounts: &str) -> Vec<Group> {
             continue;
         };
         let (version, mounted) = match controllers {
-            "" if id == "0" => (&V2, mount(mounts, "cgroup2", None)),
+            "" if id == "0" => (&V2, mounted(mounts, "cgroup2", None)),
             _ if controllers.split(',').any(|c| c == "memory") => {
-                (&V1, mount(mounts, "cgroup", Some("memory")))
+                (&V1, mounted(mounts, "cgroup", Some("memory")))
             }
             _ => continue,
         };
-        let Some((top, mount_point)) = mounted else { continue };
-        // In a container the mount shows a part of the tree, and the path may be told from the whole tree's
-        // root.
         let path = Path::new(path);
-        let within = path.strip_prefix(&top).or_else(|_| path.strip_prefix("/")).unwrap_or(path);
-        groups.extend(within.ancestors().map(|p| Group { version, folder: mount_point.join(p) }));
+        // A tree may be mounted at several places, each of which shows a part of it.
+        let shown =
+            |mount: &Mount| Some((path.strip_prefix(&mount.top).ok()?.to_owned(), mount.point.clone()));
+        let mut places: Vec<(PathBuf, PathBuf)> = mounted.iter().filter_map(shown).collect();
+        // In a container the path may be told from the root of the part that it sees.
+        if let (true, Some(first)) = (places.is_empty(), mounted.first()) {
+            places.push((path.strip_prefix("/").unwrap_or(path).to_owned(), first.point.clone()));
+        }
+        for (within, point) in places {
+            groups.extend(within.ancestors().map(|p| Group { version, folder: point.join(p) }));
+        }
     }
     groups
 }
 
-/// Where a file system of control groups is mounted: the folder of the tree that it shows, and the mount
-/// point.
-fn mount(mounts: &str, kind: &str, option: Option<&str>) -> Option<(PathBuf, PathBuf)> {
-    mounts.lines().find_map(|line| {
+/// A mounted file system of control groups.
+struct Mount {
+    /// The folder of the tree that it shows.
+    top: PathBuf,
+    point: PathBuf,
+}
+
+/// Where file systems of control groups are mounted.
+fn mounted(mounts: &str, kind: &str, option: Option<&str>) -> Vec<Mount> {
+    let mount = |line: &str| {
         // 35 31 0:32 /shown /mount/point options .. - kind source super,options
         let (place, what) = line.split_once(" - ")?;
         let mut what = what.split(' ');
@@ -114,8 +129,22 @@ fn mount(mounts: &str, kind: &str, option: Option<&str>) -> Option<(PathBuf, Pat
             return None;
         }
         let mut place = place.split(' ').skip(3);
-        Some((PathBuf::from(place.next()?), PathBuf::from(place.next()?)))
-    })
+        Some(Mount { top: unescaped(place.next()?), point: unescaped(place.next()?) })
+    };
+    mounts.lines().filter_map(mount).collect()
+}
+
+/// A path of mountinfo, in which blanks, line ends and backslashes are `\` and three octal digits.
+fn unescaped(path: &str) -> PathBuf {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let octal = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok();
+        let escaped = after.get(..3).filter(|_| byte == b'\\').and_then(octal);
+        bytes.push(escaped.unwrap_or(byte));
+        rest = if escaped.is_some() { &after[3..] } else { after };
+    }
+    PathBuf::from(OsString::from_vec(bytes))
 }
 
 #[cfg(test)]
@@ -142,9 +171,11 @@ mod tests {
 
     #[test]
     fn available_memory() {
-        assert_eq!(available_of("MemAvailable:   20000001 kB\n"), Some(20_000_001 * 1024));
-        assert_eq!(available_of("MemTotal: 1 kB\n"), None);
-        assert_eq!(available_of("MemAvailable: many kB\n"), None);
+        let of = |text| bytes_of(text, "MemAvailable");
+        assert_eq!(of("MemAvailable:   20000001 kB\n"), Some(20_000_001 * 1024));
+        assert_eq!(of("MemTotal: 1 kB\n"), None);
+        assert_eq!(of("MemAvailable: many kB\n"), None);
+        assert_eq!(bytes_of("VmRSS:\t    5000 kB\nRssAnon:\t    1234 kB\n", "RssAnon"), Some(1234 * 1024));
         assert_eq!(available_under(system(&[]).path()), None);
         let free = system(&[("proc/meminfo", MEMINFO)]);
         assert_eq!(available_under(free.path()), Some(20_000_000 * 1024));
@@ -188,5 +219,29 @@ mod tests {
         assert_eq!(available_under(system.path()), Some(6_900_000_000));
         std::fs::write(system.path().join("sys/fs/cgroup/memory.high"), "7000000000\n").unwrap();
         assert_eq!(available_under(system.path()), Some(5_900_000_000));
+    }
+
+    #[test]
+    fn a_limit_is_found_wherever_its_group_is_mounted() {
+        // A mount of another part of the tree comes first, and the group's own has a blank in its path.
+        let mounts = "\
+40 31 0:38 /other /run/other rw - cgroup2 cgroup rw
+41 31 0:38 / /mnt/a\\040group rw - cgroup2 cgroup rw
+42 31 0:38 /my\\134\\040job /run/job rw - cgroup2 cgroup rw
+";
+        let system = |limited: &str| {
+            system(&[
+                ("proc/meminfo", MEMINFO),
+                ("proc/self/cgroup", "0::/my\\ job/part\n"),
+                ("proc/self/mountinfo", mounts),
+                (limited, "3000000000\n"),
+            ])
+        };
+        for found in ["mnt/a group/my\\ job/memory.max", "run/job/part/memory.max", "run/job/memory.max"] {
+            assert_eq!(available_under(system(found).path()), Some(3_000_000_000), "{found}");
+        }
+        let not_ours = system("run/other/memory.max");
+        assert_eq!(available_under(not_ours.path()), Some(20_000_000 * 1024));
+        assert_eq!(unescaped(r"a\9b\04"), Path::new(r"a\9b\04"), "what is no escape stays");
     }
 }

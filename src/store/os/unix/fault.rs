@@ -4,7 +4,7 @@
 //! To read a page of a mapping that its file no longer has, or that cannot be read, raises SIGBUS in the
 //! thread that reads. The handler here puts zeros in the place of the mapping from that page on, notes where,
 //! and lets the thread go on; whoever reads mapped bytes asks [`Watch::fault`] before using what was made of
-//! them. A SIGBUS from anywhere else takes the course that it had before.
+//! them. A SIGBUS from anywhere else is handed to the handler from before; this one stays.
 //!
 //! The handler allocates nothing and takes no lock: it walks a list of entries that are never freed (a new
 //! mapping takes an entry that is free), each guarded by a sequence number that is odd while the entry stands
@@ -12,9 +12,12 @@
 
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
+use std::path::Path;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering, fence};
-use std::sync::{Mutex, Once, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering, fence};
+use std::sync::{Mutex, Once, PoisonError};
+
+use super::super::Watch;
 
 /// No fault so far.
 const NONE: usize = usize::MAX;
@@ -38,17 +41,18 @@ static CHANGES: Mutex<()> = Mutex::new(());
 /// Bytes of a page; 0 until the handler is installed.
 static PAGE: AtomicUsize = AtomicUsize::new(0);
 /// What a SIGBUS did before.
-static FORMER: OnceLock<libc::sigaction> = OnceLock::new();
+static FORMER: Former = Former { action: AtomicUsize::new(libc::SIG_DFL), flags: AtomicI32::new(0) };
 
-/// A mapping that is watched; ends with this, which must be before the mapping does.
+/// A mapping that is watched.
 #[derive(Debug)]
-pub struct Watch(&'static Entry);
+pub struct FaultWatch(&'static Entry);
 
-impl Watch {
-    /// Watches the bytes of a mapping of a file, which are read only.
-    pub fn start(bytes: &[u8]) -> Watch {
+impl Watch for FaultWatch {
+    fn start(bytes: &[u8], _: &Path) -> FaultWatch {
         static INSTALL: Once = Once::new();
-        INSTALL.call_once(install);
+        if super::super::handles_faults() {
+            INSTALL.call_once(install);
+        }
         let _changes = CHANGES.lock().unwrap_or_else(PoisonError::into_inner);
         let free = entries().find(|entry| entry.sequence.load(Ordering::Relaxed).is_multiple_of(2));
         let entry = free.unwrap_or_else(|| {
@@ -66,16 +70,15 @@ impl Watch {
         entry.len.store(bytes.len(), Ordering::Relaxed);
         entry.fault.store(NONE, Ordering::Relaxed);
         entry.sequence.fetch_add(1, Ordering::Release);
-        Watch(entry)
+        FaultWatch(entry)
     }
 
-    /// Where in the mapping the first read failed: from there on it may hold zeros that are not the file's.
-    pub fn fault(&self) -> Option<usize> {
+    fn fault(&self) -> Option<usize> {
         Some(self.0.fault.load(Ordering::Acquire)).filter(|&offset| offset != NONE)
     }
 }
 
-impl Drop for Watch {
+impl Drop for FaultWatch {
     fn drop(&mut self) {
         let _changes = CHANGES.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.sequence.fetch_add(1, Ordering::Relaxed);
@@ -120,10 +123,15 @@ fn install() {
     }
     PAGE.store(page, Ordering::Relaxed);
     // SAFETY: written, since sigaction returned 0. Known before the handler can run.
-    let _ = FORMER.set(unsafe { former.assume_init() });
+    FORMER.set(unsafe { former.assume_init_ref() });
+    reinstall();
+}
+
+/// Makes this the process's handler.
+fn reinstall() {
     // SAFETY: all zeros is a `sigaction`; its fields are set, its mask to the empty one.
     let mut action = unsafe { MaybeUninit::<libc::sigaction>::zeroed().assume_init() };
-    action.sa_sigaction = on_sigbus as *const () as usize;
+    action.sa_sigaction = own_address();
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
     // SAFETY: `action` is whole, and `on_sigbus` does only what a signal handler may do.
     unsafe {
@@ -132,28 +140,84 @@ fn install() {
     }
 }
 
-/// The handler: loads of atomics and system calls, nothing else. Who is interrupted reads mapped memory and
-/// is in the midst of no call whose `errno` it will look at.
-extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
+fn own_address() -> usize {
+    on_sigbus as *const () as usize
+}
+
+/// The handler: loads and stores of atomics and system calls, nothing else. The thread that is interrupted
+/// reads mapped memory and is in the midst of no call whose `errno` it will look at.
+extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the system hands over a valid siginfo to a handler with SA_SIGINFO; SIGBUS has an address.
     let (code, address) = unsafe { ((*info).si_code, (*info).si_addr().addr()) };
     // Codes up to 0 are of signals that a process sent.
-    if code > 0 && find(address).is_some_and(|(entry, offset, len)| blank(entry, offset, len)) {
+    let sent = code <= 0;
+    if !sent && find(address).is_some_and(|(entry, offset, len)| blank(entry, offset, len)) {
         return;
     }
-    // SAFETY: plain calls that a handler may make. With the former action in place the faulting instruction
-    // is run again, and a signal that was sent is sent again.
-    unsafe {
-        match FORMER.get() {
-            Some(former) => libc::sigaction(signal, former, ptr::null_mut()),
-            None => {
+    match FORMER.action() {
+        libc::SIG_IGN if sent => {}
+        // The end of the process: the instruction that failed is run again, a signal that was sent is sent
+        // again.
+        libc::SIG_DFL | libc::SIG_IGN => {
+            // SAFETY: plain calls that a handler may make.
+            unsafe {
                 libc::signal(signal, libc::SIG_DFL);
-                0
+                if sent {
+                    libc::raise(signal);
+                }
             }
-        };
-        if code <= 0 {
-            libc::raise(signal);
         }
+        handler => {
+            // SAFETY: the handler that was there before, called as the system would call it.
+            unsafe {
+                if FORMER.flags() & libc::SA_SIGINFO != 0 {
+                    type WithInfo = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
+                    std::mem::transmute::<usize, WithInfo>(handler)(signal, info, context);
+                } else {
+                    std::mem::transmute::<usize, extern "C" fn(c_int)>(handler)(signal);
+                }
+            }
+            stay();
+        }
+    }
+}
+
+/// After the handler from before: if it has put another in its place, as Rust's own does, that is the one to
+/// ask next, and this one stays.
+fn stay() {
+    let mut present = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: asks for the present action alone, which is written to the place given.
+    if unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), present.as_mut_ptr()) } != 0 {
+        return;
+    }
+    // SAFETY: written, since sigaction returned 0.
+    let present = unsafe { present.assume_init_ref() };
+    if present.sa_sigaction != own_address() {
+        FORMER.set(present);
+        reinstall();
+    }
+}
+
+/// What a SIGBUS did before, to be read and written in a handler.
+struct Former {
+    action: AtomicUsize,
+    flags: AtomicI32,
+}
+
+impl Former {
+    fn set(&self, action: &libc::sigaction) {
+        // Never flags of the one with the action of the other: default and ignore have none.
+        self.action.store(libc::SIG_DFL, Ordering::SeqCst);
+        self.flags.store(action.sa_flags, Ordering::SeqCst);
+        self.action.store(action.sa_sigaction, Ordering::SeqCst);
+    }
+
+    fn action(&self) -> usize {
+        self.action.load(Ordering::SeqCst)
+    }
+
+    fn flags(&self) -> c_int {
+        self.flags.load(Ordering::SeqCst)
     }
 }
 
@@ -181,16 +245,20 @@ fn blank(entry: &Entry, offset: usize, len: usize) -> bool {
 mod tests {
     use std::fs::File;
     use std::os::unix::process::ExitStatusExt;
-    use std::process::Command;
+    use std::process::{Command, ExitStatus};
 
     use super::*;
 
     const PAGES: usize = 16;
 
+    fn watch(bytes: &[u8]) -> FaultWatch {
+        FaultWatch::start(bytes, Path::new("a file of the test"))
+    }
+
     /// A file of ones, mapped.
     fn mapped() -> (File, memmap2::Mmap, usize) {
         let file = tempfile::tempfile().unwrap();
-        Watch::start(&[]); // the page's size is known from here on
+        watch(&[]); // the page's size is known from here on
         let page = PAGE.load(Ordering::Relaxed);
         std::io::Write::write_all(&mut &file, &vec![1; PAGES * page]).unwrap();
         // SAFETY: it is this test that cuts the file short, under a watch.
@@ -205,10 +273,10 @@ mod tests {
     #[test]
     fn what_a_file_has_lost_reads_as_zeros_and_is_noted() {
         let (file, map, page) = mapped();
-        let watch = Watch::start(&map);
-        assert_eq!((sum(&map), watch.fault()), (PAGES * page, None));
+        let watched = watch(&map);
+        assert_eq!((sum(&map), watched.fault()), (PAGES * page, None));
         file.set_len(5 * page as u64).unwrap();
-        assert_eq!((sum(&map[..5 * page]), watch.fault()), (5 * page, None));
+        assert_eq!((sum(&map[..5 * page]), watched.fault()), (5 * page, None));
         // Four threads at once, each of which may be the first.
         std::thread::scope(|scope| {
             let parts = (0..4).map(|i| {
@@ -220,13 +288,13 @@ mod tests {
             parts.collect::<Vec<_>>().into_iter().for_each(|part| assert_eq!(part.join().unwrap(), 0));
         });
         assert!(
-            watch.fault().is_some_and(|at| (5 * page..5 * page + 4).contains(&at)),
+            watched.fault().is_some_and(|at| (5 * page..5 * page + 4).contains(&at)),
             "{:?}",
-            watch.fault()
+            watched.fault()
         );
         // It stays noted when the file has its bytes again.
         file.set_len((PAGES * page) as u64).unwrap();
-        assert!(watch.fault().is_some());
+        assert!(watched.fault().is_some());
     }
 
     #[test]
@@ -234,11 +302,11 @@ mod tests {
         let (file, map, _) = mapped();
         let count = || entries().count();
         for _ in 0..1000 {
-            let watch = Watch::start(&map);
-            assert_eq!(watch.fault(), None);
+            let watched = watch(&map);
+            assert_eq!(watched.fault(), None);
         }
         assert!(count() < 500, "{} entries", count());
-        let (first, second) = (Watch::start(&map[..1]), Watch::start(&map[1..]));
+        let (first, second) = (watch(&map[..1]), watch(&map[1..]));
         file.set_len(0).unwrap();
         assert_eq!((map[1], first.fault(), second.fault()), (0, None, Some(0)));
         drop(second);
@@ -247,11 +315,61 @@ mod tests {
     }
 
     /// What happens to this very program, run again with one test: how it ended.
-    fn died_of(part: &str) -> Option<i32> {
+    fn ends(test: &str, part: &str) -> ExitStatus {
         let program = std::env::current_exe().unwrap();
         let mut run = Command::new(program);
-        run.args(["--exact", "store::sigbus::tests::a_fault_elsewhere_ends_the_process", "--nocapture"]);
-        run.env("WAYINFER_TEST_SIGBUS", part).output().unwrap().status.signal()
+        run.args(["--exact", &format!("store::os::unix::fault::tests::{test}"), "--nocapture"]);
+        run.env("WAYINFER_TEST_SIGBUS", part).output().unwrap().status
+    }
+
+    /// Signals that came to a handler that was there before ours.
+    static FOREIGN: AtomicUsize = AtomicUsize::new(0);
+
+    extern "C" fn on_foreign(_: c_int) {
+        FOREIGN.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Signals of others go to the handler from before, as often as they come, and faults of ours are still
+    /// handled afterwards.
+    #[test]
+    fn a_foreign_signal_leaves_the_handler_in_place() {
+        if std::env::var("WAYINFER_TEST_SIGBUS").as_deref() != Ok("foreign") {
+            let status = ends("a_foreign_signal_leaves_the_handler_in_place", "foreign");
+            assert!(status.success(), "{status}");
+            return;
+        }
+        let handler = on_foreign as *const () as usize;
+        // SAFETY: the handler counts and nothing else.
+        unsafe { libc::signal(libc::SIGBUS, handler) };
+        let (file, map, page) = mapped();
+        let watched = watch(&map);
+        for n in 1..=3 {
+            // SAFETY: a plain call.
+            unsafe { libc::raise(libc::SIGBUS) };
+            assert_eq!(FOREIGN.load(Ordering::SeqCst), n);
+        }
+        file.set_len(page as u64).unwrap();
+        assert_eq!((sum(&map), watched.fault()), (page, Some(page)));
+        assert_eq!(FOREIGN.load(Ordering::SeqCst), 3);
+    }
+
+    /// Whoever wants to handle SIGBUS on its own keeps it.
+    #[test]
+    fn the_handler_can_be_declined() {
+        if std::env::var("WAYINFER_TEST_SIGBUS").as_deref() != Ok("declined") {
+            let status = ends("the_handler_can_be_declined", "declined");
+            assert!(status.success(), "{status}");
+            return;
+        }
+        crate::store::leave_faults_alone();
+        let _watched = watch(&[0; 4096]);
+        let mut present = MaybeUninit::<libc::sigaction>::uninit();
+        // SAFETY: asks for the present action alone, which is written to the place given.
+        let present = unsafe {
+            assert_eq!(libc::sigaction(libc::SIGBUS, ptr::null(), present.as_mut_ptr()), 0);
+            present.assume_init()
+        };
+        assert_ne!(present.sa_sigaction, own_address());
     }
 
     #[test]
@@ -260,13 +378,13 @@ mod tests {
             // Not watched (any more): the canary of the test above.
             Ok("unwatched") => {
                 let (file, map, _) = mapped();
-                drop(Watch::start(&map));
+                drop(watch(&map));
                 file.set_len(0).unwrap();
                 sum(&map);
             }
             Ok("sent") => {
                 let (_file, map, _) = mapped();
-                let _watch = Watch::start(&map);
+                let _watch = watch(&map);
                 // The first is taken by the handler of Rust's runtime, whatever we do, which leaves the
                 // second to the system.
                 for _ in 0..2 {
@@ -275,8 +393,10 @@ mod tests {
                 }
             }
             _ => {
-                assert_eq!(died_of("unwatched"), Some(libc::SIGBUS));
-                assert_eq!(died_of("sent"), Some(libc::SIGBUS));
+                for part in ["unwatched", "sent"] {
+                    let status = ends("a_fault_elsewhere_ends_the_process", part);
+                    assert_eq!(status.signal(), Some(libc::SIGBUS), "{part}");
+                }
             }
         }
     }

@@ -1,0 +1,192 @@
+//! The operating system: what residency needs of it, and kernels that have to ask for their instructions.
+//!
+//! A system is a file with one implementation of [`System`]; [`Os`] is that of this build. No other code of
+//! the crate calls a system or names one. This module imports nothing of the crate: every layer may use it.
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "macos")]
+mod macos;
+#[cfg(not(any(target_os = "linux", target_os = "macos", windows)))]
+mod other;
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use memmap2::{Mmap, MmapMut};
+
+#[cfg(target_os = "linux")]
+pub use linux::Linux as Os;
+#[cfg(target_os = "macos")]
+pub use macos::MacOs as Os;
+#[cfg(not(any(target_os = "linux", target_os = "macos", windows)))]
+pub use other::Other as Os;
+#[cfg(windows)]
+pub use windows::Windows as Os;
+
+/// What a file is read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// Small reads of which no neighbours are wanted.
+    Small,
+    /// Reads around the page cache; see [`System::read_at`] for what they are aligned to.
+    Direct,
+}
+
+/// Which file it is, by whatever path and handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileIdentity {
+    /// The file system that it lies on.
+    pub device: u64,
+    /// Its number there.
+    pub number: u64,
+}
+
+/// What is asked of a system. Functions that only advise it fail silently: nothing but time depends on them.
+pub trait System {
+    /// See [`Watch`].
+    type Watch: Watch;
+
+    /// Opens an open file once more, for other reads. The path is that by which it was opened, and may lead
+    /// elsewhere by now: see [`reopen`]. `None` where the system cannot.
+    fn reopen(file: &File, path: &Path, reads: Reads) -> Option<File>;
+
+    /// Which file a handle is of.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn identity(file: &File) -> io::Result<FileIdentity>;
+
+    /// Which file a path leads to; it may be one that cannot be read.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn identity_at(path: &Path) -> io::Result<FileIdentity>;
+
+    /// Reads from `offset` on, by several threads at once; 0 bytes are the end. Of a file for direct reads
+    /// the buffer's address and length and the offset are multiples of [`ALIGNMENT`](super::ALIGNMENT).
+    ///
+    /// # Errors
+    /// What the system says.
+    fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Drops pages of a file that were read from the page cache.
+    fn drop_pages(file: &File, offset: u64, len: usize);
+
+    /// Asks for bytes of a mapping to be read soon.
+    fn will_need(map: &Mmap, start: usize, len: usize);
+
+    /// Reads bytes of a mapping, and waits for them where the system can; whether it could.
+    fn populate(map: &Mmap, start: usize, len: usize) -> bool;
+
+    /// Prefers fewer and larger pages for memory of our own.
+    fn prefer_large_pages(map: &MmapMut);
+
+    /// Memory in bytes that can be had without swapping: what the system has available, or less where a
+    /// limit on the process or its group allows less. Cached file pages count as available. `None` where
+    /// the system does not say.
+    fn available_memory_bytes() -> Option<u64>;
+
+    /// The most memory in bytes that this process has had at a time, mapped file pages included; `None` where
+    /// the system does not say.
+    fn peak_rss_bytes() -> Option<u64>;
+
+    /// Memory in bytes that the process has for itself now, file pages left out; `None` where the system does
+    /// not say.
+    fn private_bytes() -> Option<u64>;
+
+    /// Bounds what this process may take: memory of its own in bytes, with what it has; time of its
+    /// processors from now on. It is refused more memory; when its time is over, the system ends it. There is
+    /// no way back. Systems that cannot bound one of both leave it unbounded.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn confine(memory: u64, time: Duration) -> io::Result<()>;
+
+    /// Asks for this process, all its threads, to be allowed AMX tiles; whether it is. To ask again does no
+    /// harm.
+    fn allow_amx_tiles() -> bool {
+        true
+    }
+}
+
+/// Watches a mapping of a file for reads that fail, because the file has been cut short since or its disk
+/// cannot be read; ends with this, which must be before the mapping does.
+///
+/// Where the system lets a program go on after such a read, zeros stand in for what was lost, and whoever
+/// reads mapped bytes asks for the fault before using what was made of them.
+pub trait Watch: Sized + std::fmt::Debug + Send + Sync {
+    /// Watches the bytes of a mapping; `path` is what a message calls its file.
+    fn start(bytes: &[u8], path: &Path) -> Self;
+
+    /// Where in the mapping the first read failed: from there on it may hold zeros that are not the file's.
+    fn fault(&self) -> Option<usize>;
+}
+
+/// Whether reads of mappings that fail are handled: see [`Watch`].
+static HANDLES_FAULTS: AtomicBool = AtomicBool::new(true);
+
+/// Whether a handler is to be installed with the first mapping.
+fn handles_faults() -> bool {
+    HANDLES_FAULTS.load(Ordering::SeqCst)
+}
+
+/// From now on no handler is installed.
+pub fn leave_faults_alone() {
+    HANDLES_FAULTS.store(false, Ordering::SeqCst);
+}
+
+/// Opens an open file once more, for other reads: this very file. `None` where that cannot be done.
+pub fn reopen(file: &File, path: &Path, reads: Reads) -> Option<File> {
+    let again = Os::reopen(file, path, reads)?;
+    let same = Os::identity(file).ok()? == Os::identity(&again).ok()?;
+    same.then_some(again)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever has taken its place: not what the path leads to.
+    #[test]
+    fn a_file_is_opened_again_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, b"first").unwrap();
+        let file = File::open(&path).unwrap();
+        let read = |reads| {
+            let again = reopen(&file, &path, reads)?;
+            // One page, as direct reads want it.
+            let mut buffer = super::super::AlignedBuffer::new(4096).unwrap();
+            let n = Os::read_at(&again, buffer.as_mut(), 0).ok()?;
+            Some(buffer.as_ref()[..n].to_vec())
+        };
+        assert_eq!(read(Reads::Small).as_deref(), Some(&b"first"[..]));
+        let identity = Os::identity(&file).unwrap();
+        assert_eq!(Os::identity_at(&path).unwrap(), identity);
+        std::fs::rename(&path, dir.path().join("elsewhere")).unwrap();
+        std::fs::write(&path, b"other").unwrap();
+        assert_ne!(Os::identity_at(&path).unwrap(), identity);
+        for reads in [Reads::Small, Reads::Direct] {
+            let again = read(reads);
+            assert!(again.is_none() || again.as_deref() == Some(&b"first"[..]), "{reads:?}: {again:?}");
+        }
+    }
+
+    #[test]
+    fn memory_is_told_of() {
+        // Other tests take memory meanwhile.
+        let private = Os::private_bytes();
+        let told = [Os::available_memory_bytes(), Os::peak_rss_bytes(), private];
+        let known = cfg!(any(target_os = "linux", target_os = "macos", windows));
+        assert!(!known || told.iter().all(|&bytes| bytes > Some(0)), "{told:?}");
+        assert!(!known || told[2] <= told[1], "{told:?}");
+    }
+}

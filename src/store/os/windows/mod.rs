@@ -1,0 +1,172 @@
+//! Windows.
+//!
+//! A mapped file cannot be cut short here; what its disk or its server fails to give ends the process with a
+//! message (see [`fault`]). Memory is what the machine has available, or less where a job allows less.
+
+mod fault;
+mod memory;
+
+use std::cell::OnceCell;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::windows::fs::OpenOptionsExt;
+use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
+use std::path::Path;
+use std::ptr;
+use std::time::Duration;
+
+use memmap2::{Mmap, MmapMut};
+use windows_sys::Win32::Foundation::{
+    ERROR_HANDLE_EOF, ERROR_IO_PENDING, GENERIC_READ, HANDLE, INVALID_HANDLE_VALUE,
+};
+use windows_sys::Win32::Storage::FileSystem::{
+    BY_HANDLE_FILE_INFORMATION, FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_NO_BUFFERING, FILE_FLAG_OVERLAPPED,
+    FILE_FLAG_RANDOM_ACCESS, FILE_SHARE_DELETE, FILE_SHARE_READ, FILE_SHARE_WRITE,
+    GetFileInformationByHandle, ReOpenFile, ReadFile,
+};
+use windows_sys::Win32::System::IO::{GetOverlappedResult, OVERLAPPED};
+use windows_sys::Win32::System::Memory::{PrefetchVirtualMemory, WIN32_MEMORY_RANGE_ENTRY};
+use windows_sys::Win32::System::Threading::{CreateEventW, GetCurrentProcess};
+
+use super::{FileIdentity, Reads, System};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Windows;
+
+impl System for Windows {
+    type Watch = fault::FaultWatch;
+
+    /// By its handle: the path may lead elsewhere by now. Reads of a handle that is not for overlapped ones
+    /// wait for each other.
+    fn reopen(file: &File, _: &Path, reads: Reads) -> Option<File> {
+        let flags = match reads {
+            Reads::Small => FILE_FLAG_RANDOM_ACCESS | FILE_FLAG_OVERLAPPED,
+            Reads::Direct => FILE_FLAG_NO_BUFFERING | FILE_FLAG_OVERLAPPED,
+        };
+        let share = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE;
+        // SAFETY: a call on an open handle that takes numbers.
+        let again = unsafe { ReOpenFile(handle(file), GENERIC_READ, share, flags) };
+        // SAFETY: a handle of our own that was just opened and that nobody else has.
+        (again != INVALID_HANDLE_VALUE).then(|| unsafe { File::from_raw_handle(again) })
+    }
+
+    fn identity(file: &File) -> io::Result<FileIdentity> {
+        // SAFETY: all zeros is such a struct.
+        let mut found: BY_HANDLE_FILE_INFORMATION = unsafe { std::mem::zeroed() };
+        // SAFETY: fills the struct whose address it is given.
+        check(unsafe { GetFileInformationByHandle(handle(file), &raw mut found) })?;
+        Ok(FileIdentity {
+            device: u64::from(found.dwVolumeSerialNumber),
+            number: u64::from(found.nFileIndexHigh) << 32 | u64::from(found.nFileIndexLow),
+        })
+    }
+
+    fn identity_at(path: &Path) -> io::Result<FileIdentity> {
+        // No access is needed to tell which file it is, and only so is a folder opened.
+        let mut options = OpenOptions::new();
+        let file = options.access_mode(0).custom_flags(FILE_FLAG_BACKUP_SEMANTICS).open(path)?;
+        Windows::identity(&file)
+    }
+
+    fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        READ_DONE.with(|event| read_overlapped(file, buffer, offset, event))
+    }
+
+    /// There is no such call.
+    fn drop_pages(_: &File, _: u64, _: usize) {}
+
+    fn will_need(map: &Mmap, start: usize, len: usize) {
+        let bytes = &map[start..start + len];
+        let range =
+            WIN32_MEMORY_RANGE_ENTRY { VirtualAddress: bytes.as_ptr().cast_mut().cast(), NumberOfBytes: len };
+        // SAFETY: the range is one of memory that is mapped; it is advice, and its failure changes nothing.
+        let _ = unsafe { PrefetchVirtualMemory(GetCurrentProcess(), 1, &raw const range, 0) };
+    }
+
+    fn populate(map: &Mmap, start: usize, len: usize) -> bool {
+        /// The least that a page has.
+        const PAGE: usize = 4096;
+        Windows::will_need(map, start, len);
+        // A byte of each page: what has been prefetched is in memory and may not be mapped yet.
+        let touched = map[start..start + len].iter().step_by(PAGE);
+        touched.for_each(|byte| drop(std::hint::black_box(*byte)));
+        true
+    }
+
+    /// Large pages want a privilege that users do not have.
+    fn prefer_large_pages(_: &MmapMut) {}
+
+    fn available_memory_bytes() -> Option<u64> {
+        memory::available_bytes()
+    }
+
+    fn peak_rss_bytes() -> Option<u64> {
+        Some(memory::counters()?.PeakWorkingSetSize as u64)
+    }
+
+    fn private_bytes() -> Option<u64> {
+        Some(memory::counters()?.PrivateUsage as u64)
+    }
+
+    fn confine(memory: u64, time: Duration) -> io::Result<()> {
+        memory::confine(memory, time)
+    }
+}
+
+fn handle(file: &File) -> HANDLE {
+    file.as_raw_handle()
+}
+
+/// What a call that returns FALSE means.
+fn check(done: windows_sys::core::BOOL) -> io::Result<()> {
+    if done != 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+thread_local! {
+    /// Set when a read of this thread is done.
+    static READ_DONE: OnceCell<OwnedHandle> = const { OnceCell::new() };
+}
+
+/// Reads at a place and waits for it. It works with handles for overlapped reads and with others.
+fn read_overlapped(
+    file: &File,
+    buffer: &mut [u8],
+    offset: u64,
+    event: &OnceCell<OwnedHandle>,
+) -> io::Result<usize> {
+    if event.get().is_none() {
+        // SAFETY: makes an event without a name and with the usual rights, to be reset by hand.
+        let made = unsafe { CreateEventW(ptr::null(), 1, 0, ptr::null()) };
+        if made.is_null() {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a handle of our own that was just made and that nobody else has.
+        let _ = event.set(unsafe { OwnedHandle::from_raw_handle(made) });
+    }
+    // SAFETY: all zeros is such a struct.
+    let mut overlapped: OVERLAPPED = unsafe { std::mem::zeroed() };
+    overlapped.Anonymous.Anonymous.Offset = offset as u32;
+    overlapped.Anonymous.Anonymous.OffsetHigh = (offset >> 32) as u32;
+    overlapped.hEvent = event.get().map_or(ptr::null_mut(), AsRawHandle::as_raw_handle);
+    let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX & !0xfff);
+    let mut read = 0;
+    // SAFETY: buffer and struct outlive the read: where it goes on after the call, the next call waits for
+    // its end.
+    let mut done = check(unsafe {
+        ReadFile(handle(file), buffer.as_mut_ptr(), len, &raw mut read, &raw mut overlapped)
+    });
+    if matches!(&done, Err(error) if is(error, ERROR_IO_PENDING)) {
+        // SAFETY: of the read above, and waits until it is over, whether it succeeds or not.
+        done = check(unsafe { GetOverlappedResult(handle(file), &raw const overlapped, &raw mut read, 1) });
+    }
+    match done {
+        Ok(()) => Ok(read as usize),
+        Err(error) if is(&error, ERROR_HANDLE_EOF) => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+fn is(error: &io::Error, code: u32) -> bool {
+    error.raw_os_error() == Some(code as i32)
+}
