@@ -4,6 +4,7 @@ import numpy as np
 
 from .core import Family, shape
 from .dots import draw_routing
+from .kimi_linear import latent
 
 
 def draw(d):
@@ -46,20 +47,6 @@ def kda(b, c):
     b.model.add(name, np.exp(b.model.rng(name).standard_normal((c.heads, 1)) - 0.5))
     b.norm("ssm_norm", c.kda)
     b.matrix("attn_output", c.embd, inner)
-
-
-def latent(b, c):
-    if c.rank:
-        b.matrix("attn_q_a", c.rank, c.embd)
-        b.norm("attn_q_a_norm", c.rank)
-        b.matrix("attn_q_b", c.heads * (c.nope + c.rot), c.rank)
-    else:
-        b.matrix("attn_q", c.heads * (c.nope + c.rot), c.embd)
-    b.matrix("attn_kv_a_mqa", c.latent + c.rot, c.embd)
-    b.norm("attn_kv_a_norm", c.latent)
-    b.matrix("attn_k_b", c.latent, c.nope, experts=c.heads)
-    b.matrix("attn_v_b", c.value_mla, c.latent, experts=c.heads)
-    b.matrix("attn_output", c.embd, c.heads * c.value_mla)
 
 
 def keys(m, c):

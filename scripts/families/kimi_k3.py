@@ -1,8 +1,9 @@
 """Kimi K3: as Kimi Linear, with bounded decays, gates, SiTU for SwiGLU, experts on a narrower input, and
 blocks that attend to residual streams of earlier layers."""
-from .bailing3 import convolutions, keys, latent
+from .bailing3 import convolutions, keys
 from .core import Family, shape
 from .dots import draw_routing
+from .kimi_linear import latent
 from .qwen35 import decays
 
 

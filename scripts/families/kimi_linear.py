@@ -43,7 +43,12 @@ def kda(b, c):
 
 
 def latent(b, c):
-    b.matrix("attn_q", c.heads * (c.nope + c.rot), c.embd)
+    if c.get("rank"):
+        b.matrix("attn_q_a", c.rank, c.embd)
+        b.norm("attn_q_a_norm", c.rank)
+        b.matrix("attn_q_b", c.heads * (c.nope + c.rot), c.rank)
+    else:
+        b.matrix("attn_q", c.heads * (c.nope + c.rot), c.embd)
     b.matrix("attn_kv_a_mqa", c.latent + c.rot, c.embd)
     b.norm("attn_kv_a_norm", c.latent)
     b.matrix("attn_k_b", c.latent, c.nope, experts=c.heads)
