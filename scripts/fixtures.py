@@ -42,7 +42,6 @@ class Shape:
     rope_base: float = 500000.0
     rope_factors: bool = True
     tied: bool = False
-    router: type = F32
 
 
 DENSE = Shape(seed=23, title="dense, shaped as Llama 3: GQA 2:1, RoPE factors, an output of its own")
@@ -74,7 +73,6 @@ FIXTURES = {
     "dense-q5_k_m": (replace(DENSE, layers=1), "Q5_K_M", None),
     "moe-q4_k_m": (MOE, "Q4_K_M", None),
     "moe-per-expert-q4_k_m": (MOE, "Q4_K_M", "split experts"),
-    "moe-router-f16-q4_k_m": (replace(MOE, router=F16), "Q4_K_M", None),
     "odd-q8_0": (ODD, "Q8_0", None),
     "mixed": (MIXED, "F32", "encode matrices"),
 }
@@ -105,8 +103,7 @@ def tensors(s):
         yield b + "attn_output.weight", weights(rng, s.embd, s.heads * s.head)
         yield b + "ffn_norm.weight", norm(s.embd)
         if s.experts:
-            router = weights(rng, s.experts, s.embd, 2 * s.embd ** -0.5)
-            yield b + "ffn_gate_inp.weight", router.astype(s.router)
+            yield b + "ffn_gate_inp.weight", weights(rng, s.experts, s.embd, 2 * s.embd ** -0.5).astype(F32)
             yield b + "ffn_gate_exps.weight", weights(rng, (s.experts, s.ffn), s.embd)
             yield b + "ffn_up_exps.weight", weights(rng, (s.experts, s.ffn), s.embd)
             yield b + "ffn_down_exps.weight", weights(rng, (s.experts, s.embd), s.ffn)
@@ -147,7 +144,7 @@ def writer(path, s):
 
 
 def write_base(path, s):
-    """The float model: F32, and the router in the shape's own type."""
+    """The float model, all of it F32."""
     w = writer(path, s)
     for name, values in tensors(s):
         w.add_tensor(name, values)
@@ -262,8 +259,6 @@ def readme():
             weights = "each matrix encoded by ggml in a format of its own"
         elif after:
             weights += ", then one tensor an expert (`blk.0.ffn_gate.3.weight`), bytes as in moe-q4_k_m"
-        if s.router is F16:
-            weights += ", the router in F16"
         experts = f", {s.experts} experts ({s.used} used)" if s.experts else ""
         lines.append(f"| {name}.gguf | {s.title} | {weights} | {s.layers} layers, embedding {s.embd}, "
                      f"{s.heads} heads of {s.head} ({s.kv} for KV), FFN {s.ffn}{experts}, "

@@ -37,7 +37,8 @@ LENGTHS = {PROMPTS: (24, 310, {"short": 7, "long": 43}),
 # Which rows of a prompt's nodes are kept.
 ROWS = {"short": "all", "long": "edges", "deep": "ends"}
 # The first and last rows alone of these, which have many layers or wide nodes, and one decode step.
-FEW = {"exaone4", "deepseek32", "deepseek4", "glm-dsa", "gemma3n", "gemma4", "gemma4-moe"}
+FEW = {"exaone4", "deepseek32", "deepseek4", "glm-dsa", "glm5-next", "hy_v4", "gemma3n", "gemma4",
+       "gemma4-moe", "afmoe", "dots1", "qwen4exp"}
 # The long prompt alone of these: the short one's nodes are those of a model beside it.
 LONG = {"dense-f16", "dense-bf16", "odd-q8_0"}
 # Captured once more with a KV cache in F16, the first prompt alone.
@@ -48,7 +49,6 @@ SAME_AS = {"moe-per-expert-q4_k_m": "moe-q4_k_m"}
 WITHOUT = {
     "mixed": "each of its formats has goldens; its runs are compared among kernel sets",
     "dense-q5_k_m": "Q5_K has goldens; its runs are compared among kernel sets",
-    "moe-router-f16-q4_k_m": "products of F16 have goldens; its runs are compared among kernel sets",
 }
 # Models that are made elsewhere and only captured here: name -> model file, prompts file (names and ids).
 DEMO = "demo-q4_k_m"
@@ -103,7 +103,7 @@ def capture(name, model, prompts, out, wanted=("short", "long"), config=families
         runs.append((runs[0][0], "f16", "-kv-f16"))
     goldens = []
     for prompt, kv, suffix in runs:
-        rows = "ends" if name in FEW else "edges" if name == DEMO else ROWS[prompt]
+        rows = "ends" if name in FEW or name == DEMO else ROWS[prompt]
         file = f"golden/{name}/{prompt}{suffix}.safetensors"
         # Of positions that are chosen, ties are looked for in every step.
         steps = [GREEDY - 1] * ("top_k" in config) + [1 if name in FEW else STEPS[prompt]]

@@ -52,8 +52,9 @@ def nearest_tie(nodes, config):
 
 
 def is_of_positions(node):
-    """Whether a node has scores of positions, which are minus infinity where these are masked."""
-    return "/indexer_score-" in node or "/msa_" in node
+    """Whether a node has scores or masks of positions, which are minus infinity where these are masked."""
+    masks = ("/indexer_score-", "/indexer_sel-", "/kq_mask_dsa-", "/kq_mask_qsa-", "/msa_")
+    return any(mask in node for mask in masks)
 
 
 def position_gap(scores, count):

@@ -13,6 +13,8 @@ mod faults;
 mod gates_and_side_by_side;
 #[path = "canaries/gemma.rs"]
 mod gemma;
+#[path = "canaries/hyper.rs"]
+mod hyper;
 #[path = "canaries/kimi_k3.rs"]
 mod kimi_k3;
 #[path = "canaries/kin.rs"]
@@ -21,6 +23,10 @@ mod kin;
 mod latent;
 #[path = "canaries/lightning.rs"]
 mod lightning;
+#[path = "canaries/mamba.rs"]
+mod mamba;
+#[path = "canaries/qwen4.rs"]
+mod qwen4;
 #[path = "canaries/routers_and_scales.rs"]
 mod routers_and_scales;
 #[path = "canaries/state_spaces.rs"]

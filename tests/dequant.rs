@@ -225,6 +225,9 @@ fn nothing_is_overwritten_unasked() {
     assert_eq!(std::fs::read(&there).expect("read"), b"mine");
     stdout(&dir, &["odd", "--out", "x.npy", "--force"]);
     assert_eq!(read_npy(&there).1.len(), 8);
+    // A name does not control the terminal.
+    let said = run(&dir, &["odd", "--out", "a\x1b[31m.npy"]);
+    assert!(said.contains("a\\u{1b}[31m.npy: 8 values"), "{said}");
     // The model itself, which is mapped.
     let dangerous = dir.path().join("m.npy");
     std::fs::rename(dir.path().join("m.gguf"), &dangerous).expect("renamed");

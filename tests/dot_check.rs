@@ -141,6 +141,20 @@ fn real_weights() {
 }
 
 #[test]
+fn the_speed_of_a_kernel_stands_beside_that_of_a_plain_read() {
+    let best = Kernels::detect_best().isa().name();
+    let args = ["--format", "F32", "--isa", best, "--bench"];
+    let (report, ok) = json(&args);
+    let speed = &report["kernels"][0]["speed"];
+    assert!(
+        ok && ["gb_s", "read_gb_s", "ratio"].iter().all(|key| speed[key].as_f64() > Some(0.0)),
+        "{report}"
+    );
+    let text = run(&args);
+    assert!(["GB/s", "plain read", "ratio"].iter().all(|word| text.contains(word)), "{text}");
+}
+
+#[test]
 fn what_cannot_be_is_refused_by_name() {
     for (args, code, text) in [
         (&["--format", "Q8_K"][..], 1, "Q8_K cannot be computed with"),

@@ -5,8 +5,10 @@ mod common;
 
 use std::path::Path;
 
+use common::gguf::{Data, GgufBuilder};
 use common::nextn::{Says, all, next, parrot, with_block};
 use common::runs::{bits, options};
+use common::state_spaces::StateSpaces;
 use common::tiny::TOKENS;
 use common::{delta_nets, nextn, wayinfer};
 use tempfile::TempDir;
@@ -262,6 +264,45 @@ fn the_block_is_counted_where_it_is_loaded() {
     });
 }
 
+/// The second of two is left aside.
+#[test]
+fn the_first_of_several_blocks_drafts() {
+    let dir = TempDir::new().expect("a folder");
+    let one = with_block(delta_nets::qwen35moe());
+    let with_second = |first: u8, second: u8| {
+        let mut two = one.clone();
+        for tensor in two.tensors.iter_mut().filter(|tensor| tensor.name.starts_with(b"blk.2.")) {
+            tensor.name[4] = first;
+        }
+        for tensor in one.tensors.iter().filter(|tensor| tensor.name.starts_with(b"blk.2.")) {
+            let mut tensor = tensor.clone();
+            tensor.name[4] = second;
+            // Other weights.
+            if let Data::Bytes(bytes) = &mut tensor.data {
+                bytes.rotate_left(4);
+            }
+            two.tensors.push(tensor);
+        }
+        two.key("block_count", 4u32).key("nextn_predict_layers", 2u32)
+    };
+    let drafts = |builder: &GgufBuilder| {
+        let model = load(&builder.write(&dir.path().join("m.gguf")), true);
+        let mut engine = engine(&model, 64);
+        let all = (0..10).flat_map(|seed| {
+            let mut sequence = engine.sequence();
+            engine.feed(&mut sequence, &text(seed, 40), Logits::Last).expect("it runs");
+            let id = sequence.argmax().expect("a token");
+            engine.draft(&mut sequence, id, 4).expect("drafts")
+        });
+        all.collect::<Vec<_>>()
+    };
+    let wanted = drafts(&one);
+    assert_eq!(wanted.len(), 40);
+    assert_eq!(drafts(&with_second(b'2', b'3')), wanted);
+    // The canary: the other one drafts otherwise.
+    assert_ne!(drafts(&with_second(b'3', b'2')), wanted);
+}
+
 // ---- The program -----------------------------------------------------------------------------------------
 
 fn generate(dir: &Path, mode: &str) -> (Option<i32>, String, String) {
@@ -297,7 +338,7 @@ fn what_cannot_draft_is_refused_by_name() {
     let dir = TempDir::new().expect("a folder");
     let model = || with_block(delta_nets::qwen35moe());
     let zeros = |name: &str, dims: &[u64]| model().without_tensor(name).weights(name, dims);
-    use common::state_spaces::{EMBD, StateSpaces};
+    use common::state_spaces::EMBD;
     let eh_proj = "blk.2.nextn.eh_proj.weight";
     for (builder, warned, error) in [
         (

@@ -29,7 +29,7 @@ fn snapshot(name: &str, dir: &Path, columns: usize, args: &[&str]) {
         prepend_module_to_snapshot => false,
         omit_expression => true,
         description => format!("COLUMNS={columns} wayinfer {}", args.join(" ").replace(&dir.display().to_string(), "[dir]")),
-        filters => [(temp.as_str(), "[dir]")],
+        filters => [(temp.as_str(), "[dir]"), (r"\[dir\]\\", "[dir]/")],
     }, {
         insta::assert_snapshot!(name, text);
     });
@@ -95,6 +95,24 @@ fn tables_of_a_split_with_experts_and_long_names() {
     let dir = TempDir::new().unwrap();
     write_split(&model.split(2), dir.path(), "m");
     snapshot("split_80", dir.path(), 80, &["inspect", "m-00002-of-00002.gguf"]);
+}
+
+/// What a check came to is told by the exit code, whoever reads the rest.
+#[test]
+fn a_verdict_stands_though_nobody_reads_it() {
+    let code = |dir: &TempDir, more: &[&str]| {
+        common::code_unread(dir.path(), &[&["inspect", "--check", "m.gguf"], more].concat())
+    };
+    let (sound, bad) = (small(), folder(&many_findings()));
+    assert_eq!([code(&sound, &[]), code(&bad, &[]), code(&bad, &["--json"])], [Some(0), Some(1), Some(1)]);
+}
+
+/// A terminal as wide as no number says.
+#[test]
+fn a_width_that_cannot_be_is_no_mistake_of_ours() {
+    let dir = small();
+    let output = wayinfer(dir.path(), usize::MAX, &["inspect", "m.gguf"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

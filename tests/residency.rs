@@ -12,10 +12,10 @@ use common::runs::{Nodes, Run, SeenNode, assert_same_nodes, fixture, load, optio
 use wayinfer::engine::{EngineError, EngineOptions};
 use wayinfer::gguf::{Gguf, OpenedFile};
 use wayinfer::model::{Logits, Model};
-use wayinfer::store::{OpenFile, Place, Plan, ReadAt, open_file};
+use wayinfer::store::{Guesses, OpenFile, Place, Plan, ReadAt, open_file};
 
-/// Every format, dense and with experts, merged and one a tensor, odd sizes, a tied embedding, a split; latents and
-/// indexers.
+/// Every format, dense and with experts, merged and one a tensor, odd sizes, a tied embedding, a split;
+/// latents and indexers.
 const FIXTURES: &[&str] = &[
     "dense-f32",
     "dense-bf16",
@@ -32,8 +32,8 @@ const FIXTURES: &[&str] = &[
     "gemma3n",
 ];
 
-fn run_that(model: &Model, guess_experts: bool) -> Run<'_> {
-    Run::new(model, &EngineOptions { guess_experts, ..options(64, 24) })
+fn run_that(model: &Model, guesses: Guesses) -> Run<'_> {
+    Run::new(model, &EngineOptions { guesses, ..options(64, 24) })
 }
 
 /// Budgets for weights: the least, the most that still streams, and one between.
@@ -55,7 +55,7 @@ fn streamed(path: &Path, budget: impl Fn([u64; 3]) -> u64, open: OpenFile<'_>) -
 
 /// Every node of a prompt in two batches, of which the first ends early, and of three more tokens.
 fn record(model: &Model) -> Result<Vec<SeenNode>, EngineError> {
-    record_of(&mut run_that(model, false))
+    record_of(&mut run_that(model, Guesses::Off))
 }
 
 fn record_of(run: &mut Run<'_>) -> Result<Vec<SeenNode>, EngineError> {
@@ -110,7 +110,7 @@ fn guessed_experts_change_nothing() {
         let truth = record(&load(&path)).expect("a mapped run");
         for which in 0..3 {
             let model = streamed(&path, |budgets| budgets[which], &open_file);
-            let nodes = record_of(&mut run_that(&model, true)).expect("a run");
+            let nodes = record_of(&mut run_that(&model, Guesses::On)).expect("a run");
             assert_same_nodes(&truth, &nodes, name);
             let stats = model.store().stats();
             assert!(stats.right_guesses <= stats.guesses);
@@ -286,7 +286,7 @@ fn a_file_cut_short_or_removed_under_way() {
             std::fs::copy(fixture(name), &path).expect("a copy");
             let truth = record(&load(&path)).expect("a mapped run");
 
-            // A read-only file that is removed is still there for those that have it open.
+            // A read-only file that gets another name is still there for those that have it open.
             let mut permissions = std::fs::metadata(&path).expect("metadata").permissions();
             permissions.set_readonly(true);
             std::fs::set_permissions(&path, permissions).expect("permissions");
@@ -295,12 +295,18 @@ fn a_file_cut_short_or_removed_under_way() {
             assert_same_nodes(&truth, &record(&model).expect("a run"), name);
             drop(model);
 
-            std::fs::remove_file(dir.path().join("elsewhere")).expect("no file");
             std::fs::copy(fixture(name), &path).expect("a copy");
             let model = streamed(&path, |budgets| budgets[0], &open_file);
             record(&model).expect("a run");
             let file = std::fs::File::options().write(true).open(&path).expect("the file");
-            file.set_len(file.metadata().expect("metadata").len() / 3).expect("a shorter file");
+            let cut = file.set_len(file.metadata().expect("metadata").len() / 3);
+            if cfg!(windows) {
+                // No file is cut short there while it is mapped.
+                assert!(cut.is_err());
+                record(&model).expect("a run");
+                continue;
+            }
+            cut.expect("a shorter file");
             let error = record(&model).expect_err("weights are gone").to_string();
             assert!(error.contains("model.gguf") && error.contains("cannot be read at byte"), "{error}");
             assert!(error.contains("cut short"), "{error}");
@@ -330,7 +336,13 @@ fn a_file_replaced_under_way_is_the_one_that_was_opened() {
             let (_dir, path, other) = two_models();
             let truth = record(&load(&path)).expect("a mapped run");
             let gguf = Gguf::open(&path).expect("a model");
-            let replace = || std::fs::rename(&other, &path).expect("the other file in its place");
+            let replace = || {
+                // Windows puts no file in the place of one that is open, but that may get another name.
+                if cfg!(windows) {
+                    std::fs::rename(&path, path.with_extension("old")).expect("another name");
+                }
+                std::fs::rename(&other, &path).expect("the other file in its place");
+            };
             if !late {
                 replace();
             }
@@ -371,7 +383,7 @@ fn a_file_rewritten_in_place_is_detected() {
         let budget = if stream { budgets(&model)[0] } else { u64::MAX };
         let plan = model.store().plan_for(budget).expect("a plan");
         model.settle(plan).expect("the file");
-        let mut run = run_that(&model, false);
+        let mut run = run_that(&model, Guesses::Off);
         run.feed(&[1, 2, 3], Logits::Last).expect("a pass before");
         rewrite(&path, &other);
         // Some of what streams may have been read ahead.
@@ -428,6 +440,34 @@ fn disks_are_read_side_by_side() {
     assert!(met.load(Ordering::Relaxed) > 0, "no two disks were read at the same time");
 }
 
+/// Reads of a disk that take a while, and how many of them there are at a time.
+#[derive(Debug)]
+struct Counting {
+    file: Arc<dyn ReadAt>,
+    under_way: AtomicU64,
+    most: Arc<AtomicU64>,
+}
+
+impl ReadAt for Counting {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        self.most.fetch_max(self.under_way.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(5));
+        self.under_way.fetch_sub(1, Ordering::SeqCst);
+        self.file.read_at(buffer, offset)
+    }
+}
+
+#[test]
+fn several_reads_are_under_way_on_a_disk() {
+    let most = Arc::new(AtomicU64::new(0));
+    let model = streamed(&fixture("dense-q4_k_m"), |budgets| budgets[1], &|file: &Arc<OpenedFile>| {
+        let (under_way, most) = (AtomicU64::new(0), Arc::clone(&most));
+        Ok(Arc::new(Counting { file: open_file(file)?, under_way, most }) as Arc<dyn ReadAt>)
+    });
+    record(&model).expect("a run");
+    assert!(most.load(Ordering::SeqCst) > 2, "{most:?} at a time");
+}
+
 #[test]
 fn engines_share_a_streamed_model() {
     for name in ["dense-q4_k_m", "moe-q4_k_m"] {
@@ -446,7 +486,7 @@ fn engines_share_a_streamed_model() {
 
 /// Bytes that one more token reads, once the run is in its stride.
 fn bytes_of_a_token(model: &Model, tokens: u32) -> f64 {
-    let mut run = run_that(model, false);
+    let mut run = run_that(model, Guesses::Off);
     run.feed(&[1, 2, 3], Logits::Last).expect("a prompt");
     let before = model.store().stats().bytes_read;
     for id in 0..tokens {
@@ -474,6 +514,49 @@ fn a_stream_reads_what_its_plan_counts() {
     }
 }
 
+/// Weights that were streamed and are mapped then: a file that is cut short is noticed as ever.
+#[cfg(unix)]
+#[test]
+fn a_model_can_be_settled_anew() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("m.gguf");
+    std::fs::copy(fixture("dense-q8_0"), &path).expect("a copy");
+    let mut model = streamed(&path, |budgets| budgets[0], &open_file);
+    let truth = record(&model).expect("a streamed run");
+    let plan = model.store().plan_for(u64::MAX).expect("a plan");
+    model.settle(plan).expect("it is mapped");
+    assert_eq!(model.store().reads_directly(), None);
+    assert_same_nodes(&truth, &record(&model).expect("a mapped run"), "mapped");
+    let file = std::fs::File::options().write(true).open(&path).expect("the file");
+    file.set_len(file.metadata().expect("metadata").len() / 3).expect("a shorter file");
+    assert!(record(&model).is_err(), "zeros were taken for weights");
+}
+
+/// A prompt goes through layer by layer: each weight is read once for all of its tokens.
+#[test]
+fn a_prompt_reads_each_weight_once() {
+    for name in ["dense-q4_k_m", "moe-q4_k_m", "deepseek2-lite"] {
+        let model = streamed(&fixture(name), |budgets| budgets[0], &open_file);
+        let plan: Plan = model.store().plan().expect("a plan").clone();
+        let vocab = model.spec().vocab;
+        let prompt: Vec<u32> = (0..60).map(|i| ((3 + 7919 * i) % vocab) as u32).collect();
+        let read = |batch: usize| {
+            let mut run = Run::new(&model, &options(128, batch));
+            run.feed(&[1, 2, 3], Logits::Last).expect("a prompt before");
+            let before = model.store().stats().bytes_read;
+            run.feed(&prompt, Logits::Last).expect("a prompt");
+            model.store().stats().bytes_read - before
+        };
+        // Whole blocks of the disk, a row of the embedding for each token, and what is read ahead.
+        let blocks = 2 * 4096 * (plan.places.len() + prompt.len()) as u64;
+        let (at_once, one_by_one) = (read(64), read(1));
+        let most = plan.total_bytes + plan.ring_bytes + blocks;
+        assert!(at_once <= most, "{name}: {at_once} bytes, where {most} are all");
+        // The canary: token by token much is read again and again.
+        assert!(one_by_one > 4 * at_once, "{name}: {one_by_one}, at once {at_once}");
+    }
+}
+
 #[test]
 fn a_cache_is_emptied_and_fills_again() {
     let model = streamed(&fixture("moe-q4_k_m"), |budgets| budgets[1], &open_file);
@@ -483,26 +566,18 @@ fn a_cache_is_emptied_and_fills_again() {
     assert!(stats.hits > 0 && stats.misses > 0);
     store.empty_cache();
     assert_eq!(store.stats().hits + store.stats().bytes_read, 0);
-    run_that(&model, false).feed(&[1], Logits::Last).expect("a pass");
+    run_that(&model, Guesses::Off).feed(&[1], Logits::Last).expect("a pass");
     assert_eq!(store.stats().hits, 0, "nothing was left in the cache");
-}
-
-/// What `--ram` needs at the least, as the program says it.
-fn least_ram(dir: &Path, model: &str) -> f64 {
-    let output = common::wayinfer(dir, 80, &["generate", "-m", model, "--ram", "1M", "-p", "x", "-c", "64"]);
-    assert_eq!(output.status.code(), Some(1));
-    let error = String::from_utf8(output.stderr).expect("UTF-8");
-    let least = error.split("of memory: ").nth(1).and_then(|rest| rest.split(" MiB").next());
-    least.and_then(|least| least.parse().ok()).unwrap_or_else(|| panic!("{error}"))
 }
 
 #[test]
 fn the_program_streams_and_says_so() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
     for (model, prompt) in [("demo-q4_k_m.gguf", "What is 2+2?"), ("moe-q4_k_m.gguf", "Some words")] {
-        let ram = format!("{}K", ((least_ram(&fixtures, model) + 0.2) * 1024.0) as u64);
+        let ram = least_ram(&fixtures, &["generate", "-m", model, "-p", "x", "-c", "64"]);
         let run = |ram: &[&str]| {
             let args = ["generate", "-m", model, "-p", prompt, "-n", "12", "--greedy", "-c", "64", "--json"];
+            let args = [&args[..], &["--speculate", "off"]].concat();
             let output = common::wayinfer(&fixtures, 80, &[&args[..], ram].concat());
             let stderr = String::from_utf8(output.stderr).expect("UTF-8");
             assert_eq!(output.status.code(), Some(0), "{stderr}");
@@ -514,7 +589,12 @@ fn the_program_streams_and_says_so() {
         assert_eq!(mapped["residency"]["plan"]["mode"], "mapped");
         let residency = &streamed["residency"];
         assert_eq!(residency["plan"]["mode"], "streamed", "{ram}");
-        assert!(residency["decode"]["bytes_read"].as_u64() > Some(0), "{residency}");
+        let decode = &residency["decode"];
+        assert!(decode["bytes_read"].as_u64() > Some(0) && decode["wait_s"].is_number(), "{residency}");
+        // Gate, up and down of an expert count as one.
+        let count = |key: &str| decode[key].as_u64().expect("a number");
+        let layers = load(&fixtures.join(model)).spec().layers.len() as u64;
+        assert_eq!(count("hits") + count("misses"), 2 * layers * count("tokens"), "{residency}");
         assert!(stderr.contains("a token from disk"), "{stderr}");
 
         let args =
@@ -522,8 +602,21 @@ fn the_program_streams_and_says_so() {
         let bench = common::wayinfer(&fixtures, 80, &args);
         assert_eq!(bench.status.code(), Some(0), "{}", String::from_utf8_lossy(&bench.stderr));
         let bench: serde_json::Value = serde_json::from_slice(&bench.stdout).expect("JSON");
-        assert!(bench["residency"]["decode"]["bytes_read"].as_u64() > Some(0));
+        // What a program has for itself differs there from run to run by more than these models have.
+        let is_vague = cfg!(windows);
+        assert!(is_vague || bench["residency"]["decode"]["bytes_read"].as_u64() > Some(0));
     }
+    let model = ["trace", "-m", "moe-q4_k_m.gguf"];
+    let golden = ["--golden", "../golden/moe-q4_k_m/short.safetensors", "--isolate"];
+    let trace = [&model[..], &golden].concat();
+    let ram = least_ram(&fixtures, &trace);
+    let output = common::wayinfer(&fixtures, 80, &[&trace[..], &["--ram", &ram]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", common::transcript(&output));
+}
+
+/// The least that `--ram` may say, and a little more.
+fn least_ram(dir: &Path, args: &[&str]) -> String {
+    format!("{}K", ((common::least_ram(dir, args) + 0.2) * 1024.0) as u64)
 }
 
 #[test]
@@ -541,4 +634,32 @@ fn a_plan_can_be_looked_at() {
         serde_json::from_str(&run(&["--ram", "4G", "-c", "100", "--json"])).expect("JSON");
     assert_eq!((json["mode"].as_str(), json["context"].as_u64()), (Some("mapped"), Some(100)));
     assert!(json["expected_tok_s"].as_f64() > Some(0.0), "{json}");
+}
+
+/// `inspect --plan` and the run that it is for: the tokenizer of a large vocabulary takes its part of both.
+#[test]
+fn a_plan_counts_what_a_run_takes() {
+    const TOKENS: usize = 150_000;
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>", "▁", "a", "b", "▁a"].map(str::to_owned).into();
+    tokens.extend((tokens.len()..TOKENS).map(|i| format!("a rather long word {i}")));
+    let embedding: Vec<f32> = (0..32 * TOKENS).map(|i| (i * 7919 % 101) as f32 / 100.0 - 0.5).collect();
+    let model = common::tiny::tiny_model()
+        .set("tokenizer.ggml.tokens", tokens.iter().map(String::as_str).collect::<Vec<_>>())
+        .set("tokenizer.ggml.scores", vec![0f32; TOKENS])
+        .set("tokenizer.ggml.token_type", vec![1i32; TOKENS])
+        .without_tensor("output.weight")
+        .replace("token_embd.weight", common::gguf::ty::F32, &[32, TOKENS as u64], embedding);
+    model.write(&dir.path().join("m.gguf"));
+    let run = |args: &[&str]| {
+        let args = [args, &["-m", "m.gguf", "--ram", "400M", "-c", "64", "--json"]].concat();
+        let output = common::wayinfer(dir.path(), 80, &args);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("JSON")
+    };
+    let bytes = |value: &serde_json::Value| value["weights_budget_bytes"].as_u64().expect("a number");
+    let planned = bytes(&run(&["inspect", "--plan"]));
+    let run = bytes(&run(&["generate", "-p", "a", "-n", "1"])["residency"]["plan"]);
+    // What the program itself takes is counted in steps of 4 MiB.
+    assert!(planned.abs_diff(run) <= 8 << 20, "{planned} planned, {run} in the run");
 }

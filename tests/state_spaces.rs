@@ -3,8 +3,9 @@
 
 mod common;
 
+use common::gguf::GgufBuilder;
 use common::runs::{bits, load, options_of};
-use common::{deepseek4, delta_nets, state_spaces};
+use common::{deepseek4, delta_nets, hyper, mamba, qwen4, state_spaces};
 use wayinfer::engine::{Engine, EngineOptions, Feed, Sequence};
 use wayinfer::kernels::{Isa, Kernels};
 use wayinfer::model::{KvType, Logits, Model};
@@ -16,8 +17,9 @@ const CONTEXT: usize = 600;
 /// Runs a test on a model of each family.
 fn with_models(test: impl Fn(&str, &Model)) {
     let dir = tempfile::TempDir::new().expect("a folder");
-    let compressed = [("deepseek4", deepseek4::deepseek4())];
-    for (name, builder) in state_spaces::all().into_iter().chain(delta_nets::all()).chain(compressed) {
+    let others = [("qwen4exp", qwen4::qwen4()), ("mamba", mamba::mamba()), ("jamba", mamba::jamba())];
+    let all = state_spaces::all().into_iter().chain(delta_nets::all()).chain(hyper::all()).chain(others);
+    for (name, builder) in all {
         let path = builder.write(&dir.path().join(format!("{name}.gguf")));
         test(name, &load(&path));
     }
@@ -94,6 +96,29 @@ fn compressed_keys_are_seen_once_they_are_whole() {
         let spoilt = logits_of(&format!("{i}.gguf"), Some(&tensor));
         let same = sound.chunks(16).zip(spoilt.chunks(16)).take_while(|(a, b)| a == b).count();
         assert_eq!(same, ratio as usize - 1, "layer {layer}");
+    }
+}
+
+/// The canary of indexers: what chooses changes nothing as long as a token attends to all, and something soon
+/// behind that.
+#[test]
+fn indexers_choose_once_there_is_a_choice() {
+    let dir = tempfile::TempDir::new().expect("a folder");
+    let text = tokens(0, 40);
+    let logits_of = |model: GgufBuilder| {
+        let model = load(&model.write(&dir.path().join("model.gguf")));
+        let mut all = logits(&mut engine(&model, Isa::Scalar, 2, 512), &text);
+        all.truncate(text.len() * 16);
+        all
+    };
+    // Seven positions; four pools and what is behind them.
+    let pools = 4 * hyper::POOL as usize + hyper::POOL as usize - 1;
+    for (model, layer, attended) in [(hyper::hy_v4(), 0, 7), (hyper::glm5_next(), 1, pools)] {
+        let tensor = format!("blk.{layer}.indexer.attn_k.weight");
+        let spoilt = model.clone().values(&tensor, |values| values.iter_mut().for_each(|v| *v = -*v));
+        let (sound, spoilt) = (logits_of(model), logits_of(spoilt));
+        let same = sound.chunks(16).zip(spoilt.chunks(16)).take_while(|(a, b)| a == b).count();
+        assert!((attended..attended + 6).contains(&same), "{same} tokens, where {attended} attend to all");
     }
 }
 

@@ -291,6 +291,24 @@ fn ids_become_text() {
     assert_eq!(tokenize(dir.path(), &model, &["--decode", "3,3", "--json"]), "\"a a\"\n");
 }
 
+/// Nothing in a token controls a terminal, or turns the direction of text, but where the bytes are asked for.
+#[test]
+fn tokens_are_safe_to_print() {
+    let dir = folder();
+    let token = "a\u{202e}\u{7f}\u{9b}\u{1b}[31m";
+    let tokens = vec!["<unk>", "<s>", "</s>", token];
+    // One of the user's own is found whole.
+    let model = small_model()
+        .set("tokenizer.ggml.tokens", tokens)
+        .set("tokenizer.ggml.token_type", vec![2i32, 3, 3, 4])
+        .write(&dir.path().join("small.gguf"));
+    let shown = "3\ta\\u{202e}\\u{7f}\\u{9b}\\u{1b}[31m\n";
+    assert_eq!(tokenize(dir.path(), &model, &["--text", token]), shown);
+    let json = tokenize(dir.path(), &model, &["--decode", "3", "--json"]);
+    assert_eq!(json, "\"a\\u202e\\u007f\\u009b\\u001b[31m\"\n");
+    assert_eq!(tokenize(dir.path(), &model, &["--decode", "3"]), token, "into a pipe, as they are");
+}
+
 /// What a run in the folder prints.
 fn run(dir: &TempDir, args: &[&str]) -> String {
     transcript(&wayinfer(dir.path(), 100, &[&["tokenize"], args].concat()))

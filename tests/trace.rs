@@ -225,7 +225,16 @@ fn runs_that_differ_are_told_apart() {
         CompareOptions, Divergence, NodeFilter, NodeGraph, Substitute, Tolerance, compare_runs,
     };
 
-    let (a, b) = (load(&fixture("moe-q4_k_m")), load(&fixture("moe-router-f16-q4_k_m")));
+    // The other has one weight of a router's with another sign.
+    let (path, dir) = (fixture("moe-q4_k_m"), tempfile::tempdir().expect("a folder"));
+    let router = wayinfer::gguf::Gguf::open(&path).expect("a model");
+    let router =
+        router.tensors.iter().find(|tensor| tensor.name == "blk.0.ffn_gate_inp.weight").expect("a router");
+    let mut bytes = std::fs::read(&path).expect("a file");
+    bytes[router.offset as usize + 3] ^= 0x80;
+    let other = dir.path().join("other.gguf");
+    std::fs::write(&other, bytes).expect("a file");
+    let (a, b) = (load(&path), load(&other));
     let graph = NodeGraph::new(&a.graph().expect("a graph"));
     let options = EngineOptions { kv: KvType::F32, ..options(16, 8) };
     let engine = |model| Engine::new(model, &options).expect("an engine");
@@ -287,4 +296,57 @@ fn bad_references_are_named() {
     // A reference of another model.
     refused(&["-m", "fixtures/odd-q8_0.gguf", "--golden", GOLDEN], 1, "not the same model or prompt");
     refused(&["diff", GOLDEN, "golden/dense-f32/short.safetensors"], 1, "not the same model or prompt");
+}
+
+/// An interrupt leaves neither the file nor what was to become it.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_leaves_no_file_behind() {
+    let dir = TempDir::new().expect("a folder");
+    let files = || std::fs::read_dir(dir.path()).expect("the folder").count();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_wayinfer"))
+        .args(["trace", "-m", "demo", "-p", "a", "-n", "100000000", "--save"])
+        .arg(dir.path().join("nodes"))
+        .stdin(std::process::Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    while files() == 0 && child.try_wait().expect("its state").is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(files(), 1, "the file that is being written");
+    let interrupted = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(interrupted.expect("kill starts").success());
+    assert_eq!(child.wait().expect("its end").code(), Some(130));
+    assert_eq!(files(), 0);
+}
+
+/// What is written to wherever standard output leads waits there, not where its name is.
+#[cfg(target_os = "linux")]
+#[test]
+fn nodes_go_to_where_a_path_leads() {
+    let dir = TempDir::new().expect("a folder");
+    let path = dir.path().join("nodes");
+    let status = std::process::Command::new(env!("CARGO_BIN_EXE_wayinfer"))
+        .args(["trace", "-m", "demo", "-p", "a", "--force", "--save", "/proc/self/fd/1"])
+        .stdin(std::process::Stdio::null())
+        .stdout(std::fs::File::create(&path).expect("a file"))
+        .status();
+    assert!(status.expect("the program starts").success());
+    let path = path.to_str().expect("UTF-8");
+    assert!(summary(&trace(&["diff", path, path]), 0).ends_with("every bit the same"));
+}
+
+#[test]
+fn a_cache_of_another_type_than_the_reference_s_is_refused() {
+    refused(&["-m", MODEL, "--golden", GOLDEN, "--kv", "f16"], 2, "--kv f16, where the nodes of ");
+}
+
+/// What a comparison came to is told by the exit code, whoever reads the rest.
+#[test]
+fn a_verdict_stands_though_nobody_reads_it() {
+    let run = |tolerance| {
+        let args = ["trace", "-m", MODEL, "--golden", GOLDEN, "--tolerance", tolerance];
+        common::code_unread(Path::new(env!("CARGO_MANIFEST_DIR")), &args)
+    };
+    assert_eq!((run("1e-9"), run("0")), (Some(0), Some(1)));
 }

@@ -362,8 +362,10 @@ def write(model, path):
     w.add_name("random weights")
     for name, value in model.keys.items():
         kind = gguf.GGUFValueType.get_type(value)
-        # Whole numbers are unsigned in files; those of arrays are not.
-        w.add_key_value(name, value, gguf.GGUFValueType.UINT32 if kind == gguf.GGUFValueType.INT32 else kind)
+        # Whole numbers are unsigned in files; those of arrays are not, unless they say so.
+        long = kind == gguf.GGUFValueType.ARRAY and isinstance(value[0], np.uint64)
+        w.add_key_value(name, value, gguf.GGUFValueType.UINT32 if kind == gguf.GGUFValueType.INT32 else kind,
+                        gguf.GGUFValueType.UINT64 if long else None)
     vocabulary.add(w, model.config.tokenizer, model.config.vocab)
     for name, (values, kind) in model.tensors.items():
         if kind in PLAIN:

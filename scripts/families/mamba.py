@@ -1,4 +1,5 @@
-"""Mamba 2 alone, beside attention in each layer (Falcon-H1), and in layers of one block each (Nemotron-H)."""
+"""Mamba alone and in most layers of Jamba; Mamba 2 alone, beside attention in each layer (Falcon-H1), and in
+layers of one block each (Nemotron-H)."""
 import numpy as np
 
 from .core import Family, shape
@@ -50,6 +51,86 @@ def block(b, norm=True):
         size = (c.ssm_groups, c.inner // c.ssm_groups)
         b.model.add(name, 1 + 0.2 * b.model.rng(name).standard_normal(size))
     b.matrix("ssm_out", c.embd, c.inner)
+
+
+# ---- mamba, jamba -----------------------------------------------------------------------------------------
+
+def draw_first(d, least=1):
+    """Fields of Mamba's block; no norm is over fewer than `least` values."""
+    states, ranks = ([n for n in of if n >= least] for of in ((1, 4, 15, 16, 16, 17, 32), (1, 3, 8, 20)))
+    return {"state": d.of(*states), "rank": d.of(*ranks) if d.block == 1 else d.block,
+            "taps": d.of(2, 3, 4, 4, 5)}
+
+
+def first_keys(m, c):
+    m.key("ssm.conv_kernel", c.taps)
+    m.key("ssm.inner_size", 2 * c.embd)
+    m.key("ssm.state_size", c.state)
+    m.key("ssm.time_step_rank", c.rank)
+
+
+def first_block(b, norms=False):
+    c, inner = b.config, 2 * b.config.embd
+    b.matrix("ssm_in", 2 * inner, c.embd)
+    convolution(b, "ssm_conv1d", inner, c.taps, bias=True)
+    b.matrix("ssm_x", c.rank + 2 * c.state, inner, 2 * inner ** -0.5)
+    if norms:
+        b.norm("ssm_dt_norm", c.rank)
+        b.norm("ssm_b_norm", c.state)
+        b.norm("ssm_c_norm", c.state)
+    b.matrix("ssm_dt", inner, c.rank)
+    b.vector("ssm_dt.bias", inner, 1.5, -1.0)
+    for name, size, values in (("ssm_a", (inner, c.state), lambda rng, n: -np.exp(rng.standard_normal(n))),
+                               ("ssm_d", inner, lambda rng, n: 1 + 0.5 * rng.standard_normal(n))):
+        name = b.prefix + name
+        b.model.add(name, values(b.model.rng(name), size))
+    b.matrix("ssm_out", c.embd, inner)
+
+
+def draw_mamba(d):
+    return d.shape(heads=0, kv=0, head=None, value=None, rot=0, ff=0, zeros=d.maybe(),
+                   normed=d.of(None, None, False, True, True), **draw_first(d))
+
+
+def tensors_mamba(m, c):
+    m.common()
+    if c.zeros:  # as converters write them
+        m.key("feed_forward_length", 0)
+    else:
+        m.keys.pop("mamba.attention.head_count")
+        m.keys.pop("mamba.attention.head_count_kv", None)
+    first_keys(m, c)
+    m.key("ssm.dt_b_c_rms", c.normed)
+    for b in m.blocks():
+        b.norm("attn_norm")
+        first_block(b)
+
+
+def draw_jamba(d):
+    layers, square = d.between(2, 5), d.square()
+    attends = [d.maybe(0.4) for _ in range(layers)]
+    first, second = d.rng.permutation(layers)[:2]
+    attends[first], attends[second] = True, False
+    routed = [d.maybe() for _ in range(layers)] if d.maybe(0.7) else [False] * layers
+    return d.shape(**{
+        **square, "layers": layers, "rot": 0, "kv": [square["kv"] * attend for attend in attends],
+        "qkv_bias": d.maybe(0.2), "fused": d.maybe(0.2), "routed": routed, **draw_first(d, least=3),
+        **({**d.experts(), "expert_ff": 0} if any(routed) else {})})
+
+
+def tensors_jamba(m, c):
+    m.common()
+    first_keys(m, c)
+    for i, b in enumerate(m.blocks()):
+        b.config = c.but(kv=c.kv[i])
+        b.norm("attn_norm")
+        if not c.kv[i]:
+            first_block(b, norms=True)
+        else:
+            b.fused_qkv(bias=c.qkv_bias) if c.fused else b.qkv(bias=c.qkv_bias)
+            b.attention_output()
+        b.norm("ffn_norm")
+        b.experts(ff=c.ff) if c.routed[i] else b.ffn()
 
 
 # ---- mamba2 -----------------------------------------------------------------------------------------------
@@ -182,7 +263,14 @@ NEMOTRON = shape(**{
     **SMALL, "layers": 4, "kinds": ["mamba", "attention", "network", "mamba"], "kv": [0, 2, 0, 0], "rot": 0,
     "ff": [0, 0, 32, 0], "rope_keys": True, "eps_rms": None, "qkv_bias": False, "output_bias": False,
     "ffn_bias": False, "latent": None, "nextn": 0})
+FIRST = shape(embd=16, heads=2, kv=1, head=8, ff=8, state=8, rank=4, taps=4, layers=2, tied=True)
 FAMILIES = [
+    Family("mamba", draw_mamba, tensors_mamba, {
+        "": (FIRST.but(seed=405, heads=0, kv=0, head=None, value=None, rot=0, ff=0, zeros=True, normed=True),
+             "F32")}),
+    Family("jamba", draw_jamba, tensors_jamba, {
+        "": (FIRST.but(seed=406, kv=[0, 1], rot=0, qkv_bias=False, fused=False, routed=[False, True],
+                       experts=4, used=2), "F32")}),
     Family("mamba2", draw_mamba2, tensors_mamba2, {
         "": (shape(**{**SMALL, "seed": 401, "heads": 0, "kv": 0, "head": None, "rot": 0, "ff": 0,
                       "zeros": True}), "F32")}),

@@ -12,4 +12,4 @@ bins=()
 for name in "$@"; do bins+=(--bin "$name"); done
 # With a target named, build scripts are spared the sanitizer.
 cargo build --release --target "$host" "${bins[@]}" >&2
-echo "$PWD/target/$host/release"
+realpath "${CARGO_TARGET_DIR:-target}/$host/release"

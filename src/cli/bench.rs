@@ -18,7 +18,7 @@ use crate::engine::{Engine, EngineError, Sequence};
 use crate::gguf::Gguf;
 use crate::kernels::{Isa, Kernels};
 use crate::model::Logits;
-use crate::store::{ResidencyStats, peak_rss_bytes};
+use crate::store::{OutOfMemory, ResidencyStats, available_memory_bytes, peak_rss_bytes, zeroed};
 use crate::verify::median;
 
 /// Measure prefill and decode speed.
@@ -103,8 +103,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     let load_s = loaded.started.elapsed().as_secs_f64();
 
     let vocab = loaded.model.spec().vocab;
-    let ids = |n: usize| (0..n).map(|i| prompt_id(i, vocab)).collect::<Vec<u32>>();
-    let (prompt, deep) = (ids(args.prompt_tokens), ids(depth));
+    let (prompt, deep) = (prompt_ids(args.prompt_tokens, vocab)?, prompt_ids(depth, vocab)?);
     let (mut prefill, mut decode) = (Phase::default(), Phase::default());
     for round in usize::from(args.no_warmup)..=args.rounds.get() {
         let path = args.model.path();
@@ -153,6 +152,21 @@ fn kernels(gguf: &Gguf, isa: Isa) -> BTreeMap<String, String> {
     let set = Kernels::by_isa(isa).ok();
     let matrices = gguf.tensors.iter().filter(|tensor| tensor.dims.len() > 1).map(|tensor| tensor.ty);
     matrices.filter_map(|ty| Some((ty.to_string(), set?.name_for(ty)?))).collect()
+}
+
+/// The ids of a prompt of so many tokens.
+///
+/// # Errors
+/// Where they and the sequence's copy of them do not fit the memory that there is: a recurrent model may have
+/// room for any number of tokens.
+fn prompt_ids(tokens: usize, vocab: usize) -> Result<Vec<u32>, OutOfMemory> {
+    let bytes = tokens as u128 * size_of::<u32>() as u128;
+    if available_memory_bytes().is_some_and(|available| 2 * bytes > u128::from(available)) {
+        return Err(OutOfMemory { bytes, what: "the prompt" });
+    }
+    let mut ids: Vec<u32> = zeroed(&[tokens], "the prompt")?;
+    ids.iter_mut().enumerate().for_each(|(i, id)| *id = prompt_id(i, vocab));
+    Ok(ids)
 }
 
 /// Id `i` of the prompt.

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use super::number::Number;
-use super::{CliError, model_arg, output, output_file, safe_text, tensor_arg};
+use super::{CliError, interrupt, model_arg, output, output_file, safe_text, tensor_arg};
 use crate::gguf::Gguf;
 use crate::verify::{NpyWriter, Place, RowRange, Selection, TensorFileError, TensorWriter, WeightRows};
 
@@ -217,6 +217,7 @@ fn write_file(
     out: &mut impl Write,
 ) -> Result<(), CliError> {
     output_file::refuse_model_file(selected.gguf, file)?;
+    interrupt::leave_nothing_behind()?;
     let shape = selected.rows.shape();
     let exists = |error: TensorFileError| {
         let there = matches!(error, TensorFileError::Exists { .. });
@@ -254,7 +255,8 @@ fn write_file(
         print_json(&Written { header: selected.header(), out: file.display().to_string() }, out)
     } else {
         let values = output::grouped(selected.rows.elements());
-        writeln!(out, "{}: {values} values, {} of f32", file.display(), self::shape(&shape))?;
+        let file = file.display().to_string();
+        writeln!(out, "{}: {values} values, {} of f32", safe_text::escape(&file), self::shape(&shape))?;
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::{CliError, engine_args, model_arg, tensor_arg};
+use super::{CliError, engine_args, model_arg, tensor_arg, verdict};
 use crate::gguf::TensorType;
 use crate::kernels::{Isa, Kernels, matmul};
 use crate::quant::{self, FORMATS, Format};
@@ -94,9 +94,8 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         measure(&mut report, &pool()?)?;
     }
     let mut out = BufWriter::new(io::stdout().lock());
-    report.print(args.json, &mut out)?;
-    out.flush()?;
-    Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let printed = report.print(args.json, &mut out).and_then(|()| Ok(out.flush()?));
+    verdict(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }, printed)
 }
 
 /// The formats to check.

@@ -3,8 +3,8 @@
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
-use clap::Args;
 use clap::builder::RangedI64ValueParser;
+use clap::{Args, ValueEnum};
 
 use super::output::tell;
 use super::{CliError, model_arg, safe_text};
@@ -12,6 +12,7 @@ use crate::engine::{DEFAULT_BATCH, EngineOptions, Speculation};
 use crate::gguf::{Gguf, Source};
 use crate::kernels::Isa;
 use crate::model::{KvType, Model, ModelError};
+use crate::store::Guesses;
 
 /// Context where neither the user nor the model asks for less.
 const DEFAULT_CONTEXT: usize = 4096;
@@ -27,16 +28,42 @@ pub struct EngineArgs {
 
     /// Memory that the run may take in all, in GiB (12G) or MiB (800M) [default: what is available]. A model
     /// that does not fit is streamed from disk
-    #[arg(long, value_name = "SIZE", value_parser = memory_size)]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = memory_size)]
     pub ram: Option<u64>,
 
-    /// Guess the experts of the next layer and read them ahead, where experts are streamed; changes no result
-    #[arg(long)]
-    pub guess_experts: bool,
+    /// Guess the experts of the next layer and read them ahead, where experts are streamed; changes no result.
+    /// `auto`: while most guesses are right
+    #[arg(
+        long,
+        value_name = "WHEN",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "auto",
+        default_missing_value = "on"
+    )]
+    pub guess_experts: GuessExperts,
 
-    /// Type of the KV cache
-    #[arg(long, value_name = "TYPE", default_value = "f16")]
-    pub kv: KvType,
+    /// Type of the KV cache [default: f16]
+    #[arg(long, value_name = "TYPE")]
+    pub kv: Option<KvType>,
+}
+
+/// When experts are guessed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum GuessExperts {
+    Off,
+    Auto,
+    On,
+}
+
+impl From<GuessExperts> for Guesses {
+    fn from(when: GuessExperts) -> Guesses {
+        match when {
+            GuessExperts::Off => Guesses::Off,
+            GuessExperts::Auto => Guesses::Auto,
+            GuessExperts::On => Guesses::On,
+        }
+    }
 }
 
 impl EngineArgs {
@@ -45,11 +72,11 @@ impl EngineArgs {
         EngineOptions {
             context,
             batch: DEFAULT_BATCH,
-            kv: self.kv,
+            kv: self.kv.unwrap_or_default(),
             threads: threads(self.threads),
             isa: self.isa,
             drafts: 0,
-            guess_experts: self.guess_experts,
+            guesses: self.guess_experts.into(),
         }
     }
 }

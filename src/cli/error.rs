@@ -9,7 +9,7 @@ use super::output::tell;
 use super::safe_text::escape;
 use crate::engine::EngineError;
 use crate::model::ForwardError;
-use crate::store::StoreError;
+use crate::store::{StoreError, is_closed_pipe};
 use crate::verify::VerifyError;
 
 /// A failure of a subcommand. Made from any error by `?`; a layer's error says what is wrong in full,
@@ -48,16 +48,23 @@ impl CliError {
         self
     }
 
+    /// Whether all that went wrong is that nobody reads our stdout any more.
+    fn is_broken_pipe(&self) -> bool {
+        self.error.downcast_ref::<io::Error>().is_some_and(is_closed_pipe)
+    }
+
     /// Prints the failure to stderr, with nothing in it that would control the terminal: what is wrong may
     /// be in the name of a file or a tensor. A reader of our stdout that has gone away is no failure.
     pub fn report(&self) -> ExitCode {
-        if let Some(io) = self.error.downcast_ref::<io::Error>()
-            && io.kind() == io::ErrorKind::BrokenPipe
-        {
+        if self.is_broken_pipe() {
             return ExitCode::SUCCESS;
         }
-        let (file, error) =
-            (self.file.as_ref().map(|path| format!("{}: ", path.display())), self.error.to_string());
+        let mut file = self.file.as_ref().map(|path| format!("{}: ", path.display()));
+        // Every file has errors of its own that name it.
+        if self.error.is::<io::Error>() {
+            file.get_or_insert_with(|| "standard output: ".to_owned());
+        }
+        let error = self.error.to_string();
         // What the files' own layers say names them already.
         let file = file.filter(|file| !error.starts_with(file)).unwrap_or_default();
         tell!("error: {}", escape(&format!("{file}{error}")));
@@ -65,6 +72,14 @@ impl CliError {
             tell!("hint: {}", escape(hint));
         }
         ExitCode::from(self.code)
+    }
+}
+
+/// The exit code of a check whose findings have been printed: it stands where nobody reads them to the end.
+pub fn verdict(code: ExitCode, printed: Result<(), CliError>) -> Result<ExitCode, CliError> {
+    match printed {
+        Err(error) if !error.is_broken_pipe() => Err(error),
+        _ => Ok(code),
     }
 }
 

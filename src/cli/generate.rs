@@ -6,7 +6,6 @@ mod status;
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -20,7 +19,7 @@ use super::output::tell;
 use super::placement::{self, Residency, Traffic};
 use super::sampling_args::SamplingArgs;
 use super::tokenizer_arg::TokenizerArg;
-use super::{CliError, InFile, output, safe_text};
+use super::{CliError, InFile, interrupt, output, safe_text};
 use crate::engine::{
     Candidate, Engine, EngineError, EngineOptions, Sampler, Sequence, Speculation, SpeculationStats,
 };
@@ -76,7 +75,8 @@ pub struct Args {
     ignore_eos: bool,
 
     /// End before this text; may be given several times
-    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     stop: Vec<String>,
 
     /// Draft tokens and verify several in one pass, which changes no token: up to N (at most 15) from what
@@ -191,7 +191,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     let mut sequence = engine.sequence();
     let load_s = loaded.started.elapsed().as_secs_f64();
     // Until here an interrupt has nothing to end cleanly.
-    let interrupted = watch_interrupts()?;
+    let interrupted = interrupt::watch()?;
 
     let config = args.sampling.config(args.model.is_demo());
     let seed = config.seed;
@@ -259,7 +259,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     if decoded > 0 && loaded.model.store().plan().is_some_and(|plan| !plan.is_mapped()) {
         tell!("decode: {}", decode_traffic.line());
     }
-    Ok(if stop == StopReason::Interrupted { 130.into() } else { 0.into() })
+    Ok(if stop == StopReason::Interrupted { interrupt::INTERRUPTED.into() } else { 0.into() })
 }
 
 fn open_engine<'m>(model: &'m Model, options: &EngineOptions) -> Result<Engine<'m>, CliError> {
@@ -267,18 +267,6 @@ fn open_engine<'m>(model: &'m Model, options: &EngineOptions) -> Result<Engine<'
         EngineError::OutOfMemory(_) => CliError::from(error).hint("a smaller -c/--ctx needs less"),
         _ => error.into(),
     })
-}
-
-/// The first Ctrl-C ends the text; the second, the process.
-fn watch_interrupts() -> Result<Arc<AtomicBool>, CliError> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    })?;
-    Ok(interrupted)
 }
 
 fn show_prompt(tokenizer: &Tokenizer, ids: &[u32], engine: &Engine<'_>) {
@@ -318,7 +306,7 @@ fn decode(
     let mut ids = Vec::new();
     let most = args.max_tokens.unwrap_or(usize::MAX);
     let mut status = Status::new(engine.model().store(), args.verbose);
-    let mut tokens = engine.generate(sequence, sampler).speculate(args.speculate, most);
+    let mut tokens = engine.generate(sequence, sampler).speculate(args.speculate, most).until(interrupted);
     let stop = loop {
         if ids.len() >= most {
             break StopReason::MaxTokens;
@@ -327,6 +315,10 @@ fn decode(
             break StopReason::Interrupted;
         }
         let Some(chosen) = tokens.next() else { break StopReason::ContextFull };
+        // A pass over a streamed model takes long: it is broken off as well.
+        if matches!(chosen, Err(EngineError::Interrupted)) {
+            break StopReason::Interrupted;
+        }
         let chosen = chosen.in_file(args.model.path())?;
         if args.debug {
             show_choice(tokenizer, ids.len(), chosen, tokens.candidates());
@@ -360,7 +352,8 @@ fn statistics(t: &Timings, speculation: &SpeculationStats, seed: u64, engine: &E
         _ => format!(" in {passes} passes, {accepted} of {drafted} drafted accepted"),
     };
     tell!(
-        "load {:.2} s | prefill {} tokens, {} tok/s | decode {} tokens, {} tok/s{drafts} | peak RSS {} | {} x {} | seed {seed}",
+        "load {:.2} s | prefill {} tokens, {} tok/s | decode {} tokens, {} tok/s{drafts} | \
+         peak RSS {} | {} x {} | seed {seed}",
         t.load_s,
         t.prefill_tokens,
         rate(t.prefill_tok_s),

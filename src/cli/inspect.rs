@@ -52,12 +52,24 @@ pub struct Args {
 
     /// With --plan: the memory that a run may take in all, in GiB (12G) or MiB (800M) [default: what is
     /// available]
-    #[arg(long, value_name = "SIZE", value_parser = memory_size, requires = "plan")]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        allow_negative_numbers = true,
+        value_parser = memory_size,
+        requires = "plan"
+    )]
     ram: Option<u64>,
 
     /// With --plan: what is to be drafted, as `generate` has it: auto and mtp load the block of multi-token
     /// prediction where the file has one
-    #[arg(long, value_name = "MODE", default_value = "auto", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "auto",
+        allow_negative_numbers = true,
+        requires = "plan"
+    )]
     speculate: Speculation,
 
     /// With --plan: the context in tokens [default: the model's, at most 4096]
@@ -78,9 +90,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     let filter = args.filter.as_deref().map(matcher).transpose()?;
     let mut out = BufWriter::new(io::stdout().lock());
     if args.check {
-        let code = check::run(args.model.source(), args.json, &mut out)?;
-        out.flush()?;
-        return Ok(code);
+        return check::run(args.model.source(), args.json, &mut out);
     }
     if args.plan {
         plan::run(args, &mut out)?;

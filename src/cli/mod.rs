@@ -10,6 +10,7 @@ mod error;
 mod generate;
 mod input;
 mod inspect;
+mod interrupt;
 mod model_arg;
 mod number;
 mod output;
@@ -27,11 +28,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-pub use error::{CliError, InFile};
+pub use error::{CliError, InFile, verdict};
 
 /// Inspect, verify and run GGUF language models on a CPU, models larger than RAM included.
 #[derive(Parser, Debug)]
-#[command(name = "wayinfer", version, max_term_width = 100)]
+#[command(name = "wayinfer", bin_name = "wayinfer", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

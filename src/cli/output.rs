@@ -13,9 +13,11 @@ const GAP: u16 = 2;
 /// Columns to fit output into: the terminal's where stdout is one, else the variable `COLUMNS`, else 100.
 pub fn width() -> usize {
     let columns = || std::env::var("COLUMNS").ok()?.trim().parse().ok().filter(|&n: &usize| n > 0);
+    // What is wider is a mistake, and products with it should stay numbers.
+    const WIDEST: usize = 10_000;
     let mut table = Table::new();
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    table.width().map(usize::from).or_else(columns).unwrap_or(100).max(40)
+    table.width().map(usize::from).or_else(columns).unwrap_or(100).clamp(40, WIDEST)
 }
 
 /// A table without borders, its cells in the width that they need: cut what may be long before.

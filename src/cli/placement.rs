@@ -77,8 +77,8 @@ impl Budget {
         model.store().plan_for(weights).map_err(|shortage| {
             let least = self.least(shortage.least);
             let message = format!(
-                "the model cannot be run in {} of memory: {} are needed at the least, {} of them for the KV cache, \
-                 buffers and the program itself",
+                "the model cannot be run in {} of memory: {} are needed at the least, {} of them for the KV \
+                 cache, buffers and the program itself",
                 output::binary_bytes(self.total),
                 output::binary_bytes_up(least),
                 output::binary_bytes(self.other),

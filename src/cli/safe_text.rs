@@ -9,17 +9,19 @@ use serde::Serialize;
 
 use super::CliError;
 
-/// Controls (C0, DEL, C1), marks that turn the direction of text, other line ends, what has no width.
+/// Controls (C0, DEL, C1), marks that turn the direction of text, other line ends, what has no width: tags
+/// among it, which can spell a whole text that nobody sees.
 fn is_unsafe(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// The same but for what running text needs: line ends and tabs, and marks that scripts and emoji are written
 /// with, which turn no direction beyond themselves.
 fn is_unsafe_in_text(c: char) -> bool {
-    is_unsafe(c) && !matches!(c, '\n' | '\t' | '\u{61c}' | '\u{200b}'..='\u{200f}')
+    let needed = matches!(c, '\n' | '\t' | '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}');
+    is_unsafe(c) && !needed && !matches!(c, '\u{e0000}'..='\u{e0fff}')
 }
 
 fn escape_where(text: &str, is_unsafe: impl Fn(char) -> bool) -> Cow<'_, str> {
@@ -102,7 +104,9 @@ fn escape_json(text: String) -> String {
     for c in text.chars() {
         match c {
             c if is_unsafe(c) => {
-                let _ = write!(out, "\\u{:04x}", c as u32); // all of them are in the basic plane
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(out, "\\u{unit:04x}");
+                }
             }
             c => out.push(c),
         }
@@ -126,6 +130,9 @@ mod tests {
         );
         assert_eq!(escape_lines("a\x1b\n\tb\r\nc"), "a\\u{1b}\n\tb\\r\nc");
         assert_eq!(escape_text("a\x1b[2J\u{9b}\u{200d}\n\tb\r"), "a\\u{1b}[2J\\u{9b}\u{200d}\n\tb\\r");
+        // A text that nobody sees; flags are written with its letters.
+        assert_eq!(escape("a\u{e0041}\u{ad}\u{fff9}"), "a\\u{e0041}\\u{ad}\\u{fff9}");
+        assert_eq!(escape_text("\u{1f3f4}\u{e0067}\u{fff9}"), "\u{1f3f4}\u{e0067}\\u{fff9}");
         let shown = [
             escape(UNSAFE).into_owned(),
             escape_lines(UNSAFE).into_owned(),
@@ -146,9 +153,9 @@ mod tests {
 
     #[test]
     fn escaped_json_is_the_same_json() {
-        let value = serde_json::json!({ UNSAFE: [UNSAFE, "é漢\n\"\\"] });
+        let value = serde_json::json!({ UNSAFE: [UNSAFE, "é漢\n\"\\", "\u{e0041}"] });
         let text = json(&value).expect("JSON");
-        assert!(text.contains("\\u007f\\u009b\\u202e"), "{text}");
+        assert!(text.contains("\\u007f\\u009b\\u202e") && text.contains("\\udb40\\udc41"), "{text}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&text).expect("JSON"), value);
         let mut pretty = Vec::new();
         write_pretty_json(&value, &mut pretty).expect("JSON");

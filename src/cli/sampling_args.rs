@@ -7,7 +7,7 @@ use crate::engine::SamplerConfig;
 #[derive(Args, Debug)]
 pub struct SamplingArgs {
     /// Always take the most probable token; the demo does where no option of sampling is given
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["temp", "top_k", "top_p", "min_p"])]
     greedy: bool,
 
     /// Temperature; 0 is --greedy [default: 0.7]

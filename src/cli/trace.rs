@@ -16,7 +16,7 @@ use super::output::tell;
 use super::output_file::refuse_model_file;
 use super::placement;
 use super::tokenizer_arg::TokenizerArg;
-use super::{CliError, InFile, model_arg};
+use super::{CliError, InFile, interrupt, model_arg};
 use crate::engine::{Engine, EngineOptions, Sequence, Speculation};
 use crate::kernels::Isa;
 use crate::model::KvType;
@@ -56,11 +56,11 @@ pub struct Args {
 
     /// Tokens to go on with after the prompt, the most probable each time [default: 0; as many as the
     /// reference has]
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true)]
     steps: Option<usize>,
 
     /// Tokens in a pass [default: 64, or what the reference was made with]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
     batch: Option<NonZeroUsize>,
 
     /// The nodes of the model's block of multi-token prediction, which runs the prompt in one pass, in the
@@ -69,7 +69,8 @@ pub struct Args {
     mtp: bool,
 
     /// Write the nodes to this file (safetensors)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["golden", "against", "worst", "tolerance", "json"])]
+    #[arg(long, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["golden", "against", "worst", "tolerance", "json"])]
     save: Option<PathBuf>,
 
     /// Overwrite the file of --save
@@ -125,12 +126,12 @@ struct CompareArgs {
     nodes: Option<GlobMatcher>,
 
     /// Show only the N nodes that are furthest from the reference
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     worst: Option<usize>,
 
     /// The NMSE allowed; 0 asks for the same bits [default: 0; with --golden 0.01; with --golden and
     /// --isolate the stated bound of each node]
-    #[arg(long, value_name = "NMSE", value_parser = tolerance)]
+    #[arg(long, value_name = "NMSE", allow_negative_numbers = true, value_parser = tolerance)]
     tolerance: Option<f64>,
 
     /// One JSON object
@@ -185,7 +186,8 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     let option = match args.substitute() {
         Substitute::Everywhere => Some("--isolate"),
         Substitute::Roundings => Some("--same-roundings"),
-        Substitute::Nowhere => None,
+        Substitute::Nowhere if args.compare.worst.is_some() => Some("--worst"),
+        Substitute::Nowhere => args.compare.tolerance.map(|_| "--tolerance"),
     };
     if let Some(option) = option.filter(|_| args.golden.is_none() && args.against.is_none()) {
         let error = CliError::usage(format!("{option} without a reference"));
@@ -196,12 +198,13 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     match &args.golden {
         Some(golden) => against_file(args, model, golden),
         None => {
+            let prompt = read_prompt(&args.prompt)?;
             let block = if args.mtp { Speculation::Block(None) } else { Speculation::Off };
             let mut loaded = engine_args::load_to_draft(model_arg::source(model), block)?;
             if let Some(path) = &args.save {
                 refuse_model_file(&loaded.gguf, path)?;
             }
-            let prompt = prompt(args, &loaded, model)?;
+            let prompt = encode(args, &loaded, model, prompt)?;
             match (args.against, writer) {
                 (Some(reference), _) => against_set(args, &mut loaded, &prompt, reference),
                 (None, Some(writer)) => save(args, &mut loaded, &prompt, writer),
@@ -212,6 +215,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
 }
 
 fn create(path: &Path, force: bool) -> Result<TensorWriter, CliError> {
+    interrupt::leave_nothing_behind()?;
     TensorWriter::create(path, force).map_err(|error| {
         let exists = matches!(error, verify::TensorFileError::Exists { .. });
         let error = CliError::from(error);
@@ -219,8 +223,8 @@ fn create(path: &Path, force: bool) -> Result<TensorWriter, CliError> {
     })
 }
 
-fn prompt(args: &Args, loaded: &Loaded, model: &Path) -> Result<Vec<u32>, CliError> {
-    let ids = match read_prompt(&args.prompt)? {
+fn encode(args: &Args, loaded: &Loaded, model: &Path, prompt: Prompt) -> Result<Vec<u32>, CliError> {
+    let ids = match prompt {
         Prompt::Ids(ids) => ids,
         Prompt::Text(text) => {
             let tokenizer = args.tokenizer.tokenizer(&loaded.gguf)?;
@@ -248,6 +252,10 @@ fn against_file(args: &Args, model: &Path, golden: &Path) -> Result<ExitCode, Cl
     let mut loaded = engine_args::load(model_arg::source(model))?;
     let path = golden.tensors().path().display();
     let description = golden.description();
+    if let Some(asked) = args.engine.kv.filter(|asked| asked.to_string() != description.kv) {
+        let message = format!("--kv {asked}, where the nodes of {path} are of a cache of {}", description.kv);
+        return Err(CliError::usage(message).hint("leave --kv out"));
+    }
     let kv: KvType = description
         .kv
         .parse()

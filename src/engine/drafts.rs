@@ -1,8 +1,11 @@
 //! Drafts in an engine: those of the model's block of multi-token prediction, and the pass that verifies any.
 
+use std::ops::ControlFlow;
+
 use super::trail::MOST_BEHIND;
 use super::{Engine, EngineError, Feed, Sequence};
 use crate::model::{ForwardError, Logits, NoObserver, Observer, Pass, Segment};
+use crate::store::Guesses;
 
 impl Engine<'_> {
     /// Runs a token and drafts behind it in one pass of at most a batch. The sequence stands at the token
@@ -12,13 +15,16 @@ impl Engine<'_> {
         sequence: &mut Sequence,
         id: u32,
         drafts: &[u32],
+        observer: &mut dyn Observer,
     ) -> Result<(), EngineError> {
+        let go_on = |_| ControlFlow::Continue(());
         if drafts.is_empty() {
-            return self.feed(sequence, &[id], Logits::Last);
+            return self.feed_observed(sequence, &[id], Logits::Last, observer, go_on);
         }
         debug_assert!(drafts.len() < self.batch);
         let past = sequence.past();
-        self.feed(sequence, &[&[id], drafts].concat(), Logits::Drafts)?;
+        let tokens = [&[id], drafts].concat();
+        self.feed_observed(sequence, &tokens, Logits::Drafts, observer, go_on)?;
         sequence.stand_at(past + 1);
         Ok(())
     }
@@ -144,7 +150,7 @@ impl Engine<'_> {
             kernels: self.kernels,
             buffers: &mut self.buffers,
             segments: vec![Segment { state: sequence.state_mut(), tokens, first_pos, logits }],
-            guess_experts: false,
+            guesses: Guesses::Off,
             ends: true,
             observer,
         };
@@ -192,7 +198,7 @@ mod tests {
             threads: 1,
             isa: None,
             drafts: 15,
-            guess_experts: false,
+            guesses: Guesses::Off,
         };
         Engine::new(model, &options).expect("an engine")
     }

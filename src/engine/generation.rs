@@ -1,10 +1,12 @@
 //! Decode as an iterator, with speculation or without.
 
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::speculation::{DraftPlan, DraftSource, Drafter};
 use super::{Candidate, Engine, EngineError, Sampler, Sequence, Speculation, SpeculationStats};
-use crate::model::{ForwardError, Logits};
+use crate::model::{ForwardError, Logits, Node, Observer};
 
 impl<'m> Engine<'m> {
     /// Tokens drawn one after another; the prompt has been fed with [`Logits::Last`]. Ends where the context
@@ -24,6 +26,7 @@ impl<'m> Engine<'m> {
             wanted: usize::MAX,
             drafter: None,
             stats: SpeculationStats::default(),
+            breaker: Breaker(None),
             clock: wall_clock(),
         }
     }
@@ -43,7 +46,24 @@ pub struct Generation<'s, 'm> {
     wanted: usize,
     drafter: Option<Drafter>,
     stats: SpeculationStats,
+    breaker: Breaker<'s>,
     clock: Clock,
+}
+
+/// Breaks passes off once a flag is set.
+#[derive(Clone, Copy)]
+struct Breaker<'s>(Option<&'s AtomicBool>);
+
+impl Observer for Breaker<'_> {
+    fn active(&self) -> bool {
+        false
+    }
+
+    fn interrupted(&self) -> bool {
+        self.0.is_some_and(|flag| flag.load(Ordering::Relaxed))
+    }
+
+    fn node(&mut self, _: &Node<'_>, _: &mut [f32]) {}
 }
 
 /// Tells the time, given what has been done so far.
@@ -54,13 +74,20 @@ fn wall_clock() -> Clock {
     Box::new(move |_| start.elapsed())
 }
 
-impl Generation<'_, '_> {
+impl<'s> Generation<'s, '_> {
     /// With speculation: the same tokens in fewer passes. The caller will ask for `wanted` tokens at most
     /// (where it knows; else [`usize::MAX`]): no more are drafted.
     pub fn speculate(mut self, speculation: Speculation, wanted: usize) -> Self {
         let block = self.sequence.trail().is_some();
         self.drafter = Drafter::new(speculation, self.sequence.tokens(), block);
         self.wanted = wanted;
+        self
+    }
+
+    /// Until this flag is set: a pass that is under way then is broken off, and the next item is
+    /// [`EngineError::Interrupted`].
+    pub fn until(mut self, interrupted: &'s AtomicBool) -> Self {
+        self.breaker = Breaker(Some(interrupted));
         self
     }
 
@@ -98,8 +125,9 @@ impl Generation<'_, '_> {
     /// Feeds a token, with drafts behind it where that is worth its while.
     fn pass(&mut self, id: u32) -> Result<(), EngineError> {
         let Some(drafter) = &mut self.drafter else {
-            self.stats.passes += 1;
-            return self.engine.feed(self.sequence, &[id], Logits::Last);
+            let fed = self.feed(id);
+            self.stats.passes += usize::from(fed.is_ok());
+            return fed;
         };
         let room = self.engine.room(self.sequence).min(self.wanted);
         let plan = drafter.plan(room.saturating_sub(1));
@@ -110,7 +138,7 @@ impl Generation<'_, '_> {
         let drafts = drafter.drafts();
         self.stats.drafted += drafts.len();
         let made = (self.clock)(&self.stats);
-        match self.engine.feed_drafted(self.sequence, id, drafts) {
+        match self.engine.feed_drafted(self.sequence, id, drafts, &mut self.breaker) {
             Ok(()) => {
                 self.stats.passes += 1;
                 drafter.passed(made.saturating_sub(began), (self.clock)(&self.stats).saturating_sub(made));
@@ -121,11 +149,16 @@ impl Generation<'_, '_> {
             {
                 drafter.withdraw();
                 self.stats.passes += 2;
-                self.engine.feed(self.sequence, &[id], Logits::Last)?;
+                self.feed(id)?;
             }
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    fn feed(&mut self, id: u32) -> Result<(), EngineError> {
+        let go_on = |_| ControlFlow::Continue(());
+        self.engine.feed_observed(self.sequence, &[id], Logits::Last, &mut self.breaker, go_on)
     }
 }
 

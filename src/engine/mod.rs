@@ -25,7 +25,7 @@ use crate::model::{
     Buffers, ForwardError, KvType, Logits, Model, ModelSpec, NoObserver, Observer, Pass, Segment,
     SequenceState,
 };
-use crate::store::OutOfMemory;
+use crate::store::{Guesses, OutOfMemory};
 
 use awake::AwakePool;
 pub use generation::Generation;
@@ -50,11 +50,13 @@ pub enum EngineError {
     #[error("{tokens} tokens after {past} do not fit the context of {context}")]
     ContextFull { tokens: usize, past: usize, context: usize },
     #[error(
-        "the logits at position {position} are not finite (first at token {id}): the model's weights or its arithmetic overflow"
+        "the logits at position {position} are not finite (first at token {id}): the model's weights or its \
+         arithmetic overflow"
     )]
     LogitsNotFinite { position: usize, id: usize },
     #[error(
-        "the logits at position {position} are all the same ({value}): the model says nothing, its weights may be zeros"
+        "the logits at position {position} are all the same ({value}): the model says nothing, its weights \
+         may be zeros"
     )]
     LogitsEqual { position: usize, value: f32 },
     #[error("there are no logits: no pass has left any")]
@@ -78,7 +80,7 @@ pub struct EngineOptions {
     /// Most drafts that a pass runs behind a token.
     pub drafts: usize,
     /// Whether to guess the experts of the next layer and read them ahead, where weights are streamed.
-    pub guess_experts: bool,
+    pub guesses: Guesses,
 }
 
 /// Tokens in one pass, unless asked otherwise.
@@ -93,7 +95,7 @@ impl EngineOptions {
         // Stacks and panels of the threads.
         let threads = self.threads as u64 * THREAD_BYTES;
         SequenceState::bytes(spec, context, batch, self.drafts, self.kv)
-            .saturating_add(Buffers::bytes(spec, batch, logits.min(batch)))
+            .saturating_add(Buffers::bytes(spec, [batch, context], logits.min(batch), self.threads))
             .saturating_add(threads)
     }
 }
@@ -119,7 +121,7 @@ pub struct Engine<'m> {
     batch: usize,
     kv: KvType,
     drafts: usize,
-    guess_experts: bool,
+    guesses: Guesses,
 }
 
 impl<'m> Engine<'m> {
@@ -143,7 +145,7 @@ impl<'m> Engine<'m> {
             batch,
             kv: options.kv,
             drafts: options.drafts,
-            guess_experts: options.guess_experts,
+            guesses: options.guesses,
         })
     }
 
@@ -267,7 +269,7 @@ impl<'m> Engine<'m> {
             kernels: self.kernels,
             buffers: &mut self.buffers,
             segments: segments.collect(),
-            guess_experts: self.guess_experts,
+            guesses: self.guesses,
             ends,
             observer,
         };

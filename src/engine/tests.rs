@@ -1,4 +1,4 @@
-//! A pass that is broken off leaves the sequence as it was.
+//! What a sequence is after a pass, one that is broken off included, and when it goes back.
 
 use std::path::Path;
 
@@ -28,22 +28,60 @@ impl Observer for After {
     fn node(&mut self, _: &Node<'_>, _: &mut [f32]) {}
 }
 
+fn model() -> Model {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/moe-q4_k_m.gguf");
+    Model::load(&Gguf::open(&path).expect("a model")).expect("it loads")
+}
+
+const OPTIONS: EngineOptions = EngineOptions {
+    context: 64,
+    batch: 16,
+    kv: KvType::F16,
+    threads: 2,
+    isa: None,
+    drafts: 0,
+    guesses: Guesses::Off,
+};
+
+/// What was said of another text is not what follows this one.
+#[test]
+fn a_rewound_sequence_has_no_logits() {
+    let model = model();
+    let mut engine = Engine::new(&model, &OPTIONS).expect("an engine");
+    let mut sequence = engine.sequence();
+    assert!(matches!(sequence.argmax(), Err(EngineError::NoLogits)));
+    for past in [5, 2, 0] {
+        engine.feed(&mut sequence, &[3, 4, 5, 6, 7, 8], Logits::Last).expect("it runs");
+        assert!(sequence.argmax().is_ok());
+        assert_eq!(sequence.rewind(past), past);
+        assert!(sequence.logits().is_empty(), "back to {past}");
+        assert!(matches!(sequence.argmax(), Err(EngineError::NoLogits)));
+    }
+}
+
+/// The most probable token is the same for both who look for it: the lower id of equals, as 0 and -0 are.
+#[test]
+fn the_greedy_sampler_chooses_the_most_probable_token() {
+    let model = model();
+    let engine = Engine::new(&model, &OPTIONS).expect("an engine");
+    let mut greedy = Sampler::new(SamplerConfig::greedy()).expect("a sampler");
+    for (a, b) in [(-0.0, 0.0), (0.0, -0.0), (0.0, 0.0), (2.0, 1.0), (1.0, 2.0)] {
+        let mut logits = vec![-1.0; model.spec().vocab];
+        (logits[3], logits[7]) = (a, b);
+        let chosen = greedy.sample(&logits).expect("a token").id;
+        let mut sequence = engine.sequence();
+        sequence.passed(&[1], &mut logits);
+        assert_eq!(sequence.argmax().expect("a token"), chosen, "{a:?}, {b:?}");
+        assert_eq!(chosen, if b > a { 7 } else { 3 }, "{a:?}, {b:?}");
+    }
+}
+
 #[test]
 fn an_interrupted_prefill_ends_within_its_batch_and_can_be_done_again() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/moe-q4_k_m.gguf");
-    let model = Model::load(&Gguf::open(&path).expect("a model")).expect("it loads");
-    let options = EngineOptions {
-        context: 64,
-        batch: 16,
-        kv: KvType::F16,
-        threads: 2,
-        isa: None,
-        drafts: 0,
-        guess_experts: false,
-    };
+    let model = model();
     let tokens: Vec<u32> = (3..43).collect();
     let go_on = |_| ControlFlow::Continue(());
-    let mut engine = Engine::new(&model, &options).expect("an engine");
+    let mut engine = Engine::new(&model, &OPTIONS).expect("an engine");
     let mut whole = engine.sequence();
     engine.feed(&mut whole, &tokens, Logits::Last).expect("it runs");
 

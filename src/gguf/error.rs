@@ -31,7 +31,11 @@ pub enum GgufErrorKind {
     #[error("is empty")]
     Empty,
 
-    #[error("not a GGUF file: it starts with {}{}", show_bytes(found), known_format(found).map_or_else(String::new, |f| format!(" ({f})")))]
+    #[error(
+        "not a GGUF file: it starts with {}{}",
+        show_bytes(found),
+        known_format(found).map_or_else(String::new, |f| format!(" ({f})"))
+    )]
     BadMagic { found: Vec<u8> },
     #[error("a big-endian GGUF file (version {version}); only little-endian ones are supported")]
     BigEndian { version: u32 },
@@ -68,7 +72,10 @@ pub enum GgufErrorKind {
     TensorNameLength { name: String, found: u64, most: u64 },
     #[error("tensor name {name:?} is not UTF-8")]
     TensorNameNotUtf8 { name: String },
-    #[error("tensor {tensor:?} is there twice{}", other.as_ref().map_or_else(String::new, |p| format!(": in {} too", p.display())))]
+    #[error(
+        "tensor {tensor:?} is there twice{}",
+        other.as_ref().map_or_else(String::new, |p| format!(": in {} too", p.display()))
+    )]
     DuplicateTensor { tensor: String, other: Option<PathBuf> },
     #[error("tensor {tensor:?} has {found} dimensions, where at most {most} are allowed")]
     TensorDims { tensor: String, found: u32, most: u32 },
@@ -76,13 +83,23 @@ pub enum GgufErrorKind {
     TensorDim { tensor: String, dim: usize, found: u64 },
     #[error("tensor {tensor:?} of shape {dims:?} has over 2^63 - 1 elements")]
     TensorElements { tensor: String, dims: Vec<u64> },
-    #[error("tensor {tensor:?} has the {}", withdrawn(*id).map_or_else(|| format!("unknown type {id}"), |name| format!("withdrawn type {name} ({id})")))]
+    #[error(
+        "tensor {tensor:?} has the {}",
+        withdrawn(*id)
+            .map_or_else(|| format!("unknown type {id}"), |name| format!("withdrawn type {name} ({id})"))
+    )]
     UnknownTensorType { tensor: String, id: u32 },
-    #[error("tensor {tensor:?} has rows of {columns} elements, not a whole number of {ty} blocks of {}", ty.block_len())]
+    #[error(
+        "tensor {tensor:?} has rows of {columns} elements, not a whole number of {ty} blocks of {}",
+        ty.block_len()
+    )]
     TensorRow { tensor: String, ty: TensorType, columns: u64 },
     #[error("tensor {tensor:?} of type {ty} and shape {dims:?} has over 2^64 - 1 bytes")]
     TensorBytes { tensor: String, ty: TensorType, dims: Vec<u64> },
-    #[error("tensor {tensor:?} has data offset {found}, where {wanted} is needed: {}", wrong_offset(*found, *wanted, *alignment))]
+    #[error(
+        "tensor {tensor:?} has data offset {found}, where {wanted} is needed: {}",
+        wrong_offset(*found, *wanted, *alignment)
+    )]
     TensorOffset { tensor: String, found: u64, wanted: u64, alignment: u64 },
     #[error("tensor {tensor:?}: the sizes of the data sum to over 2^64 - 1 bytes")]
     DataOverflow { tensor: String },
@@ -90,7 +107,8 @@ pub enum GgufErrorKind {
     DataBeyondFile { tensor: String, end: u64, file_bytes: u64 },
 
     #[error(
-        "the metadata says that it is one of {count} files, the name does not end in -00001-of-{count:05}.gguf or the like"
+        "the metadata says that it is one of {count} files, the name does not end in \
+         -00001-of-{count:05}.gguf or the like"
     )]
     SplitName { count: u64 },
     #[error("split.{field} is missing or not a non-negative integer")]

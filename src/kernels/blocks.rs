@@ -59,10 +59,10 @@ pub(super) trait BlockKernel<const ROWS: usize>: PanelKernel<ROWS> {
     /// The dots of a row of weights with `T` rows of activations.
     unsafe fn dots<const T: usize>(weights: &[u8], x: [Self::Row<'_>; T]) -> [f32; T];
 
-    /// Computes the first rows of a tile whose rows are too short for [`BlockKernel::dots`] to be quick,
-    /// several together; returns how many it has computed.
+    /// Computes the first rows of a tile several together, where rows are of a length that
+    /// [`BlockKernel::dots`] is not quick with; returns how many it has computed.
     #[inline(always)]
-    unsafe fn short_rows(_: &Tile<'_>, _: &[Self::Row<'_>], _: &mut OutTile<'_>) -> usize {
+    unsafe fn rows_together(_: &Tile<'_>, _: &[Self::Row<'_>], _: &mut OutTile<'_>) -> usize {
         0
     }
 }
@@ -93,7 +93,7 @@ pub(super) unsafe fn tile<K: BlockKernel<ROWS>, const ROWS: usize>(tile: &Tile<'
     unsafe {
         if tile.x.rows() < K::PANEL_TOKENS {
             let x = activations::<K, ROWS>(tile);
-            let done = K::short_rows(tile, &x, out);
+            let done = K::rows_together(tile, &x, out);
             for r in done..tile.rows {
                 several_at_a_time!(x.len(), K::ROW_TOKENS, [4 3 2 1], |t| row_dots(tile, r, &x[t..], t, out));
             }

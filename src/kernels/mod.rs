@@ -13,7 +13,7 @@
 /// `array!(N, |i| value)`: an array of `N` copyable values. For registers never `array::map` or `from_fn`:
 /// those are compiled without a kernel set's features, so that the closure is called for each element,
 /// through memory.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! array {
     ($n:expr, |$i:ident| $value:expr) => {{
         let first = {
@@ -32,7 +32,7 @@ macro_rules! array {
 /// The table of a vector set: the given kernels, and `quantised` of every quantised format, by the names that
 /// `quantised`, `Blocks32` and `SuperBlocks` have where the macro is called; Q4_K, Q5_K and Q6_K are of the
 /// type named.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! tiles_with_quantised {
     ($k_quants:ident, [$($kernel:expr),*]) => {
         {
@@ -82,6 +82,12 @@ macro_rules! kernel_sets {
             AvxVnni = "avxvnni": avxvnni if target_arch = "x86_64";
             /// AVX2, FMA and F16C.
             Avx2 = "avx2": avx2 if target_arch = "x86_64";
+            /// NEON with the products of matrices of bytes (`smmla`).
+            NeonI8mm = "neon-i8mm": neon_i8mm if target_arch = "aarch64";
+            /// NEON with the dot products of bytes (`sdot`).
+            NeonDotprod = "neon-dotprod": neon_dotprod if target_arch = "aarch64";
+            /// NEON, which every ARM64 CPU has.
+            Neon = "neon": neon if target_arch = "aarch64";
             /// What every CPU has: the definition.
             Scalar = "scalar": scalar if all();
         }
@@ -96,14 +102,27 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod blocks;
+mod fused;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod layouts;
 mod matmul;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_dotprod;
+#[cfg(target_arch = "aarch64")]
+mod neon_i8mm;
 pub mod ops;
 mod scalar;
 #[cfg(test)]
 mod tests;
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected as is_feature_detected;
+#[cfg(target_arch = "x86_64")]
+use std::arch::is_x86_feature_detected as is_feature_detected;
 use std::fmt;
 use std::str::FromStr;
 
@@ -208,7 +227,7 @@ pub(crate) struct TileKernel {
 }
 
 /// A row of a set's table.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const fn kernel(ty: TensorType, run: TileFunction) -> TileKernel {
     TileKernel { ty, run }
 }
@@ -281,9 +300,9 @@ impl Kernels {
         Isa::ALL.iter().filter_map(|&isa| Kernels::by_isa(isa).ok())
     }
 
-    /// Why the others cannot be had.
+    /// Why the others of this build cannot be had.
     pub fn unavailable() -> impl Iterator<Item = IsaError> {
-        Isa::ALL.iter().filter_map(|&isa| Kernels::by_isa(isa).err())
+        TABLE.iter().filter_map(|set| Kernels::by_isa(set.isa).err())
     }
 
     pub fn isa(&self) -> Isa {
@@ -318,12 +337,12 @@ macro_rules! missing_features {
     ($($feature:tt),*) => {
         || {
             let mut missing = Vec::new();
-            $(if !std::arch::is_x86_feature_detected!($feature) {
+            $(if !$crate::kernels::is_feature_detected!($feature) {
                 missing.push($feature);
             })*
             missing
         }
     };
 }
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use missing_features;

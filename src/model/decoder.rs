@@ -1,6 +1,5 @@
 //! Decoders: the linear forward pass that their families make of parts.
 
-use crate::kernels::ops::STREAMS;
 use crate::store::{Store, WeightId};
 
 use super::load::Sizes;
@@ -122,7 +121,7 @@ impl FeedForward {
     fn forward(&self, run: &mut Run<'_>, il: usize, next: Option<&Experts>) -> Result<(), ForwardError> {
         match self {
             FeedForward::Dense(dense) => {
-                if let Some(next) = next.filter(|_| run.guess_experts) {
+                if let Some(next) = next.filter(|_| run.makes_guesses()) {
                     next.guess_behind_dense(run)?;
                 }
                 dense.forward(run, il)
@@ -164,10 +163,10 @@ impl Layer {
     }
 
     /// The widest hidden row beside the network's.
-    fn hidden(&self) -> usize {
+    fn hidden(&self, embd: usize) -> usize {
         let tail = self.tail.as_ref().map_or(0, Tail::hidden);
         let shares = self.earlier.as_ref().map_or(0, |earlier| earlier.ffn.shares());
-        tail.max(self.streams.as_ref().map_or(0, |streams| streams.hidden())).max(shares)
+        tail.max(self.streams.as_ref().map_or(0, |streams| streams.hidden(embd))).max(shares)
     }
 
     fn spec(&self) -> LayerSpec {
@@ -197,10 +196,10 @@ impl Architecture for Decoder {
         let layers = self.layers.iter().map(Layer::spec).collect();
         let memories = self.memories.clone();
         let side = SideSizes {
-            streams: if self.streams.is_some() { STREAMS * embd } else { self.banks() * embd },
+            streams: self.streams.as_ref().map_or(self.banks(), |streams| streams.count()) * embd,
             gates: self.streams.as_ref().map_or(0, |streams| streams.gates()),
             per_layer: self.per_layer.as_ref().map_or(0, PerLayerInputs::row),
-            hidden: self.layers.iter().map(Layer::hidden).max().unwrap_or(0),
+            hidden: self.layers.iter().map(|layer| layer.hidden(embd)).max().unwrap_or(0),
         };
         let nextn = self.nextn.as_ref().map(|nextn| nextn.layer.spec());
         ModelSpec {

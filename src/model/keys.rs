@@ -75,6 +75,27 @@ impl<'a> Keys<'a> {
         Ok(self.meta.required(&self.full(name), found)?)
     }
 
+    /// A whole number that must be there and may be 0.
+    pub fn required_count(&mut self, name: &str) -> Result<usize, ModelError> {
+        let found = self.count(name)?;
+        match self.meta.get(&self.full(name)) {
+            Some(_) => Ok(found),
+            None => Err(self.problem(name, "is missing")),
+        }
+    }
+
+    /// An array of whole numbers, however long.
+    pub fn numbers(&mut self, name: &str) -> Result<Option<Vec<u64>>, ModelError> {
+        let key = self.key(name);
+        let array = match self.meta.get(&key) {
+            None => return Ok(None),
+            Some(Value::Array(Array::Packed(array))) => array,
+            Some(_) => return Err(self.problem(name, "is no array of whole numbers")),
+        };
+        let number = |v: Value| v.as_u64().ok_or_else(|| self.problem(name, "holds what is no whole number"));
+        array.iter().map(number).collect::<Result<_, _>>().map(Some)
+    }
+
     /// A count where absent and 0 mean the same.
     pub fn count(&mut self, name: &str) -> Result<usize, ModelError> {
         let key = self.key(name);

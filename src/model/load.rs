@@ -322,7 +322,12 @@ impl<'a> Loader<'a> {
         kind: NormKind,
         eps: f32,
     ) -> Result<Head, ModelError> {
-        let norm = Norm::load(self, tensor, "result_norm", kind, sizes.embd, eps)?;
+        let norm = Some(Norm::load(self, tensor, "result_norm", kind, sizes.embd, eps)?);
+        Ok(Head { norm, ..self.head_without_norm(sizes, embedding)? })
+    }
+
+    /// The output matrix alone.
+    pub fn head_without_norm(&mut self, sizes: &Sizes, embedding: &Embedding) -> Result<Head, ModelError> {
         let output = match self.weights.contains("output.weight") {
             true => self.weights.linear("output", sizes.embd, sizes.vocab)?,
             false => {
@@ -331,6 +336,6 @@ impl<'a> Loader<'a> {
                 Linear { bias, ..Linear::plain(matrix) }
             }
         };
-        Ok(Head { norm, output, scale: None, soft_cap: None })
+        Ok(Head { norm: None, output, scale: None, soft_cap: None })
     }
 }

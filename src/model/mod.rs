@@ -25,13 +25,16 @@ use thiserror::Error;
 use crate::gguf::{Gguf, Metadata, MetadataError};
 use crate::kernels::Kernels;
 use crate::quant::NonFinite;
-use crate::store::{OpenFile, OutOfMemory, Plan, Store, StoreError, open_file};
+use crate::store::{Guesses, OpenFile, OutOfMemory, Plan, Store, StoreError, open_file};
 
 pub use families::architectures;
 pub use graph::{Graph, GraphNode};
 use observer::Label;
 pub use observer::{NoObserver, Node, NodeId, NodeKind, NodeWeight, Observer, Work};
-pub use spec::{FeedForwardSpec, LayerSpec, MemorySpec, ModelSpec, RowSizes, ScratchSizes, SideSizes};
+pub use spec::{
+    ChoiceSizes, FeedForwardSpec, LayerSpec, MemorySpec, ModelSpec, RowSizes, ScoreSizes, ScratchSizes,
+    SideSizes,
+};
 pub use state::{Buffers, KvType, SequenceState};
 pub(crate) use weights::is_table;
 
@@ -74,13 +77,13 @@ pub enum ForwardError {
     #[error("token {id} is outside the vocabulary of {vocab}")]
     TokenRange { id: u32, vocab: usize },
     #[error(
-        "{node} of layer {layer} is not finite (token {token} of the batch, element {index}): the model's weights hold \
-         NaN or infinities, or its arithmetic overflows"
+        "{node} of layer {layer} is not finite (token {token} of the batch, element {index}): the model's \
+         weights hold NaN or infinities, or its arithmetic overflows"
     )]
     NotFinite { node: &'static str, layer: usize, token: usize, index: usize },
     #[error(
-        "{node} of layer {layer} is {value} (token {token} of the batch, element {index}), which does not fit a KV cache of f16: \
-         one of f32 holds it"
+        "{node} of layer {layer} is {value} (token {token} of the batch, element {index}), which does not fit a \
+         KV cache of f16: one of f32 holds it"
     )]
     BeyondF16 { node: &'static str, layer: usize, token: usize, index: usize, value: f32 },
     /// The observer wanted it.
@@ -129,7 +132,7 @@ pub struct Pass<'a> {
     pub buffers: &'a mut Buffers,
     pub segments: Vec<Segment<'a>>,
     /// Whether to guess the experts of the next layer and read them ahead; changes no result.
-    pub guess_experts: bool,
+    pub guesses: Guesses,
     /// Whether to leave what the residual stream ends in, of every row, in [`Buffers::ends`]: the block of
     /// multi-token prediction reads it, which must be loaded.
     pub ends: bool,
@@ -219,7 +222,7 @@ impl Model {
             kernels: Kernels::detect_best(),
             buffers: &mut buffers,
             segments: Vec::new(),
-            guess_experts: false,
+            guesses: Guesses::Off,
             ends: false,
             observer: &mut graph,
         };

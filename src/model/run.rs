@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::kernels::Kernels;
 use crate::kernels::ops::{Ops, RopeKind, RopeTable};
-use crate::store::{AlignedBuffer, Store, StoreError, WeightId};
+use crate::store::{AlignedBuffer, Guesses, Store, StoreError, WeightId};
 
 use super::observer::{NodeName, Watch};
 use super::parts::Rope;
@@ -19,7 +19,7 @@ pub(super) struct Run<'a> {
     pub buffers: &'a mut Buffers,
     pub watch: Watch<'a>,
     pub segments: Vec<Segment<'a>>,
-    pub guess_experts: bool,
+    pub guesses: Guesses,
     /// Rows in the buffers now: T.
     pub rows: usize,
     /// Embedding length: E.
@@ -47,7 +47,7 @@ impl<'a> Run<'a> {
     /// # Panics
     /// Where they do not fit the buffers: the engine's mistake.
     pub fn new(store: &'a Store, embd: usize, pass: Pass<'a>) -> Run<'a> {
-        let Pass { kernels, buffers, segments, guess_experts, ends: _, observer } = pass;
+        let Pass { kernels, buffers, segments, guesses, ends: _, observer } = pass;
         let rows = segments.iter().map(|segment| segment.tokens.len()).sum();
         assert!(rows <= buffers.batch(), "{rows} tokens in a batch of {}", buffers.batch());
         let nothing = NodeId { name: "", layer: None, occurrence: 0 };
@@ -59,7 +59,7 @@ impl<'a> Run<'a> {
             buffers,
             watch,
             segments,
-            guess_experts,
+            guesses,
             rows,
             embd,
             x: nothing,
@@ -79,6 +79,11 @@ impl<'a> Run<'a> {
         if self.rows > 0 {
             self.store.will_need(weights);
         }
+    }
+
+    /// Whether to guess which experts the next layer will choose.
+    pub fn makes_guesses(&self) -> bool {
+        self.rows > 0 && self.store.makes_guesses(self.guesses)
     }
 
     /// The position of every row.

@@ -1,7 +1,7 @@
 //! The shape of a model, layer by layer, as the memory of a run and its faces need it. It is derived from the
 //! loaded parts, not kept beside them.
 
-use crate::kernels::ops::Window;
+use crate::kernels::ops::{AttentionScratch, AttentionShape, PAGE, Window};
 
 /// Immutable shape of a model.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,9 +50,9 @@ pub enum MemorySpec {
     /// A row of so many elements of every position: a latent, of which keys and values are made, or an
     /// indexer's key.
     Rows { len: usize },
-    /// What a compressor still needs of the last positions: values and scores of so many elements each, in
-    /// f32 whatever the cache's type.
-    Compressing { len: usize, window: Window },
+    /// What a compressor still needs of the last positions: values of so many elements and, where it has
+    /// them, as many scores, in f32 whatever the cache's type.
+    Compressing { len: usize, scores: bool, window: Window },
     /// A row of so many elements for every `ratio` positions, once all of them are there.
     Compressed { len: usize, ratio: usize },
     /// The state of a recurrence, which does not grow: so many f32.
@@ -71,19 +71,85 @@ pub struct RowSizes {
     pub attended: usize,
 }
 
-/// Values that a mixing step needs beside those.
+/// What a mixing step needs beside those.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ScratchSizes {
-    /// Of every row of a pass.
+    /// Values of every row of a pass.
     pub row: usize,
-    /// Of every row of a stretch of [`ScratchSizes::STRETCH`] at most, which a step goes through one after
-    /// another.
+    /// Values of every row of a stretch of [`ScratchSizes::STRETCH`] at most, which a step goes through one
+    /// after another.
     pub stretch_row: usize,
+    /// Its attention, where it has one: of so many tokens at once at most.
+    pub attention: Option<AttentionShape>,
+    pub choice: ChoiceSizes,
+}
+
+/// What the choice of the keys that a token attends to needs, which grows with the context.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ChoiceSizes {
+    /// Masks of a row over all keys; 0 where all are attended to.
+    pub masks: usize,
+    /// Positions that a key stands for.
+    pub per_key: usize,
+    /// Pages of other keys that one of the masks is over as well.
+    pub others: usize,
+    pub scores: ScoreSizes,
+}
+
+/// The scores of keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum ScoreSizes {
+    #[default]
+    Nothing,
+    /// Of some rows at a time: a stretch at most, and as many as give about so many scores.
+    SomeRows(usize),
+    /// Of all rows of a pass, so many times: of blocks of so many keys.
+    Blocks { times: usize, len: usize },
 }
 
 impl ScratchSizes {
     /// Rows of a stretch.
     pub const STRETCH: usize = 64;
+
+    /// Bytes of passes of up to so many rows, of sequences of up to `context` positions, buffer by buffer: of
+    /// each the layers share one.
+    pub fn bytes(&self, rows: usize, context: usize, threads: usize) -> [u64; 5] {
+        let floats = |rows: usize, floats: usize| (rows as u64).saturating_mul((4 * floats) as u64);
+        let parts = self.attention.map_or(0, |shape| {
+            let shape = AttentionShape { tokens: shape.tokens.min(rows), ..shape };
+            AttentionScratch::most_floats(&shape, context, threads)
+        });
+        let [masks, scores] = self.choice.bytes(rows as u64, context as u64, threads as u64);
+        let stretch = floats(rows.min(ScratchSizes::STRETCH), self.stretch_row);
+        [floats(rows, self.row), stretch, floats(1, parts), masks, scores]
+    }
+}
+
+impl ChoiceSizes {
+    /// Bytes of masks, and of scores and what sorts them.
+    fn bytes(&self, rows: u64, context: u64, threads: u64) -> [u64; 2] {
+        if self.masks == 0 {
+            return [0; 2];
+        }
+        let keys = context / self.per_key as u64;
+        let pages = keys.div_ceil(PAGE as u64);
+        let masks = (self.masks as u64).saturating_mul(pages).saturating_add(self.others as u64);
+        let (scores, sorted) = match self.scores {
+            ScoreSizes::Nothing => (0, 0),
+            ScoreSizes::SomeRows(most) => {
+                let row = pages.saturating_mul(PAGE as u64);
+                let stretch = rows.min(ScratchSizes::STRETCH as u64).saturating_mul(row);
+                (stretch.min(row.max(most as u64)), threads.saturating_mul(keys))
+            }
+            ScoreSizes::Blocks { times, len } => {
+                let blocks = keys.div_ceil(len as u64);
+                (rows.saturating_mul(times as u64).saturating_mul(blocks), blocks)
+            }
+        };
+        let masks = rows.saturating_mul(masks).saturating_mul(size_of::<u128>() as u64);
+        // Each thread sorts the scores of a row.
+        [masks, scores.saturating_mul(4).saturating_add(sorted.saturating_mul(8))]
+    }
 }
 
 /// Shape of a layer.

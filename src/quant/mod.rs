@@ -9,14 +9,14 @@
 //!
 //! * **Super-blocks** (K-, IQ- and ternary quants, with Q8_K): one accumulator that starts at +0. For every
 //!   super-block in rising order: `acc = fma(d_w * d_a, sum as f32, acc)`, where `sum` is the integer
-//!   sum over the super-block of scale times weight times activation, scales and weights as integers (what is left over,
-//!   a power of two, is part of `d_w`); then, where the format has mins,
+//!   sum over the super-block of scale times weight times activation, scales and weights as integers (what
+//!   is left over, a power of two, is part of `d_w`); then, where the format has mins,
 //!   `acc = fma(-(dmin_w * d_a), min_sum as f32, acc)`, where `min_sum` is the integer sum
 //!   of sub-block min times the sub-block's sum of activations. `as f32` rounds half to even.
-//! * **Blocks of 32** (Q8_0, Q4_0 and their like, with Q8_0; Q4_1 and Q5_1 with Q8_1): eight lanes, +0 at first; part `u`
-//!   of 32 weights goes to lane `u % 8`: `lane = fma(d_w * d_a, sum as f32, lane)`; of NVFP4, whose scales are for 16
-//!   weights, this is done for the first half and then for the second; then, where the format has mins,
-//!   `lane = fma(m_w, s_a, lane)`. Lanes that have no part at the tail stay as they are.
+//! * **Blocks of 32** (Q8_0, Q4_0 and their like, with Q8_0; Q4_1 and Q5_1 with Q8_1): eight lanes, +0 at
+//!   first; part `u` of 32 weights goes to lane `u % 8`: `lane = fma(d_w * d_a, sum as f32, lane)`; of NVFP4,
+//!   whose scales are for 16 weights, this is done for the first half and then for the second; then, where
+//!   the format has mins, `lane = fma(m_w, s_a, lane)`. Lanes that have no part at the tail stay as they are.
 //!   The result is [`tree8`] of the lanes.
 //! * **Floats** (F32, F16, BF16): sixteen lanes, +0 at first; element `i` goes to lane `i % 16`:
 //!   `lane = fma(w, a, lane)`. The tail is filled up with zeros to a full step of sixteen. The result

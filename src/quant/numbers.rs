@@ -10,7 +10,8 @@ macro_rules! numbers {
             ty: TensorType::$ty,
             decode: |bytes, out| {
                 let (values, rest) = bytes.as_chunks();
-                assert!(rest.is_empty() && values.len() == out.len(), "decode: bytes for as many elements as asked");
+                let whole = rest.is_empty() && values.len() == out.len();
+                assert!(whole, "decode: bytes for as many elements as asked");
                 for (value, out) in values.iter().zip(out) {
                     // Rounds to the nearest, halves to even; an f64 out of range becomes infinite.
                     *out = <$number>::from_le_bytes(*value) as f32;

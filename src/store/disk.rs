@@ -248,4 +248,39 @@ mod tests {
             assert_eq!(buffer.as_ref()[..2 * ALIGNMENT + 77], all[ALIGNMENT..], "{}", dir.display());
         }
     }
+
+    /// Where reads cannot go around the page cache, they leave nothing in it.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn pages_are_dropped_behind_reads() {
+        const PAGES: usize = 64;
+        let mut named = tempfile::NamedTempFile::new().unwrap();
+        let all = bytes(PAGES * ALIGNMENT);
+        named.write_all(&all).unwrap();
+        named.as_file().sync_all().unwrap();
+        let opened = Arc::new(OpenedFile::open(named.path()).unwrap());
+        // SAFETY: nobody else has the file.
+        let map = unsafe { memmap2::Mmap::map(opened.file()) }.unwrap();
+        let cached = || {
+            let mut pages = vec![0u8; PAGES];
+            // SAFETY: asks for the pages of a mapping that lives, a byte for each.
+            let asked =
+                unsafe { libc::mincore(map.as_ptr().cast_mut().cast(), map.len(), pages.as_mut_ptr()) };
+            assert_eq!(asked, 0);
+            pages.into_iter().filter(|page| page & 1 == 1).count()
+        };
+        Os::drop_pages(opened.file(), 0, all.len());
+        if cached() > 0 {
+            crate::quant::testing::say("skipped: the file system of temporary files keeps its pages");
+            return;
+        }
+        let again = os::reopen(opened.file(), opened.path(), Reads::Small);
+        let file = DiskFile { opened: Arc::clone(&opened), again, disk: 0, is_direct: false };
+        let mut buffer = AlignedBuffer::new(all.len()).unwrap();
+        read_whole(&file, buffer.as_mut(), 0, all.len()).unwrap();
+        assert_eq!((buffer.as_ref() == all, cached()), (true, 0));
+        // The canary: other reads leave all of them.
+        read_exact(opened.file(), 0, all.len()).unwrap();
+        assert_eq!(cached(), PAGES);
+    }
 }

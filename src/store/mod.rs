@@ -40,6 +40,7 @@ pub use plan::{Place, Plan, Role, Shortage, SlotClass, WeightUse};
 use populate::Populate;
 pub use registry::WeightId;
 use registry::{Extent, FileBytes};
+pub use requests::Guesses;
 use requests::{Failure, Weight};
 pub use speed::read_speed;
 pub use stats::ResidencyStats;
@@ -65,6 +66,11 @@ pub fn peak_rss_bytes() -> Option<u64> {
 /// not say.
 pub fn private_bytes() -> Option<u64> {
     Os::private_bytes()
+}
+
+/// Whether an error of writing says that nobody reads any more.
+pub fn is_closed_pipe(error: &std::io::Error) -> bool {
+    Os::is_closed_pipe(error)
 }
 
 /// Bounds what this process may take: memory of its own in bytes, with what it has; time of its processors
@@ -115,12 +121,13 @@ impl Store {
         plan::plan(&uses, &in_memory, budget)
     }
 
-    /// Puts the weights where a plan says. What is mapped is read ahead in the background; of what is not,
-    /// reads begin. Waits for neither.
+    /// Puts the weights where a plan says, wherever they were before. What is mapped is read ahead in the
+    /// background; of what is not, reads begin. Waits for neither.
     ///
     /// # Errors
     /// Where files cannot be opened, or memory or threads cannot be had.
     pub fn settle(&mut self, plan: Plan, open: OpenFile<'_>) -> Result<(), StoreError> {
+        (self.plan, self.streamed, self._populate) = (None, None, None);
         if plan.is_mapped() {
             self._populate = Some(Populate::start(self.in_order()));
         } else {
@@ -220,10 +227,15 @@ impl Store {
 
     /// Says that these weights may be read soon. Reads nothing where it is not certain to be free. Never
     /// blocks.
-    pub fn may_need(&self, ids: impl IntoIterator<Item = WeightId>) {
+    pub fn may_need(&self, ids: impl IntoIterator<Item = WeightId>, guesses: Guesses) {
         if let Some(streamed) = &self.streamed {
-            streamed.may_need(&ids.into_iter().map(WeightId::index).collect::<Vec<_>>());
+            streamed.may_need(&ids.into_iter().map(WeightId::index).collect::<Vec<_>>(), guesses);
         }
+    }
+
+    /// Whether guesses of experts are to be made in this pass, so that they may be read ahead or watched.
+    pub fn makes_guesses(&self, guesses: Guesses) -> bool {
+        self.streamed.as_ref().is_some_and(|streamed| streamed.makes_guesses(guesses))
     }
 
     /// Whether a weight can be had without waiting.

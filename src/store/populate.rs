@@ -20,6 +20,7 @@ pub struct Populate {
 impl Populate {
     /// Reads ranges of files in their order. Without a thread to do it, pages come as they are touched.
     pub fn start(ranges: Vec<(Arc<MappedFile>, Range<usize>)>) -> Populate {
+        ranges.chunk_by(|a, b| Arc::ptr_eq(&a.0, &b.0)).for_each(|of_file| of_file[0].0.prefer_large_pages());
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let populate = move || {

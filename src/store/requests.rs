@@ -7,6 +7,7 @@
 mod experts;
 mod reads;
 mod stream;
+mod trust;
 
 use std::io;
 use std::ops::Range;
@@ -19,6 +20,7 @@ use experts::Experts;
 use reads::{Ended, Reads};
 pub use reads::{Fault, Piece, Weight};
 use stream::Stream;
+pub use trust::Guesses;
 
 /// Why weights cannot be had.
 #[derive(Clone, Debug)]
@@ -177,8 +179,14 @@ impl State {
     }
 
     /// Begins to read experts that the next layer may choose, where there is room that nothing certain needs.
-    pub fn guess(&mut self, ids: &[usize]) {
-        self.experts.guess(&mut self.reads, ids);
+    /// Where guesses are only on trial, they are noted.
+    pub fn guess(&mut self, ids: &[usize], guesses: Guesses) {
+        self.experts.guess(&mut self.reads, ids, guesses);
+    }
+
+    /// Whether guesses are to be made in this pass.
+    pub fn makes_guesses(&self, guesses: Guesses) -> bool {
+        self.experts.makes_guesses(&self.reads, guesses)
     }
 
     /// Ends a hold on a weight.

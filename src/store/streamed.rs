@@ -14,7 +14,7 @@ use std::time::Instant;
 use super::arena::Arena;
 use super::disk::{ALIGNMENT, AlignedBuffer, ReadAt, read_whole};
 use super::plan::Plan;
-use super::requests::{Failure, Held, Piece, State, Weight};
+use super::requests::{Failure, Guesses, Held, Piece, State, Weight};
 use super::{ResidencyStats, StoreError};
 
 thread_local! {
@@ -123,10 +123,15 @@ impl Streamed {
     }
 
     /// Begins to read experts that may be wanted soon, where nothing certain is to be read.
-    pub fn may_need(&self, ids: &[usize]) {
+    pub fn may_need(&self, ids: &[usize], guesses: Guesses) {
         let mut state = self.shared.lock();
-        state.guess(ids);
+        state.guess(ids, guesses);
         self.shared.wake_readers(&mut state);
+    }
+
+    /// Whether guesses are to be made in this pass.
+    pub fn makes_guesses(&self, guesses: Guesses) -> bool {
+        self.shared.lock().makes_guesses(guesses)
     }
 
     /// Those of `ids` (with their index) that are in memory, of which there is one at least: waits for it.
@@ -165,12 +170,13 @@ impl Streamed {
         Ok(held?.into_iter().map(hold).collect())
     }
 
-    /// Copies bytes `range` of a weight that is in memory, whose place in the pass is another: nothing is read
-    /// for it, and nothing moves on. Whether it was there.
+    /// Copies bytes `range` of a weight that is in memory, whose place in the pass is another: nothing is
+    /// read for it, and nothing moves on. Whether it was there.
     pub fn copy(&self, id: usize, range: Range<usize>, out: &mut [u8]) -> bool {
         let state = self.shared.lock();
         let Some((slot, within)) = state.place_of(id) else { return false };
-        // SAFETY: a weight that is ready has been read, and its place is given to another under the lock alone.
+        // SAFETY: a weight that is ready has been read, and its place is given to another under the lock
+        // alone.
         let bytes = unsafe { &self.shared.arena.bytes(slot)[within] };
         out.copy_from_slice(&bytes[range]);
         true
@@ -201,7 +207,9 @@ impl Streamed {
         let from = start / ALIGNMENT as u64 * ALIGNMENT as u64;
         let within = (start - from) as usize..(end - from) as usize;
         scratch.resize(within.end.next_multiple_of(ALIGNMENT))?;
-        read_whole(&*file.file, scratch.as_mut(), from, within.end)?;
+        let read = read_whole(&*file.file, scratch.as_mut(), from, within.end);
+        wait_is_over();
+        read?;
         self.shared.lock().stats.bytes_read += scratch.as_ref().len() as u64;
         Ok(within)
     }

@@ -20,6 +20,7 @@ mod sealed {
     impl Number for u32 {}
     impl Number for i8 {}
     impl Number for u8 {}
+    impl Number for u128 {}
 }
 
 /// A vector of the product of `sizes` zeros. The system gives the pages when they are first written, so

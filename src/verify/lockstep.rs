@@ -3,7 +3,7 @@
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError};
 use crate::model::{Node, NodeId, Observer};
 
 use super::VerifyError;
@@ -20,18 +20,25 @@ enum Message {
 }
 
 /// Hands everything on.
-struct Sender(SyncSender<Message>);
+struct Sender {
+    to: SyncSender<Message>,
+    /// Whether the other run has ended: so does this one, and the other's error is the one to tell.
+    alone: bool,
+}
 
 impl Sender {
-    /// Where the other run has ended, so does the watching: its error is the one to tell.
-    fn send(&self, message: Message) {
-        let _ = self.0.send(message);
+    fn send(&mut self, message: Message) {
+        self.alone |= self.to.send(message).is_err();
     }
 }
 
 impl Observer for Sender {
     fn active(&self) -> bool {
         true
+    }
+
+    fn interrupted(&self) -> bool {
+        self.alone
     }
 
     fn node(&mut self, _: &Node<'_>, values: &mut [f32]) {
@@ -95,7 +102,8 @@ pub fn compare_runs(
     std::thread::scope(|scope| {
         let other = scope.spawn(move || {
             let mut sequence = reference.sequence();
-            run(reference, &mut sequence, prompt, steps, &mut Sender(sender))
+            let mut sender = Sender { to: sender, alone: false };
+            run(reference, &mut sequence, prompt, steps, &mut sender)
         });
         let own = run(engine, &mut sequence, prompt, steps, &mut comparer);
         let (reports, _, receiver) = comparer.finish();
@@ -103,9 +111,28 @@ pub fn compare_runs(
         let other = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         match (own, other) {
             // The first run's own error comes first: the second's is that it had nothing to compare with.
-            (Err(VerifyError::OtherRunEnded), Err(error)) | (Ok(()), Err(error)) => Err(error),
+            (Err(VerifyError::OtherRunEnded), Err(error)) => Err(error),
             (Err(error), _) => Err(error),
-            (Ok(()), Ok(())) => Ok(reports),
+            // It was broken off behind the last node that there was to compare.
+            (Ok(()), Ok(()) | Err(VerifyError::Engine(EngineError::Interrupted))) => Ok(reports),
+            (Ok(()), Err(error)) => Err(error),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What has nobody to hand its nodes to any more is not computed to its end.
+    #[test]
+    fn a_run_that_is_left_alone_is_broken_off() {
+        let (to, receiver) = sync_channel(1);
+        let mut sender = Sender { to, alone: false };
+        sender.send(Message::Token(1));
+        assert!(!sender.interrupted());
+        drop(receiver);
+        sender.send(Message::Token(2));
+        assert!(sender.interrupted());
+    }
 }

@@ -44,6 +44,7 @@ pub use diff::{FileDiff, diff};
 pub use golden::{Description, Golden, GoldenReference};
 pub use lockstep::compare_runs;
 pub use measure::Difference;
+pub use new_file::remove_unfinished_files;
 pub use nodes::{NodeDescription, NodeGraph};
 pub use npy::NpyWriter;
 pub use profile::{Profiler, WorkTime};
@@ -66,12 +67,16 @@ pub enum VerifyError {
     #[error("{}: not a file of reference nodes: {problem}", path.display())]
     NotAReference { path: PathBuf, problem: String },
     #[error(
-        "node {node} has {found} values of {tokens} tokens, its reference {wanted} of {rows}: not the same model or prompt"
+        "node {node} has {found} values of {tokens} tokens, its reference {wanted} of {rows}: not the same \
+         model or prompt"
     )]
     Shape { node: String, found: usize, wanted: usize, tokens: usize, rows: usize },
     #[error("node {node}: the reference chooses {index} of {experts} experts")]
     Choice { node: String, index: i32, experts: usize },
-    #[error("{}: has only some tokens of its prompt: give it as the first file, which is the reference", path.display())]
+    #[error(
+        "{}: has only some tokens of its prompt: give it as the first file, which is the reference",
+        path.display()
+    )]
     Rows { path: PathBuf },
     #[error("the run to compare with ended early")]
     OtherRunEnded,

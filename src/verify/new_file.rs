@@ -3,10 +3,39 @@
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use tempfile::NamedTempFile;
 
 use super::TensorFileError;
+
+/// Where files are that have been begun and not finished.
+static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Removes what this process has begun to write and not finished: for a process that is about to end at once.
+pub fn remove_unfinished_files() {
+    for path in UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        // It may be in its place by now.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// A file among those that are not finished.
+#[derive(Debug)]
+struct Unfinished(PathBuf);
+
+impl Unfinished {
+    fn new(path: &Path) -> Unfinished {
+        UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
+        Unfinished(path.to_owned())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).retain(|path| *path != self.0);
+    }
+}
 
 /// A file that is written beside its place and put there when it is finished. What stood there before stays
 /// until then, and for good where it is not finished.
@@ -15,10 +44,16 @@ use super::TensorFileError;
 /// such as a device or a pipe, keeps its place: what is finished is copied into it.
 #[derive(Debug)]
 pub(super) struct NewFile {
+    /// As it was asked for.
     path: PathBuf,
+    /// Where that leads to.
+    place: PathBuf,
     overwrite: bool,
     is_special: bool,
-    file: NamedTempFile<File>,
+    /// Open until it is written.
+    file: NamedTempFile<Option<File>>,
+    /// Held until it is finished or given up.
+    _unfinished: Unfinished,
 }
 
 impl NewFile {
@@ -30,8 +65,7 @@ impl NewFile {
         if !overwrite && path.symlink_metadata().is_ok() {
             return Err(TensorFileError::Exists { path: path.to_owned() });
         }
-        // What a link leads to is replaced, not the link.
-        let place = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let place = place_of(path);
         let is_special = place.metadata().is_ok_and(|found| !found.is_file());
         let failed = |source| TensorFileError::Write { path: path.to_owned(), source };
         if place.is_dir() {
@@ -39,14 +73,26 @@ impl NewFile {
         }
         let folder = if is_special { std::env::temp_dir() } else { folder(&place).to_owned() };
         // Made as any file is: others may read it as far as the user's mask lets them.
-        let make = |path: &Path| File::options().read(true).write(true).create_new(true).open(path);
+        let make = |path: &Path| File::options().read(true).write(true).create_new(true).open(path).map(Some);
         let file = tempfile::Builder::new().prefix(".wayinfer-").make_in(folder, make).map_err(failed)?;
-        Ok(NewFile { path: place, overwrite, is_special, file })
+        let unfinished = Unfinished::new(file.path());
+        Ok(NewFile { path: path.to_owned(), place, overwrite, is_special, file, _unfinished: unfinished })
     }
 
     /// Where it is until it is finished.
     pub fn temporary_path(&self) -> &Path {
         self.file.path()
+    }
+
+    /// The same, closed: for whoever writes it by its path, and perhaps puts another in
+    /// its place, which Windows does with no file that is open.
+    pub fn close(&mut self) -> &Path {
+        *self.file.as_file_mut() = None;
+        self.file.path()
+    }
+
+    fn open(&mut self) -> io::Result<&mut File> {
+        self.file.as_file_mut().as_mut().ok_or_else(|| io::Error::other("it is closed"))
     }
 
     /// Puts it in its place.
@@ -63,30 +109,37 @@ impl NewFile {
 
     fn place(self) -> io::Result<()> {
         if self.is_special {
-            let mut target = File::options().write(true).open(&self.path)?;
+            let mut target = File::options().write(true).open(&self.place)?;
             io::copy(&mut File::open(self.file.path())?, &mut target)?;
             return target.flush();
         }
         if !self.overwrite {
-            self.file.persist_noclobber(&self.path)?;
+            self.file.persist_noclobber(&self.place)?;
             return Ok(());
         }
-        if let Ok(former) = self.path.metadata() {
-            self.file.as_file().set_permissions(former.permissions())?;
+        if let Ok(former) = self.place.metadata() {
+            std::fs::set_permissions(self.file.path(), former.permissions())?;
         }
-        self.file.persist(&self.path)?;
+        self.file.persist(&self.place)?;
         Ok(())
     }
 }
 
 impl Write for NewFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        self.open()?.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        self.open()?.flush()
     }
+}
+
+/// Where a file is to be put: what a link leads to is replaced, not the link. In full, as far as it is there:
+/// Windows moves files of long paths by no other.
+fn place_of(path: &Path) -> PathBuf {
+    let in_folder = || Some(folder(path).canonicalize().ok()?.join(path.file_name()?));
+    path.canonicalize().ok().or_else(in_folder).unwrap_or_else(|| path.to_owned())
 }
 
 /// The folder that a path names a file of.

@@ -165,7 +165,7 @@ impl TensorWriter {
     /// Where there is one already and `overwrite` is false, or where it cannot be written.
     pub fn create(path: &Path, overwrite: bool) -> Result<TensorWriter, TensorFileError> {
         let file = NewFile::create(path, overwrite)?;
-        let spool = tempfile::tempfile_in(folder(path))
+        let spool = tempfile::tempfile_in(folder(file.temporary_path()))
             .map_err(|source| TensorFileError::Write { path: path.to_owned(), source })?;
         Ok(TensorWriter {
             path: path.to_owned(),
@@ -242,14 +242,15 @@ impl TensorWriter {
     ///
     /// # Errors
     /// Where it cannot be written, or where one has come into being that is not to be overwritten.
-    pub fn finish(self) -> Result<(), TensorFileError> {
-        let failed = |source| TensorFileError::Write { path: self.path.clone(), source };
+    pub fn finish(mut self) -> Result<(), TensorFileError> {
+        let path = self.path.clone();
+        let failed = |source| TensorFileError::Write { path: path.clone(), source };
         let spool = self.spool.into_inner().map_err(|e| failed(e.into_error()))?;
         let spool = MappedFile::of(Arc::new(OpenedFile::of(spool, &self.path).map_err(failed)?))?;
         let views = self.tensors.iter().map(|(name, dtype, shape, range)| {
             (&name[..], SpooledTensor { dtype: *dtype, shape, bytes: &spool[range.clone()] })
         });
-        let whole = self.file.temporary_path();
+        let whole = self.file.close();
         safetensors::serialize_to_file(views, Some(self.texts), whole).map_err(|error| match error {
             SafeTensorError::IoError(source) => failed(source),
             other => failed(std::io::Error::other(other.to_string())),

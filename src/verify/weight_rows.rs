@@ -21,11 +21,17 @@ pub enum RowsError {
     UnsupportedType { path: PathBuf, tensor: String, ty: TensorType },
     #[error("{}: tensor {tensor:?} has no elements", path.display())]
     Empty { path: PathBuf, tensor: String },
-    #[error("{}: tensor {tensor:?} has no experts, hence no expert {expert}: its shape is {dims:?}", path.display())]
+    #[error(
+        "{}: tensor {tensor:?} has no experts, hence no expert {expert}: its shape is {dims:?}",
+        path.display()
+    )]
     NoExperts { path: PathBuf, tensor: String, expert: u64, dims: Vec<u64> },
     #[error("{}: tensor {tensor:?} has no expert {expert}: it has {experts}, from 0", path.display())]
     NoSuchExpert { path: PathBuf, tensor: String, expert: u64, experts: u64 },
-    #[error("{}: tensor {tensor:?} has no rows {}..{}: it has {rows}, from 0", path.display(), wanted.start, wanted.end)]
+    #[error(
+        "{}: tensor {tensor:?} has no rows {}..{}: it has {rows}, from 0",
+        path.display(), wanted.start, wanted.end
+    )]
     NoSuchRows { path: PathBuf, tensor: String, wanted: Range<u64>, rows: u64 },
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -26,7 +26,7 @@ const KEYS: usize = 2 * LEN;
 const TAPS: usize = 4;
 
 /// The values of an F32 tensor of a case's model.
-fn values_of(name: &str, tensor: &str) -> Vec<f32> {
+pub fn values_of(name: &str, tensor: &str) -> Vec<f32> {
     let path = case(name).fixture;
     let gguf = Gguf::open(&path).expect("a fixture");
     let tensor = gguf.tensor(tensor).expect("the tensor");

@@ -60,7 +60,7 @@ pub fn deepseek4() -> GgufBuilder {
 fn layer(model: GgufBuilder, il: usize, ratio: u64) -> GgufBuilder {
     let name = |part: &str| format!("blk.{il}.{part}.weight");
     let cols = HEADS / GROUPS * LEN;
-    let model = hyper(model, &format!("blk.{il}.hc_attn"))
+    let model = hyper(model, &format!("blk.{il}.hc_attn"), [MIXES, 3])
         .norm(&name("attn_norm"))
         .weights(&name("attn_sinks"), &[HEADS])
         .weights(&name("attn_q_a"), &[EMBD, Q_RANK])
@@ -77,7 +77,7 @@ fn layer(model: GgufBuilder, il: usize, ratio: u64) -> GgufBuilder {
             .weights(&name("indexer.attn_q_b"), &[Q_RANK, INDEX_HEADS * INDEX_LEN]),
         ratio => compressor(model, il, "attn", LEN, ratio),
     };
-    let model = hyper(model, &format!("blk.{il}.hc_ffn"))
+    let model = hyper(model, &format!("blk.{il}.hc_ffn"), [MIXES, 3])
         .norm(&name("ffn_norm"))
         .experts(il, EMBD)
         .weights(&name("ffn_gate_exps"), &[EMBD, FF, EXPERTS])
@@ -91,12 +91,13 @@ fn layer(model: GgufBuilder, il: usize, ratio: u64) -> GgufBuilder {
     model.without_tensor("blk.0.exp_probs_b.bias").table(table.collect())
 }
 
-fn hyper(model: GgufBuilder, name: &str) -> GgufBuilder {
-    let scale = random(name, &[3], 0.3, 1.0);
+/// The connection of a block: so many mixes, of so many kinds.
+pub fn hyper(model: GgufBuilder, name: &str, [mixes, kinds]: [u64; 2]) -> GgufBuilder {
+    let scale = random(name, &[kinds], 0.3, 1.0);
     model
-        .weights(&format!("{name}_fn.weight"), &[STREAMS * EMBD, MIXES])
-        .weights(&format!("{name}_base.weight"), &[MIXES])
-        .tensor(format!("{name}_scale.weight"), ty::F32, &[3], scale)
+        .weights(&format!("{name}_fn.weight"), &[STREAMS * EMBD, mixes])
+        .weights(&format!("{name}_base.weight"), &[mixes])
+        .tensor(format!("{name}_scale.weight"), ty::F32, &[kinds], scale)
 }
 
 fn compressor(model: GgufBuilder, il: usize, part: &str, len: u64, ratio: u64) -> GgufBuilder {

@@ -2,6 +2,7 @@
 //! spoil.
 
 use super::gguf::{GgufBuilder, ty};
+use super::latents::{Latents, NOPE, SHARED, VALUE};
 use super::state_spaces::{EMBD, EXPERTS, FF, HEAD, StateSpaces, of, random};
 
 /// Heads of values, and of keys that they share; elements of each; taps of the convolution.
@@ -74,32 +75,16 @@ fn qwen(arch: &str) -> GgufBuilder {
     })
 }
 
-/// Elements of Kimi Linear's latents, of queries beside them, of those that heads share, of values.
-pub const LATENT: u64 = 16;
-pub const NOPE: u64 = 8;
-pub const SHARED: u64 = 4;
-pub const VALUE: u64 = 8;
-
 /// A layer of Kimi Delta Attention with a dense network, one of latent attention with experts.
 pub fn kimi_linear() -> GgufBuilder {
     let inner = 4 * LEN;
     let name = |part: &str| format!("blk.0.{part}");
     let mut model = of("kimi-linear", 2)
         .key("attention.head_count_kv", vec![0u32, 1])
-        .key("attention.kv_lora_rank", LATENT as u32)
-        .key("attention.key_length", (LATENT + SHARED) as u32)
-        .key("attention.value_length", LATENT as u32)
-        .key("attention.key_length_mla", (NOPE + SHARED) as u32)
-        .key("attention.value_length_mla", VALUE as u32)
-        .key("rope.dimension_count", SHARED as u32)
+        .latent_keys()
         .key("ssm.conv_kernel", TAPS as u32)
         .key("kda.head_dim", LEN as u32)
-        .key("leading_dense_block_count", 1u32)
-        .key("expert_count", EXPERTS as u32)
-        .key("expert_used_count", 2u32)
-        .key("expert_feed_forward_length", FF as u32)
-        .key("expert_shared_count", 1u32)
-        .key("expert_gating_func", 2u32)
+        .expert_keys()
         .key("expert_weights_scale", 2.5f32)
         .norm("blk.0.attn_norm.weight")
         .weights(&name("ssm_f_a.weight"), &[EMBD, LEN])
@@ -117,22 +102,7 @@ pub fn kimi_linear() -> GgufBuilder {
             .weights(&name(&format!("attn_{part}.weight")), &[EMBD, inner])
             .weights(&name(&format!("ssm_conv1d_{part}.weight")), &[TAPS, 1, inner]);
     }
-    let name = |part: &str| format!("blk.1.{part}.weight");
-    let norm = random("latent", &[LATENT], 0.3, 1.0);
-    model
-        .norm(&name("attn_norm"))
-        .weights(&name("attn_q"), &[EMBD, 4 * (NOPE + SHARED)])
-        .weights(&name("attn_kv_a_mqa"), &[EMBD, LATENT + SHARED])
-        .tensor(name("attn_kv_a_norm"), ty::F32, &[LATENT], norm)
-        .weights(&name("attn_k_b"), &[NOPE, LATENT, 4])
-        .weights(&name("attn_v_b"), &[LATENT, VALUE, 4])
-        .weights(&name("attn_output"), &[4 * VALUE, EMBD])
-        .norm(&name("ffn_norm"))
-        .weights(&name("ffn_gate_exps"), &[EMBD, FF, EXPERTS])
-        .experts(1, EMBD)
-        .weights(&name("ffn_gate_shexp"), &[EMBD, FF])
-        .weights(&name("ffn_up_shexp"), &[EMBD, FF])
-        .weights(&name("ffn_down_shexp"), &[FF, EMBD])
+    model.weights("blk.1.attn_q.weight", &[EMBD, 4 * (NOPE + SHARED)]).latents(1).experts_and_one_for_all(1)
 }
 
 /// Kimi Linear's layers with what Ling 3 has of its own.

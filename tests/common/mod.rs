@@ -5,7 +5,12 @@ pub mod deepseek4;
 pub mod delta_nets;
 pub mod gguf;
 pub mod goldens;
+pub mod hyper;
+pub mod latents;
+pub mod mamba;
 pub mod nextn;
+pub mod qwen4;
+pub mod rebuilt;
 pub mod runs;
 pub mod state_spaces;
 pub mod tiny;
@@ -50,9 +55,31 @@ pub fn wayinfer(dir: &Path, columns: usize, args: &[&str]) -> Output {
         .expect("the program starts")
 }
 
-/// Exit code, stdout and stderr as one text for a snapshot.
+/// What `--ram` has to be at the least for a run with these arguments, in MiB, as the program says it.
+pub fn least_ram(dir: &Path, args: &[&str]) -> f64 {
+    let output = wayinfer(dir, 80, &[args, &["--ram", "1M"]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).expect("UTF-8");
+    let least = error.split("of memory: ").nth(1).and_then(|rest| rest.split(" MiB").next());
+    least.and_then(|least| least.parse().ok()).unwrap_or_else(|| panic!("{error}"))
+}
+
+/// The exit code of the program where nobody reads its stdout.
+pub fn code_unread(dir: &Path, args: &[&str]) -> Option<i32> {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut program = Command::new(env!("CARGO_BIN_EXE_wayinfer"));
+    let run = program.current_dir(dir).args(args).stdin(std::process::Stdio::null()).stdout(writer).output();
+    run.expect("the program starts").status.code()
+}
+
+/// Exit code, stdout and stderr as one text for a snapshot, what systems say in words of their own in Linux's.
 pub fn transcript(output: &Output) -> String {
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("output is UTF-8");
+    let no_file = std::io::Error::from_raw_os_error(2).to_string();
+    let text = |bytes: &[u8]| {
+        let text = String::from_utf8(bytes.to_vec()).expect("output is UTF-8");
+        text.replace(&no_file, "No such file or directory (os error 2)")
+    };
     format!(
         "exit code: {}\n----- stdout -----\n{}----- stderr -----\n{}",
         output.status.code().map_or_else(|| "none".to_owned(), |c| c.to_string()),

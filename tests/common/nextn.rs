@@ -2,7 +2,8 @@
 
 use super::delta_nets;
 use super::gguf::{Data, GgufBuilder, ty};
-use super::state_spaces::{EMBD, EXPERTS, FF, StateSpaces, of, random};
+use super::latents::{Latents, NOPE, SHARED};
+use super::state_spaces::{EMBD, StateSpaces, of, random};
 use super::tiny::TOKENS;
 
 /// A name and a model for each kind of block.
@@ -36,10 +37,6 @@ pub fn with_block(mut model: GgufBuilder) -> GgufBuilder {
         .norm("blk.2.nextn.hnorm.weight")
 }
 
-const LATENT: u64 = 16;
-const ROPE: u64 = 4;
-const NOPE: u64 = 8;
-const VALUE: u64 = 8;
 const Q_RANK: u64 = 12;
 
 /// A dense layer and one with experts.
@@ -47,41 +44,18 @@ pub fn deepseek2() -> GgufBuilder {
     let model = of("deepseek2", 2)
         .key("attention.head_count_kv", 1u32)
         .key("attention.q_lora_rank", Q_RANK as u32)
-        .key("attention.kv_lora_rank", LATENT as u32)
-        .key("attention.key_length", (LATENT + ROPE) as u32)
-        .key("attention.value_length", LATENT as u32)
-        .key("attention.key_length_mla", (NOPE + ROPE) as u32)
-        .key("attention.value_length_mla", VALUE as u32)
-        .key("rope.dimension_count", ROPE as u32)
-        .key("leading_dense_block_count", 1u32)
-        .key("expert_count", EXPERTS as u32)
-        .key("expert_used_count", 2u32)
-        .key("expert_feed_forward_length", FF as u32)
-        .key("expert_shared_count", 1u32)
-        .key("expert_gating_func", 2u32);
+        .latent_keys()
+        .expert_keys();
     let model = (0..2).fold(model, |model, il| {
         let name = |part: &str| format!("blk.{il}.{part}.weight");
-        let norm = |part: &str, n| random(&name(part), &[n], 0.3, 1.0);
+        let norm = random(&name("attn_q_a_norm"), &[Q_RANK], 0.3, 1.0);
         model
-            .norm(&name("attn_norm"))
             .weights(&name("attn_q_a"), &[EMBD, Q_RANK])
-            .tensor(name("attn_q_a_norm"), ty::F32, &[Q_RANK], norm("attn_q_a_norm", Q_RANK))
-            .weights(&name("attn_q_b"), &[Q_RANK, 4 * (NOPE + ROPE)])
-            .weights(&name("attn_kv_a_mqa"), &[EMBD, LATENT + ROPE])
-            .tensor(name("attn_kv_a_norm"), ty::F32, &[LATENT], norm("attn_kv_a_norm", LATENT))
-            .weights(&name("attn_k_b"), &[NOPE, LATENT, 4])
-            .weights(&name("attn_v_b"), &[LATENT, VALUE, 4])
-            .weights(&name("attn_output"), &[4 * VALUE, EMBD])
+            .tensor(name("attn_q_a_norm"), ty::F32, &[Q_RANK], norm)
+            .weights(&name("attn_q_b"), &[Q_RANK, 4 * (NOPE + SHARED)])
+            .latents(il)
     });
-    let name = |part: &str| format!("blk.1.{part}.weight");
-    model
-        .network(0)
-        .norm(&name("ffn_norm"))
-        .weights(&name("ffn_gate_exps"), &[EMBD, FF, EXPERTS])
-        .experts(1, EMBD)
-        .weights(&name("ffn_gate_shexp"), &[EMBD, FF])
-        .weights(&name("ffn_up_shexp"), &[EMBD, FF])
-        .weights(&name("ffn_down_shexp"), &[FF, EMBD])
+    model.network(0).experts_and_one_for_all(1)
 }
 
 /// The token that follows in [`parrot`], whatever came before: all tokens in turn.

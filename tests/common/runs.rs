@@ -8,6 +8,7 @@ use wayinfer::engine::{Engine, EngineError, EngineOptions, Sequence};
 use wayinfer::gguf::Gguf;
 use wayinfer::kernels::Isa;
 use wayinfer::model::{KvType, Logits, Model, Node, NodeId, Observer};
+use wayinfer::store::Guesses;
 
 /// The file of a fixture.
 pub fn fixture(name: &str) -> PathBuf {
@@ -22,7 +23,15 @@ pub fn load(path: &Path) -> Model {
 
 /// Options of an engine with two threads, the best kernel set and a cache of f16.
 pub fn options(context: usize, batch: usize) -> EngineOptions {
-    EngineOptions { context, batch, kv: KvType::F16, threads: 2, isa: None, drafts: 15, guess_experts: false }
+    EngineOptions {
+        context,
+        batch,
+        kv: KvType::F16,
+        threads: 2,
+        isa: None,
+        drafts: 15,
+        guesses: Guesses::Off,
+    }
 }
 
 /// The same with another kernel set, number of threads and cache.

@@ -2,10 +2,11 @@
 //! Kimi K3.
 
 use crate::common::delta_nets::{
-    CHANNELS, KEYS, LATENT, LEN, NARROW, SHARED, TAPS, VALUE, VALUE_HEADS, VALUES, all, bailing_3, kimi_k3,
-    kimi_linear, qwen3next, qwen3next_by_head, qwen35, qwen35moe,
+    CHANNELS, KEYS, LEN, NARROW, TAPS, VALUE_HEADS, VALUES, all, bailing_3, kimi_k3, kimi_linear, qwen3next,
+    qwen3next_by_head, qwen35, qwen35moe,
 };
 use crate::common::gguf::GgufBuilder;
+use crate::common::latents::{LATENT, SHARED, VALUE};
 use crate::common::state_spaces::{EMBD, EXPERTS, FF, HEAD, StateSpaces};
 use crate::{refused, sound};
 

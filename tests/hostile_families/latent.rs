@@ -160,7 +160,7 @@ refused! {
     indexer_types_of_deepseek: indexed("deepseek32").key("attention.indexer.types", vec![1u32]) => "deepseek32.attention.indexer.types (of type arr";
     indexer_types_too_many: glm().key("attention.indexer.types", vec![1u32, 1]) => "glm-dsa.attention.indexer.types has 2 values, where 1 are needed";
     indexer_types_no_truth: glm().key("attention.indexer.types", vec![2u32]) => "glm-dsa.attention.indexer.types holds what is no truth value";
-    indexer_of_no_layer: glm().key("attention.indexer.types", vec![0u32]) => "glm-dsa.attention.indexer.types says that the first layer has no indexer of its own";
+    indexer_of_no_layer: glm().key("attention.indexer.types", vec![0u32]) => "glm-dsa.attention.indexer.types says that layer 0 has no indexer of its own";
     multiplier_of_glm: glm().key("rope.scaling.yarn_log_multiplier", 0.1f32) => "glm-dsa.rope.scaling.yarn_log_multiplier (of type f32) asks for something";
     indexer_needs_latents: indexed("glm-dsa").no_key("attention.key_length_mla").no_key("attention.value_length_mla").key("attention.head_count_kv", 4u32).key("attention.key_length", 12u32) => "glm-dsa.attention.key_length_mla is missing";
 }

@@ -7,10 +7,13 @@ mod deepseek4;
 mod delta_nets;
 mod gates_and_side_by_side;
 mod gemma;
+mod hyper;
 mod kin;
 mod latent;
 #[path = "../common/limits.rs"]
 mod limits;
+mod mamba;
+mod qwen4;
 mod routers_and_scales;
 mod state_spaces;
 mod windows_and_images;

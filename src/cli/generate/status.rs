@@ -144,6 +144,7 @@ mod tests {
     use crate::engine::EngineOptions;
     use crate::gguf::Gguf;
     use crate::model::{KvType, Model};
+    use crate::store::Guesses;
 
     /// A prompt of several batches: the bar goes on from one to the next and ends at its end.
     #[test]
@@ -157,7 +158,7 @@ mod tests {
             threads: 1,
             isa: None,
             drafts: 0,
-            guess_experts: false,
+            guesses: Guesses::Off,
         };
         let mut engine = Engine::new(&model, &options).unwrap();
         let mut sequence = engine.sequence();

@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::json;
-use crate::cli::CliError;
 use crate::cli::safe_text::escape;
-use crate::gguf::{Finding, Gguf, Severity, Source, TensorInfo};
+use crate::cli::{CliError, verdict};
+use crate::gguf::{CheckReport, Finding, Gguf, Severity, Source, TensorInfo};
 use crate::{model, quant};
 
 #[derive(Serialize)]
@@ -35,6 +35,12 @@ pub fn run(source: Source<'_>, json: bool, out: &mut impl Write) -> Result<ExitC
         report.findings.extend(unknown_architecture(gguf).into_iter().chain(types_without_format(gguf)));
     }
     let ok = !report.has_errors();
+    let code = if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    verdict(code, print(&report, source, json, out))
+}
+
+fn print(report: &CheckReport, source: Source<'_>, json: bool, out: &mut impl Write) -> Result<(), CliError> {
+    let ok = !report.has_errors();
     let (errors, warnings) = (report.count(Severity::Error), report.count(Severity::Warning));
     if json {
         let findings = report.findings.iter().map(row).collect();
@@ -58,7 +64,7 @@ pub fn run(source: Source<'_>, json: bool, out: &mut impl Write) -> Result<ExitC
             )?,
         }
     }
-    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(out.flush()?)
 }
 
 /// A warning that the model cannot be run, whatever its tensors.

@@ -10,7 +10,8 @@ use crate::cli::placement::{self, Budget, PlanReport};
 use crate::cli::{CliError, InFile, output};
 use crate::engine::{DEFAULT_BATCH, EngineOptions};
 use crate::model::KvType;
-use crate::store::{Plan, open_file};
+use crate::store::{Guesses, Plan, open_file};
+use crate::text::Tokenizer;
 use crate::verify::formats::SpeedTest;
 
 /// Memory is read at the measured bandwidth at best.
@@ -31,7 +32,9 @@ struct Report {
 /// Plans, measures and prints.
 pub fn run(args: &Args, out: &mut impl Write) -> Result<(), CliError> {
     let path = args.model.path();
-    let Loaded { model, .. } = engine_args::load_to_draft(args.model.source(), args.speculate)?;
+    let Loaded { gguf, model, .. } = engine_args::load_to_draft(args.model.source(), args.speculate)?;
+    // A run has it in memory as well, where there is one.
+    let _tokenizer = Tokenizer::from_metadata(gguf.metadata(), None).ok();
     let context = engine_args::context(args.ctx, model.spec().context);
     let threads = engine_args::threads(None);
     let drafts = args.speculate.most(model.spec());
@@ -42,12 +45,12 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), CliError> {
         threads,
         isa: None,
         drafts,
-        guess_experts: false,
+        guesses: Guesses::Off,
     };
     let budget = Budget::new(args.ram, &model, &[options], 1 + drafts);
     let plan = budget.plan(&model).in_file(path)?;
     let direct = match model.store().opened_files().next().filter(|_| !plan.is_mapped()) {
-        Some(file) => Some(open_file(file)?.is_direct()),
+        Some(file) => Some(open_file(file).in_file(file.path())?.is_direct()),
         None => None,
     };
     let disk = placement::disk_speed(&model, &plan);

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::super::number::Number;
-use super::super::{CliError, output, safe_text};
+use super::super::{CliError, output, safe_text, verdict};
 use crate::verify::{Divergence, InputState, NodeGraph, NodeLabel, NodeReport, NodeStatistics, Substitute};
 
 /// A comparison to be printed.
@@ -42,19 +42,29 @@ pub fn comparison(c: &Comparison<'_>, shown: &Shown) -> Result<ExitCode, CliErro
         rows.truncate(worst);
     }
     let divergence = Divergence::first(c.reports, c.graph);
+    let printed = print(c, &rows, divergence.as_ref(), shown);
+    verdict(ExitCode::from(u8::from(divergence.is_some())), printed)
+}
+
+fn print(
+    c: &Comparison<'_>,
+    rows: &[&NodeReport<'_>],
+    divergence: Option<&Divergence<'_>>,
+    shown: &Shown,
+) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
     if shown.json {
-        safe_text::write_json(&as_json(c, &rows, divergence.as_ref()), &mut out)?;
+        safe_text::write_json(&as_json(c, rows, divergence), &mut out)?;
     } else {
-        table(&mut out, &rows, shown.worst.is_some())?;
+        table(&mut out, rows, shown.worst.is_some())?;
         for (who, nodes) in [(&c.reference, &c.only_reference), (&c.subject, &c.only_subject)] {
             if !nodes.is_empty() {
                 writeln!(out, "only {}: {}", safe_text::escape(who), names(nodes))?;
             }
         }
-        writeln!(out, "{}", summary(c, divergence.as_ref()))?;
+        writeln!(out, "{}", summary(c, divergence))?;
     }
-    Ok(ExitCode::from(u8::from(divergence.is_some())))
+    Ok(())
 }
 
 /// What nodes are ranked by: the NMSE, or for chosen experts the share of tokens that got others.

@@ -8,6 +8,7 @@ use super::super::{EngineOptions, SamplerConfig};
 use super::*;
 use crate::gguf::{Gguf, Source, StaticBytes};
 use crate::model::{KvType, Model};
+use crate::store::Guesses;
 
 /// Dense in floats and in blocks, with experts, and with an output tied to the embedding.
 const FIXTURES: [&str; 6] =
@@ -55,7 +56,7 @@ fn begin<'m>(model: &'m Model, context: usize, batch: usize, prompt: &[u32]) -> 
         threads: 2,
         isa: None,
         drafts: 15,
-        guess_experts: false,
+        guesses: Guesses::Off,
     };
     let mut engine = Engine::new(model, &options).expect("an engine");
     let mut sequence = engine.sequence();
@@ -314,4 +315,26 @@ fn drafts_follow_the_clock() {
     let [free, dear] = drafted;
     assert!(free.0 > 20 && free.1 < without.passes, "{free:?}");
     assert!(dear.0 <= 3, "{dear:?}");
+}
+
+/// A pass that is under way when it is to end leaves the sequence before it.
+#[test]
+fn an_interrupt_breaks_a_pass_off() {
+    let model = load("dense-q8_0");
+    for speculation in [Speculation::Off, Speculation::Fixed(3)] {
+        let (mut engine, mut sequence) = begin(&model, 160, 64, &repeating(&model));
+        let mut sampler = Sampler::new(SamplerConfig::greedy()).unwrap();
+        let interrupted = AtomicBool::new(false);
+        let mut generation = engine.generate(&mut sequence, &mut sampler);
+        generation = generation.speculate(speculation, usize::MAX).until(&interrupted);
+        let drawn: Vec<u32> = generation.by_ref().take(5).map(|token| token.expect("a token").id).collect();
+        interrupted.store(true, Ordering::Relaxed);
+        // Drafts that were run already may be drawn; no other pass ends.
+        let end = generation.find(Result::is_err);
+        assert!(matches!(end, Some(Err(EngineError::Interrupted))), "{speculation}: {end:?}");
+        let passes = generation.stats().passes;
+        assert!(passes <= 4, "{speculation}: {passes} passes");
+        drop(generation);
+        assert_eq!(sequence.tokens()[40..44], drawn[..4], "{speculation}");
+    }
 }

@@ -8,9 +8,8 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use zerocopy::FromZeros;
-
 use super::super::blocks::{BlockKernel, PanelKernel};
+use super::super::layouts::{Eight, PartLayout, ShortRows, Tail, activations, eight_parts};
 use super::super::{OutTile, Tile};
 use super::{
     Maddubs, Multiply, PREFETCH, PREFETCH_ROWS, load_f32, load_i8, load_i16, opaque, prefetch, spread_quad,
@@ -25,29 +24,17 @@ pub(in super::super) struct Blocks32<B>(PhantomData<B>);
 /// All `unsafe` functions have one condition: the CPU has the features of this kernel set. They are inlined
 /// always, whatever their length (which functions with features of their own cannot be), so that weights stay
 /// in registers.
-pub(in super::super) trait Block: Copy + FromZeros {
-    /// Parts of a block.
-    const PARTS: usize = 1;
+pub(in super::super) trait Block: PartLayout {
     /// Whether weights may be negative; those that are not are at most 31.
     const SIGNED: bool = true;
     /// What is to be taken off weights that are not.
     const OFFSET: i16 = 0;
-    /// Each half of a part has a scale of its own.
-    const HALVES: bool = false;
-    /// Weights have mins, which go with the sums of Q8_1.
-    const MINS: bool = false;
 
-    fn slice(bytes: &[u8]) -> &[Self];
     /// Weights of part `p`, in order, as i8, `OFFSET` not taken off.
     unsafe fn part(&self, p: usize) -> __m256i;
     /// Of eight parts, which are whole blocks: their scales (of their first halves), and what else the format
     /// has: the scales of their second halves or their mins.
     unsafe fn scales(blocks: &[Self]) -> [__m256; 2];
-}
-
-/// Blocks that make eight parts.
-pub(in super::super) const fn eight_parts<B: Block>() -> usize {
-    8 / B::PARTS
 }
 
 /// Eight rows of up to eight parts; lane `r` belongs to row `r`.
@@ -61,32 +48,6 @@ pub(in super::super) struct Panel {
     pub scales: [[__m256; 8]; 2],
 }
 
-/// A row of activations, of the type that goes with the format.
-#[inline(always)]
-pub(in super::super) fn activations<B: Block>(x: ActivationRow<'_>) -> Q8_0Row<'_> {
-    if B::MINS { x.q8_1() } else { x.q8_0() }
-}
-
-/// Up to eight parts of a row of activations.
-#[derive(Clone, Copy)]
-pub(in super::super) struct Eight<'a> {
-    pub qs: &'a [[i8; PART]; 8],
-    pub d: &'a [f32; 8],
-    /// Q8_1's sums; otherwise anything.
-    pub s: &'a [f32; 8],
-    pub bsums: &'a [i16; 16],
-}
-
-impl<'a> Eight<'a> {
-    /// The eight parts from `at` on; `None` where fewer are left.
-    #[inline(always)]
-    pub fn of<B: Block>(x: Q8_0Row<'a>, at: usize) -> Option<Eight<'a>> {
-        let (qs, d) = (x.qs.as_chunks().0.get(at..)?.first_chunk()?, x.d.get(at..)?.first_chunk()?);
-        let bsums = x.bsums.get(2 * at..)?.first_chunk()?;
-        Some(Eight { qs, d, s: if B::MINS { x.s.get(at..)?.first_chunk()? } else { d }, bsums })
-    }
-}
-
 /// Eight parts of zeros, their scales zero as well: their products leave lanes of zero as they are.
 const NOTHING: Eight<'static> = Eight { qs: &[[0; PART]; 8], d: &[0.0; 8], s: &[0.0; 8], bsums: &[0; 16] };
 
@@ -97,42 +58,6 @@ pub(in super::super) fn turned(n: usize) -> __m256i {
     let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     // Of an index the instruction takes the lowest three bits.
     _mm256_add_epi32(lanes, _mm256_set1_epi32(n as i32))
-}
-
-/// The parts that are left of a row shorter than eight, filled up with zeros.
-pub(in super::super) struct Tail<B> {
-    pub blocks: [B; 8],
-    qs: [[i8; PART]; 8],
-    d: [f32; 8],
-    s: [f32; 8],
-    bsums: [i16; 16],
-}
-
-impl<B: Block> Tail<B> {
-    #[inline(always)]
-    pub fn new(blocks: &[B]) -> Tail<B> {
-        let mut tail = Tail {
-            blocks: [B::new_zeroed(); 8],
-            qs: [[0; PART]; 8],
-            d: [0.0; 8],
-            s: [0.0; 8],
-            bsums: [0; 16],
-        };
-        tail.blocks[..blocks.len()].copy_from_slice(blocks);
-        tail
-    }
-
-    /// The `n` parts of activations from `at` on.
-    #[inline(always)]
-    pub fn x(&mut self, x: Q8_0Row<'_>, at: usize, n: usize) -> Eight<'_> {
-        self.qs[..n].copy_from_slice(&x.qs.as_chunks().0[at..at + n]);
-        self.d[..n].copy_from_slice(&x.d[at..at + n]);
-        if B::MINS {
-            self.s[..n].copy_from_slice(&x.s[at..at + n]);
-        }
-        self.bsums[..2 * n].copy_from_slice(&x.bsums[2 * at..2 * (at + n)]);
-        Eight { qs: &self.qs, d: &self.d, s: &self.s, bsums: &self.bsums }
-    }
 }
 
 impl Panel {
@@ -259,51 +184,18 @@ impl<B: Block> BlockKernel<16> for Blocks32<B> {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn short_rows(tile: &Tile<'_>, x: &[Q8_0Row<'_>], out: &mut OutTile<'_>) -> usize {
+    unsafe fn rows_together(tile: &Tile<'_>, x: &[Q8_0Row<'_>], out: &mut OutTile<'_>) -> usize {
         // SAFETY: the caller vouches for the CPU.
-        unsafe { short_rows::<B, Maddubs>(tile, x, out) }
+        unsafe { rows_together::<B, Maddubs>(tile, x, out) }
     }
 }
 
-/// The rows of a tile that have less than eight parts each.
-pub(in super::super) struct ShortRows<'a, B> {
-    all: &'a [B],
-    /// Blocks of a row.
-    pub blocks: usize,
-    /// Rows from which on eight parts can be read: all but the last ones.
-    pub count: usize,
-}
-
-impl<'a, B: Block> ShortRows<'a, B> {
-    /// `None` where they are longer, or too few.
-    #[inline(always)]
-    pub fn of(tile: &Tile<'a>) -> Option<ShortRows<'a, B>> {
-        let (all, blocks) = (B::slice(tile.weights), tile.row_bytes / size_of::<B>());
-        if blocks == 0 || blocks >= eight_parts::<B>() {
-            return None;
-        }
-        let count = all.len().checked_sub(eight_parts::<B>())? / blocks + 1;
-        Some(ShortRows { all, blocks, count: count.min(tile.rows) })
-    }
-
-    #[inline(always)]
-    pub fn parts(&self) -> usize {
-        self.blocks * B::PARTS
-    }
-
-    /// The eight parts that row `r` begins.
-    #[inline(always)]
-    pub fn eight(&self, r: usize) -> &'a [B] {
-        &self.all[r * self.blocks..][..eight_parts::<B>()]
-    }
-}
-
-/// What `BlockKernel::short_rows` does.
+/// What `BlockKernel::rows_together` does.
 ///
 /// # Safety
 /// As [`dots`].
 #[inline(always)]
-pub(in super::super) unsafe fn short_rows<B: Block, M: Multiply>(
+pub(in super::super) unsafe fn rows_together<B: Block, M: Multiply>(
     tile: &Tile<'_>,
     x: &[Q8_0Row<'_>],
     out: &mut OutTile<'_>,

@@ -38,17 +38,10 @@ fn fp4_values(places: __m256i) -> __m256i {
 
 /// A format from its weights and scales.
 macro_rules! block {
-    ($block:ident, parts: $parts:literal, offset: $offset:literal, halves: $halves:literal, |$self:ident, $p:ident| $weights:expr, |$blocks:ident| $scales:expr) => {
+    ($block:ident, offset: $offset:literal, |$self:ident, $p:ident| $weights:expr, |$blocks:ident| $scales:expr) => {
         impl Block for $block {
-            const PARTS: usize = $parts;
             const SIGNED: bool = $offset == 0;
             const OFFSET: i16 = $offset;
-            const HALVES: bool = $halves;
-
-            #[inline(always)]
-            fn slice(bytes: &[u8]) -> &[$block] {
-                $block::slice(bytes)
-            }
 
             #[inline(always)]
             unsafe fn part(&$self, $p: usize) -> __m256i {
@@ -70,17 +63,17 @@ macro_rules! block {
 }
 
 block!(
-    BlockIQ4NL, parts: 1, offset: 0, halves: false,
+    BlockIQ4NL, offset: 0,
     |self, _p| values(nibbles(&self.qs), &IQ4_VALUES),
     |blocks| [widen_f16(array!(8, |b| blocks[b].d)), _mm256_setzero_ps()]
 );
 block!(
-    BlockMXFP4, parts: 1, offset: 12, halves: false,
+    BlockMXFP4, offset: 12,
     |self, _p| fp4_values(nibbles(&self.qs)),
     |blocks| [load_f32(&array!(8, |b| half_of_e8m0(blocks[b].e))), _mm256_setzero_ps()]
 );
 block!(
-    BlockNVFP4, parts: 2, offset: 12, halves: true,
+    BlockNVFP4, offset: 12,
     |self, p| {
         let bytes = _mm256_cvtepu8_epi16(load_16_bytes(self.qs.as_chunks().0.get(p).unwrap_or(&[0; 16])));
         // Of 8 bytes the low nibbles, then the high ones.
@@ -92,7 +85,7 @@ block!(
     |blocks| array!(2, |half| load_f32(&array!(8, |u| half_of_ue4m3(blocks[u / 2].d[u % 2 * 2 + half]))))
 );
 block!(
-    BlockQ1_0, parts: 4, offset: 1, halves: false,
+    BlockQ1_0, offset: 1,
     |self, p| {
         let set = bytes_of_bits(word_of(&self.qs, p));
         _mm256_and_si256(set, _mm256_set1_epi8(2))
@@ -100,7 +93,7 @@ block!(
     |blocks| [widen_f16(array!(8, |u| blocks[u / 4].d)), _mm256_setzero_ps()]
 );
 block!(
-    BlockQ2_0, parts: 2, offset: 1, halves: false,
+    BlockQ2_0, offset: 1,
     |self, p| {
         let bytes = _mm_cvtsi64_si128(i64::from_le_bytes(self.qs.as_chunks().0[p]));
         // Each byte four times, a field at a time at the bottom.
@@ -119,16 +112,6 @@ block!(
 impl SuperBlock for BlockIQ4XS {
     const SIGNED: bool = true;
     const CHAIN: usize = 1; // 2 * 127 * 127 = 32258
-
-    #[inline(always)]
-    fn slice(bytes: &[u8]) -> &[BlockIQ4XS] {
-        BlockIQ4XS::slice(bytes)
-    }
-
-    #[inline(always)]
-    fn d(&self) -> [[u8; 2]; 2] {
-        [self.d, [0; 2]]
-    }
 
     #[inline(always)]
     unsafe fn unpack(&self, _: &Places) -> Unpacked {

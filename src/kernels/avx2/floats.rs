@@ -9,47 +9,24 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::super::blocks::{self, PanelKernel};
+use super::super::layouts::{Bf16, F16, F32, FloatSteps};
 use super::super::{OutTile, Tile};
 use super::{PREFETCH, PREFETCH_ROWS, load_16_bytes, load_f32, prefetch, tree8};
-use crate::quant::{ActivationRow, ActivationType};
+use crate::quant::ActivationRow;
 
 /// How sixteen weights become two registers of f32.
-pub(super) trait Floats {
-    const ACTIVATION: ActivationType;
+pub(super) trait Floats: FloatSteps {
     /// Whether one token's rows are read one after another, and asked for ahead.
     const AHEAD: bool;
-    /// Sixteen weights, as in a file.
-    type Step: Copy;
-    fn steps(row: &[u8]) -> (&[Self::Step], &[u8]);
-    /// The weights that are left, filled up with zeros.
-    fn padded(tail: &[u8]) -> Self::Step;
     /// # Safety
     /// The CPU must have the features of this kernel set.
     unsafe fn widen(step: &Self::Step) -> [__m256; 2];
 }
 
-pub(super) struct F32;
-pub(super) struct F16;
-pub(super) struct Bf16;
-
 macro_rules! floats {
-    ($name:ident, $ty:ident, $bytes:literal, $ahead:literal, |$step:ident| $widen:expr) => {
+    ($name:ident, $ahead:literal, |$step:ident| $widen:expr) => {
         impl Floats for $name {
-            const ACTIVATION: ActivationType = ActivationType::$ty;
             const AHEAD: bool = $ahead;
-            type Step = [u8; 16 * $bytes];
-
-            #[inline(always)]
-            fn steps(row: &[u8]) -> (&[Self::Step], &[u8]) {
-                row.as_chunks()
-            }
-
-            #[inline(always)]
-            fn padded(tail: &[u8]) -> Self::Step {
-                let mut step = [0; 16 * $bytes];
-                step[..tail.len()].copy_from_slice(tail);
-                step
-            }
 
             #[inline]
             #[target_feature(enable = "avx2,fma,f16c")]
@@ -60,15 +37,15 @@ macro_rules! floats {
     };
 }
 
-floats!(F32, F32, 4, false, |step| {
+floats!(F32, false, |step| {
     let (halves, _) = step.as_chunks::<32>();
     array!(2, |i| _mm256_castsi256_ps(super::load_u8(&halves[i])))
 });
-floats!(F16, F16, 2, true, |step| {
+floats!(F16, true, |step| {
     let (halves, _) = step.as_chunks::<16>();
     array!(2, |i| _mm256_cvtph_ps(load_16_bytes(&halves[i])))
 });
-floats!(Bf16, BF16, 2, true, |step| {
+floats!(Bf16, true, |step| {
     let (halves, _) = step.as_chunks::<16>();
     array!(2, |i| {
         let wide = _mm256_cvtepu16_epi32(load_16_bytes(&halves[i]));

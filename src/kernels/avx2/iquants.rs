@@ -7,9 +7,7 @@ use super::places::Places;
 use super::super_blocks::{Mins, Scales, SuperBlock, Unpacked};
 use super::{load_16_bytes, load_u8, opaque, word_of};
 use crate::quant::grids::{IQ1_GRID, IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID, IQ3_S_GRID, IQ3_XXS_GRID};
-use crate::quant::{
-    BlockIQ1M, BlockIQ1S, BlockIQ2S, BlockIQ2XS, BlockIQ2XXS, BlockIQ3S, BlockIQ3XXS, GridBlock,
-};
+use crate::quant::{BlockIQ1M, BlockIQ1S, BlockIQ2S, BlockIQ2XS, BlockIQ2XXS, BlockIQ3S, BlockIQ3XXS};
 
 /// Four points of eight weights.
 ///
@@ -133,17 +131,6 @@ macro_rules! signed {
         impl SuperBlock for $block {
             const SIGNED: bool = true;
             const CHAIN: usize = $chain;
-            const UNIT: f32 = <$block as GridBlock>::UNIT;
-
-            #[inline(always)]
-            fn slice(bytes: &[u8]) -> &[$block] {
-                $block::slice(bytes)
-            }
-
-            #[inline(always)]
-            fn d(&self) -> [[u8; 2]; 2] {
-                [self.d, [0; 2]]
-            }
 
             $(places!($own, $places);)?
 
@@ -255,17 +242,6 @@ macro_rules! ternary {
         impl SuperBlock for $block {
             const MINS: Mins = Mins::Integer;
             const CHAIN: usize = 4; // 4 * 2 * 18 * 127 = 18288
-            const UNIT: f32 = <$block as GridBlock>::UNIT;
-
-            #[inline(always)]
-            fn slice(bytes: &[u8]) -> &[$block] {
-                $block::slice(bytes)
-            }
-
-            #[inline(always)]
-            fn d(&self) -> [[u8; 2]; 2] {
-                [GridBlock::d(self), [0; 2]]
-            }
 
             places!($own, $places);
 

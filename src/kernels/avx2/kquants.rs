@@ -59,16 +59,6 @@ impl SuperBlock for BlockQ2K {
     const CHAIN: usize = 4;
 
     #[inline(always)]
-    fn slice(bytes: &[u8]) -> &[BlockQ2K] {
-        BlockQ2K::slice(bytes)
-    }
-
-    #[inline(always)]
-    fn d(&self) -> [[u8; 2]; 2] {
-        [self.d, self.dmin]
-    }
-
-    #[inline(always)]
     unsafe fn unpack(&self, _: &Places) -> Unpacked {
         // SAFETY: the caller vouches for the CPU.
         unsafe {
@@ -88,16 +78,6 @@ impl SuperBlock for BlockQ2K {
 impl SuperBlock for BlockQ3K {
     const MINS: Mins = Mins::Integer;
     const CHAIN: usize = 4; // 4 * 2 * 7 * 127 = 7112
-
-    #[inline(always)]
-    fn slice(bytes: &[u8]) -> &[BlockQ3K] {
-        BlockQ3K::slice(bytes)
-    }
-
-    #[inline(always)]
-    fn d(&self) -> [[u8; 2]; 2] {
-        [self.d, [0; 2]]
-    }
 
     #[inline(always)]
     unsafe fn unpack(&self, _: &Places) -> Unpacked {
@@ -124,16 +104,6 @@ impl SuperBlock for BlockQ4K {
     const CHAIN: usize = 8; // 8 * 2 * 15 * 127 = 30480
 
     #[inline(always)]
-    fn slice(bytes: &[u8]) -> &[BlockQ4K] {
-        BlockQ4K::slice(bytes)
-    }
-
-    #[inline(always)]
-    fn d(&self) -> [[u8; 2]; 2] {
-        [self.d, self.dmin]
-    }
-
-    #[inline(always)]
     unsafe fn unpack(&self, _: &Places) -> Unpacked {
         // SAFETY: the caller vouches for the CPU.
         unsafe { unpacked_with_mins(nibbles(&self.qs), &self.scales) }
@@ -143,16 +113,6 @@ impl SuperBlock for BlockQ4K {
 impl SuperBlock for BlockQ5K {
     const MINS: Mins = Mins::Float;
     const CHAIN: usize = 4; // 4 * 2 * 31 * 127 = 31496
-
-    #[inline(always)]
-    fn slice(bytes: &[u8]) -> &[BlockQ5K] {
-        BlockQ5K::slice(bytes)
-    }
-
-    #[inline(always)]
-    fn d(&self) -> [[u8; 2]; 2] {
-        [self.d, self.dmin]
-    }
 
     #[inline(always)]
     unsafe fn unpack(&self, _: &Places) -> Unpacked {
@@ -174,16 +134,6 @@ impl SuperBlock for BlockQ5K {
 impl SuperBlock for BlockQ6K {
     const MINS: Mins = Mins::Integer;
     const CHAIN: usize = 2; // 2 * 2 * 63 * 127 = 32004
-
-    #[inline(always)]
-    fn slice(bytes: &[u8]) -> &[BlockQ6K] {
-        BlockQ6K::slice(bytes)
-    }
-
-    #[inline(always)]
-    fn d(&self) -> [[u8; 2]; 2] {
-        [self.d, [0; 2]]
-    }
 
     #[inline(always)]
     unsafe fn unpack(&self, _: &Places) -> Unpacked {

@@ -12,12 +12,6 @@ macro_rules! block {
         impl Block for $block {
             const SIGNED: bool = $signed;
             const OFFSET: i16 = $offset;
-            const MINS: bool = $mins;
-
-            #[inline(always)]
-            fn slice(bytes: &[u8]) -> &[$block] {
-                $block::slice(bytes)
-            }
 
             #[inline(always)]
             unsafe fn part(&$self, _: usize) -> __m256i {

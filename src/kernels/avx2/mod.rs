@@ -18,12 +18,11 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::blocks::{self, BlockKernel};
-use super::{Isa, Kernels, OutTile, Tile, TileKernel, kernel, missing_features, ops, scalar};
+use super::{Isa, Kernels, OutTile, Tile, TileKernel, kernel, layouts, missing_features, ops, scalar};
 use crate::gguf::TensorType;
 pub(super) use blocks32::{
-    Block, Blocks32, Eight, Lanes as Lanes32, Panel as Panel32, ShortRows, Tail, activations,
-    add_panel_with as add_panel32, dots as blocks32_dots, eight_parts, short_rows as blocks32_short_rows,
-    turned, weights_of,
+    Block, Blocks32, Lanes as Lanes32, Panel as Panel32, add_panel_with as add_panel32,
+    dots as blocks32_dots, rows_together as blocks32_rows_together, turned, weights_of,
 };
 pub(super) use places::{Places, PlacesAhead};
 pub(super) use super_blocks::{
@@ -41,9 +40,9 @@ pub(super) static KERNELS: Kernels = Kernels {
 static TILES: &[TileKernel] = tiles_with_quantised!(
     SuperBlocks,
     [
-        kernel(TensorType::F32, floats::tile::<floats::F32>),
-        kernel(TensorType::F16, floats::tile::<floats::F16>),
-        kernel(TensorType::BF16, floats::tile::<floats::Bf16>)
+        kernel(TensorType::F32, floats::tile::<layouts::F32>),
+        kernel(TensorType::F16, floats::tile::<layouts::F16>),
+        kernel(TensorType::BF16, floats::tile::<layouts::Bf16>)
     ]
 );
 

@@ -10,6 +10,7 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::super::blocks::{BlockKernel, PanelKernel};
+use super::super::layouts::SuperLayout;
 use super::places::{Places, PlacesAhead};
 use super::{
     Maddubs, Multiply, PREFETCH, PREFETCH_ROWS, load_i8, load_i16, load_u8, opaque, prefetch, prefetch_next,
@@ -72,7 +73,7 @@ pub(in super::super) enum Mins {
 }
 
 /// What the formats differ in.
-pub(in super::super) trait SuperBlock: Sized {
+pub(in super::super) trait SuperBlock: SuperLayout {
     const MINS: Mins = Mins::None;
     /// Weights are magnitudes with signs.
     const SIGNED: bool = false;
@@ -81,11 +82,6 @@ pub(in super::super) trait SuperBlock: Sized {
     const CHAIN: usize;
     /// All scales are one, and a super-block's products can be added in i16.
     const NO_SCALES: bool = false;
-    /// What `d` is multiplied by: a power of two.
-    const UNIT: f32 = 1.0;
-    fn slice(bytes: &[u8]) -> &[Self];
-    /// `[d, dmin]` as f16 bytes.
-    fn d(&self) -> [[u8; 2]; 2];
     /// Inlined always, whatever its length (which functions with features of their own cannot be), so that
     /// weights stay in registers.
     ///

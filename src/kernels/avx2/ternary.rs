@@ -17,16 +17,6 @@ macro_rules! ternary {
             const NO_SCALES: bool = true; // 8 * 2 * 2 * 127 = 4064
 
             #[inline(always)]
-            fn slice(bytes: &[u8]) -> &[$block] {
-                $block::slice(bytes)
-            }
-
-            #[inline(always)]
-            fn d(&self) -> [[u8; 2]; 2] {
-                [self.d, [0; 2]]
-            }
-
-            #[inline(always)]
             unsafe fn unpack(&$self, _: &Places) -> Unpacked {
                 // SAFETY: the caller vouches for the CPU.
                 unsafe {

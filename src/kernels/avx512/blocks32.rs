@@ -8,12 +8,13 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::super::avx2::{self, Block, Eight, ShortRows, Tail, activations, eight_parts, turned, weights_of};
+use super::super::avx2::{self, Block, turned, weights_of};
 use super::super::blocks::{BlockKernel, PanelKernel};
+use super::super::layouts::{Eight, ShortRows, Tail, activations, eight_parts};
 use super::super::{OutTile, Tile};
 use super::{
-    PREFETCH, PREFETCH_ROWS, join, join_ps, load_8_f32, load_16_i16, load_64_i8, prefetch, spread_quad,
-    sum_quarters, to_array,
+    join, join_ps, load_8_f32, load_16_i16, load_64_i8, prefetch, prefetch_rows, spread_quad, sum_quarters,
+    to_array,
 };
 use crate::quant::{ActivationRow, PART, Q8_0Row};
 
@@ -66,7 +67,7 @@ impl<B: Block> PanelKernel<16> for Blocks32<B> {
         let here = eight_parts::<B>() * size_of::<B>();
         for row in rows {
             let row = &row[unit * here..];
-            prefetch(&row[..here.min(row.len())], PREFETCH_ROWS);
+            prefetch_rows(&row[..here.min(row.len())]);
         }
         let mut halves = [avx2::Panel32::zero(); 2];
         for (rows, half) in rows.as_chunks::<8>().0.iter().zip(&mut halves) {
@@ -119,7 +120,7 @@ impl<B: Block> BlockKernel<16> for Blocks32<B> {
         let mut acc = [_mm256_setzero_ps(); T];
         let mut at = 0;
         for blocks in eights {
-            prefetch(blocks, PREFETCH);
+            prefetch(blocks);
             // SAFETY: the caller vouches for the CPU.
             let w = unsafe { Weights::of(blocks) };
             for t in 0..T {
@@ -158,7 +159,7 @@ impl<B: Block> BlockKernel<16> for Blocks32<B> {
     /// Rows of less than eight parts: eight are read, of which those that are the next row's do not count.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn short_rows(tile: &Tile<'_>, x: &[Q8_0Row<'_>], out: &mut OutTile<'_>) -> usize {
+    unsafe fn rows_together(tile: &Tile<'_>, x: &[Q8_0Row<'_>], out: &mut OutTile<'_>) -> usize {
         let Some(rows) = ShortRows::<B>::of(tile) else { return 0 };
         let there = 0xff >> (8 - rows.parts());
         for (t, &x) in x.iter().enumerate() {
@@ -166,7 +167,7 @@ impl<B: Block> BlockKernel<16> for Blocks32<B> {
             let x = filled.x(x, 0, rows.parts());
             for r in 0..rows.count {
                 let blocks = rows.eight(r);
-                prefetch(&blocks[..rows.blocks], PREFETCH);
+                prefetch(&blocks[..rows.blocks]);
                 // SAFETY: the caller vouches for the CPU.
                 let w = unsafe { Weights::of(blocks) };
                 out.set(t, r, avx2::tree8(w.add::<B>(x, _mm256_setzero_ps(), there)));

@@ -2,45 +2,20 @@
 
 use std::arch::x86_64::*;
 
+use super::super::layouts::{Bf16, F16, F32, FloatSteps};
 use super::super::{OutTile, Tile};
-use super::{PREFETCH, load_16_f32, load_32_bytes, load_64_bytes, prefetch, tree16};
-use crate::quant::ActivationType;
+use super::{load_16_f32, load_32_bytes, load_64_bytes, prefetch, tree16};
 
 /// How sixteen weights become a register of f32.
-pub(super) trait Floats {
-    const ACTIVATION: ActivationType;
-    /// Sixteen weights, as in a file.
-    type Step: Copy;
-    fn steps(row: &[u8]) -> (&[Self::Step], &[u8]);
-    /// The weights that are left, filled up with zeros.
-    fn padded(tail: &[u8]) -> Self::Step;
+pub(super) trait Floats: FloatSteps {
     /// # Safety
     /// The CPU must have the features of this kernel set.
     unsafe fn widen(step: &Self::Step) -> __m512;
 }
 
-pub(super) struct F32;
-pub(super) struct F16;
-pub(super) struct Bf16;
-
 macro_rules! floats {
-    ($name:ident, $ty:ident, $bytes:literal, |$step:ident| $widen:expr) => {
+    ($name:ident, |$step:ident| $widen:expr) => {
         impl Floats for $name {
-            const ACTIVATION: ActivationType = ActivationType::$ty;
-            type Step = [u8; 16 * $bytes];
-
-            #[inline(always)]
-            fn steps(row: &[u8]) -> (&[Self::Step], &[u8]) {
-                row.as_chunks()
-            }
-
-            #[inline(always)]
-            fn padded(tail: &[u8]) -> Self::Step {
-                let mut step = [0; 16 * $bytes];
-                step[..tail.len()].copy_from_slice(tail);
-                step
-            }
-
             #[inline]
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
             unsafe fn widen($step: &Self::Step) -> __m512 {
@@ -50,9 +25,9 @@ macro_rules! floats {
     };
 }
 
-floats!(F32, F32, 4, |step| _mm512_castsi512_ps(load_64_bytes(step)));
-floats!(F16, F16, 2, |step| _mm512_cvtph_ps(load_32_bytes(step)));
-floats!(Bf16, BF16, 2, |step| {
+floats!(F32, |step| _mm512_castsi512_ps(load_64_bytes(step)));
+floats!(F16, |step| _mm512_cvtph_ps(load_32_bytes(step)));
+floats!(Bf16, |step| {
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(load_32_bytes(step))))
 });
 
@@ -104,7 +79,7 @@ unsafe fn dots<F: Floats, const R: usize, const T: usize>(
     let (w_steps, x_steps) = (array!(R, |r| &w[r].0[..n]), array!(T, |t| &x[t].0[..n]));
     for k in 0..n {
         if R == 1 {
-            prefetch(&w_steps[0][k], PREFETCH);
+            prefetch(&w_steps[0][k]);
         }
         // SAFETY: the caller vouches for the CPU.
         unsafe { step::<F, R, T>(array!(R, |r| &w_steps[r][k]), array!(T, |t| &x_steps[t][k]), &mut acc) };

@@ -16,7 +16,7 @@ use super::super::{OutTile, Tile};
 use super::super_blocks::add_sums;
 use super::unpack::{Heads, Panel, SuperBlock};
 use super::{
-    PREFETCH, PREFETCH_ROWS, add_pairs, add_quad, load_4_f32, load_16_i16, load_32_i16, load_64_i8, prefetch,
+    add_pairs, add_quad, load_4_f32, load_16_i16, load_32_i16, load_64_i8, prefetch, prefetch_rows,
     sum_quarters, to_array,
 };
 use crate::quant::{ActivationRow, Q8KRow, QK_K};
@@ -85,7 +85,7 @@ impl<B: SuperBlock> PanelKernel<16> for KQuant<B> {
     unsafe fn unpack(rows: &[&[u8]; 16], unit: usize, panel: &mut Panel) {
         let blocks: [&B; 16] = array!(16, |r| &B::slice(rows[r])[unit]);
         for block in blocks {
-            prefetch(block, PREFETCH_ROWS);
+            prefetch_rows(block);
         }
         // SAFETY: the caller vouches for the CPU.
         unsafe { B::panel(blocks, panel) };
@@ -155,7 +155,7 @@ impl<B: SuperBlock> BlockKernel<16> for KQuant<B> {
         let (fours, tail) = blocks.as_chunks::<4>();
         let mut acc = [0f32; T];
         for (i, blocks) in fours.iter().enumerate() {
-            prefetch(blocks, PREFETCH);
+            prefetch(blocks);
             let x = array!(T, |t| Four::of(x[t], 4 * i));
             // SAFETY: the caller vouches for the CPU.
             let terms = unsafe { Terms::of(blocks, x) };
@@ -176,9 +176,9 @@ impl<B: SuperBlock> BlockKernel<16> for KQuant<B> {
             let mut blocks = [B::new_zeroed(); 4];
             blocks[..n].copy_from_slice(tail);
             for (x, acc) in x.into_iter().zip(&mut acc) {
-                let x = Repeated::of(x, n);
+                let x = Ends::of(x, n);
                 // SAFETY: the caller vouches for the CPU.
-                let terms = unsafe { Terms::of(&blocks, [x.four(0)]) };
+                let terms = unsafe { Terms::of(&blocks, [x.four(3 - n)]) };
                 for i in 0..n {
                     terms.add(i, std::array::from_mut(acc));
                 }
@@ -187,56 +187,91 @@ impl<B: SuperBlock> BlockKernel<16> for KQuant<B> {
         acc
     }
 
-    /// Rows of one to three super-blocks, four rows at a time: they are whole fours together.
+    /// Rows that are not whole fours of super-blocks, two or four at a time: together they are.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn short_rows(tile: &Tile<'_>, x: &[Q8KRow<'_>], out: &mut OutTile<'_>) -> usize {
-        let n = tile.row_bytes / size_of::<B>();
-        if n == 0 || n >= 4 {
-            return 0;
-        }
-        for (t, &x) in x.iter().enumerate() {
-            let x = Repeated::of(x, n);
-            for (group, blocks) in B::slice(tile.weights).chunks_exact(4 * n).enumerate() {
-                let mut acc = [[0.0]; 4];
-                for (k, blocks) in blocks.as_chunks::<4>().0.iter().enumerate() {
-                    prefetch(blocks, PREFETCH);
-                    // SAFETY: the caller vouches for the CPU.
-                    let terms = unsafe { Terms::of(blocks, [x.four(4 * k % n)]) };
-                    for i in 0..4 {
-                        terms.add(i, &mut acc[(4 * k + i) / n]);
-                    }
-                }
-                for (r, [acc]) in acc.into_iter().enumerate() {
-                    out.set(t, 4 * group + r, acc);
-                }
+    unsafe fn rows_together(tile: &Tile<'_>, x: &[Q8KRow<'_>], out: &mut OutTile<'_>) -> usize {
+        // SAFETY: the caller vouches for the CPU.
+        unsafe {
+            match *x {
+                [a] => rows_of_fours::<B, 1>(tile, [a], out),
+                [a, b] => rows_of_fours::<B, 2>(tile, [a, b], out),
+                [a, b, c] => rows_of_fours::<B, 3>(tile, [a, b, c], out),
+                _ => 0,
             }
         }
-        tile.rows / 4 * 4
     }
 }
 
-/// The activations of a row of fewer than four super-blocks, over and over.
-struct Repeated {
+/// Computes as many rows of a tile as are whole fours of super-blocks together, where a row is not; returns how
+/// many these are.
+///
+/// # Safety
+/// The CPU must have the features of this kernel set.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn rows_of_fours<B: SuperBlock, const T: usize>(
+    tile: &Tile<'_>,
+    x: [Q8KRow<'_>; T],
+    out: &mut OutTile<'_>,
+) -> usize {
+    let n = tile.row_bytes / size_of::<B>();
+    let together = match n % 4 {
+        0 => return 0,
+        2 => 2,
+        _ => 4,
+    };
+    let ends = array!(T, |t| Ends::of(x[t], n));
+    for (group, blocks) in B::slice(tile.weights).chunks_exact(together * n).enumerate() {
+        let mut acc = [[0.0; T]; 4];
+        // Where the next super-block belongs.
+        let (mut row, mut at) = (0, 0);
+        for blocks in blocks.as_chunks::<4>().0 {
+            prefetch(blocks);
+            let x = array!(T, |t| if at + 4 <= n { Four::of(x[t], at) } else { ends[t].four(at + 3 - n) });
+            // SAFETY: the caller vouches for the CPU.
+            let terms = unsafe { Terms::of(blocks, x) };
+            for i in 0..4 {
+                terms.add(i, &mut acc[row]);
+                at += 1;
+                if at == n {
+                    (row, at) = (row + 1, 0);
+                }
+            }
+        }
+        for (r, acc) in acc[..together].iter().enumerate() {
+            for (t, &dot) in acc.iter().enumerate() {
+                out.set(t, together * group + r, dot);
+            }
+        }
+    }
+    tile.rows / together * together
+}
+
+/// The activations where a row ends and begins anew: its last three super-blocks and its first three. (Of a
+/// shorter row, over and over.)
+#[derive(Clone, Copy)]
+struct Ends {
     qs: [[i8; QK_K]; 6],
     bsums: [[i16; 16]; 6],
     d: [f32; 6],
 }
 
-impl Repeated {
-    /// `n`, at most 3: the super-blocks of the row.
+impl Ends {
+    /// `n`, at least 1: the super-blocks of the row.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn of(x: Q8KRow<'_>, n: usize) -> Repeated {
+    fn of(x: Q8KRow<'_>, n: usize) -> Ends {
         let (qs, bsums) = (x.qs.as_chunks().0, x.bsums.as_chunks().0);
-        Repeated {
-            qs: array!(6, |i| qs[i % n]),
-            bsums: array!(6, |i| bsums[i % n]),
-            d: array!(6, |i| x.d[i % n]),
+        let first = 4 * n - 3;
+        Ends {
+            qs: array!(6, |i| qs[(first + i) % n]),
+            bsums: array!(6, |i| bsums[(first + i) % n]),
+            d: array!(6, |i| x.d[(first + i) % n]),
         }
     }
 
-    /// Four from super-block `at` of the row on, `at` being at most 2.
+    /// Four from the `at`th of the six on.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     fn four(&self, at: usize) -> Four<'_> {

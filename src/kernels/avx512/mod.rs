@@ -15,11 +15,16 @@ mod unpack;
 use std::arch::x86_64::*;
 
 use super::blocks::{self, BlockKernel};
-use super::{Isa, Kernels, OutTile, Tile, TileKernel, avx2, kernel, missing_features, ops, scalar};
+use super::{Isa, Kernels, OutTile, Tile, TileKernel, avx2, kernel, layouts, missing_features, ops, scalar};
 use crate::gguf::TensorType;
-pub(super) use blocks32::{Blocks32, Panel as Panel32, add_sum, offset};
+pub(super) use blocks32::Blocks32;
+#[cfg(target_os = "linux")] // for the AMX set
+pub(super) use blocks32::{Panel as Panel32, add_sum, offset};
 pub(super) use kquants::KQuant;
-pub(super) use super_blocks::{SuperBlocks, add_sums};
+pub(super) use super_blocks::SuperBlocks;
+#[cfg(target_os = "linux")]
+pub(super) use super_blocks::add_sums;
+#[cfg(target_os = "linux")]
 pub(super) use unpack::{Panel as SuperPanel, SuperBlock};
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -33,9 +38,9 @@ pub(super) static KERNELS: Kernels = Kernels {
 static TILES: &[TileKernel] = tiles_with_quantised!(
     KQuant,
     [
-        kernel(TensorType::F32, floats::tile::<floats::F32>),
-        kernel(TensorType::F16, floats::tile::<floats::F16>),
-        kernel(TensorType::BF16, floats::tile::<floats::Bf16>)
+        kernel(TensorType::F32, floats::tile::<layouts::F32>),
+        kernel(TensorType::F16, floats::tile::<layouts::F16>),
+        kernel(TensorType::BF16, floats::tile::<layouts::Bf16>)
     ]
 );
 
@@ -47,18 +52,34 @@ unsafe fn quantised<K: BlockKernel<ROWS>, const ROWS: usize>(tile: &Tile<'_>, ou
     unsafe { blocks::tile::<K, ROWS>(tile, out) }
 }
 
-/// How far ahead of the weights in use memory is asked for, bytes: where rows follow one another, and where
-/// sixteen are read side by side and a unit of each takes far longer.
-const PREFETCH: usize = 3072;
-const PREFETCH_ROWS: usize = 512;
+/// How far ahead of the weights in use memory is asked for, bytes, where rows follow one another: into L2, which
+/// may have many more lines under way than L1, and from there into L1.
+const TO_L2: usize = 6144;
+const TO_L1: usize = 1024;
+/// The same where sixteen rows are read side by side and a unit of each takes far longer.
+const ROWS_TO_L1: usize = 512;
 
-/// Asks for the memory `ahead` bytes after `at`'s start, as much as `at` is long.
+/// Asks for the memory that rows which follow one another have next, as much as `at` is long.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn prefetch<T: ?Sized>(at: &T, ahead: usize) {
+fn prefetch<T: ?Sized>(at: &T) {
+    prefetch_by::<_MM_HINT_T1, T>(at, TO_L2);
+    prefetch_by::<_MM_HINT_T0, T>(at, TO_L1);
+}
+
+/// The same of one of sixteen rows.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn prefetch_rows<T: ?Sized>(at: &T) {
+    prefetch_by::<_MM_HINT_T0, T>(at, ROWS_TO_L1);
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn prefetch_by<const HINT: i32, T: ?Sized>(at: &T, ahead: usize) {
     let start = std::ptr::from_ref(at).cast::<i8>().wrapping_add(ahead);
     for line in 0..size_of_val(at).div_ceil(64) {
-        _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line * 64));
+        _mm_prefetch::<HINT>(start.wrapping_add(line * 64));
     }
 }
 

@@ -11,8 +11,7 @@ use super::super::avx2::{EightRows, Mins, Places, PlacesAhead, SuperBlock, d_pai
 use super::super::blocks::{BlockKernel, PanelKernel};
 use super::unpack::Panel;
 use super::{
-    PREFETCH, PREFETCH_ROWS, add_pair_at, join, join_ps, load_16_i16, load_64_i8, prefetch, spread_quad,
-    to_array,
+    add_pair_at, join, join_ps, load_16_i16, load_64_i8, prefetch, prefetch_rows, spread_quad, to_array,
 };
 use crate::quant::{ActivationRow, Q8KRow, QK_K};
 
@@ -52,7 +51,7 @@ impl<B: SuperBlock> PanelKernel<16> for SuperBlocks<B> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn unpack(rows: &[&[u8]; 16], unit: usize, panel: &mut Panel) {
         for row in rows {
-            prefetch(&B::slice(row)[unit], PREFETCH_ROWS);
+            prefetch_rows(&B::slice(row)[unit]);
         }
         let mut halves = [EightRows::zero(); 2];
         for (rows, half) in rows.as_chunks::<8>().0.iter().zip(&mut halves) {
@@ -103,7 +102,7 @@ impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
         // SAFETY: the caller vouches for the CPU.
         let mut places = unsafe { PlacesAhead::new(blocks) };
         for (b, block) in blocks.iter().enumerate() {
-            prefetch(block, PREFETCH);
+            prefetch(block);
             // SAFETY: the caller vouches for the CPU.
             let w = unsafe { Weights::of(block, places.of(blocks, b)) };
             for t in 0..T {

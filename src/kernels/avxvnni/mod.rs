@@ -145,9 +145,9 @@ impl<B: Block> BlockKernel<16> for Blocks32<B> {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-    unsafe fn short_rows(tile: &Tile<'_>, x: &[Q8_0Row<'_>], out: &mut OutTile<'_>) -> usize {
+    unsafe fn rows_together(tile: &Tile<'_>, x: &[Q8_0Row<'_>], out: &mut OutTile<'_>) -> usize {
         // SAFETY: the caller vouches for the CPU.
-        unsafe { avx2::blocks32_short_rows::<B, Vnni>(tile, x, out) }
+        unsafe { avx2::blocks32_rows_together::<B, Vnni>(tile, x, out) }
     }
 }
 

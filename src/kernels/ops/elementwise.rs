@@ -79,8 +79,8 @@ impl Ops {
         pieces2(gate, up, |gate, up| run!(self, swiglu_limited(gate, up, limit)));
     }
 
-    /// `gate = beta tanh(gate / beta) sigmoid(gate) * linear tanh(up / linear)`, from left to right, divisions
-    /// as products with rounded reciprocals: Kimi K3's SiTU. `up` as it is where `linear` is 0.
+    /// `gate = beta tanh(gate / beta) sigmoid(gate) * linear tanh(up / linear)`, from left to right,
+    /// divisions as products with rounded reciprocals: Kimi K3's SiTU. `up` as it is where `linear` is 0.
     pub fn situ(&self, gate: &mut [f32], up: &[f32], beta: f32, linear: f32) {
         pieces2(gate, up, |gate, up| run!(self, situ(gate, up, beta, linear)));
     }

@@ -19,6 +19,8 @@ mod indexer;
 mod kv;
 mod lanes;
 mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod norms;
 mod pool;
 mod recurrence;
@@ -36,6 +38,9 @@ use avx2::Avx2;
 use avx512::Avx512;
 use indexer::IndexQuery;
 use lanes::Scalar;
+#[cfg(target_arch = "aarch64")]
+use neon::Neon;
+use recurrence::channel_scan::Channels as ScanChannels;
 use recurrence::conv::Inputs as ConvInputs;
 use recurrence::delta::Rows as DeltaRows;
 use recurrence::scan::Head as ScanHead;
@@ -45,7 +50,9 @@ pub use hyper::{HYPER_GATES, HyperGates};
 pub use indexer::{IndexQueries, choose};
 pub use kv::{KvPages, KvView, KvViewMut, PAGE};
 pub use pool::PooledRow;
-pub use recurrence::{CausalConv, Decay, DeltaRule, HeadMap, SelectiveScan, StridedRows};
+pub use recurrence::{
+    CausalConv, ChannelRows, ChannelScan, Decay, DeltaRule, HeadMap, SelectiveScan, StridedRows,
+};
 pub use rope::{RopeKind, RopeParams, RopeTable, Yarn};
 pub use select::{top_k, top_k_grouped};
 pub use streams::{Banked, STREAMS};
@@ -136,6 +143,7 @@ kernel_sets! {
         softmax = math::softmax, (x: &mut [f32]);
         rescale = math::rescale, (x: &mut [f32], like: &[f32]);
         cut_below = math::cut_below, (x: &mut [f32], deviations: f32);
+        mean_of_streams = streams::mean_of_streams, (x: &[f32], out: &mut [f32]);
         mix_streams = streams::mix_streams, (x: &mut [f32], coefs: &[f32]);
         hyper_gates = hyper::gates, (mixes: &mut [f32], gates: &HyperGates);
         join_streams = hyper::join, (x: &[f32], weights: &[f32], out: &mut [f32]);
@@ -147,6 +155,8 @@ kernel_sets! {
         causal_conv = recurrence::conv::causal_conv, (inputs: &ConvInputs, t: usize, out: &mut [f32]);
         delta_rule = recurrence::delta::delta_rule,
             (rule: &DeltaRule, rows: &DeltaRows, state: &mut [f32], out: &mut [f32]);
+        scan_channels = recurrence::channel_scan::scan_channels,
+            (channels: &ScanChannels, state: &mut [f32], out: &mut [f32]);
         scan_head = recurrence::scan::scan_head, (head: &ScanHead, state: &mut [f32], out: &mut [f32]);
         l2_norm = recurrence::delta::l2_norm, (x: &mut [f32], eps: f32);
         attend = attention::tile::attend, (tile: &Tile, workspace: &mut Workspace, parts: &mut [f32]);
@@ -162,6 +172,8 @@ kernel_sets! {
     AVX2 avx2_fma "avx2" [target_feature(enable = "avx2,fma,f16c")] Avx2::new();
     #[cfg(target_arch = "x86_64")]
     AVX512 avx512_f "avx512" [target_feature(enable = "avx512f")] Avx512::new();
+    #[cfg(target_arch = "aarch64")]
+    NEON neon_base "neon" [target_feature(enable = "neon")] Neon::new();
 }
 
 /// Calls a row kernel of an [`Ops`].

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::elementwise::PARALLEL;
 use super::lanes::{Isa, Lanes16};
+use super::recurrence::conv::{load, store};
 use super::{Ops, run};
 
 /// Residual streams of a token.
@@ -101,9 +102,10 @@ impl Ops {
     /// What a layer has changed in one stream, taken over by all: stream j of a token becomes `x_j + c[j]
     /// change`, product and sum rounded apart.
     ///
-    /// `x`: `[tokens][STREAMS][n]`, in place; `change`: `[tokens][n]`; `coefs`: `[tokens][STREAMS]`.
+    /// `x`: `[tokens][streams][n]`, in place; `change`: `[tokens][n]`; `coefs`: `[tokens][streams]`.
     pub fn correct_streams(&self, x: &mut [f32], change: &[f32], coefs: &[f32], n: usize) {
-        assert_eq!(x.len(), change.len() * STREAMS, "changes of another number of tokens");
+        let streams = (x.len() / change.len().max(1)).max(1);
+        assert_eq!(x.len(), change.len() * streams, "changes of another number of tokens");
         assert_eq!(x.len(), coefs.len() * n, "coefficients of another number of tokens");
         let correct = |((x, change), coefs): ((&mut [f32], &[f32]), &[f32])| {
             for (x, &by) in x.chunks_exact_mut(n).zip(coefs) {
@@ -111,11 +113,25 @@ impl Ops {
             }
         };
         if x.len() < PARALLEL {
-            let rows = x.chunks_exact_mut((n * STREAMS).max(1)).zip(change.chunks_exact(n.max(1)));
-            rows.zip(coefs.chunks_exact(STREAMS)).for_each(correct);
+            let rows = x.chunks_exact_mut((n * streams).max(1)).zip(change.chunks_exact(n.max(1)));
+            rows.zip(coefs.chunks_exact(streams)).for_each(correct);
         } else {
-            let rows = x.par_chunks_exact_mut(n * STREAMS).zip(change.par_chunks_exact(n));
-            rows.zip(coefs.par_chunks_exact(STREAMS)).for_each(correct);
+            let rows = x.par_chunks_exact_mut(n * streams).zip(change.par_chunks_exact(n));
+            rows.zip(coefs.par_chunks_exact(streams)).for_each(correct);
+        }
+    }
+
+    /// The mean of each token's streams: their sum in rising order, times `1 / streams`.
+    ///
+    /// `x`: `[tokens][streams][n]`; `out`: `[tokens][n]`.
+    pub fn mean_of_streams(&self, x: &[f32], out: &mut [f32], n: usize) {
+        let streams = (x.len() / out.len().max(1)).max(1);
+        assert!(n > 0 && x.len() == out.len() * streams && out.len().is_multiple_of(n), "mean of streams");
+        let mean = |(x, out): (&[f32], &mut [f32])| run!(self, mean_of_streams(x, out));
+        if x.len() < PARALLEL {
+            x.chunks_exact(n * streams).zip(out.chunks_exact_mut(n)).for_each(mean);
+        } else {
+            x.par_chunks_exact(n * streams).zip(out.par_chunks_exact_mut(n)).for_each(mean);
         }
     }
 
@@ -156,6 +172,20 @@ fn tokens(
         x.chunks_exact_mut(x_row.max(1)).zip(y.chunks_exact(y_row.max(1))).for_each(|(x, y)| f(x, y));
     } else {
         x.par_chunks_exact_mut(x_row).zip(y.par_chunks_exact(y_row)).for_each(|(x, y)| f(x, y));
+    }
+}
+
+/// One token of [`Ops::mean_of_streams`].
+#[inline(always)]
+pub(super) fn mean_of_streams<I: Isa>(isa: I, x: &[f32], out: &mut [f32]) {
+    let n = out.len();
+    let by = isa.splat(1.0 / (x.len() / n) as f32);
+    for at in (0..n).step_by(16) {
+        let mut sum = load(isa, &x[..n], at);
+        for stream in x[n..].chunks_exact(n) {
+            sum = sum.add(load(isa, stream, at));
+        }
+        store(sum.mul(by), out, at);
     }
 }
 

@@ -7,8 +7,8 @@ use super::super::decoder::Decoder;
 use super::super::keys::Keys;
 use super::super::load::{Loader, Sizes};
 use super::super::parts::{
-    Activation, Embedding, ExpertsSpec, IndexingSpec, Latent, LatentNames, LatentSpec, NormKind, Rope,
-    RopeSpec, Routing, Score, Temperature, ln, yarn_gain,
+    Activation, Embedding, ExpertsSpec, IndexNames, IndexingSpec, Latent, LatentNames, LatentSpec, NormKind,
+    Rope, RopeSpec, Routing, Score, Temperature, ln, yarn_gain,
 };
 use super::stack::{EXP_PROBS_B, FfnPlan, HiddenRows, LayerPlan, Norms, drafting_decoder, shared, swiglu};
 use crate::kernels::ops::RopeKind;
@@ -68,16 +68,16 @@ fn load_latent(l: &mut Loader<'_>, variant: Variant) -> Result<Decoder, ModelErr
     let eps = l.rms_eps()?;
     let multiplier = multiplier(&mut l.keys, variant.gain)?;
     let rope = load_rope(l, &sizes, variant.gain, multiplier)?;
-    let heads = Heads::read(l, &sizes, &rope)?;
+    let heads = match variant.indexers {
+        Some(_) => Heads::read_absorbed(l, &sizes, rope.params.n_dims)?,
+        None => Heads::read(l, &sizes, rope.params.n_dims)?,
+    };
     let temperature = temperature(&mut l.keys)?;
     let score = variant.score.unwrap_or_else(|| score_by_size(&sizes));
-    let networks = Networks::read(l, &sizes, score)?;
+    let networks = Networks::read(l, &sizes, Some(score))?;
     // Of models that see images too: a text's pairs turn as they do without.
     l.keys.harmless(&["rope.dimension_sections"]);
     let indexing = variant.indexers.map(|read| read(l, &sizes, &rope)).transpose()?;
-    if indexing.is_some() && !(heads.absorbed && heads.q_rank.is_some()) {
-        return Err(l.keys.problem("attention.key_length_mla", "is missing"));
-    }
     let scale = score_scale(&rope, multiplier, heads.key_len);
     let rotated = rope.params.n_dims;
     let embedding = Embedding::plain(l.token_embd(&sizes)?);
@@ -95,6 +95,7 @@ fn load_latent(l: &mut Loader<'_>, variant: Variant) -> Result<Decoder, ModelErr
             absorbed: heads.absorbed,
             scale,
             temperature,
+            sinks: false,
             gate: None,
             eps,
             names: variant.names,
@@ -107,37 +108,56 @@ fn load_latent(l: &mut Loader<'_>, variant: Variant) -> Result<Decoder, ModelErr
 
 /// Sizes of heads and of what is of low rank.
 #[derive(Clone, Copy)]
-struct Heads {
-    q_rank: Option<usize>,
-    latent: usize,
+pub(super) struct Heads {
+    pub q_rank: Option<usize>,
+    pub latent: usize,
     /// Elements of a head's queries and values.
-    key_len: usize,
-    value_len: usize,
+    pub key_len: usize,
+    pub value_len: usize,
     /// Whether the file has its weights head by head.
     absorbed: bool,
 }
 
 impl Heads {
-    fn read(l: &mut Loader<'_>, sizes: &Sizes, rope: &Rope) -> Result<Heads, ModelError> {
+    fn read(l: &mut Loader<'_>, sizes: &Sizes, rotated: usize) -> Result<Heads, ModelError> {
+        match l.weights.contains("blk.0.attn_q.weight") {
+            true => {
+                l.keys.count("attention.q_lora_rank")?;
+                Heads::of_rank(l, sizes, rotated, None, false)
+            }
+            false => {
+                let rank = query_rank(l)?;
+                Heads::of_rank(l, sizes, rotated, Some(rank), false)
+            }
+        }
+    }
+
+    /// The same of a family that has its weights head by head, and queries of low rank.
+    pub fn read_absorbed(l: &mut Loader<'_>, sizes: &Sizes, rotated: usize) -> Result<Heads, ModelError> {
+        let rank = query_rank(l)?;
+        Heads::of_rank(l, sizes, rotated, Some(rank), true)
+    }
+
+    fn of_rank(
+        l: &mut Loader<'_>,
+        sizes: &Sizes,
+        rotated: usize,
+        q_rank: Option<usize>,
+        always_absorbed: bool,
+    ) -> Result<Heads, ModelError> {
         let latent = l.keys.required_size("attention.kv_lora_rank")?;
-        let rank = l.keys.count("attention.q_lora_rank")?;
-        let q_rank = match l.weights.contains("blk.0.attn_q.weight") {
-            true => None,
-            false if rank == 0 => return Err(l.keys.problem("attention.q_lora_rank", "is 0 or missing")),
-            false => Some(rank),
-        };
         let (key, value) =
             (l.keys.size("attention.key_length_mla")?, l.keys.size("attention.value_length_mla")?);
         let heads = match (key, value) {
             (Some(key_len), Some(value_len)) => Heads { q_rank, latent, key_len, value_len, absorbed: true },
-            (None, None) => {
+            (None, None) if !always_absorbed => {
                 let (key_len, value_len) = (sizes.key_len, sizes.value_len);
                 Heads { q_rank, latent, key_len, value_len, absorbed: false }
             }
             (Some(_), None) => return Err(l.keys.problem("attention.value_length_mla", "is missing")),
-            (None, Some(_)) => return Err(l.keys.problem("attention.key_length_mla", "is missing")),
+            (None, _) => return Err(l.keys.problem("attention.key_length_mla", "is missing")),
         };
-        heads.check(&l.keys, sizes, rope.params.n_dims)?;
+        heads.check(&l.keys, sizes, rotated)?;
         Ok(heads)
     }
 
@@ -155,7 +175,11 @@ impl Heads {
             );
             return Err(keys.problem("attention.key_length", what));
         }
-        let wrong = |il: &usize| sizes.kv_heads[*il] != if absorbed { 1 } else { sizes.heads[*il] };
+        // Layers without attention have none.
+        let wrong = |il: &usize| match (absorbed, sizes.kv_heads[*il]) {
+            (true, n) => n > 1,
+            (false, n) => n != sizes.heads[*il],
+        };
         match (0..sizes.layers).find(wrong) {
             Some(il) => {
                 let needed = if absorbed { 1 } else { sizes.heads[il] };
@@ -164,6 +188,14 @@ impl Heads {
             }
             None => Ok(()),
         }
+    }
+}
+
+/// The rank that queries pass through.
+fn query_rank(l: &mut Loader<'_>) -> Result<usize, ModelError> {
+    match l.keys.count("attention.q_lora_rank")? {
+        0 => Err(l.keys.problem("attention.q_lora_rank", "is 0 or missing")),
+        rank => Ok(rank),
     }
 }
 
@@ -234,7 +266,9 @@ fn indexer(l: &mut Loader<'_>, rope: &Rope, kind: RopeKind, eps: f32) -> Result<
         let what = format!("is {len}, where {} are rotated", rope.params.n_dims);
         return Err(keys.problem("attention.indexer.key_length", what));
     }
-    Ok(IndexingSpec { heads, len, rope: kind, count, eps, shared: false })
+    let names = IndexNames::default();
+    let rotation = Some((kind, 0));
+    Ok(IndexingSpec { heads, len, rotation, spread: true, pool: 1, count, eps, shared: false, names })
 }
 
 fn every_indexer(l: &mut Loader<'_>, sizes: &Sizes, rope: &Rope) -> Result<Vec<IndexingSpec>, ModelError> {
@@ -243,42 +277,52 @@ fn every_indexer(l: &mut Loader<'_>, sizes: &Sizes, rope: &Rope) -> Result<Vec<I
 
 fn some_indexers(l: &mut Loader<'_>, sizes: &Sizes, rope: &Rope) -> Result<Vec<IndexingSpec>, ModelError> {
     let spec = indexer(l, rope, RopeKind::Norm, 0.0)?;
-    let own = own_indexers(l, sizes)?;
+    let sharing = sizes.context >= SHARING_CONTEXT;
+    let own = |il: usize| !sharing || il < 2 || (il < 78 && (il - 2).is_multiple_of(4));
+    let own = own_indexers(l, sizes, Some((0..sizes.layers).map(own).collect()))?;
+    first_has_its_own(l, &own, 0)?;
     Ok(own.into_iter().map(|own| IndexingSpec { shared: !own, ..spec }).collect())
 }
 
 /// The context of models that share their indexers where the file does not say.
 const SHARING_CONTEXT: usize = 1 << 20;
 
-/// Which layers have an indexer of their own: `attention.indexer.types`, or as llama.cpp knows GLM 5 to 5.2.
-fn own_indexers(l: &mut Loader<'_>, sizes: &Sizes) -> Result<Vec<bool>, ModelError> {
+/// Which layers have an indexer of their own: `attention.indexer.types`, or as llama.cpp knows it of models
+/// whose files do not say.
+pub(super) fn own_indexers(
+    l: &mut Loader<'_>,
+    sizes: &Sizes,
+    known: Option<Vec<bool>>,
+) -> Result<Vec<bool>, ModelError> {
     let name = "attention.indexer.types";
     let own = if l.keys.is_array(name) {
-        l.keys.layer_flags(name, sizes.layers, sizes.layers)?.unwrap_or_default()
+        l.keys.layer_flags(name, sizes.layers, sizes.layers)?
     } else {
-        match l.keys.flag(name)? {
-            Some(own) => vec![own; sizes.layers],
-            None => {
-                let shared = sizes.context >= SHARING_CONTEXT;
-                let own = |il: usize| !shared || il < 2 || (il < 78 && (il - 2).is_multiple_of(4));
-                (0..sizes.layers).map(own).collect()
-            }
-        }
+        l.keys.flag(name)?.map(|own| vec![own; sizes.layers])
     };
-    match own[0] {
-        true => Ok(own),
-        false => Err(l.keys.problem(name, "says that the first layer has no indexer of its own")),
+    own.or(known).ok_or_else(|| l.keys.problem(name, "is missing"))
+}
+
+/// The first layer with attention takes no other's choice.
+pub(super) fn first_has_its_own(l: &Loader<'_>, own: &[bool], first: usize) -> Result<(), ModelError> {
+    match own[first] {
+        true => Ok(()),
+        false => {
+            let what = format!("says that layer {first} has no indexer of its own, where none is before it");
+            Err(l.keys.problem("attention.indexer.types", what))
+        }
     }
 }
 
 /// Dense networks, then experts with a network beside them.
-struct Networks {
+pub(super) struct Networks {
     dense_layers: usize,
     experts: Option<ExpertsSpec>,
 }
 
 impl Networks {
-    fn read(l: &mut Loader<'_>, sizes: &Sizes, score: Score) -> Result<Networks, ModelError> {
+    /// `score`: how experts are scored in files that do not say; `None`: they must.
+    pub fn read(l: &mut Loader<'_>, sizes: &Sizes, score: Option<Score>) -> Result<Networks, ModelError> {
         let dense_layers = l.keys.count("leading_dense_block_count")?;
         let counts = match dense_layers >= sizes.layers {
             true => l.experts(sizes)?,
@@ -288,7 +332,7 @@ impl Networks {
         let shared_count = l.keys.required_size("expert_shared_count")?;
         let experts = match counts {
             Some(counts) => {
-                let routing = Routing::read(l, counts, Some(score))?;
+                let routing = Routing::read(l, counts, score)?;
                 let spec = ExpertsSpec::new(ff, Activation::SwiGlu, routing);
                 Some(ExpertsSpec { shared: Some(shared(ff * shared_count, "ffn_shexp")), ..spec })
             }
@@ -297,7 +341,7 @@ impl Networks {
         Ok(Networks { dense_layers, experts })
     }
 
-    fn of(&self, l: &mut Loader<'_>, sizes: &Sizes, il: usize) -> Result<FfnPlan, ModelError> {
+    pub fn of(&self, l: &mut Loader<'_>, sizes: &Sizes, il: usize) -> Result<FfnPlan, ModelError> {
         match &self.experts {
             Some(spec) if il >= self.dense_layers => {
                 let routing = spec.routing.clone().biased(l, il, EXP_PROBS_B)?;

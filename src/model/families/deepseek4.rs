@@ -3,14 +3,13 @@
 //! first layers.
 
 use super::super::ModelError;
-use super::super::decoder::{Decoder, FeedForward, Layer};
+use super::super::decoder::Decoder;
 use super::super::load::{Loader, Sizes};
 use super::super::parts::{
-    Activation, Compressed, CompressedSpec, Compression, DenseSpec, Embedding, Experts, ExpertsSpec,
-    HyperConnections, HyperSpec, HyperStreams, NormKind, Rope, RopeSpec, Routing, RowIndexing, Score,
-    SharedSpec, Streams, ln,
+    Activation, Compressed, CompressedSpec, Compression, DenseSpec, Embedding, ExpertsSpec, HyperSpec,
+    NormKind, Rope, RopeSpec, Routing, RowIndexing, Score, SharedSpec, ln,
 };
-use super::stack::{EXP_PROBS_B, shared};
+use super::stack::{EXP_PROBS_B, FfnPlan, LayerPlan, Norms, hyper_decoder, shared};
 use crate::kernels::ops::RopeKind;
 
 /// Positions of a compressed key: of those that an indexer chooses from, and of those that are all attended
@@ -32,65 +31,12 @@ pub(super) fn load(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     let networks = Networks::read(l, &sizes)?;
     let hyper = HyperSpec::read(l, eps)?;
     let embedding = Embedding::plain(l.token_embd(&sizes)?);
-    let mut layers = Vec::with_capacity(sizes.layers);
-    for (il, spec) in attention.into_iter().enumerate() {
-        layers.push(layer(l, &sizes, il, eps, &ropes, spec, &networks, hyper)?);
-    }
-    let streams: Option<Box<dyn Streams>> = Some(Box::new(HyperStreams::load(l, &sizes, hyper)?));
-    if !l.weights.contains("output.weight") {
-        return Err(ModelError::MissingTensor { name: "output.weight".to_owned() });
-    }
-    let head = l.head(&sizes, &embedding, "output_norm", NormKind::Rms, eps)?;
-    let memories = std::mem::take(&mut l.memories);
-    Ok(Decoder {
-        sizes,
-        ropes,
-        embedding,
-        per_layer: None,
-        streams,
-        layers,
-        mixture: None,
-        head,
-        nextn: None,
-        memories,
-    })
-}
-
-#[allow(clippy::too_many_arguments)] // all that layers have in common
-fn layer(
-    l: &mut Loader<'_>,
-    sizes: &Sizes,
-    il: usize,
-    eps: f32,
-    ropes: &[Rope],
-    spec: CompressedSpec,
-    networks: &Networks,
-    hyper: HyperSpec,
-) -> Result<Layer, ModelError> {
-    let norm = |l: &mut Loader<'_>, name| l.norm(il, name, name, NormKind::Rms, sizes, eps).map(Some);
-    // In the order of a pass.
-    let mut streams = HyperConnections::load(l, il, sizes, hyper)?;
-    let attn_norm = norm(l, "attn_norm")?;
-    let mixer = Compressed::load(l, il, sizes.embd, &ropes[spec.rope], spec)?;
-    streams.load_network(l, il)?;
-    let ffn_norm = norm(l, "ffn_norm")?;
-    let spec = networks.of(l, sizes, il)?;
-    let experts = Experts::load(l, il, sizes.embd, spec)?;
-    Ok(Layer {
-        attn_norm,
-        mixer: Some(Box::new(mixer)),
-        attn_post_norm: None,
-        ffn_norm,
-        ffn: Some(FeedForward::Experts(Box::new(experts))),
-        ffn_post_norm: None,
-        residual_scale: None,
-        normed_residual: None,
-        parallel: false,
-        middle: "hc_attn_post",
-        out: "l_last".into(),
-        tail: None,
-        earlier: None,
-        streams: Some(Box::new(streams)),
+    let (norms, sums) = (Norms::before(NormKind::Rms, eps), ["hc_attn_post", "l_last"]);
+    let (of, of_layers) = (sizes.clone(), ropes.clone());
+    hyper_decoder(l, sizes, ropes, embedding, norms, (hyper, sums), |l, il| {
+        let spec = attention[il].clone();
+        let mixer = Compressed::load(l, il, of.embd, &of_layers[spec.rope], spec)?;
+        Ok(LayerPlan::with(mixer, FfnPlan::Experts(networks.of(l, &of, il)?)))
     })
 }
 
@@ -252,6 +198,6 @@ impl Networks {
 }
 
 /// SwiGLU of values within a limit, where there is one.
-fn limited(limit: f32) -> Activation {
+pub(super) fn limited(limit: f32) -> Activation {
     if limit > LEAST_LIMIT { Activation::SwiGluLimited { limit } } else { Activation::SwiGlu }
 }

@@ -56,14 +56,16 @@ pub(super) fn load(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
 }
 
 /// How decays are made: `kda.gate_lower_bound`.
+pub(super) fn rate(l: &mut Loader<'_>) -> Result<Rate, ModelError> {
+    match l.keys.float("kda.gate_lower_bound")? {
+        None => Ok(Rate::Softplus),
+        Some(bound) if bound < 0.0 => Ok(Rate::BoundedByNegative(bound)),
+        Some(bound) => Err(l.keys.problem("kda.gate_lower_bound", format!("is {bound}, which is no decay"))),
+    }
+}
+
 fn kda(l: &mut Loader<'_>) -> Result<KdaKind, ModelError> {
-    let rate = match l.keys.float("kda.gate_lower_bound")? {
-        None => Rate::Softplus,
-        Some(bound) if bound < 0.0 => Rate::BoundedByNegative(bound),
-        Some(bound) => {
-            return Err(l.keys.problem("kda.gate_lower_bound", format!("is {bound}, which is no decay")));
-        }
-    };
+    let rate = rate(l)?;
     let names = ["kda_f", "kda_g2", "kda_g1"];
     let strengths = ("kda_beta_logit", Some("kda_beta"));
     Ok(KdaKind { decay: &["ssm_f_a", "ssm_f_b"], gate: &["ssm_g"], names, strengths, flat: true, rate })

@@ -75,7 +75,16 @@ pub(super) fn delta_net(l: &mut Loader<'_>, sizes: &Sizes, eps: f32) -> Result<D
     if len > MAX_HEAD {
         return Err(l.keys.problem("kda.head_dim", format!("is {len}, where at most {MAX_HEAD} make sense")));
     }
-    Ok(DeltaNetSpec { heads, key_heads: heads, map: HeadMap::Tiled, len, taps, eps })
+    Ok(DeltaNetSpec {
+        heads,
+        key_heads: heads,
+        map: HeadMap::Tiled,
+        len,
+        taps,
+        eps,
+        l2_eps: eps,
+        sigmoid: false,
+    })
 }
 
 /// Latent attention with the weights of each head. What RoPE would rotate is only what heads share.
@@ -105,6 +114,7 @@ pub(super) fn latent(l: &mut Loader<'_>, sizes: &Sizes, eps: f32) -> Result<Late
         absorbed: true,
         scale: 1.0 / (key_len as f32).sqrt(),
         temperature: None,
+        sinks: false,
         gate: None,
         eps,
         names: LatentNames { latent: "Vcur", output: "mla_out", ..LatentNames::default() },

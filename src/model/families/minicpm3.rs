@@ -62,7 +62,7 @@ fn load_with(
         low_kv: "kv_pe_compresseed", // as llama.cpp spells it
         latent: "kv_compressed",
         whole: ["q_states", "k_states", "v_states"],
-        output: "attn_out",
+        ..LatentNames::default()
     };
     let of = sizes.clone();
     decoder(l, sizes, vec![rope], embedding, Norms::before(NormKind::Rms, eps), |l, il| {
@@ -77,6 +77,7 @@ fn load_with(
             absorbed: false,
             scale: 1.0 / (of.key_len as f32).sqrt(),
             temperature: None,
+            sinks: false,
             gate: None,
             eps,
             names,

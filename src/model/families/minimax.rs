@@ -6,8 +6,8 @@ use super::super::ModelError;
 use super::super::decoder::Decoder;
 use super::super::load::{Loader, Sizes};
 use super::super::parts::{
-    Activation, AttentionNames, AttentionSpec, BlocksSpec, DenseSpec, Embedding, ExpertsSpec, Lightning,
-    LightningSpec, Norm, NormKind, QkNorm, Rope, Routing, Score, SharedSpec,
+    Activation, AttentionNames, AttentionSpec, BlocksSpec, ChoiceSpec, DenseSpec, Embedding, ExpertsSpec,
+    Lightning, LightningSpec, Norm, NormKind, QkNorm, Rope, Routing, Score, SharedSpec,
 };
 use super::qwen35::recurrent_layers;
 use super::stack::{EXP_PROBS_B, FfnPlan, LayerPlan, Norms, attention, decoder, head_norms, rope, shared};
@@ -102,7 +102,7 @@ pub(super) fn load_m3(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
             let dense = DenseSpec::new(of.dense_ff(&l.keys, il)?, ACTIVATION);
             return Ok(LayerPlan::new(attention, FfnPlan::Dense(dense)));
         }
-        let attention = AttentionSpec { blocks: Some(blocks), ..attention };
+        let attention = AttentionSpec { choice: Some(ChoiceSpec::Blocks(blocks)), ..attention };
         let routing = routing.clone().with_bias(l, il, EXP_PROBS_B)?;
         let beside = shared(shared_ff, "ffn_shexp");
         let dense = DenseSpec { activation: ACTIVATION, ..beside.dense };

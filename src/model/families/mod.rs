@@ -16,14 +16,17 @@ mod gemma;
 mod gemma3n;
 mod gemma4;
 mod glm;
+mod glm5_next;
 mod gpt_oss;
 mod granite;
 mod hunyuan;
+mod hy_v4;
 mod kimi_k3;
 mod kimi_linear;
 mod lfm2;
 mod llama;
 mod llama4;
+mod mamba;
 mod mamba2;
 mod mellum;
 mod mimo2;
@@ -37,6 +40,7 @@ mod qwen2;
 mod qwen3;
 mod qwen35;
 mod qwen3next;
+mod qwen4exp;
 mod seed_oss;
 mod smollm3;
 mod stack;
@@ -71,6 +75,7 @@ const FAMILIES: &[(&str, Load)] = &[
     ("kimi-linear", kimi_linear::load),
     ("qwen35", qwen35::load),
     ("qwen35moe", qwen35::load_experts),
+    ("qwen4exp", qwen4exp::load),
     ("gpt-oss", gpt_oss::load),
     ("mellum", mellum::load),
     ("gemma", gemma::load_1),
@@ -83,6 +88,7 @@ const FAMILIES: &[(&str, Load)] = &[
     ("chatglm", glm::load_chat),
     ("glm4", glm::load_4),
     ("glm4moe", glm::load_4_moe),
+    ("glm5-next", glm5_next::load),
     ("minimax-01", minimax::load_01),
     ("minimax-m2", minimax::load_m2),
     ("minimax-m3", minimax::load_m3),
@@ -100,6 +106,7 @@ const FAMILIES: &[(&str, Load)] = &[
     ("hunyuan-dense", hunyuan::load_dense),
     ("hunyuan-moe", hunyuan::load_experts),
     ("hy_v3", hunyuan::load_v3),
+    ("hy_v4", hy_v4::load),
     ("seed_oss", seed_oss::load),
     ("smollm3", smollm3::load),
     ("granite", granite::load),
@@ -122,6 +129,8 @@ const FAMILIES: &[(&str, Load)] = &[
     ("nemotron_h", nemotron_h::load),
     ("nemotron_h_moe", nemotron_h::load),
     ("falcon-h1", falcon_h1::load),
+    ("mamba", mamba::load),
+    ("jamba", mamba::load_jamba),
     ("mamba2", mamba2::load),
     ("deepseek2", deepseek::load_2),
     ("mistral4", deepseek::load_mistral4),

@@ -15,7 +15,7 @@ use super::stack::{
 use crate::kernels::ops::{HeadMap, RopeKind};
 
 /// One layer in so many has attention, where the file does not say.
-const FULL_ATTENTION_INTERVAL: usize = 4;
+pub(super) const FULL_ATTENTION_INTERVAL: usize = 4;
 /// The input of the networks.
 const FFN_INPUT: &str = "attn_post_norm";
 
@@ -115,7 +115,7 @@ pub(super) fn recurrent_layers(
 }
 
 /// The sizes of delta nets, from the keys of state spaces.
-fn delta_net(l: &mut Loader<'_>, eps: f32, map: HeadMap) -> Result<DeltaNetSpec, ModelError> {
+pub(super) fn delta_net(l: &mut Loader<'_>, eps: f32, map: HeadMap) -> Result<DeltaNetSpec, ModelError> {
     let keys = &mut l.keys;
     let taps = keys.required_size("ssm.conv_kernel")?;
     let inner = keys.required_size("ssm.inner_size")?;
@@ -137,11 +137,11 @@ fn delta_net(l: &mut Loader<'_>, eps: f32, map: HeadMap) -> Result<DeltaNetSpec,
         let what = format!("is {inner}, where {heads} heads of {len} are {}", heads * len);
         return Err(keys.problem("ssm.inner_size", what));
     }
-    Ok(DeltaNetSpec { heads, key_heads, map, len, taps, eps })
+    Ok(DeltaNetSpec { heads, key_heads, map, len, taps, eps, l2_eps: eps, sigmoid: false })
 }
 
 /// Attention with norms of heads, and gates within the projection of queries.
-fn normed_and_gated(
+pub(super) fn normed_and_gated(
     l: &mut Loader<'_>,
     sizes: &Sizes,
     il: usize,

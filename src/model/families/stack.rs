@@ -5,8 +5,8 @@ use super::super::decoder::{Decoder, FeedForward, Layer, Nextn};
 use super::super::load::{ExpertCounts, Loader, Sizes};
 use super::super::parts::{
     Activation, Attention, AttentionSpec, Dense, DenseAndExperts, DenseAndExpertsSpec, DenseNames, DenseSpec,
-    Embedding, Experts, ExpertsSpec, Head, Mixer, NextnInput, Norm, NormKind, PerLayer, PerLayerNames,
-    QkNorm, Rope, RopeSpec, SharedSpec, Tail,
+    Embedding, Experts, ExpertsSpec, Head, HyperConnections, HyperSpec, HyperStreams, LayerStreams, Mixer,
+    NextnInput, Norm, NormKind, PerLayer, PerLayerNames, QkNorm, Rope, RopeSpec, SharedSpec, Streams, Tail,
 };
 use crate::kernels::ops::RopeKind;
 
@@ -233,6 +233,47 @@ pub(super) fn drafting_decoder(
     })
 }
 
+/// The same of a family with hyper-connections between several residual streams; `sums` are the nodes of the
+/// streams behind each block of a layer. The output's matrix is never the embedding's.
+pub(super) fn hyper_decoder(
+    l: &mut Loader<'_>,
+    sizes: Sizes,
+    ropes: Vec<Rope>,
+    embedding: Embedding,
+    norms: Norms,
+    (hyper, sums): (HyperSpec, [&'static str; 2]),
+    mut plan: impl FnMut(&mut Loader<'_>, usize) -> Result<LayerPlan, ModelError>,
+) -> Result<Decoder, ModelError> {
+    let mut layers = Vec::with_capacity(sizes.layers);
+    for il in 0..sizes.layers {
+        // In the order of a pass: the plan has the mixing step.
+        let mut streams = HyperConnections::load(l, il, &sizes, hyper)?;
+        let plan = plan(l, il)?;
+        streams.load_network(l, il)?;
+        let layer = layer(l, il, &sizes, &norms, plan)?;
+        let streams: Option<Box<dyn LayerStreams>> = Some(Box::new(streams));
+        layers.push(Layer { middle: sums[0], out: sums[1].into(), streams, ..layer });
+    }
+    let streams: Option<Box<dyn Streams>> = Some(Box::new(HyperStreams::load(l, &sizes, hyper)?));
+    if !l.weights.contains("output.weight") {
+        return Err(ModelError::MissingTensor { name: "output.weight".to_owned() });
+    }
+    let head = l.head(&sizes, &embedding, norms.output, norms.kind, norms.eps)?;
+    let memories = std::mem::take(&mut l.memories);
+    Ok(Decoder {
+        sizes,
+        ropes,
+        embedding,
+        per_layer: None,
+        streams,
+        layers,
+        mixture: None,
+        head,
+        nextn: None,
+        memories,
+    })
+}
+
 /// The weights of a layer, in the order of a pass.
 fn layer(
     l: &mut Loader<'_>,
@@ -291,8 +332,8 @@ fn nextn_head(
     };
     let names = ["nextn.shared_head_norm", "layer_output_norm"].map(|part| format!("blk.{il}.{part}"));
     let norm = match names.iter().find(|name| l.weights.contains(&format!("{name}.weight"))) {
-        Some(name) => Norm::load(l, name, node, norms.kind, sizes.embd, norms.eps)?,
-        None => trunk.norm.clone().named(node),
+        Some(name) => Some(Norm::load(l, name, node, norms.kind, sizes.embd, norms.eps)?),
+        None => trunk.norm.clone().map(|norm| norm.named(node)),
     };
     let name = format!("blk.{il}.nextn.shared_head_head");
     let output = match l.weights.contains(&format!("{name}.weight")) {

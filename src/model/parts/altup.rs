@@ -406,7 +406,7 @@ impl LayerStreams for AltUp {
         )
     }
 
-    fn hidden(&self) -> usize {
+    fn hidden(&self, _: usize) -> usize {
         let len = self.correct.as_ref().map_or(0, |correct| correct.per_layer.len());
         len.max(self.laurel.left.rows())
     }

@@ -3,10 +3,11 @@
 
 use super::super::load::Loader;
 use super::super::run::{Run, project};
-use super::super::state::{IndexerBuffers, grown};
+use super::super::state::{IndexerBuffers, cleared, grown};
 use super::super::weights::Linear;
-use super::super::{ForwardError, Logits, MemorySpec, ModelError, ScratchSizes};
+use super::super::{ChoiceSizes, ForwardError, Logits, MemorySpec, ModelError, ScoreSizes, ScratchSizes};
 use super::attention::keep;
+use super::choosing::Choosing;
 use super::latent::plain;
 use super::norm::{Norm, NormKind};
 use crate::kernels::ops::{self, IndexQueries, PAGE};
@@ -50,22 +51,30 @@ impl Blocks {
         let slot = l.remember(MemorySpec::Rows { len });
         Ok(Blocks { spec, slot, q, k, q_norm, k_norm })
     }
+}
 
-    /// Tokens at positions from here on do not see all of what they could.
-    pub fn first_choosing(&self) -> usize {
+impl Choosing for Blocks {
+    fn first_choosing(&self) -> usize {
         self.spec.count * self.spec.block
     }
 
-    pub fn weights(&self) -> impl Iterator<Item = WeightId> {
-        [self.q.id(), self.k.id()].into_iter()
+    fn weights(&self) -> Box<dyn Iterator<Item = WeightId> + '_> {
+        Box::new([self.q.id(), self.k.id()].into_iter())
     }
 
-    pub fn scratch(&self) -> ScratchSizes {
-        ScratchSizes { row: (self.spec.heads + 1) * self.spec.len, stretch_row: 0 }
+    fn lists(&self) -> usize {
+        self.spec.heads
     }
 
-    /// Queries and keys of the block's input; ggml gives them no names. Keys are remembered.
-    pub fn remember(&self, run: &mut Run<'_>, il: usize, rope: usize) -> Result<(), ForwardError> {
+    fn scratch(&self) -> ScratchSizes {
+        let BlocksSpec { heads, len, block, .. } = self.spec;
+        let scores = ScoreSizes::Blocks { times: heads, len: block };
+        let choice = ChoiceSizes { masks: heads, per_key: 1, others: 0, scores };
+        ScratchSizes { row: (heads + 1) * len, choice, ..ScratchSizes::default() }
+    }
+
+    /// ggml gives queries and keys no names.
+    fn remember(&self, run: &mut Run<'_>, il: usize, rope: usize) -> Result<(), ForwardError> {
         let BlocksSpec { heads, len, .. } = self.spec;
         let (t, embd, ops) = (run.rows, run.embd, run.kernels.ops());
         let buffers = &mut *run.buffers;
@@ -84,19 +93,19 @@ impl Blocks {
         keep(ops, &mut run.segments, il, self.slot, [("indexer_k", k, len), ("", &[], 0)])
     }
 
-    /// Chooses for every token that sees more than it may attend to, head by head.
-    pub fn choose(&self, run: &mut Run<'_>, last: bool) -> Result<(), ForwardError> {
+    /// Head by head.
+    fn choose(&self, run: &mut Run<'_>, last: bool) -> Result<(), ForwardError> {
         let BlocksSpec { heads, len, block, count, local, .. } = self.spec;
         let from = self.first_choosing();
         let ends = run.segments.iter().map(|segment| segment.first_pos + segment.tokens.len());
         let most = ends.max().unwrap_or(0);
         let IndexerBuffers { q, scores, masks, pages, .. } = &mut run.buffers.latent.indexer;
         *pages = most.div_ceil(PAGE);
-        masks.clear();
         if most <= from {
+            masks.clear();
             return Ok(());
         }
-        masks.resize(run.rows * heads * *pages, 0);
+        cleared(masks, run.rows * heads * *pages)?;
         let mut first = 0;
         for segment in &run.segments {
             let (first_pos, tokens, start) = (segment.first_pos, segment.tokens.len(), first);

@@ -9,7 +9,8 @@ use crate::store::OutOfMemory;
 /// From the residual stream to logits.
 #[derive(Clone, Debug)]
 pub(in crate::model) struct Head {
-    pub norm: Norm,
+    /// Where streams do not end in it.
+    pub norm: Option<Norm>,
     /// `[V, E]`; the embedding once more, where the file has no output matrix.
     pub output: Linear,
     /// Factor on the logits.
@@ -21,7 +22,10 @@ pub(in crate::model) struct Head {
 impl Head {
     /// The norm of the residual stream, in [`Buffers::cur`](super::super::Buffers).
     pub fn norm(&self, run: &mut Run<'_>) {
-        self.norm.of_stream(run);
+        match &self.norm {
+            Some(norm) => norm.of_stream(run),
+            None => run.copy_stream(),
+        }
     }
 
     /// The logits of the rows that are left, whose norms are in [`Buffers::cur`](super::super::Buffers).

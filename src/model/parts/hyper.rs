@@ -1,5 +1,6 @@
-//! Hyper-connections (DeepSeek V4): each block takes a mixture of four residual streams, and its output and
-//! the streams are mixed into those behind it, by gates of its own. Source: ggml's deepseek4.
+//! Hyper-connections: each block takes a mixture of four residual streams, and its output is shared among
+//! them, by gates of its own. The streams are mixed into those behind a block (DeepSeek V4, GLM 5.3), or each
+//! goes on by itself (Hunyuan 4). Source: ggml's deepseek4, glm5-next and hy-v4.
 
 use super::super::load::{Loader, Sizes};
 use super::super::observer::{NodeName, Watch};
@@ -7,7 +8,7 @@ use super::super::run::{Run, check_finite, project};
 use super::super::weights::Linear;
 use super::super::{Buffers, ForwardError, Label, ModelError, NodeId, NodeKind, Work};
 use super::latent::show_columns;
-use super::streams::{Block, LayerStreams, Streams};
+use super::streams::{Block, LayerStreams, Streams, copies};
 use crate::kernels::ops::{HYPER_GATES, HyperGates, Ops, STREAMS};
 use crate::store::{Role, WeightId};
 
@@ -20,24 +21,70 @@ pub(in crate::model) struct HyperSpec {
     /// Of the norm of all streams together.
     norm_eps: f32,
     eps: f32,
-    iterations: usize,
+    sharing: Sharing,
+    /// Whether the model ends in the streams' mean rather than in a sum with gates.
+    mean: bool,
+}
+
+/// What streams are behind a block.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Sharing {
+    /// Mixtures of all with their parts of the block's output: [`Ops::hyper_gates`].
+    Mixed { iterations: usize },
+    /// Each as it was, with its part of the block's output, which is `magnitude sigmoid(..) + eps` of it.
+    Apart { magnitude: f32 },
 }
 
 impl HyperSpec {
-    /// Reads the keys `hyper_connection.*`.
+    /// Reads the keys `hyper_connection.*` of a family that mixes its streams.
     pub fn read(l: &mut Loader<'_>, norm_eps: f32) -> Result<HyperSpec, ModelError> {
-        let keys = &mut l.keys;
-        let count = keys.required_size("hyper_connection.count")?;
-        if count != STREAMS {
-            return Err(keys.unsupported("hyper_connection.count", count));
-        }
-        let iterations = keys.required_size("hyper_connection.sinkhorn_iterations")?;
+        count_streams(l)?;
+        let iterations = l.keys.required_size("hyper_connection.sinkhorn_iterations")?;
         if iterations > MAX_ITERATIONS {
             let what = format!("is {iterations}, where 1 to {MAX_ITERATIONS} make sense");
-            return Err(keys.problem("hyper_connection.sinkhorn_iterations", what));
+            return Err(l.keys.problem("hyper_connection.sinkhorn_iterations", what));
         }
-        let eps = keys.epsilon("hyper_connection.epsilon")?;
-        Ok(HyperSpec { norm_eps, eps, iterations })
+        let eps = l.keys.epsilon("hyper_connection.epsilon")?;
+        Ok(HyperSpec { norm_eps, eps, sharing: Sharing::Mixed { iterations }, mean: false })
+    }
+
+    /// The same of a family whose streams stay apart.
+    pub fn read_apart(l: &mut Loader<'_>, norm_eps: f32) -> Result<HyperSpec, ModelError> {
+        count_streams(l)?;
+        let eps = l.keys.epsilon("hyper_connection.epsilon")?;
+        let Some(magnitude) = l.keys.float("hyper_connection.magnitude")? else {
+            return Err(l.keys.problem("hyper_connection.magnitude", "is missing"));
+        };
+        Ok(HyperSpec { norm_eps, eps, sharing: Sharing::Apart { magnitude }, mean: false })
+    }
+
+    /// The same with the streams' mean at the end.
+    pub fn with_mean(self) -> HyperSpec {
+        HyperSpec { mean: true, ..self }
+    }
+
+    /// Gates of a block and token, and how many kinds of them have a scale.
+    fn gates(&self) -> [usize; 2] {
+        match self.sharing {
+            Sharing::Mixed { .. } => [HYPER_GATES, 3],
+            Sharing::Apart { .. } => [2 * STREAMS, 2],
+        }
+    }
+
+    /// The node of the gates of a block's output.
+    fn post(&self) -> &'static str {
+        match self.sharing {
+            Sharing::Mixed { .. } => "hc_post",
+            Sharing::Apart { .. } => "hc_post_gate",
+        }
+    }
+}
+
+/// Only as many streams as kernels take.
+fn count_streams(l: &mut Loader<'_>) -> Result<(), ModelError> {
+    match l.keys.required_size("hyper_connection.count")? {
+        STREAMS => Ok(()),
+        count => Err(l.keys.unsupported("hyper_connection.count", count)),
     }
 }
 
@@ -56,8 +103,7 @@ impl Mixes {
         l: &mut Loader<'_>,
         tensor: &str,
         embd: usize,
-        count: usize,
-        kinds: usize,
+        [count, kinds]: [usize; 2],
     ) -> Result<Mixes, ModelError> {
         let name = |part: &str| format!("{tensor}_{part}.weight");
         let matrix = l.weights.matrix(&name("fn"), STREAMS * embd, count, Role::Always)?;
@@ -136,14 +182,14 @@ impl HyperConnections {
         sizes: &Sizes,
         spec: HyperSpec,
     ) -> Result<HyperConnections, ModelError> {
-        let mixes = Mixes::load(l, &format!("blk.{il}.hc_attn"), sizes.embd, HYPER_GATES, 3)?;
+        let mixes = Mixes::load(l, &format!("blk.{il}.hc_attn"), sizes.embd, spec.gates())?;
         let mixer = Connection { mixes, taken: "hc_attn_pre" };
         Ok(HyperConnections { spec, embd: sizes.embd, mixer, network: None })
     }
 
     /// That of the network: `hc_ffn_fn`, `hc_ffn_base`, `hc_ffn_scale`.
     pub fn load_network(&mut self, l: &mut Loader<'_>, il: usize) -> Result<(), ModelError> {
-        let mixes = Mixes::load(l, &format!("blk.{il}.hc_ffn"), self.embd, HYPER_GATES, 3)?;
+        let mixes = Mixes::load(l, &format!("blk.{il}.hc_ffn"), self.embd, self.spec.gates())?;
         self.network = Some(Connection { mixes, taken: "hc_ffn_pre" });
         Ok(())
     }
@@ -152,6 +198,29 @@ impl HyperConnections {
         match block {
             Block::Mixer => &self.mixer,
             Block::Network => self.network.as_ref().expect("loaded behind the mixing step"),
+        }
+    }
+
+    /// Makes a block's gates of its mixes, in place.
+    fn make_gates(&self, ops: &Ops, mixes: &Mixes, gates: &mut [f32]) {
+        let (HyperSpec { eps, sharing, .. }, Mixes { scale, base, .. }) = (self.spec, mixes);
+        match sharing {
+            Sharing::Mixed { iterations } => {
+                let scale = [scale[0], scale[1], scale[2]];
+                ops.hyper_gates(gates, &HyperGates { scale, base, eps, iterations });
+            }
+            Sharing::Apart { magnitude } => {
+                for row in gates.chunks_exact_mut(2 * STREAMS) {
+                    ops.scale(&mut row[..STREAMS], scale[0]);
+                    ops.scale(&mut row[STREAMS..], scale[1]);
+                    ops.add(row, base);
+                }
+                ops.sigmoid(gates);
+                for row in gates.chunks_exact_mut(2 * STREAMS) {
+                    ops.scale(&mut row[STREAMS..], magnitude);
+                    row.iter_mut().for_each(|gate| *gate += eps);
+                }
+            }
         }
     }
 }
@@ -165,25 +234,24 @@ impl LayerStreams for HyperConnections {
         Box::new(self.network.iter().map(|network| network.mixes.linear.id()))
     }
 
-    fn hidden(&self) -> usize {
-        STREAMS * self.embd
+    fn hidden(&self, embd: usize) -> usize {
+        STREAMS * embd
     }
 
     fn before(&self, run: &mut Run<'_>, il: usize, block: Block) -> Result<(), ForwardError> {
         let Connection { mixes, taken } = self.of(block);
-        let HyperSpec { norm_eps, eps, iterations } = self.spec;
-        let mixed = mixes.of(run, il, norm_eps, "hc_mixes")?;
-        let (t, ops) = (run.rows, run.kernels.ops());
-        let scale = [mixes.scale[0], mixes.scale[1], mixes.scale[2]];
-        let made = HyperGates { scale, base: &mixes.base, eps, iterations };
-        let gates = &mut run.buffers.gates[..t * HYPER_GATES];
-        ops.hyper_gates(gates, &made);
+        let mixed = mixes.of(run, il, self.spec.norm_eps, "hc_mixes")?;
+        let (t, ops, [row, _]) = (run.rows, run.kernels.ops(), self.spec.gates());
+        let gates = &mut run.buffers.gates[..t * row];
+        self.make_gates(ops, mixes, gates);
         let watch = &mut run.watch;
-        let pre = show(watch, "hc_pre", NodeKind::Sigmoid, mixed, gates, [HYPER_GATES, 0, STREAMS]);
-        show(watch, "hc_post", NodeKind::Sigmoid, mixed, gates, [HYPER_GATES, STREAMS, STREAMS]);
-        let pairs = [HYPER_GATES, 2 * STREAMS, STREAMS * STREAMS];
-        show(watch, "hc_comb", NodeKind::Softmax, mixed, gates, pairs);
-        join(ops, run.buffers, [t, self.embd, HYPER_GATES]);
+        let pre = show(watch, "hc_pre", NodeKind::Sigmoid, mixed, gates, [row, 0, STREAMS]);
+        show(watch, self.spec.post(), NodeKind::Sigmoid, mixed, gates, [row, STREAMS, STREAMS]);
+        if let Sharing::Mixed { .. } = self.spec.sharing {
+            let pairs = [row, 2 * STREAMS, STREAMS * STREAMS];
+            show(watch, "hc_comb", NodeKind::Softmax, mixed, gates, pairs);
+        }
+        join(ops, run.buffers, [t, self.embd, row]);
         let inputs = [run.streams, pre];
         let label = Label::elementwise(*taken, Work::Streams, &inputs);
         run.x = run.watch.show(label, [t, self.embd, 1], &mut run.buffers.x[..t * self.embd]);
@@ -194,12 +262,25 @@ impl LayerStreams for HyperConnections {
         let (t, embd) = (run.rows, self.embd);
         let occurrence = usize::from(block == Block::Network);
         let gate = |name| NodeId { name, layer: Some(il), occurrence };
-        let inputs = [run.cur, run.streams, gate("hc_post"), gate("hc_comb")];
+        let inputs = [run.cur, run.streams, gate(self.spec.post()), gate("hc_comb")];
         let Buffers { streams, gates, cur, .. } = &mut *run.buffers;
-        let streams = &mut streams[..t * STREAMS * embd];
+        let (streams, change) = (&mut streams[..t * STREAMS * embd], &cur[..t * embd]);
         let ops = run.kernels.ops();
-        ops.share_among_streams(streams, &cur[..t * embd], &gates[..t * HYPER_GATES], embd);
-        let label = Label::elementwise(sum, Work::Streams, &inputs);
+        let inputs = match self.spec.sharing {
+            Sharing::Mixed { .. } => {
+                ops.share_among_streams(streams, change, &gates[..t * HYPER_GATES], embd);
+                &inputs[..]
+            }
+            Sharing::Apart { .. } => {
+                // Those of the output alone, side by side.
+                for i in 0..t {
+                    gates.copy_within((2 * i + 1) * STREAMS..2 * (i + 1) * STREAMS, i * STREAMS);
+                }
+                ops.correct_streams(streams, change, &gates[..t * STREAMS], embd);
+                &inputs[..3]
+            }
+        };
+        let label = Label::elementwise(sum, Work::Streams, inputs);
         run.streams = run.watch.show(label, [t, STREAMS, embd], streams);
         if run.watch.observer.interrupted() {
             return Err(ForwardError::Interrupted);
@@ -213,14 +294,38 @@ impl LayerStreams for HyperConnections {
 pub(in crate::model) struct HyperStreams {
     spec: HyperSpec,
     embd: usize,
-    head: Mixes,
+    /// Gates of the streams in the end; `None` where that is their mean.
+    head: Option<Mixes>,
 }
 
 impl HyperStreams {
-    /// `output_hc_fn`, `output_hc_base`, `output_hc_scale`.
+    /// `output_hc_fn`, `output_hc_base`, `output_hc_scale`, where the model does not end in a mean.
     pub fn load(l: &mut Loader<'_>, sizes: &Sizes, spec: HyperSpec) -> Result<HyperStreams, ModelError> {
-        let head = Mixes::load(l, "output_hc", sizes.embd, STREAMS, 1)?;
+        let head = match spec.mean {
+            true => None,
+            false => Some(Mixes::load(l, "output_hc", sizes.embd, [STREAMS, 1])?),
+        };
         Ok(HyperStreams { spec, embd: sizes.embd, head })
+    }
+
+    /// The gates of the end, and their node.
+    fn make_gates(
+        &self,
+        run: &mut Run<'_>,
+        layers: usize,
+        head: &Mixes,
+    ) -> Result<NodeId<'static>, ForwardError> {
+        let mixed = head.of(run, layers, self.spec.norm_eps, "hc_head_mixes")?;
+        let (t, ops) = (run.rows, run.kernels.ops());
+        let gates = &mut run.buffers.gates[..t * STREAMS];
+        for row in gates.chunks_exact_mut(STREAMS) {
+            ops.scale(row, head.scale[0]);
+            ops.add(row, &head.base);
+        }
+        ops.sigmoid(gates);
+        gates.iter_mut().for_each(|gate| *gate += self.spec.eps);
+        let whole = [STREAMS, 0, STREAMS];
+        Ok(show(&mut run.watch, "hc_head_pre", NodeKind::Sigmoid, mixed, gates, whole))
     }
 }
 
@@ -230,42 +335,32 @@ impl Streams for HyperStreams {
     }
 
     fn end_weights(&self) -> Box<dyn Iterator<Item = WeightId> + '_> {
-        Box::new(std::iter::once(self.head.linear.id()))
+        Box::new(self.head.iter().map(|head| head.linear.id()))
     }
 
     fn gates(&self) -> usize {
-        HYPER_GATES
+        self.spec.gates()[0]
     }
 
     fn begin(&self, run: &mut Run<'_>) -> Result<(), ForwardError> {
-        let (t, embd) = (run.rows, self.embd);
-        let Buffers { streams, x, .. } = &mut *run.buffers;
-        let streams = &mut streams[..t * STREAMS * embd];
-        for (streams, x) in streams.chunks_exact_mut(STREAMS * embd).zip(x.chunks_exact(embd)) {
-            streams.chunks_exact_mut(embd).for_each(|stream| stream.copy_from_slice(x));
-        }
-        let label = Label::elementwise("hc_init", Work::Streams, std::slice::from_ref(&run.x));
-        run.streams = run.watch.show(label, [t, STREAMS, embd], streams);
+        copies(run, STREAMS);
         Ok(())
     }
 
     fn end(&self, run: &mut Run<'_>, layers: usize) -> Result<(), ForwardError> {
         run.watch.enter(None);
-        let mixed = self.head.of(run, layers, self.spec.norm_eps, "hc_head_mixes")?;
         let (t, embd, ops) = (run.rows, self.embd, run.kernels.ops());
-        let gates = &mut run.buffers.gates[..t * STREAMS];
-        for row in gates.chunks_exact_mut(STREAMS) {
-            ops.scale(row, self.head.scale[0]);
-            ops.add(row, &self.head.base);
+        let mut inputs = vec![run.streams];
+        match &self.head {
+            Some(head) => inputs.push(self.make_gates(run, layers, head)?),
+            None => run.buffers.gates[..t * STREAMS].fill(1.0),
         }
-        ops.sigmoid(gates);
-        gates.iter_mut().for_each(|gate| *gate += self.spec.eps);
-        let whole = [STREAMS, 0, STREAMS];
-        let pre = show(&mut run.watch, "hc_head_pre", NodeKind::Sigmoid, mixed, gates, whole);
         join(ops, run.buffers, [t, embd, STREAMS]);
-        let inputs = [run.streams, pre];
-        let label = Label::elementwise("hc_head", Work::Streams, &inputs);
         let x = &mut run.buffers.x[..t * embd];
+        if self.head.is_none() {
+            ops.scale(x, 1.0 / STREAMS as f32);
+        }
+        let label = Label::elementwise("hc_head", Work::Streams, &inputs);
         run.x = run.watch.show(label, [t, embd, 1], x);
         check_finite("hc_head", layers, x, embd)
     }

@@ -1,16 +1,21 @@
-//! The indexer of sparse attention (DeepSeek V3.2, GLM 5): a small attention of its own that says which
-//! positions each token attends to.
+//! The indexer of sparse attention (DeepSeek V3.2, GLM 5, Hunyuan 4): a small attention of its own that says
+//! which positions each token attends to, one by one or in blocks of which each has a pooled key (GLM 5.3).
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::super::load::Loader;
+use super::super::observer::Watch;
 use super::super::run::Run;
-use super::super::state::{IndexerBuffers, grown};
+use super::super::state::{Buffers, IndexerBuffers, cleared, grown};
 use super::super::weights::Linear;
 use super::super::{
-    ForwardError, Label, Logits, MemorySpec, ModelError, NodeId, NodeKind, ScratchSizes, Work,
+    ChoiceSizes, ForwardError, Label, Logits, MemorySpec, ModelError, NodeId, NodeKind, ScoreSizes,
+    ScratchSizes, Work,
 };
 use super::attention::keep;
+use super::key_pool::KeyPool;
 use super::latent::plain;
 use super::norm::{Norm, NormKind};
 use crate::kernels::ops::{self, IndexQueries, KvPages, PAGE, RopeKind};
@@ -20,22 +25,53 @@ use crate::store::{OutOfMemory, WeightId};
 #[derive(Clone, Copy, Debug)]
 pub(in crate::model) struct IndexingSpec {
     pub heads: usize,
-    /// Elements of a head, a power of two, of which the first are rotated.
+    /// Elements of a head, a multiple of 16.
     pub len: usize,
-    pub rope: RopeKind,
-    /// Positions that are chosen, at most.
+    /// Which elements make a pair, and how many stand before those that are rotated; `None`: none is.
+    pub rotation: Option<(RopeKind, usize)>,
+    /// Whether a Hadamard transform spreads outliers; then `len` is a power of two.
+    pub spread: bool,
+    /// Positions that a key stands for; of more than one their keys are pooled.
+    pub pool: usize,
+    /// Keys that are chosen, at most.
     pub count: usize,
     /// Of the keys' layer norm.
     pub eps: f32,
     /// Whether the layer takes the choice of the one before.
     pub shared: bool,
+    pub names: IndexNames,
+}
+
+impl IndexingSpec {
+    /// Positions up to which a token attends to all: those of as many keys as may be chosen, and those behind
+    /// the last key.
+    fn positions(&self) -> usize {
+        self.count * self.pool + self.pool - 1
+    }
+}
+
+/// Nodes whose names differ from family to family.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::model) struct IndexNames {
+    /// Of queries: the product, and what is rotated.
+    pub q: [&'static str; 2],
+    /// Of keys: the product, its norm, and what is rotated.
+    pub k: [&'static str; 3],
+    /// Of weights: the product, and what is scaled.
+    pub weights: [&'static str; 2],
+}
+
+impl Default for IndexNames {
+    fn default() -> IndexNames {
+        IndexNames { q: ["indexer_q"; 2], k: ["indexer_k"; 3], weights: ["indexer_weights"; 2] }
+    }
 }
 
 /// Where a layer's choice comes from.
 #[derive(Debug)]
 pub(in crate::model) enum Indexing {
     Own(Box<Indexer>),
-    /// Of the layer before, so many positions.
+    /// Of the layer before, of which tokens attend to all of so many positions.
     Shared(usize),
 }
 
@@ -51,6 +87,7 @@ pub(in crate::model) struct Indexer {
     k_norm: Norm,
     /// Of the block's input: a weight for each head.
     weights: Linear,
+    pool: Option<KeyPool>,
 }
 
 /// A product and where it goes.
@@ -60,8 +97,8 @@ type Output<'a> = (&'a Linear, &'a mut [f32]);
 const MOST_SCORES: usize = 1 << 20;
 
 impl Indexing {
-    /// Finds the weights of a layer: `indexer.attn_k`, `indexer.proj`, `indexer.attn_q_b` and the norm
-    /// `indexer.k_norm`. A layer that takes another's choice may have them and does not use them.
+    /// Finds the weights of a layer: `indexer.attn_k`, `indexer.proj`, `indexer.attn_q_b`, the norm
+    /// `indexer.k_norm`, and `indexer_compressor_*` where keys are pooled. A layer that takes another's choice may have them and does not use them.
     pub fn load(
         l: &mut Loader<'_>,
         il: usize,
@@ -72,34 +109,44 @@ impl Indexing {
         let name = |part: &str| format!("blk.{il}.indexer.{part}");
         if spec.shared {
             l.weights.leave_all_aside(&name(""));
-            return Ok(Indexing::Shared(spec.count));
+            if spec.pool > 1 {
+                l.weights.leave_all_aside(&format!("blk.{il}.indexer_compressor_"));
+            }
+            return Ok(Indexing::Shared(spec.positions()));
         }
-        let IndexingSpec { heads, len, eps, .. } = spec;
+        let IndexingSpec { heads, len, eps, names, .. } = spec;
         let k = plain(l, &name("attn_k"), embd, len)?;
         let weights = plain(l, &name("proj"), embd, heads)?;
         let q = plain(l, &name("attn_q_b"), q_rank, heads * len)?;
-        let k_norm = Norm::load(l, &name("k_norm"), "indexer_k", NormKind::Layer, len, eps)?;
-        let slot = l.remember(MemorySpec::Rows { len });
-        Ok(Indexing::Own(Box::new(Indexer { spec, slot, q, k, k_norm, weights })))
+        let k_norm = Norm::load(l, &name("k_norm"), names.k[1], NormKind::Layer, len, eps)?;
+        let pool = if spec.pool > 1 { Some(KeyPool::load(l, il, embd, &spec)?) } else { None };
+        let slot = pool.as_ref().map_or_else(|| l.remember(MemorySpec::Rows { len }), |pool| pool.rows);
+        Ok(Indexing::Own(Box::new(Indexer { spec, slot, q, k, k_norm, weights, pool })))
     }
 
-    /// Positions that are chosen, at most.
-    pub fn count(&self) -> usize {
+    /// Positions up to which a token attends to all.
+    pub fn positions(&self) -> usize {
         match self {
-            Indexing::Own(own) => own.spec.count,
-            Indexing::Shared(count) => *count,
+            Indexing::Own(own) => own.spec.positions(),
+            Indexing::Shared(positions) => *positions,
         }
     }
 
     pub fn weights(&self) -> impl Iterator<Item = WeightId> {
         let own = if let Indexing::Own(own) = self { Some(own) } else { None };
-        own.into_iter().flat_map(|own| [own.k.id(), own.weights.id(), own.q.id()])
+        own.into_iter().flat_map(|own| {
+            let gate = own.pool.as_ref().map(KeyPool::weight);
+            [own.k.id(), own.weights.id()].into_iter().chain(gate).chain([own.q.id()])
+        })
     }
 
     pub fn scratch(&self) -> ScratchSizes {
         match self {
             Indexing::Own(own) => {
-                Choice::scratch(own.spec.heads * own.spec.len + own.spec.len + own.spec.heads)
+                let IndexingSpec { heads, len, pool, .. } = own.spec;
+                let (pooled, masks) = if pool > 1 { (2 * len, 2) } else { (0, 1) };
+                let choice = ChoiceSizes { masks, ..Choice::sizes(1) };
+                ScratchSizes { row: heads * len + len + heads + pooled, choice, ..ScratchSizes::default() }
             }
             Indexing::Shared(_) => ScratchSizes::default(),
         }
@@ -107,14 +154,20 @@ impl Indexing {
 }
 
 impl Indexer {
-    /// The products of the block's input: keys and weights.
+    /// The products of the block's input: keys, weights and gates.
     pub fn outputs<'a>(
         &'a self,
         buffers: &'a mut IndexerBuffers,
         t: usize,
-    ) -> Result<[Output<'a>; 2], OutOfMemory> {
-        let k = grown(&mut buffers.k, t * self.spec.len)?;
-        Ok([(&self.k, k), (&self.weights, grown(&mut buffers.weights, t * self.spec.heads)?)])
+    ) -> Result<Vec<Output<'a>>, OutOfMemory> {
+        let IndexerBuffers { k, weights, gates, .. } = buffers;
+        let n = t * self.spec.len;
+        let mut outputs =
+            vec![(&self.k, grown(k, n)?), (&self.weights, grown(weights, t * self.spec.heads)?)];
+        if let Some(pool) = &self.pool {
+            outputs.push(pool.output(gates, n)?);
+        }
+        Ok(outputs)
     }
 
     /// The product of the queries of low rank.
@@ -129,46 +182,92 @@ impl Indexer {
     /// What follows the products: norm and rotation, then the transform that spreads outliers. Keys are
     /// remembered.
     pub fn remember(&self, run: &mut Run<'_>, il: usize, low: NodeId<'static>) -> Result<(), ForwardError> {
-        let IndexingSpec { heads, len, rope, .. } = self.spec;
+        let IndexingSpec { heads, len, rotation, spread, names, .. } = self.spec;
         let (t, ops, watch) = (run.rows, run.kernels.ops(), &mut run.watch);
-        let (buffers, table) = (&mut run.buffers.latent.indexer, &run.buffers.rope[0]);
-        let (q, k) = (&mut buffers.q[..t * heads * len], &mut buffers.k[..t * len]);
-        let weights = &mut buffers.weights[..t * heads];
+        let Buffers { latent, rope, .. } = &mut *run.buffers;
+        let IndexerBuffers { q, k, weights, .. } = &mut latent.indexer;
+        let (q, k) = (&mut q[..t * heads * len], &mut k[..t * len]);
+        let weights = &mut weights[..t * heads];
 
         let product = |name, linear: &Linear, inputs| {
             Label::product(name, Work::Projections, linear.matrix.described(), inputs)
         };
+        let turn = |watch: &mut Watch<'_>, node, name, x: &mut [f32], heads| {
+            let mut node = [node];
+            if let Some((kind, offset)) = rotation {
+                ops.rope_behind(kind, &rope[0], x, heads, len, offset);
+                let label = Label::new(name, NodeKind::Rope, Work::Rope, &node);
+                node = [watch.show(label, [t, heads, len], x)];
+            }
+            if spread {
+                ops.hadamard(x, len);
+                let label = Label::new(name, NodeKind::Hadamard, Work::Rope, &node);
+                watch.show(label, [t, heads, len], x);
+            }
+        };
         let inputs = [low];
-        let q_node = [watch.show(product("indexer_q", &self.q, &inputs), [t, heads * len, 1], q)];
-        ops.rope(rope, table, q, heads, len);
-        let label = Label::new("indexer_q", NodeKind::Rope, Work::Rope, &q_node);
-        let q_node = [watch.show(label, [t, heads, len], q)];
+        let node = watch.show(product(names.q[0], &self.q, &inputs), [t, heads * len, 1], q);
+        turn(watch, node, names.q[1], q, heads);
         let inputs = [run.cur];
-        let k_node = [watch.show(product("indexer_k", &self.k, &inputs), [t, len, 1], k)];
+        let node = [watch.show(product(names.k[0], &self.k, &inputs), [t, len, 1], k)];
         self.k_norm.apply(ops, k);
-        let k_node = [watch.show(self.k_norm.label(&k_node), [t, len, 1], k)];
-        ops.rope(rope, table, k, 1, len);
-        let label = Label::new("indexer_k", NodeKind::Rope, Work::Rope, &k_node);
-        let k_node = [watch.show(label, [t, 1, len], k)];
-        ops.hadamard(q, len);
-        let label = Label::new("indexer_q", NodeKind::Hadamard, Work::Rope, &q_node);
-        watch.show(label, [t, heads, len], q);
-        ops.hadamard(k, len);
-        let label = Label::new("indexer_k", NodeKind::Hadamard, Work::Rope, &k_node);
-        watch.show(label, [t, 1, len], k);
-        let node = [watch.show(product("indexer_weights", &self.weights, &inputs), [t, heads, 1], weights)];
+        let node = watch.show(self.k_norm.label(&node), [t, len, 1], k);
+        turn(watch, node, names.k[2], k, 1);
+        let node = [watch.show(product(names.weights[0], &self.weights, &inputs), [t, heads, 1], weights)];
         ops.scale(weights, 1.0 / ((len * heads) as f32).sqrt());
-        let label = Label::elementwise("indexer_weights", Work::Projections, &node);
+        let label = Label::elementwise(names.weights[1], Work::Projections, &node);
         watch.show(label, [t, heads, 1], weights);
-
-        keep(ops, &mut run.segments, il, self.slot, [("indexer_k", k, len), ("", &[], 0)])
+        match &self.pool {
+            Some(pool) => pool.remember(run, il, &self.spec),
+            None => keep(ops, &mut run.segments, il, self.slot, [(names.k[2], k, len), ("", &[], 0)]),
+        }
     }
 
     /// Chooses for every token that sees more positions than it may attend to.
     pub fn choose(&self, run: &mut Run<'_>, last: bool) -> Result<(), ForwardError> {
-        let (IndexingSpec { heads, len, count, .. }, slot) = (self.spec, self.slot);
-        choose(run, &Choice { heads, len, count, slot, per_key: 1 }, last)
+        let (IndexingSpec { heads, len, count, pool, .. }, slot) = (self.spec, self.slot);
+        choose(run, &Choice { heads, len, count, slot, per_key: pool }, last)?;
+        if pool > 1 {
+            unfold(run, pool)?;
+        }
+        Ok(())
     }
+}
+
+/// Takes the choice of keys of so many positions each to these, and adds those behind the last key that a
+/// token sees.
+fn unfold(run: &mut Run<'_>, pool: usize) -> Result<(), OutOfMemory> {
+    let positions: Vec<usize> = run.positions().collect();
+    let IndexerBuffers { masks, pages, .. } = &mut run.buffers.latent.indexer;
+    if masks.is_empty() {
+        return Ok(()); // every token attends to all
+    }
+    let keys = std::mem::take(masks);
+    let of_keys = std::mem::replace(pages, positions.iter().max().map_or(0, |pos| pos / PAGE + 1));
+    cleared(masks, positions.len() * *pages)?;
+    let rows = masks.par_chunks_exact_mut(*pages).zip(keys.par_chunks_exact(of_keys)).zip(positions);
+    rows.for_each(|((masks, keys), pos)| {
+        let mut mark = |range: Range<usize>| {
+            (range.start / PAGE..range.end.div_ceil(PAGE)).for_each(|page| masks[page] |= ones(&range, page));
+        };
+        for (page, &keys) in keys.iter().enumerate() {
+            let mut left = keys;
+            while left != 0 {
+                let key = page * PAGE + left.trailing_zeros() as usize;
+                left &= left - 1;
+                mark(key * pool..(key + 1) * pool);
+            }
+        }
+        mark((pos + 1) / pool * pool..pos + 1);
+    });
+    Ok(())
+}
+
+/// The places of a page that lie in a range of rows.
+pub(super) fn ones(rows: &Range<usize>, page: usize) -> u128 {
+    let within = |row: usize| row.saturating_sub(page * PAGE).min(PAGE) as u32;
+    let below = |n: u32| if n == u128::BITS { u128::MAX } else { (1 << n) - 1 };
+    below(within(rows.end)) & !below(within(rows.start))
 }
 
 /// What is chosen from.
@@ -186,9 +285,9 @@ pub(super) struct Choice {
 }
 
 impl Choice {
-    /// What an indexer needs with so many values of a token.
-    pub fn scratch(row: usize) -> ScratchSizes {
-        ScratchSizes { row, stretch_row: MOST_SCORES / ScratchSizes::STRETCH }
+    /// What it needs where a key stands for so many positions.
+    pub fn sizes(per_key: usize) -> ChoiceSizes {
+        ChoiceSizes { masks: 1, per_key, others: 0, scores: ScoreSizes::SomeRows(MOST_SCORES) }
     }
 
     /// Keys up to a position.
@@ -204,11 +303,11 @@ pub(super) fn choose(run: &mut Run<'_>, choice: &Choice, last: bool) -> Result<(
     let ends = run.segments.iter().map(|segment| segment.first_pos + segment.tokens.len());
     let most = choice.seen(ends.max().unwrap_or(0));
     *pages = most.div_ceil(PAGE);
-    masks.clear();
     if most <= count {
+        masks.clear();
         return Ok(());
     }
-    masks.resize(run.rows * *pages, 0);
+    cleared(masks, run.rows * *pages)?;
     let mut first = 0;
     for segment in &run.segments {
         let (first_pos, tokens) = (segment.first_pos, segment.tokens.len());

@@ -56,6 +56,21 @@ impl Norm {
         Ok(Norm { name: name.into(), kind, row: dims[0], weight, bias, eps })
     }
 
+    /// The RMS norm `TENSOR.weight` of `[row, n]`, or of `[row * n]`, for n rows that take turns.
+    pub fn load_turns(
+        l: &mut Loader<'_>,
+        tensor: &str,
+        name: &'static str,
+        [row, n]: [usize; 2],
+        eps: f32,
+    ) -> Result<Norm, ModelError> {
+        let tensor = format!("{tensor}.weight");
+        let flat = l.weights.rows_of(&tensor)? == 1;
+        let dims = if flat { vec![row * n] } else { vec![row, n] };
+        let weight = Some(l.weights.norm(&tensor, &dims)?);
+        Ok(Norm { weight, ..Norm::unweighted(name, row, eps) })
+    }
+
     /// The RMS norm whose weights are the tensor of exactly this name.
     pub fn load_exact(
         l: &mut Loader<'_>,

@@ -1,7 +1,7 @@
 //! Attention and Mamba 2 side by side on one input, their outputs added: Falcon-H1.
 
 use super::super::run::Run;
-use super::super::{ForwardError, Label, NodeId, RowSizes, Work};
+use super::super::{ForwardError, Label, NodeId, RowSizes, ScratchSizes, Work};
 use super::{Attention, Mamba2, Mixer};
 use crate::store::WeightId;
 
@@ -22,6 +22,10 @@ impl Mixer for AttentionAndMamba2 {
     fn rows(&self) -> RowSizes {
         let (a, b) = (self.attention.rows(), self.mamba.rows());
         RowSizes { q: a.q.max(b.q), k: a.k.max(b.k), v: a.v.max(b.v), gate: b.gate, attended: a.attended }
+    }
+
+    fn scratch(&self) -> ScratchSizes {
+        self.attention.scratch()
     }
 
     /// Both use the same buffers: Mamba 2 goes first, up to what its output projection reads, which then

@@ -8,7 +8,7 @@
 use crate::kernels::ops::{AttentionScratch, RopeTable};
 use crate::store::{OutOfMemory, zeroed};
 
-use super::super::{FeedForwardSpec, LayerSpec, ModelSpec, ScratchSizes, SideSizes};
+use super::super::{FeedForwardSpec, LayerSpec, ModelSpec, SideSizes};
 use super::Inputs;
 
 /// Buffers of the experts of a layer. A slot is a (token, expert) pair; slots are grouped by expert and lie
@@ -142,6 +142,9 @@ pub(in crate::model) struct IndexerBuffers {
     pub q: Vec<f32>,
     pub k: Vec<f32>,
     pub weights: Vec<f32>,
+    /// Gates of keys that are pooled `[T][D]`, and pooled keys of a sequence's pass `[blocks][D]`.
+    pub gates: Vec<f32>,
+    pub pooled: Vec<f32>,
     /// Scores `[stretch][positions]`.
     pub scores: Vec<f32>,
     /// Positions chosen `[T][pages]`, kept for layers that take the choice of the one before.
@@ -152,9 +155,23 @@ pub(in crate::model) struct IndexerBuffers {
 /// The first `len` of a buffer that grows.
 pub(in crate::model) fn grown(buffer: &mut Vec<f32>, len: usize) -> Result<&mut [f32], OutOfMemory> {
     if buffer.len() < len {
+        // The former goes first.
+        *buffer = Vec::new();
         *buffer = zeroed(&[len], "the buffers of a batch")?;
     }
     Ok(&mut buffer[..len])
+}
+
+/// Makes a buffer of masks so many zeros, in memory that grows to what is needed and no further.
+pub(in crate::model) fn cleared(masks: &mut Vec<u128>, len: usize) -> Result<(), OutOfMemory> {
+    if masks.capacity() < len {
+        *masks = Vec::new();
+        *masks = zeroed(&[len], "the positions that are chosen")?;
+    } else {
+        masks.clear();
+        masks.resize(len, 0);
+    }
+    Ok(())
 }
 
 /// Every buffer of a forward pass.
@@ -260,9 +277,10 @@ impl Buffers {
         })
     }
 
-    /// Bytes that passes of up to `batch` rows touch at most, the rounded inputs of products and so many rows
-    /// of logits included.
-    pub fn bytes(spec: &ModelSpec, batch: usize, logits: usize) -> u64 {
+    /// Bytes that passes of up to `batch` rows, of sequences of up to `context` positions, touch at most, the
+    /// rounded inputs of products and so many rows of logits included: those of the pass and those that a
+    /// sequence keeps of the one before.
+    pub fn bytes(spec: &ModelSpec, [batch, context]: [usize; 2], logits: usize, threads: usize) -> u64 {
         let ExpertSizes { count, used, hidden, weighted } = ExpertSizes::of(spec);
         let dense = spec.widest(dense_ff).max(spec.side.hidden);
         let attended = spec.widest(|layer| layer.rows.attended);
@@ -278,19 +296,23 @@ impl Buffers {
             // reads.
             if spec.nextn.is_some() { 5 * spec.embd } else { 0 },
             2 * count + 2 * hidden + (used + weighted) * spec.embd,
+            // What is chosen, its weights and the lists of it, of which some grow by doubling.
+            16 * used,
         ];
-        // An input may be kept in several types, and again by expert; few are as long as f32. That of an
-        // output projection may wait in the gate.
+        // An input is kept as f32 at most, one of several products as f32 and in a shorter type; rows of
+        // experts are kept again by expert. The input of an output projection may wait in the gate.
+        let several = |values: usize| values + values / 2;
         let output = attended.max(spec.widest(|layer| layer.rows.gate));
-        let inputs = 2 * (spec.embd * used.max(1)).max(hidden + dense).max(output);
+        let inputs = several(spec.embd.max(output))
+            + hidden.max(dense).max(several(weighted * spec.embd))
+            + several(used * spec.embd).max(hidden);
         let token = (floats.iter().sum::<usize>() + inputs) * size_of::<f32>();
-        let logits = (logits as u64).saturating_mul((spec.vocab * size_of::<f32>()) as u64);
-        let rows =
-            |rows: usize, floats: usize| (rows as u64).saturating_mul((floats * size_of::<f32>()) as u64);
-        let scratch = rows(batch, spec.widest(|layer| layer.scratch.row)).saturating_add(rows(
-            batch.min(ScratchSizes::STRETCH),
-            spec.widest(|layer| layer.scratch.stretch_row),
-        ));
+        let logits = (2 * logits as u64).saturating_mul((spec.vocab * size_of::<f32>()) as u64);
+        let mut scratches: Vec<_> = spec.all_layers().map(|layer| layer.scratch).collect();
+        scratches.dedup();
+        let scratches = scratches.iter().map(|scratch| scratch.bytes(batch, context, threads));
+        let scratch = scratches.fold([0; 5], |most, bytes| std::array::from_fn(|i| most[i].max(bytes[i])));
+        let scratch = scratch.into_iter().fold(0, u64::saturating_add);
         (batch as u64).saturating_mul(token as u64).saturating_add(logits).saturating_add(scratch)
     }
 

@@ -7,7 +7,7 @@ mod recurrent;
 mod sequence;
 
 pub use buffers::Buffers;
-pub(super) use buffers::{CompressedBuffers, ExpertBuffers, IndexerBuffers, LatentBuffers, grown};
+pub(super) use buffers::{CompressedBuffers, ExpertBuffers, IndexerBuffers, LatentBuffers, cleared, grown};
 pub(super) use inputs::Inputs;
 pub use kv::KvType;
 pub use sequence::SequenceState;

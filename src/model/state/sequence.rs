@@ -27,8 +27,9 @@ impl Slot {
                 Slot::Pages(Pages::new(ty, [kv_heads, key_len, value_len], window))
             }
             MemorySpec::Rows { len } => Slot::Pages(Pages::new(ty, [1, len, 0], None)),
-            MemorySpec::Compressing { len, window } => {
-                Slot::Pages(Pages::new(KvType::F32, [1, len, len], Some(window)))
+            MemorySpec::Compressing { len, scores, window } => {
+                let score_len = if scores { len } else { 0 };
+                Slot::Pages(Pages::new(KvType::F32, [1, len, score_len], Some(window)))
             }
             MemorySpec::Compressed { len, ratio } => {
                 Slot::Compressed(Pages::new(ty, [1, len, 0], None), ratio)

@@ -77,6 +77,11 @@ pub trait System {
     /// What the system says.
     fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
+    /// Whether an error of writing says that nobody reads any more.
+    fn is_closed_pipe(error: &io::Error) -> bool {
+        error.kind() == io::ErrorKind::BrokenPipe
+    }
+
     /// Drops pages of a file that were read from the page cache.
     fn drop_pages(file: &File, offset: u64, len: usize);
 
@@ -88,6 +93,9 @@ pub trait System {
 
     /// Prefers fewer and larger pages for memory of our own.
     fn prefer_large_pages(map: &MmapMut);
+
+    /// Prefers larger pages for what will be read of a mapped file, where the file system can have them.
+    fn prefer_large_file_pages(_: &Mmap) {}
 
     /// Memory in bytes that can be had without swapping: what the system has available, or less where a
     /// limit on the process or its group allows less. Cached file pages count as available. `None` where
@@ -111,7 +119,8 @@ pub trait System {
     fn confine(memory: u64, time: Duration) -> io::Result<()>;
 
     /// Asks for this process, all its threads, to be allowed AMX tiles; whether it is. To ask again does no
-    /// harm.
+    /// harm. Kernels for them are built for Linux alone.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     fn allow_amx_tiles() -> bool {
         true
     }

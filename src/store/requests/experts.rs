@@ -8,6 +8,7 @@ use super::super::ResidencyStats;
 use super::super::cache::{Cache, Member, Now, Standing};
 use super::super::plan::{Place, Plan, SlotClass};
 use super::reads::{Reads, Weight};
+use super::trust::{Guesses, Trust};
 
 /// An expert of a layer.
 #[derive(Debug)]
@@ -43,8 +44,9 @@ pub struct Experts {
     announcements: u64,
     /// Units with weights that this pass has announced.
     announced: Vec<usize>,
-    /// Units that were guessed before their layer has chosen.
-    guesses: Vec<usize>,
+    /// Units that were guessed before their layer has chosen, and whether they are read.
+    guesses: Vec<(usize, bool)>,
+    trust: Trust,
     /// Announced units that have no room yet.
     pub(super) ahead: VecDeque<usize>,
     layer: usize,
@@ -82,6 +84,7 @@ impl Experts {
             announcements: 0,
             announced: Vec::new(),
             guesses: Vec::new(),
+            trust: Trust::default(),
             ahead: VecDeque::new(),
             layer: 0,
         }
@@ -207,14 +210,25 @@ impl Experts {
         ids.iter().filter_map(|&id| self.unit_of[id]).filter(first).collect()
     }
 
+    /// Whether guesses are to be made in this pass.
+    pub fn makes_guesses(&self, reads: &Reads, guesses: Guesses) -> bool {
+        self.trust.makes(guesses, reads.pass())
+    }
+
     /// Begins to read experts that the next layer may choose, after everything that is certain and only
-    /// where there is room that nothing certain needs.
-    pub fn guess(&mut self, reads: &mut Reads, ids: &[usize]) {
+    /// where there is room that nothing certain needs; or only takes note of them.
+    pub fn guess(&mut self, reads: &mut Reads, ids: &[usize], guesses: Guesses) {
+        let read = self.trust.reads(guesses);
         for unit in self.name(ids) {
-            if !self.is_whole(reads, unit) && self.place(reads, unit, Standing::Free) {
+            if self.is_whole(reads, unit) {
+                continue;
+            }
+            if !read {
+                self.guesses.push((unit, false));
+            } else if self.place(reads, unit, Standing::Free) {
                 let weights = &self.units[unit].weights;
                 weights.iter().for_each(|&(id, _)| self.wanted[id] = reads.pass());
-                self.guesses.push(unit);
+                self.guesses.push((unit, true));
                 self.announced.push(unit);
             }
         }
@@ -223,14 +237,16 @@ impl Experts {
     /// The layer of the units last named has chosen these: guesses that were wrong are given up where they
     /// have not been begun.
     fn settle_guesses(&mut self, reads: &mut Reads, stats: &mut ResidencyStats) {
-        for unit in std::mem::take(&mut self.guesses) {
+        for (unit, read) in std::mem::take(&mut self.guesses) {
             if self.units[unit].layer != self.layer {
-                self.guesses.push(unit);
+                self.guesses.push((unit, read));
                 continue;
             }
-            stats.guesses += 1;
-            if self.units[unit].named == self.announcements {
-                stats.right_guesses += 1;
+            let right = self.units[unit].named == self.announcements;
+            self.trust.note(right);
+            stats.guesses += u64::from(read);
+            stats.right_guesses += u64::from(read && right);
+            if right || !read {
                 continue;
             }
             for &(id, _) in &self.units[unit].weights {
@@ -287,5 +303,6 @@ impl Experts {
             }
         }
         self.cache.forget_uses();
+        self.trust = Trust::default();
     }
 }

@@ -69,8 +69,8 @@ fn dense(n: usize) -> Vec<(Role, u64)> {
     vec![(Role::Always, 10); n]
 }
 
-/// An embedding that is the output matrix as well: its rows are read at the beginning of a pass, its turn is at
-/// the end.
+/// An embedding that is the output matrix as well: its rows are read at the beginning of a pass, its turn is
+/// at the end.
 #[test]
 fn a_look_at_a_weight_moves_nothing() {
     let mut state = state(&dense(20), 120);
@@ -295,7 +295,7 @@ fn wrong_guesses_are_given_up_before_they_cost_a_read() {
     read_all(&mut state);
     state.begin_pass();
     state.announce(&[2, 3]);
-    state.guess(&[8, 9]);
+    state.guess(&[8, 9], Guesses::On);
     // What is certain comes first.
     let order = |state: &mut State| {
         state.next_piece(0).map(|piece| (piece.weight, state.finish_piece(&piece, Ok(()))))
@@ -311,7 +311,7 @@ fn wrong_guesses_are_given_up_before_they_cost_a_read() {
     state.begin_pass();
     state.announce(&[2, 3, 4, 5]);
     let before = state.reads.queues[0].clone();
-    state.guess(&[8, 11]);
+    state.guess(&[8, 11], Guesses::On);
     assert_eq!(state.reads.queues[0], before);
 }
 
@@ -321,7 +321,7 @@ fn what_has_been_read_of_a_wrong_guess_is_kept() {
     read_all(&mut state);
     state.begin_pass();
     let [gate, up, down] = parts(1, 0);
-    state.guess(&[gate, up, down]);
+    state.guess(&[gate, up, down], Guesses::On);
     let piece = state.next_piece(0).unwrap();
     state.announce(&parts(1, 1));
     assert!(state.finish_piece(&piece, Ok(())));
@@ -333,6 +333,26 @@ fn what_has_been_read_of_a_wrong_guess_is_kept() {
     assert_eq!(read_all(&mut state), [up, down]);
     assert_eq!((state.stats.misses, state.stats.miss_bytes), (2, 17 * BLOCK));
     assert_eq!((state.stats.hits, state.stats.hit_bytes), (0, 3 * BLOCK));
+}
+
+#[test]
+fn guesses_on_trial_cost_no_read_until_they_are_mostly_right() {
+    let mut state = state(&experts(), 30);
+    read_all(&mut state);
+    let mut read_ahead = 0;
+    for _ in 0..200 {
+        state.begin_pass();
+        let absent = (8..12).find(|&id| !state.is_ready(id)).expect("the cache has not room for all");
+        assert!(state.makes_guesses(Guesses::Auto));
+        state.guess(&[absent], Guesses::Auto);
+        let read = read_all(&mut state);
+        assert!(read.is_empty() || read == [absent]);
+        read_ahead += read.len() as u64;
+        state.announce(&[absent]);
+        read_all(&mut state);
+    }
+    assert_eq!(read_ahead, 200 - 64);
+    assert_eq!((state.stats.guesses, state.stats.right_guesses), (read_ahead, read_ahead));
 }
 
 /// Three sessions, reads that end in any order or fail, announcements and guesses at random: what is held
@@ -351,7 +371,7 @@ fn nothing_moves_while_it_is_held_or_read() {
             match random(16) {
                 0 => state.begin_pass(),
                 1 => state.announce(&chosen),
-                2 => state.guess(&chosen),
+                2 => state.guess(&chosen, [Guesses::Auto, Guesses::On][random(2)]),
                 3..=4 if waiting[session].is_empty() => {
                     waiting[session] = chosen.iter().copied().step_by(1 + random(3)).collect();
                     waiting[session].sort_unstable();

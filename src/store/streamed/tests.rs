@@ -1,7 +1,8 @@
-//! Readers on a disk that fails, or whose driver panics.
+//! Readers on a disk that fails or is slow, or whose driver panics.
 
+use std::cell::Cell;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::super::plan::{Role, WeightUse, plan};
@@ -9,11 +10,12 @@ use super::*;
 
 const BLOCK: u64 = ALIGNMENT as u64;
 
-/// A file whose bytes are the numbers of their blocks; its next reads fail, or panic.
+/// A file whose bytes are the numbers of their blocks; its next reads fail, panic or take their time.
 #[derive(Debug, Default)]
 struct Faulty {
     failures: AtomicUsize,
     panics: AtomicUsize,
+    slow: AtomicBool,
     reads: AtomicUsize,
 }
 
@@ -25,6 +27,9 @@ impl ReadAt for Faulty {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         assert!(!take_one(&self.panics), "a deliberate panic");
+        if self.slow.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         if take_one(&self.failures) {
             return Err(io::Error::from_raw_os_error(5));
         }
@@ -82,7 +87,7 @@ fn reads_ahead_and_guesses_that_fail_are_tried_again() {
         streamed.begin_pass();
         file.failures.store(3, Ordering::SeqCst);
         if guess {
-            streamed.may_need(&parts(2));
+            streamed.may_need(&parts(2), Guesses::On);
         } else {
             streamed.will_need(&parts(2));
         }
@@ -117,4 +122,31 @@ fn a_reader_that_panics_ends_the_run_and_not_in_a_hang() {
     // Neither this nor the end waits for the reader.
     streamed.empty_cache();
     drop(streamed);
+}
+
+/// Threads that were put to sleep by a wait are woken after it: what a pass asks for is done after each wait,
+/// and not where there was none.
+#[test]
+fn after_each_wait_for_the_disk_something_is_done() {
+    let file = Arc::new(Faulty::default());
+    let streamed = streamed(&file);
+    assert_reads(&streamed, 0);
+    let waits = Rc::new(Cell::new(0));
+    let count = Rc::clone(&waits);
+    after_wait(
+        move || count.set(count.get() + 1),
+        || {
+            assert_reads(&streamed, 0);
+            assert_eq!(waits.get(), 0, "it was there");
+            streamed.begin_pass();
+            file.slow.store(true, Ordering::SeqCst);
+            assert_reads(&streamed, parts(1)[0]);
+            assert_eq!(waits.get(), 1);
+            streamed.read(0, (100, 200), &mut AlignedBuffer::default()).unwrap();
+            assert_eq!(waits.get(), 2, "a part is waited for as well");
+            file.failures.store(1, Ordering::SeqCst);
+            streamed.read(0, (100, 200), &mut AlignedBuffer::default()).unwrap_err();
+            assert_eq!(waits.get(), 3);
+        },
+    );
 }

@@ -242,8 +242,8 @@ mod tests {
         }
     }
 
-    /// The names by the pattern that llama.cpp (llama-vocab.cpp) has for them, read from there and not from the
-    /// table: two that cut alike stand together.
+    /// The names by the pattern that llama.cpp (llama-vocab.cpp) has for them, read from there and not from
+    /// the table: two that cut alike stand together.
     const ALIKE: &[&[&str]] = &[
         &["default"],
         &[

@@ -38,8 +38,8 @@ impl fmt::Display for DotDifference {
         let DotDifference { ty, isa, case, rows, tokens, cols, threads, row, token, found, wanted } = self;
         write!(
             f,
-            "{ty} {isa}, {case}, {rows} rows of {cols} with {tokens} tokens, {threads} threads: row {row}, token {token} is \
-             {found:e} ({:#010x}), scalar {wanted:e} ({:#010x})",
+            "{ty} {isa}, {case}, {rows} rows of {cols} with {tokens} tokens, {threads} threads: row {row}, \
+             token {token} is {found:e} ({:#010x}), scalar {wanted:e} ({:#010x})",
             found.to_bits(),
             wanted.to_bits()
         )

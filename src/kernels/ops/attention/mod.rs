@@ -63,6 +63,8 @@ const TILE_ROWS: usize = 64;
 const LEAST_ROWS: usize = 16;
 /// Multiply-adds of a call below which it stays on the calling thread.
 const PARALLEL: usize = 1 << 18;
+/// Items for each thread below which a call is split by chunk.
+const LEAST_ITEMS: usize = 4;
 /// Floats that the parts of a call split by chunk may take.
 const MAX_PARTS: usize = 1 << 23;
 
@@ -166,6 +168,26 @@ pub struct AttentionScratch {
     parts: Vec<f32>,
 }
 
+impl AttentionScratch {
+    /// Floats of the parts of calls of this shape at most: of up to so many tokens, in a context of so many
+    /// positions. Each thread has a workspace besides.
+    pub fn most_floats(shape: &AttentionShape, context: usize, threads: usize) -> usize {
+        // None are longer, and products with their sizes stay numbers.
+        let [context, tokens] = [context, shape.tokens].map(|n| n.min(1 << 32));
+        let most = |tokens: usize| {
+            let shape = AttentionShape { tokens, first_pos: context.saturating_sub(tokens), ..*shape };
+            let floats = |chosen, threads| {
+                let plan = Plan::new(&shape, chosen, threads);
+                plan.item([plan.token_tiles, 0, 0], &shape) * plan.item_len
+            };
+            floats(false, 1).max(floats(false, threads)).max(floats(true, threads))
+        };
+        // With more tokens there are items enough without a split by chunk: the more, the more parts.
+        let split = tokens.min(TILE_ROWS * LEAST_ITEMS * threads);
+        (1..=split).chain([tokens]).map(most).max().unwrap_or(0)
+    }
+}
+
 /// What a call reads.
 #[derive(Clone, Copy)]
 struct Call<'a> {
@@ -250,7 +272,7 @@ impl Plan {
         let items = token_tiles * head_tiles * shape.kv_heads;
         let by_chunk = threads > 1
             && !chosen
-            && items < 4 * threads
+            && items < LEAST_ITEMS * threads
             && items * chunks.len() * item_len <= MAX_PARTS
             && chunks.len() > 1;
         Self { tile_tokens, token_tiles, tile_heads, head_tiles, chunks, by_chunk, item_len }
@@ -296,13 +318,15 @@ impl Ops {
         self.attend_all(&Call { shape, q, kv, sinks, chosen: None }, out, scratch);
     }
 
-    /// The same over chosen positions alone, without sinks; `kv` begins with page 0.
+    /// The same over chosen positions alone; `kv` begins with page 0.
+    #[allow(clippy::too_many_arguments)] // those of attention, and what is chosen
     pub fn attention_over(
         &self,
         shape: &AttentionShape,
         q: &[f32],
         kv: &KvPages<'_>,
         chosen: Chosen<'_>,
+        sinks: Option<&[f32]>,
         out: &mut [f32],
         scratch: &mut AttentionScratch,
     ) {
@@ -310,7 +334,7 @@ impl Ops {
         assert_eq!(chosen.masks.len(), shape.tokens * chosen.lists * chosen.pages, "attention: masks");
         assert!((shape.first_pos + shape.tokens).div_ceil(PAGE) <= chosen.pages, "attention: pages of masks");
         shape.check_pages(kv);
-        self.attend_all(&Call { shape, q, kv, sinks: None, chosen: Some(chosen) }, out, scratch);
+        self.attend_all(&Call { shape, q, kv, sinks, chosen: Some(chosen) }, out, scratch);
     }
 
     /// The same over rows that need not be positions, such as those of several caches one behind another:
@@ -350,7 +374,9 @@ impl Ops {
         let items = plan.item([plan.token_tiles, 0, 0], shape);
         let parts_len = items * plan.item_len;
         if scratch.parts.len() < parts_len {
-            scratch.parts.resize(parts_len, 0.0);
+            // The former ones go first, and there are no more than are needed.
+            scratch.parts = Vec::new();
+            scratch.parts = vec![0.0; parts_len];
         }
         let parts = &mut scratch.parts[..parts_len];
         let workspaces = &scratch.workspaces;

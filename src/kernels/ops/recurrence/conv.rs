@@ -60,7 +60,7 @@ impl Inputs<'_> {
 
 /// Sixteen values from `at` on, zeros behind the end.
 #[inline(always)]
-pub(super) fn load<I: Isa>(isa: I, x: &[f32], at: usize) -> I::F {
+pub(in crate::kernels::ops) fn load<I: Isa>(isa: I, x: &[f32], at: usize) -> I::F {
     match x[at..].first_chunk() {
         Some(block) => isa.load(block),
         None => isa.load_head(&x[at..]),
@@ -69,7 +69,7 @@ pub(super) fn load<I: Isa>(isa: I, x: &[f32], at: usize) -> I::F {
 
 /// Stores sixteen values from `at` on, as many as there is room for.
 #[inline(always)]
-pub(super) fn store<F: Lanes16>(values: F, to: &mut [f32], at: usize) {
+pub(in crate::kernels::ops) fn store<F: Lanes16>(values: F, to: &mut [f32], at: usize) {
     let to = &mut to[at..];
     match to.first_chunk_mut() {
         Some(block) => values.store(block),

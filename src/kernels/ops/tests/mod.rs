@@ -2,6 +2,7 @@
 
 mod activations;
 mod attention;
+mod channel_scan;
 mod hyper;
 mod indexer;
 mod norms;
@@ -22,25 +23,23 @@ use crate::quant::testing::say;
 fn instances() -> Vec<(&'static str, &'static Ops)> {
     static SAY_SKIPPED: Once = Once::new();
     let mut all = vec![("scalar", &SCALAR)];
-    let has_fma = !std::ptr::eq(scalar(), &SCALAR);
-    if has_fma {
+    // Where SCALAR has to call a library for it.
+    if !std::ptr::eq(scalar(), &SCALAR) {
         all.push(("scalar with fma", scalar()));
     }
-    all.extend(
-        Kernels::available().filter(|set| set.isa() != Isa::Scalar).map(|set| (set.isa().name(), set.ops())),
-    );
+    for set in Kernels::available().filter(|set| set.isa() != Isa::Scalar) {
+        // Some sets share their operations.
+        if !all.iter().any(|(_, ops)| std::ptr::eq(*ops, set.ops())) {
+            all.push((set.isa().name(), set.ops()));
+        }
+    }
     SAY_SKIPPED.call_once(|| {
-        if !has_fma {
+        if cfg!(target_arch = "x86_64") && std::ptr::eq(scalar(), &SCALAR) {
             say("skipped: this CPU lacks fma for the scalar operations");
         }
         Kernels::unavailable().for_each(|why| say(format!("skipped: {why}")));
     });
     all
-}
-
-/// Those of them that are not the portable source.
-fn vector_instances() -> Vec<(&'static str, &'static Ops)> {
-    instances().into_iter().filter(|(_, ops)| ops.name() != "scalar").collect()
 }
 
 /// The first index where two results differ in a bit; any NaN equals any NaN.

@@ -159,21 +159,3 @@ fn f16_rounds_to_nearest_even_on_every_instance() {
     }
     assert_eq!(f16::from_f32(2049.0).to_f32(), 2048.0);
 }
-
-/// The conversions of the vector sets are instructions: those of one register's width give what those of
-/// another's give.
-#[test]
-fn vector_instances_round_to_f16_alike() {
-    let mut random = Random(4);
-    let mut x = random.extremes(4099);
-    x.extend(random.values(4096, 1.0));
-    let halves = vector_instances().into_iter().map(|(name, ops)| {
-        let mut halves = vec![0u16; x.len()];
-        run!(ops, narrow(&x, &mut halves));
-        (name, halves.into_iter().map(|x| f16::from_bits(x).to_f32_const()).collect::<Vec<_>>())
-    });
-    let halves: Vec<_> = halves.collect();
-    for (name, got) in &halves {
-        assert_same(got, &halves[0].1, name);
-    }
-}

@@ -28,7 +28,7 @@ fn cases(values: impl Fn(&mut Random, usize) -> Vec<f32>) -> Vec<Case> {
 }
 
 /// Every operation's result.
-fn results(ops: &Ops, case: &Case) -> [Vec<f32>; 4] {
+fn results(ops: &Ops, case: &Case) -> [Vec<f32>; 5] {
     let Case { n, streams, mix, change, correct, .. } = case;
     let [mut mixed, mut corrected, mut cut] = [(); 3].map(|()| streams.clone());
     ops.mix_streams(&mut mixed, mix, *n);
@@ -36,7 +36,9 @@ fn results(ops: &Ops, case: &Case) -> [Vec<f32>; 4] {
     ops.cut_below(&mut cut, *n, 1.25);
     let mut rescaled = change.clone();
     ops.rescale(&mut rescaled, &streams[..change.len()], *n);
-    [mixed, corrected, cut, rescaled]
+    let mut mean = change.clone();
+    ops.mean_of_streams(streams, &mut mean, *n);
+    [mixed, corrected, cut, rescaled, mean]
 }
 
 #[test]
@@ -70,6 +72,34 @@ fn streams_are_mixed_and_corrected_as_the_definition_says() {
             assert_eq!(mixed[place], wanted, "streams of {n}, token {token}, stream {stream}, {i}");
             let wanted = at(token, stream, i) + correct[token * STREAMS + stream] * change[token * n + i];
             assert_eq!(corrected[place], wanted, "streams of {n}, token {token}, stream {stream}, {i}");
+        }
+    }
+}
+
+/// The mean, and what is taken over, of any number of streams.
+#[test]
+fn any_number_of_streams_works() {
+    let (mut random, n, tokens) = (Random(24), 37, 3);
+    for streams in [1, 2, 3, 5] {
+        let x = random.values(tokens * streams * n, 2.0);
+        let (change, by) = (random.values(tokens * n, 2.0), random.values(tokens * streams, 2.0));
+        let at = |token: usize, stream: usize, i: usize| x[(token * streams + stream) * n + i];
+        let (mut means, mut corrected) = (Vec::new(), Vec::new());
+        for token in 0..tokens {
+            for i in 0..n {
+                let sum = (1..streams).fold(at(token, 0, i), |sum, stream| sum + at(token, stream, i));
+                means.push(sum * (1.0 / streams as f32));
+            }
+            for (stream, i) in (0..streams * n).map(|at| (at / n, at % n)) {
+                corrected.push(at(token, stream, i) + by[token * streams + stream] * change[token * n + i]);
+            }
+        }
+        for (name, ops) in instances() {
+            let (mut mean, mut all) = (vec![f32::NAN; tokens * n], x.clone());
+            ops.mean_of_streams(&x, &mut mean, n);
+            assert_same(&mean, &means, &format!("{name}, the mean of {streams}"));
+            ops.correct_streams(&mut all, &change, &by, n);
+            assert_same(&all, &corrected, &format!("{name}, {streams} corrected"));
         }
     }
 }

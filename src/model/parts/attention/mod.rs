@@ -14,10 +14,12 @@ use super::super::{
 };
 use super::Mixer;
 use super::blocks::Blocks;
+use super::choosing::Choosing;
+use super::pools::Pools;
 use crate::kernels::ops::{AttentionShape, Chosen, Ops};
 use crate::store::WeightId;
 use projections::{Projections, load_all, load_queries};
-pub(in crate::model) use spec::{AttentionNames, AttentionSpec, Gate, QkNorm, Temperature};
+pub(in crate::model) use spec::{AttentionNames, AttentionSpec, ChoiceSpec, Gate, QkNorm, Temperature};
 
 /// Attention of a layer.
 #[derive(Debug)]
@@ -28,7 +30,7 @@ pub(in crate::model) struct Attention {
     projections: Projections,
     sinks: Option<Vec<f32>>,
     output: Linear,
-    blocks: Option<Blocks>,
+    choosing: Option<Box<dyn Choosing>>,
 }
 
 impl Attention {
@@ -54,7 +56,11 @@ impl Attention {
             true => Some(l.weights.vector(&name("attn_sinks.weight"), heads)?),
             false => None,
         };
-        let blocks = spec.blocks.map(|blocks| Blocks::load(l, il, embd, blocks)).transpose()?;
+        let choosing: Option<Box<dyn Choosing>> = match spec.choice {
+            Some(ChoiceSpec::Blocks(blocks)) => Some(Box::new(Blocks::load(l, il, embd, blocks)?)),
+            Some(ChoiceSpec::Pools(pools)) => Some(Box::new(Pools::load(l, il, embd, pools)?)),
+            None => None,
+        };
         let output = l.weights.linear(&name("attn_output"), heads * value_len, embd)?;
         let window = spec.window;
         let projections = Projections { q, k, v, fused, gate };
@@ -62,7 +68,7 @@ impl Attention {
             Some(slot) => slot,
             None => l.remember(MemorySpec::Pages { kv_heads, key_len, value_len, window }),
         };
-        Ok(Attention { spec, slot, projections, sinks, output, blocks })
+        Ok(Attention { spec, slot, projections, sinks, output, choosing })
     }
 
     /// Values of a token in the gate.
@@ -142,6 +148,12 @@ impl Attention {
         node
     }
 
+    /// A call of attention.
+    fn shape(&self, first_pos: usize, tokens: usize) -> AttentionShape {
+        let AttentionSpec { heads, kv_heads, key_len, value_len, window, scale, soft_cap, .. } = self.spec;
+        AttentionShape { heads, kv_heads, key_len, value_len, tokens, first_pos, window, scale, soft_cap }
+    }
+
     /// Writes keys and values of every sequence to its cache.
     fn store(&self, run: &mut Run<'_>, il: usize) -> Result<(), ForwardError> {
         let ops = run.kernels.ops();
@@ -171,8 +183,8 @@ impl Mixer for Attention {
         let Projections { q, k, v, gate, .. } = &self.projections;
         let projections =
             [Some(q), k.as_ref(), v.as_ref(), gate.as_ref()].into_iter().flatten().map(Linear::id);
-        let blocks = self.blocks.iter().flat_map(Blocks::weights);
-        Box::new(projections.chain(blocks).chain([self.output.id()]))
+        let choosing = self.choosing.iter().flat_map(|choosing| choosing.weights());
+        Box::new(projections.chain(choosing).chain([self.output.id()]))
     }
 
     fn rows(&self) -> RowSizes {
@@ -188,7 +200,9 @@ impl Mixer for Attention {
     }
 
     fn scratch(&self) -> ScratchSizes {
-        self.blocks.as_ref().map_or_else(ScratchSizes::default, Blocks::scratch)
+        let choosing =
+            self.choosing.as_ref().map_or_else(ScratchSizes::default, |choosing| choosing.scratch());
+        ScratchSizes { attention: Some(self.shape(0, usize::MAX)), ..choosing }
     }
 
     fn remembers(&self) -> bool {
@@ -218,8 +232,8 @@ impl Mixer for Attention {
         }
         v = self.norm_values(run, v);
         self.store(run, il)?;
-        if let (Some(blocks), Some(rope)) = (&self.blocks, self.spec.rope) {
-            blocks.remember(run, il, rope)?;
+        if let (Some(choosing), Some(rope)) = (&self.choosing, self.spec.rope) {
+            choosing.remember(run, il, rope)?;
         }
         run.kept.resize(run.kept.len().max(self.slot + 1), [q; 2]);
         run.kept[self.slot] = [k, v];
@@ -234,10 +248,10 @@ impl Mixer for Attention {
         last: bool,
         inputs: [NodeId<'static>; 3],
     ) -> Result<(), ForwardError> {
-        let AttentionSpec { heads, kv_heads, key_len, value_len, window, scale, soft_cap, .. } = self.spec;
+        let AttentionSpec { heads, key_len, value_len, .. } = self.spec;
         let (q_row, out_row) = (heads * key_len, heads * value_len);
-        if let Some(blocks) = &self.blocks {
-            blocks.choose(run, last)?;
+        if let Some(choosing) = &self.choosing {
+            choosing.choose(run, last)?;
         }
         let mut first = 0;
         for segment in &run.segments {
@@ -246,22 +260,12 @@ impl Mixer for Attention {
             if rows.is_empty() || last && segment.logits == Logits::None {
                 continue;
             }
-            let shape = AttentionShape {
-                heads,
-                kv_heads,
-                key_len,
-                value_len,
-                tokens: rows.len(),
-                first_pos: segment.first_pos,
-                window,
-                scale,
-                soft_cap,
-            };
+            let shape = self.shape(segment.first_pos, rows.len());
             let buffers = &mut *run.buffers;
             let q = &buffers.q[rows.start * q_row..rows.end * q_row];
             let out = &mut buffers.attn[rows.start * out_row..rows.end * out_row];
             // The first tokens see no more positions than may be chosen.
-            let most = self.blocks.as_ref().map_or(usize::MAX, Blocks::first_choosing);
+            let most = self.choosing.as_ref().map_or(usize::MAX, |choosing| choosing.first_choosing());
             let all = most.saturating_sub(segment.first_pos).min(rows.len());
             let (q_all, q_chosen) = q.split_at(all * q_row);
             let (out_all, out_chosen) = out.split_at_mut(all * out_row);
@@ -274,11 +278,12 @@ impl Mixer for Attention {
                 if all < rows.len() {
                     let first_pos = shape.first_pos + all;
                     let shape = AttentionShape { tokens: rows.len() - all, first_pos, ..shape };
-                    let (pages_held, lists) = (indexer.pages, kv_heads);
+                    let lists = self.choosing.as_ref().map_or(1, |choosing| choosing.lists());
+                    let pages_held = indexer.pages;
                     let row = lists * pages_held;
                     let masks = &indexer.masks[(rows.start + all) * row..rows.end * row];
                     let chosen = Chosen { masks, lists, pages: pages_held };
-                    ops.attention_over(&shape, q_chosen, pages, chosen, out_chosen, scratch);
+                    ops.attention_over(&shape, q_chosen, pages, chosen, sinks, out_chosen, scratch);
                 }
             });
         }

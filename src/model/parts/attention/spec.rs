@@ -2,6 +2,7 @@
 
 use super::super::blocks::BlocksSpec;
 use super::super::norm::Norm;
+use super::super::pools::PoolsSpec;
 use crate::kernels::ops::Window;
 
 /// What a family says of the attention of a layer.
@@ -34,11 +35,20 @@ pub(in crate::model) struct AttentionSpec {
     pub gate: Option<Gate>,
     /// Whether the gate is part of `attn_q`, each head's queries followed by their gate, which is as long.
     pub gate_in_queries: bool,
-    /// Which blocks of positions are attended to; all where `None`.
-    pub blocks: Option<BlocksSpec>,
+    /// Which positions are attended to; all where `None`.
+    pub choice: Option<ChoiceSpec>,
     /// Factor on the output.
     pub output_scale: Option<f32>,
     pub names: AttentionNames,
+}
+
+/// How positions are chosen.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::model) enum ChoiceSpec {
+    /// Blocks, by each head of keys.
+    Blocks(BlocksSpec),
+    /// Pools, by all heads together.
+    Pools(PoolsSpec),
 }
 
 impl AttentionSpec {
@@ -63,7 +73,7 @@ impl AttentionSpec {
             sinks: false,
             gate: None,
             gate_in_queries: false,
-            blocks: None,
+            choice: None,
             output_scale: None,
             names: AttentionNames::default(),
         }

@@ -1,16 +1,14 @@
 //! The indexer of compressed keys, and attention over those of the window and the compressed ones together.
 
-use std::ops::Range;
-
 use super::compressor::{CHOSEN, Compressor, INDEX, Output, Purpose, WHOLE};
 use super::{Compressed, CompressedSpec, RowIndexing};
 use crate::kernels::ops::{AttentionShape, Chosen, KvPages, KvView, PAGE};
 use crate::model::load::Loader;
-use crate::model::parts::indexer::{Choice, choose};
+use crate::model::parts::indexer::{Choice, choose, ones};
 use crate::model::parts::latent::plain;
 use crate::model::parts::rope::Rope;
 use crate::model::run::Run;
-use crate::model::state::{IndexerBuffers, LatentBuffers, grown};
+use crate::model::state::{IndexerBuffers, LatentBuffers, cleared, grown};
 use crate::model::weights::Linear;
 use crate::model::{ForwardError, Label, Logits, ModelError, NodeId, NodeKind, ScratchSizes, Work};
 use crate::store::{OutOfMemory, WeightId};
@@ -64,7 +62,8 @@ impl RowIndexer {
 
     pub fn scratch(&self) -> ScratchSizes {
         let RowIndexing { heads, len, .. } = self.spec;
-        Choice::scratch(heads * len + heads)
+        let choice = Choice::sizes(self.compressor.ratio());
+        ScratchSizes { row: heads * len + heads, choice, ..ScratchSizes::default() }
     }
 
     /// The product of the block's input beside those of the compressor.
@@ -116,13 +115,6 @@ impl RowIndexer {
     }
 }
 
-/// The places of a page that lie in a range of rows.
-fn ones(rows: &Range<usize>, page: usize) -> u128 {
-    let within = |row: usize| row.saturating_sub(page * PAGE).min(PAGE) as u32;
-    let below = |n: u32| if n == u128::BITS { u128::MAX } else { (1 << n) - 1 };
-    below(within(rows.end)) & !below(within(rows.start))
-}
-
 /// Pages of compressed keys and, behind them, of those of the window.
 struct Caches<'a> {
     views: Vec<KvView<'a>>,
@@ -153,9 +145,27 @@ impl Compressed {
         }
     }
 
-    /// Attention of all sequences' queries.
-    pub(super) fn attend(&self, run: &mut Run<'_>, last: bool) {
+    pub(super) fn shape(&self, first_pos: usize, tokens: usize) -> AttentionShape {
         let CompressedSpec { heads, len, window, .. } = self.spec;
+        AttentionShape {
+            heads,
+            kv_heads: 1,
+            key_len: len,
+            value_len: len,
+            tokens,
+            first_pos,
+            window: Some(window),
+            scale: 1.0 / (len as f32).sqrt(),
+            soft_cap: None,
+        }
+    }
+
+    /// Attention of all sequences' queries.
+    ///
+    /// # Errors
+    /// Where there is no memory for what tokens attend to.
+    pub(super) fn attend(&self, run: &mut Run<'_>, last: bool) -> Result<(), OutOfMemory> {
+        let CompressedSpec { heads, len, .. } = self.spec;
         let (row, ops) = (heads * len, run.kernels.ops());
         let mut first = 0;
         for segment in &run.segments {
@@ -164,37 +174,30 @@ impl Compressed {
             if rows.is_empty() || last && segment.logits == Logits::None {
                 continue;
             }
-            let shape = AttentionShape {
-                heads,
-                kv_heads: 1,
-                key_len: len,
-                value_len: len,
-                tokens: rows.len(),
-                first_pos: segment.first_pos,
-                window: Some(window),
-                scale: 1.0 / (len as f32).sqrt(),
-                soft_cap: None,
-            };
+            let shape = self.shape(segment.first_pos, rows.len());
             let buffers = &mut *run.buffers;
             let q = &buffers.q[rows.start * row..rows.end * row];
             let out = &mut buffers.attn[rows.start * row..rows.end * row];
             let (sinks, scratch) = (Some(&self.sinks[..]), &mut buffers.attention);
             segment.state.with_pages(self.slot, |keys| {
                 let Some(compressor) = &self.compressor else {
-                    return ops.attention(&shape, q, keys, sinks, out, scratch);
+                    ops.attention(&shape, q, keys, sinks, out, scratch);
+                    return Ok(());
                 };
                 segment.state.with_pages(compressor.slot(), |compressed| {
                     let seen = compressor.seen(shape.first_pos + shape.tokens - 1);
                     let caches = Caches::new(compressed, seen, keys);
                     let LatentBuffers { indexer, compressed, .. } = &mut buffers.latent;
                     let masks = &mut compressed.masks;
-                    self.fill_masks(compressor, indexer, &shape, rows.start, &caches, masks);
+                    self.fill_masks(compressor, indexer, &shape, rows.start, &caches, masks)?;
                     let pages = KvPages { first_page: 0, keys: &caches.views, values: None };
                     let chosen = Chosen { masks, lists: 1, pages: caches.views.len() };
                     ops.attention_among(&shape, q, &pages, chosen, sinks, out, scratch);
-                });
-            });
+                    Ok(())
+                })
+            })?;
         }
+        Ok(())
     }
 
     /// What each token of a sequence attends to, its first token being a row of the pass: `[tokens][pages]`.
@@ -206,10 +209,9 @@ impl Compressed {
         first_row: usize,
         caches: &Caches<'_>,
         masks: &mut Vec<u128>,
-    ) {
+    ) -> Result<(), OutOfMemory> {
         let pages = caches.views.len();
-        masks.clear();
-        masks.resize(shape.tokens * pages, 0);
+        cleared(masks, shape.tokens * pages)?;
         let most = self.indexer.as_ref().map_or(usize::MAX, |indexer| indexer.spec.count);
         for (token, masks) in masks.chunks_exact_mut(pages).enumerate() {
             let pos = shape.first_pos + token;
@@ -226,6 +228,7 @@ impl Compressed {
                 *mask = ones(&in_window, page);
             }
         }
+        Ok(())
     }
 }
 

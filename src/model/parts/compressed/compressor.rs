@@ -3,9 +3,10 @@
 
 use std::ops::Range;
 
-use crate::kernels::ops::{KvPages, KvView, Ops, PAGE, PooledRow, RopeKind, RopeParams, Window};
+use crate::kernels::ops::{KvPages, Ops, RopeKind, RopeParams, Window};
 use crate::model::load::Loader;
 use crate::model::parts::attention::check_kept;
+use crate::model::parts::key_pool::{keep_pending, pending_row};
 use crate::model::parts::latent::plain;
 use crate::model::parts::norm::{Norm, NormKind};
 use crate::model::parts::rope::Rope;
@@ -107,7 +108,7 @@ impl Compressor {
         let places = l.weights.floats(&name("ape.weight"), &[width, ratio])?;
         let norm = Norm::load(l, &name("norm"), names.rows, NormKind::Rms, len, eps)?;
         let window = if overlaps { Window::Sliding(2 * ratio) } else { Window::Chunked(ratio) };
-        let pending = l.remember(MemorySpec::Compressing { len: width, window });
+        let pending = l.remember(MemorySpec::Compressing { len: width, scores: true, window });
         let rows = l.remember(MemorySpec::Compressed { len, ratio });
         let rope = (rope.kind, rope.params);
         Ok(Compressor { purpose, rope, values, scores, places, norm, pending, rows })
@@ -169,13 +170,7 @@ impl Compressor {
         run.watch.show(label, [t, width, 1], scores);
         check_finite(names.values, il, values, width)?;
         check_finite(names.placed, il, scores, width)?;
-        let mut first = 0;
-        for segment in &mut run.segments {
-            let rows = first * width..(first + segment.tokens.len()) * width;
-            first += segment.tokens.len();
-            let (values, scores) = (&values[rows.clone()], &scores[rows]);
-            segment.state.store(ops, self.pending, segment.first_pos, values, scores)?;
-        }
+        keep_pending(ops, &mut run.segments, self.pending, [values, scores], width)?;
         self.compress(run, il)
     }
 
@@ -208,14 +203,7 @@ impl Compressor {
     fn pool(&self, ops: &Ops, pages: &KvPages<'_>, blocks: Range<usize>, rows: &mut [f32]) {
         let Purpose { ratio, len, overlaps, .. } = self.purpose;
         let width = self.purpose.width();
-        let scores = pages.values.expect("values have scores");
-        let row = |pos: usize, offset: usize| {
-            let (page, from) = (pos / PAGE - pages.first_page, pos % PAGE * width + offset);
-            let (KvView::F32(values), KvView::F32(scores)) = (pages.keys[page], scores[page]) else {
-                unreachable!("what compressors keep is f32")
-            };
-            PooledRow { values: &values[from..from + len], scores: &scores[from..from + len] }
-        };
+        let row = |pos: usize, offset: usize| pending_row(pages, pos, [width, offset, len]);
         let of = if overlaps { 2 * ratio } else { ratio };
         ops.pool(rows, len, of, |i, rows| {
             let start = (blocks.start + i) * ratio;

@@ -11,13 +11,14 @@ use super::super::run::{Run, multiply_heads, project};
 use super::super::state::{CompressedBuffers, Inputs, LatentBuffers, grown};
 use super::super::weights::{HeadMatrices, Linear};
 use super::super::{
-    ForwardError, Label, MemorySpec, ModelError, NodeId, NodeKind, RowSizes, ScratchSizes, Work,
+    ChoiceSizes, ForwardError, Label, MemorySpec, ModelError, NodeId, NodeKind, RowSizes, ScratchSizes, Work,
 };
 use super::Mixer;
 use super::attention::keep;
 use super::latent::{by_heads, by_tokens, plain, show_by_head};
 use super::norm::{Norm, NormKind};
 use super::rope::Rope;
+use crate::kernels::ops::PAGE;
 use crate::store::WeightId;
 use attend::RowIndexer;
 use compressor::{CHOSEN, Compressor, Purpose, WHOLE};
@@ -245,7 +246,15 @@ impl Mixer for Compressed {
         let compressors: usize = self.compressors().map(Compressor::scratch).sum();
         // What each group has, once more for its rounding.
         let output = 2 * heads * len + groups * out_rank;
-        ScratchSizes { row: q_rank + compressors + output + indexer.row, ..indexer }
+        // Masks over compressed keys and the window's together, and the choice of an indexer.
+        let choice = self.compressor.as_ref().map_or_else(ChoiceSizes::default, |compressor| ChoiceSizes {
+            masks: 1 + indexer.choice.masks,
+            per_key: compressor.ratio(),
+            others: self.spec.window.len().div_ceil(PAGE) + 2,
+            scores: indexer.choice.scores,
+        });
+        let row = q_rank + compressors + output + indexer.row;
+        ScratchSizes { row, stretch_row: 0, attention: Some(self.shape(0, usize::MAX)), choice }
     }
 
     fn remember(&self, run: &mut Run<'_>, il: usize) -> Result<[NodeId<'static>; 3], ForwardError> {
@@ -275,7 +284,7 @@ impl Mixer for Compressed {
         if let Some(indexer) = &self.indexer {
             indexer.choose(run, last)?;
         }
-        self.attend(run, last);
+        self.attend(run, last)?;
         let (t, row) = (run.rows, self.spec.heads * self.spec.len);
         let others = self.compressed_inputs().iter();
         let others = others.map(|&name| NodeId { name, layer: Some(il), occurrence: 0 });

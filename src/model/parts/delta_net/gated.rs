@@ -263,13 +263,18 @@ impl Mixer for DeltaNet {
         Ok(())
     }
 
-    /// The output's norm times the SiLU of z, projected.
+    /// The output's norm times the SiLU or the sigmoid of z, projected.
     fn output(&self, run: &mut Run<'_>, il: usize, beside: bool) -> Result<NodeId<'static>, ForwardError> {
         let (t, values, ops) = (run.rows, self.core.spec.values(), run.kernels.ops());
         let Buffers { attn, attn_gate, .. } = &mut *run.buffers;
         let (attn, gate) = (&mut attn[..t * values], &mut attn_gate[..t * values]);
         self.core.norm.apply(ops, attn);
-        ops.swiglu(gate, attn);
+        if self.core.spec.sigmoid {
+            ops.sigmoid(gate);
+            ops.mul(gate, attn);
+        } else {
+            ops.swiglu(gate, attn);
+        }
         let inputs = [run.attended, run.gate];
         let label = Label::new("final_output", NodeKind::GatedNorm, Work::AttentionOutput, &inputs);
         let node = run.watch.show(label, [t, values, 1], gate);

@@ -32,8 +32,12 @@ pub(in crate::model) struct DeltaNetSpec {
     pub len: usize,
     /// Tokens that the convolution sees.
     pub taps: usize,
-    /// Of all norms.
+    /// Of the output's norm.
     pub eps: f32,
+    /// Of the norms of queries and keys.
+    pub l2_eps: f32,
+    /// Whether the output's gate is a sigmoid, not SiLU, where there is one decay a head.
+    pub sigmoid: bool,
 }
 
 impl DeltaNetSpec {
@@ -164,14 +168,14 @@ impl Core {
     /// Divides each head of queries and keys by its norm. Returns the nodes of queries, keys and values.
     fn normalise(&self, run: &mut Run<'_>, mixed: Vec<NodeId<'static>>) -> Vec<NodeId<'static>> {
         let (t, ops) = (run.rows, run.kernels.ops());
-        let DeltaNetSpec { len, eps, .. } = self.spec;
+        let DeltaNetSpec { len, l2_eps, .. } = self.spec;
         let keys = self.spec.keys();
         let v = &mut run.buffers.v[..];
         match self.layout {
             Layout::SideBySide => {
-                ops.l2_norm(&mut v[..t * self.channels()], self.channels(), 2 * keys, len, eps);
+                ops.l2_norm(&mut v[..t * self.channels()], self.channels(), 2 * keys, len, l2_eps);
             }
-            Layout::Apart => ops.l2_norm(&mut v[..2 * t * keys], keys, keys, len, eps),
+            Layout::Apart => ops.l2_norm(&mut v[..2 * t * keys], keys, keys, len, l2_eps),
         }
         let Some(names) = self.names.normalised else { return mixed };
         let mut nodes = mixed.clone();

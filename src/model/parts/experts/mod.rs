@@ -18,7 +18,7 @@ use super::activation::Activation;
 use super::expert_latents::{Latent, LatentExperts};
 use super::routing::{Router, Routing};
 use crate::quant::ActivationType;
-use crate::store::{Store, WeightId, zeroed};
+use crate::store::{Guesses, Store, WeightId, zeroed};
 use part::Part;
 use shared::Shared;
 pub(in crate::model) use shared::SharedSpec;
@@ -173,7 +173,7 @@ impl Experts {
         let [chosen, weights] = self.router.route(run, il)?;
         group(&mut run.buffers.experts, run.rows, self.sizes().1);
         self.announce(run);
-        if let Some(next) = next.filter(|_| run.guess_experts) {
+        if let Some(next) = next.filter(|_| run.makes_guesses()) {
             next.guess(run)?;
         }
         let shared = self.shared.as_ref().map(|shared| shared.forward(run, il)).transpose()?;
@@ -227,7 +227,7 @@ impl Experts {
         let mut chosen = zeroed(&[t, used], "the guess of experts")?;
         let tokens = run.segments.iter().flat_map(|segment| segment.tokens);
         if self.router.look_up(tokens, &mut chosen) {
-            self.announce_guess(store, &chosen);
+            self.announce_guess(store, &chosen, run.guesses);
             return Ok(());
         }
         if !store.is_resident(router.id()) {
@@ -238,7 +238,7 @@ impl Experts {
         let product = Product { matrix: &router.matrix, inputs, out: &mut logits };
         multiply(kernels, store, vec![product])?;
         self.router.guess(kernels.ops(), &mut logits, &mut chosen);
-        self.announce_guess(store, &chosen);
+        self.announce_guess(store, &chosen, run.guesses);
         Ok(())
     }
 
@@ -253,9 +253,9 @@ impl Experts {
         }
     }
 
-    fn announce_guess(&self, store: &Store, chosen: &[u32]) {
+    fn announce_guess(&self, store: &Store, chosen: &[u32], guesses: Guesses) {
         let parts = self.parts();
-        store.may_need(parts.flat_map(|part| chosen.iter().map(|&e| part.matrices[e as usize].id)));
+        store.may_need(parts.flat_map(|part| chosen.iter().map(|&e| part.matrices[e as usize].id)), guesses);
     }
 
     /// Each pair's own input, the token's times the pair's weight, rounded.

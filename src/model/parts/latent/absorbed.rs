@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::heads::{PARALLEL, by_heads, by_tokens, each_row, show_by_head};
 use super::{Latent, LatentSpec, scale_by_position};
-use crate::kernels::ops::{AttentionShape, Chosen};
+use crate::kernels::ops::Chosen;
 use crate::model::parts::indexer::Indexing;
 use crate::model::run::{Run, multiply_heads};
 use crate::model::state::{Inputs, LatentBuffers, grown};
@@ -48,7 +48,7 @@ impl Latent {
         let held = stretch.held.map(|held| held[0]);
         multiply_heads(run.kernels, run.store, k_b, held, by_head, wide)?;
         let inputs = [q];
-        let label = Label::product("q_nope_absorbed", Work::Projections, k_b.described(), &inputs);
+        let label = Label::product(self.spec.names.absorbed, Work::Projections, k_b.described(), &inputs);
         let node = show_by_head(&mut run.watch, label, [n, heads, latent], wide);
         let absorbed = grown(absorbed, n * heads * row)?;
         by_tokens(wide, latent, absorbed, row, [n, heads]);
@@ -63,7 +63,7 @@ impl Latent {
 
     /// Attention of a stretch's queries, to [`LatentBuffers::attended`].
     pub(super) fn attend(&self, run: &mut Run<'_>, stretch: &Stretch<'_>) -> Result<(), ForwardError> {
-        let LatentSpec { heads, latent, scale, .. } = self.spec;
+        let LatentSpec { heads, latent, .. } = self.spec;
         let (key_len, rows) = (self.spec.row(), stretch.rows.clone());
         let buffers = &mut *run.buffers;
         let LatentBuffers { q, attended, indexer, .. } = &mut buffers.latent;
@@ -84,30 +84,20 @@ impl Latent {
             }
             let q = &q[from * heads * key_len..][..tokens * heads * key_len];
             let first_pos = segment.first_pos + here.start - own.start;
-            let of = |first_pos, tokens| AttentionShape {
-                heads,
-                kv_heads: 1,
-                key_len,
-                value_len: latent,
-                tokens,
-                first_pos,
-                window: None,
-                scale,
-                soft_cap: None,
-            };
             // The first tokens see no more positions than are chosen.
-            let most = self.indexing.as_ref().map_or(usize::MAX, Indexing::count);
+            let most = self.indexing.as_ref().map_or(usize::MAX, Indexing::positions);
             let all = most.saturating_sub(first_pos).min(tokens);
             let (q_all, q_chosen) = q.split_at(all * heads * key_len);
             let (out_all, out_chosen) = out.split_at_mut(all * heads * latent);
             let (ops, scratch) = (run.kernels.ops(), &mut buffers.attention);
             segment.state.with_pages(self.slot, |pages| {
-                ops.attention(&of(first_pos, all), q_all, pages, None, out_all, scratch);
+                let sinks = self.sinks.as_deref();
+                ops.attention(&self.spec.shape(first_pos, all), q_all, pages, sinks, out_all, scratch);
                 if all < tokens {
-                    let shape = of(first_pos + all, tokens - all);
+                    let shape = self.spec.shape(first_pos + all, tokens - all);
                     let masks = &indexer.masks[(here.start + all) * indexer.pages..here.end * indexer.pages];
                     let chosen = Chosen { masks, lists: 1, pages: indexer.pages };
-                    ops.attention_over(&shape, q_chosen, pages, chosen, out_chosen, scratch);
+                    ops.attention_over(&shape, q_chosen, pages, chosen, sinks, out_chosen, scratch);
                 }
             });
         }
@@ -136,7 +126,7 @@ impl Latent {
         let out = &mut buffers.attn[stretch.rows.start * row..stretch.rows.end * row];
         by_tokens(narrow, value_len, out, value_len, [n, heads]);
         let inputs = [attended];
-        let label = Label::product("kqv_out", Work::Attention, v_b.described(), &inputs);
+        let label = Label::product(self.spec.names.attended, Work::Attention, v_b.described(), &inputs);
         run.attended = run.watch.show(label, [n, row, 1], out);
         Ok(())
     }

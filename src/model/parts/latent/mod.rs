@@ -23,7 +23,6 @@ use super::Mixer;
 use super::attention::{apply_gate, keep, project_output};
 use super::indexer::Indexing;
 use super::norm::{Norm, NormKind};
-use crate::kernels::ops::AttentionShape;
 use crate::store::{Role, WeightId};
 use absorbed::Stretch;
 pub(super) use heads::{by_heads, by_tokens, show_by_head, show_columns};
@@ -52,6 +51,7 @@ pub(in crate::model) struct Latent {
     kv_a: Linear,
     kv_norm: Norm,
     form: Form,
+    sinks: Option<Vec<f32>>,
     gate: Option<Linear>,
     output: Linear,
     indexing: Option<Indexing>,
@@ -64,7 +64,7 @@ pub(super) fn plain(l: &mut Loader<'_>, name: &str, cols: usize, rows: usize) ->
 
 impl Latent {
     /// Finds the weights of a layer: `attn_q` or `attn_q_a` and `attn_q_b`; `attn_kv_a_mqa`; `attn_k_b` and
-    /// `attn_v_b`, or `attn_kv_b`; `attn_gate`; `attn_output`; norms of what is of low rank; those of the
+    /// `attn_v_b`, or `attn_kv_b`; `attn_sinks`; `attn_gate`; `attn_output`; norms of what is of low rank; those of the
     /// indexer.
     pub fn load(l: &mut Loader<'_>, il: usize, embd: usize, spec: LatentSpec) -> Result<Latent, ModelError> {
         let name = |part: &str| format!("blk.{il}.{part}");
@@ -105,13 +105,17 @@ impl Latent {
             let memory = MemorySpec::Pages { kv_heads: heads, key_len, value_len, window: None };
             (Form::Whole { kv_b }, memory)
         };
+        let sinks = match spec.sinks {
+            true => Some(l.weights.vector(&name("attn_sinks.weight"), heads)?),
+            false => None,
+        };
         let gate = match spec.gate {
             Some(gate) => Some(plain(l, &name("attn_gate"), embd, gate.rows(heads, value_len))?),
             None => None,
         };
         let output = l.weights.linear(&name("attn_output"), heads * value_len, embd)?;
         let slot = l.remember(memory);
-        Ok(Latent { spec, slot, queries, kv_a, kv_norm, form, gate, output, indexing })
+        Ok(Latent { spec, slot, queries, kv_a, kv_norm, form, sinks, gate, output, indexing })
     }
 
     /// All products of the block's input, in one parallel region.
@@ -207,10 +211,13 @@ impl Latent {
         [show_columns(&mut run.watch, label, [t, latent, 1], low, row, 0), shared]
     }
 
-    /// Queries whose last elements are rotated, where they are.
+    /// Queries whose last elements are rotated, where there are any and they are.
     fn rotate(&self, run: &mut Run<'_>, q: NodeId<'static>) -> NodeId<'static> {
         let LatentSpec { heads, nope, rope, names, .. } = self.spec;
         let (t, len) = (run.rows, self.spec.query_len());
+        if rope == 0 {
+            return q;
+        }
         let buffers = &mut *run.buffers;
         let queries = &mut buffers.q[..t * heads * len];
         let inputs = [q];
@@ -295,9 +302,8 @@ impl Latent {
 
     /// The attention of whole keys and values.
     fn attend_whole(&self, run: &mut Run<'_>, last: bool, inputs: [NodeId<'static>; 3]) {
-        let LatentSpec { heads, value_len, scale, .. } = self.spec;
-        let key_len = self.spec.query_len();
-        let (q_row, out_row) = (heads * key_len, heads * value_len);
+        let LatentSpec { heads, value_len, .. } = self.spec;
+        let (q_row, out_row) = (heads * self.spec.query_len(), heads * value_len);
         let mut first = 0;
         for segment in &run.segments {
             let rows = first..first + segment.tokens.len();
@@ -305,17 +311,7 @@ impl Latent {
             if last && segment.logits == Logits::None {
                 continue;
             }
-            let shape = AttentionShape {
-                heads,
-                kv_heads: heads,
-                key_len,
-                value_len,
-                tokens: rows.len(),
-                first_pos: segment.first_pos,
-                window: None,
-                scale,
-                soft_cap: None,
-            };
+            let shape = self.spec.shape(segment.first_pos, rows.len());
             let buffers = &mut *run.buffers;
             let q = &buffers.q[rows.start * q_row..rows.end * q_row];
             let out = &mut buffers.attn[rows.start * out_row..rows.end * out_row];
@@ -383,13 +379,16 @@ impl Mixer for Latent {
         match self.form {
             Form::Absorbed { .. } => ScratchSizes {
                 row: low + indexer.row,
-                // What each head has, twice for its rounding, with its queries and its part of attention.
-                stretch_row: heads * (2 * nope.max(value_len) + 2 * latent + self.spec.row() + 2 * latent)
-                    + indexer.stretch_row,
+                // What each head has, twice for its rounding, with its queries and what attention gives it.
+                stretch_row: heads * (2 * nope.max(value_len) + 2 * latent + self.spec.row() + latent),
+                attention: Some(self.spec.shape(0, ScratchSizes::STRETCH)),
+                choice: indexer.choice,
             },
-            Form::Whole { .. } => {
-                ScratchSizes { row: low + 2 * latent + heads * (nope + value_len), stretch_row: 0 }
-            }
+            Form::Whole { .. } => ScratchSizes {
+                row: low + 2 * latent + heads * (nope + value_len),
+                attention: Some(self.spec.shape(0, usize::MAX)),
+                ..ScratchSizes::default()
+            },
         }
     }
 
@@ -429,10 +428,12 @@ impl Mixer for Latent {
         let most = if run.watch.active() { t.max(1) } else { ScratchSizes::STRETCH };
         // Several stretches would read streamed weights again and again.
         let ids = [k_b.id(), v_b.id()];
-        let guards = match t > most && ids.iter().all(|&id| run.store.is_resident(id)) {
+        let mut guards = match t > most && ids.iter().all(|&id| run.store.is_resident(id)) {
             true => run.store.acquire_some(&ids)?,
             false => Vec::new(),
         };
+        // Where one has gone meanwhile, the other is not held while it is waited for.
+        guards.truncate(if guards.len() == ids.len() { ids.len() } else { 0 });
         let held = if let [(_, k), (_, v)] = &guards[..] { Some([&**k, &**v]) } else { None };
         let mut from = 0;
         loop {
@@ -444,7 +445,8 @@ impl Mixer for Latent {
             let LatentSpec { heads, latent, .. } = self.spec;
             let n = stretch.rows.len();
             let inputs = [absorbed, k];
-            let label = Label::new("kqv", NodeKind::Attention, Work::Attention, &inputs);
+            let kind = if self.sinks.is_some() { NodeKind::SinkAttention } else { NodeKind::Attention };
+            let label = Label::new("kqv", kind, Work::Attention, &inputs);
             let out = &mut run.buffers.latent.attended[..n * heads * latent];
             let attended = run.watch.show(label, [n, heads, latent], out);
             self.expand(run, &stretch, v_b, attended)?;
@@ -458,6 +460,7 @@ impl Mixer for Latent {
         if let Some(gate) = self.spec.gate {
             apply_gate(run, gate, self.spec.heads, self.spec.value_len);
         }
-        project_output(run, il, beside, &self.output, ["kqv_out", self.spec.names.output])
+        let names = self.spec.names;
+        project_output(run, il, beside, &self.output, [names.attended, names.output])
     }
 }

@@ -2,6 +2,7 @@
 
 use super::super::attention::{Gate, Temperature};
 use super::super::indexer::IndexingSpec;
+use crate::kernels::ops::AttentionShape;
 
 /// What a family says of the latent attention of a layer.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub(in crate::model) struct LatentSpec {
     /// Factor on every score.
     pub scale: f32,
     pub temperature: Option<Temperature>,
+    /// Whether heads have sinks, `attn_sinks`; not of whole weights.
+    pub sinks: bool,
     /// On what heads give, from the block's input.
     pub gate: Option<Gate>,
     pub eps: f32,
@@ -42,6 +45,25 @@ impl LatentSpec {
     pub(super) fn row(&self) -> usize {
         self.latent + self.rope
     }
+
+    /// A call of attention: of latents, or of keys and values made of them.
+    pub(super) fn shape(&self, first_pos: usize, tokens: usize) -> AttentionShape {
+        let (kv_heads, key_len, value_len) = match self.absorbed {
+            true => (1, self.row(), self.latent),
+            false => (self.heads, self.query_len(), self.value_len),
+        };
+        AttentionShape {
+            heads: self.heads,
+            kv_heads,
+            key_len,
+            value_len,
+            tokens,
+            first_pos,
+            window: None,
+            scale: self.scale,
+            soft_cap: None,
+        }
+    }
 }
 
 /// Nodes whose names differ from family to family.
@@ -56,6 +78,10 @@ pub(in crate::model) struct LatentNames {
     pub latent: &'static str,
     /// Of whole weights: queries, keys and values.
     pub whole: [&'static str; 3],
+    /// Queries in the latents' space.
+    pub absorbed: &'static str,
+    /// What heads give; their output projection.
+    pub attended: &'static str,
     pub output: &'static str,
 }
 
@@ -68,6 +94,8 @@ impl Default for LatentNames {
             low_kv: "kv_cmpr_pe",
             latent: "kv_cmpr",
             whole: ["Qcur", "Kcur", "Vcur_cont"],
+            absorbed: "q_nope_absorbed",
+            attended: "kqv_out",
             output: "attn_out",
         }
     }

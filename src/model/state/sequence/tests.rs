@@ -135,7 +135,7 @@ fn compressed_rows_go_back_with_their_positions() {
     let (len, ratio) = (12, 4);
     let memories = vec![
         MemorySpec::Compressed { len, ratio },
-        MemorySpec::Compressing { len: 2, window: Window::Sliding(2 * ratio) },
+        MemorySpec::Compressing { len: 2, scores: true, window: Window::Sliding(2 * ratio) },
     ];
     let spec = ModelSpec { memories, ..spec() };
     let mut state = SequenceState::new(&spec, KvType::F16);

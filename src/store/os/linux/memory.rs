@@ -1,5 +1,5 @@
-//! How much memory there is for a process, the machine's and what its control groups leave it, and how much it
-//! has.
+//! How much memory there is for a process, the machine's and what its control groups leave it, and how much
+//! it has.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;

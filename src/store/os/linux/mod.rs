@@ -64,6 +64,10 @@ impl System for Linux {
         let _ = map.advise(Advice::HugePage);
     }
 
+    fn prefer_large_file_pages(map: &Mmap) {
+        let _ = map.advise(Advice::HugePage);
+    }
+
     fn available_memory_bytes() -> Option<u64> {
         memory::available_under(Path::new("/"))
     }

@@ -149,8 +149,8 @@ fn own_address() -> usize {
 extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the system hands over a valid siginfo to a handler with SA_SIGINFO; SIGBUS has an address.
     let (code, address) = unsafe { ((*info).si_code, (*info).si_addr().addr()) };
-    // Codes up to 0 are of signals that a process sent.
-    let sent = code <= 0;
+    // Codes up to 0 are of signals that a process sent; on macOS those from 0x10001 on.
+    let sent = code <= 0 || code > 0xffff;
     if !sent && find(address).is_some_and(|(entry, offset, len)| blank(entry, offset, len)) {
         return;
     }

@@ -85,3 +85,65 @@ unsafe extern "system" fn on_exception(pointers: *mut EXCEPTION_POINTERS) -> i32
     unsafe { TerminateProcess(GetCurrentProcess(), 1) };
     EXCEPTION_CONTINUE_SEARCH
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Output};
+
+    use windows_sys::Win32::System::Diagnostics::Debug::RaiseException;
+
+    use super::*;
+
+    const PART: &str = "WAYINFER_TEST_FAULT";
+
+    /// What the system does where the page of an address cannot be read: one of ours or not.
+    fn raise(address: usize) {
+        let what = [0, address, 0xc000_000e];
+        // SAFETY: raises an exception with three numbers, whose handlers may end the process.
+        unsafe { RaiseException(EXCEPTION_IN_PAGE_ERROR as u32, 0, 3, what.as_ptr()) };
+    }
+
+    /// This very program, run again with one test.
+    fn again(test: &str, part: &str) -> Output {
+        let mut run = Command::new(std::env::current_exe().unwrap());
+        run.args(["--exact", &format!("store::os::windows::fault::tests::{test}"), "--nocapture"]);
+        run.env(PART, part).output().unwrap()
+    }
+
+    /// A page that cannot be read ends the process with an error that names the file and the place; one of
+    /// somebody else's, of a mapping that is gone, or where the handler was declined, as if it were not there.
+    #[test]
+    fn a_page_that_cannot_be_read_is_an_error_that_names_the_file() {
+        let part = std::env::var(PART).unwrap_or_default();
+        let bytes = vec![1u8; 10_000];
+        match part.as_str() {
+            "" => {
+                let test = "a_page_that_cannot_be_read_is_an_error_that_names_the_file";
+                for (part, ends_with_ours) in
+                    [("ours", true), ("foreign", false), ("gone", false), ("declined", false)]
+                {
+                    let output = again(test, part);
+                    let said = String::from_utf8_lossy(&output.stderr);
+                    let ours =
+                        "error: a model.gguf: cannot be read at byte 5000: the disk or the network failed";
+                    assert_eq!(said.contains(ours), ends_with_ours, "{part}: {said}");
+                    assert_eq!(
+                        output.status.code() == Some(1),
+                        ends_with_ours,
+                        "{part}: {:?}",
+                        output.status
+                    );
+                    assert!(!output.status.success(), "{part}");
+                }
+            }
+            _ => {
+                if part == "declined" {
+                    crate::store::leave_faults_alone();
+                }
+                let watch = FaultWatch::start(&bytes[..9_000], Path::new("a model.gguf"));
+                let _kept = (part != "gone").then_some(watch);
+                raise(bytes.as_ptr().addr() + if part == "foreign" { 9_000 } else { 5_000 });
+            }
+        }
+    }
+}

@@ -25,6 +25,17 @@ pub fn counters() -> Option<PROCESS_MEMORY_COUNTERS_EX> {
     (done != 0).then_some(counters)
 }
 
+/// Memory of its own that the process has: of what it has reserved, what it has written to at the most.
+pub fn private_bytes() -> Option<u64> {
+    let own = counters()?;
+    Some(reserved(&own).min(own.WorkingSetSize) as u64)
+}
+
+/// The same number by two names, of which Wine fills in one.
+fn reserved(own: &PROCESS_MEMORY_COUNTERS_EX) -> usize {
+    own.PrivateUsage.max(own.PagefileUsage)
+}
+
 /// Memory that the machine has available, or less where a job allows less.
 pub fn available_bytes() -> Option<u64> {
     machine().into_iter().chain(job()).min()
@@ -65,7 +76,7 @@ fn job() -> Option<u64> {
         (JOB_OBJECT_LIMIT_JOB_MEMORY, limits.JobMemoryLimit),
     ];
     let bound = bounds.into_iter().filter(|(flag, _)| flags & flag != 0).map(|(_, bytes)| bytes as u64).min();
-    Some(bound?.saturating_sub(counters().map_or(0, |own| own.PrivateUsage as u64)))
+    Some(bound?.saturating_sub(counters().map_or(0, |own| reserved(&own) as u64)))
 }
 
 /// Puts this process in a job of its own, whose limits are these.
@@ -94,4 +105,48 @@ pub fn confine(memory: u64, time: Duration) -> io::Result<()> {
     })?;
     // SAFETY: takes two handles that are open.
     check(unsafe { AssignProcessToJobObject(job, GetCurrentProcess()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    const LIMIT: u64 = 3 << 30;
+
+    /// What a job allows is what there is, less what the process has. Not of every system: Wine knows jobs
+    /// without their limits.
+    #[test]
+    fn a_job_s_limit_is_all_that_is_available() {
+        let this = "store::os::windows::memory::tests::a_job_s_limit_is_all_that_is_available";
+        if std::env::var_os("WAYINFER_TEST_JOB").is_none() {
+            let mut run = Command::new(std::env::current_exe().unwrap());
+            run.args(["--exact", this]).env("WAYINFER_TEST_JOB", "1");
+            assert!(run.status().unwrap().success());
+            return;
+        }
+        let free = available_bytes().unwrap();
+        confine(LIMIT, Duration::from_secs(60)).unwrap();
+        let own = reserved(&counters().unwrap()) as u64;
+        match job() {
+            Some(left) => {
+                assert!(
+                    left <= LIMIT - own / 2 && left >= LIMIT.saturating_sub(2 * own),
+                    "{left} of {LIMIT}"
+                );
+                assert!(available_bytes().unwrap() <= free.min(left));
+            }
+            None => assert!(is_wine(), "the job has no limit"),
+        }
+    }
+
+    fn is_wine() -> bool {
+        use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleW, GetProcAddress};
+        // SAFETY: both names end in zeros; this library is a part of every process.
+        unsafe {
+            let ntdll = GetModuleHandleW(windows_sys::w!("ntdll.dll"));
+            GetProcAddress(ntdll, c"wine_get_version".as_ptr().cast()).is_some()
+        }
+    }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use memmap2::{Mmap, MmapMut};
 use windows_sys::Win32::Foundation::{
-    ERROR_HANDLE_EOF, ERROR_IO_PENDING, GENERIC_READ, HANDLE, INVALID_HANDLE_VALUE,
+    ERROR_HANDLE_EOF, ERROR_IO_PENDING, ERROR_PIPE_NOT_CONNECTED, GENERIC_READ, HANDLE, INVALID_HANDLE_VALUE,
 };
 use windows_sys::Win32::Storage::FileSystem::{
     BY_HANDLE_FILE_INFORMATION, FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_NO_BUFFERING, FILE_FLAG_OVERLAPPED,
@@ -73,6 +73,11 @@ impl System for Windows {
         READ_DONE.with(|event| read_overlapped(file, buffer, offset, event))
     }
 
+    /// A named pipe has an error of its own for that.
+    fn is_closed_pipe(error: &io::Error) -> bool {
+        error.kind() == io::ErrorKind::BrokenPipe || is(error, ERROR_PIPE_NOT_CONNECTED)
+    }
+
     /// There is no such call.
     fn drop_pages(_: &File, _: u64, _: usize) {}
 
@@ -90,7 +95,7 @@ impl System for Windows {
         Windows::will_need(map, start, len);
         // A byte of each page: what has been prefetched is in memory and may not be mapped yet.
         let touched = map[start..start + len].iter().step_by(PAGE);
-        touched.for_each(|byte| drop(std::hint::black_box(*byte)));
+        touched.for_each(|byte| _ = std::hint::black_box(*byte));
         true
     }
 
@@ -106,7 +111,7 @@ impl System for Windows {
     }
 
     fn private_bytes() -> Option<u64> {
-        Some(memory::counters()?.PrivateUsage as u64)
+        memory::private_bytes()
     }
 
     fn confine(memory: u64, time: Duration) -> io::Result<()> {
@@ -169,4 +174,61 @@ fn read_overlapped(
 
 fn is(error: &io::Error, code: u32) -> bool {
     error.raw_os_error() == Some(code as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::{ALIGNMENT, AlignedBuffer};
+    use super::*;
+
+    /// Of both kinds of handle, which are for overlapped reads, and of a file's own, which is not; several at a
+    /// time, since none waits for another.
+    #[test]
+    fn reads_at_places_are_those_of_the_file() {
+        const BLOCKS: usize = 64;
+        let (dir, tail) = (tempfile::tempdir().unwrap(), 77);
+        let path = dir.path().join("file");
+        let all: Vec<u8> = (0..BLOCKS * ALIGNMENT + tail).map(|i| (i * 31 % 251) as u8).collect();
+        std::fs::write(&path, &all).unwrap();
+        let own = File::open(&path).unwrap();
+        let [small, direct] = [Reads::Small, Reads::Direct].map(|reads| Windows::reopen(&own, &path, reads));
+        for file in [own, small.unwrap(), direct.unwrap()] {
+            let read = |block: usize| {
+                let mut buffer = AlignedBuffer::new(2 * ALIGNMENT).unwrap();
+                let n = Windows::read_at(&file, buffer.as_mut(), (block * ALIGNMENT) as u64).unwrap();
+                buffer.as_ref()[..n].to_vec()
+            };
+            std::thread::scope(|scope| {
+                for first in 0..4 {
+                    let (all, read) = (&all, &read);
+                    scope.spawn(move || {
+                        for block in (first..BLOCKS - 1).step_by(4) {
+                            assert!(read(block) == all[block * ALIGNMENT..][..2 * ALIGNMENT], "{block}");
+                        }
+                    });
+                }
+            });
+            // The last block is shorter, and beyond it there is nothing.
+            assert_eq!(read(BLOCKS), all[BLOCKS * ALIGNMENT..]);
+            assert!(read(BLOCKS + 1).is_empty());
+        }
+    }
+
+    #[test]
+    fn folders_and_files_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, two, link] = ["one", "two", "link"].map(|name| dir.path().join(name));
+        [&one, &two].iter().for_each(|path| std::fs::write(path, b"same").unwrap());
+        std::fs::hard_link(&one, &link).unwrap();
+        let of = |path: &Path| Windows::identity_at(path).unwrap();
+        assert_eq!(of(&one), of(&link));
+        assert_eq!(of(&one), Windows::identity(&File::open(&link).unwrap()).unwrap());
+        assert_ne!(of(&one), of(&two));
+        assert_ne!(of(&one), of(dir.path()));
+        assert_eq!(of(&one).device, of(dir.path()).device);
+        // One that another program has for itself as well.
+        let _held = OpenOptions::new().read(true).write(true).share_mode(0).open(&two).unwrap();
+        assert!(File::open(&two).is_err());
+        assert_ne!(of(&one), of(&two));
+    }
 }

@@ -40,7 +40,7 @@ fn a_failed_read_ahead_is_tried_again_when_it_is_wanted() {
     state.begin_pass();
     hold_and_release(&mut state, 0);
     state.announce(&parts(0, 0));
-    state.guess(&parts(1, 1));
+    state.guess(&parts(1, 1), Guesses::On);
     fail_all(&mut state);
     assert_eq!(state.stats.bytes_read, BLOCK);
     let ids = [parts(0, 0), parts(1, 1)].concat();

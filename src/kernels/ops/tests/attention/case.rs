@@ -159,12 +159,10 @@ impl Case {
                 let row = lists * self.pages_held();
                 let masks = &masks[tokens.start * row..tokens.end * row];
                 let chosen = Chosen { masks, lists: *lists, pages: self.pages_held() };
+                let sinks = self.sinks.as_deref();
                 match self.among {
-                    true => {
-                        let sinks = self.sinks.as_deref();
-                        ops.attention_among(&shape, q, &kv, chosen, sinks, &mut out, scratch);
-                    }
-                    false => ops.attention_over(&shape, q, &kv, chosen, &mut out, scratch),
+                    true => ops.attention_among(&shape, q, &kv, chosen, sinks, &mut out, scratch),
+                    false => ops.attention_over(&shape, q, &kv, chosen, sinks, &mut out, scratch),
                 }
             }
         }
@@ -318,7 +316,8 @@ impl Case {
             let sum: f64 = chunk.iter().map(|(_, p)| p).sum();
             for (j, p) in chunk {
                 let rounds = self.f16 && fault != Fault::KeepsProbabilities;
-                let p = if rounds { f16::from_f64(p / sum).to_f64() } else { p / sum };
+                // By way of f32: without an instruction for it, the crate cuts f64 off before it rounds.
+                let p = if rounds { f16::from_f32((p / sum) as f32).to_f64() } else { p / sum };
                 let v = self.value(kv_head, *j);
                 out.iter_mut().zip(v).for_each(|(o, &v)| *o += p * (sum / total) * f64::from(v));
             }

@@ -102,6 +102,7 @@ fn chosen_positions_are_attended_to_alone() {
             let case = Case::new(&mut random, of, (i + j) % 2 == 0);
             let case = if i % 2 == 0 { case.latent() } else { case };
             let case = case.choosing(&mut random, [1, 2, 9, 200][(i + j) % 4], 1 + (i + j) % 2);
+            let case = if (i + j) % 3 == 1 { case.with_sinks(&mut random) } else { case };
             let wanted = case.defined(Fault::None);
             for (name, ops) in instances() {
                 assert_same(&case.run(ops, &mut scratch), &wanted, &format!("{name}, {of:?}"));
@@ -171,20 +172,6 @@ fn an_f32_cache_at_every_head_size() {
 #[test]
 fn an_f16_cache_at_every_head_size() {
     check_head_sizes(true);
-}
-
-#[test]
-fn vector_instances_agree_with_an_f16_cache() {
-    let mut random = Random(13);
-    let mut scratch = AttentionScratch::default();
-    for (head_dim, tokens, first_pos) in [(24, 1, 40), (64, 1, 250), (80, 7, 0), (128, 19, 120)] {
-        let case = Case::new(&mut random, shape(head_dim, 3, tokens, first_pos, None), true);
-        let outs: Vec<_> =
-            vector_instances().into_iter().map(|(name, ops)| (name, case.run(ops, &mut scratch))).collect();
-        for (name, out) in &outs {
-            assert_same(out, &outs[0].1, &format!("{name}, {head_dim}"));
-        }
-    }
 }
 
 #[test]

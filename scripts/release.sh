@@ -1,0 +1,148 @@
+#!/usr/bin/env bash
+# Makes a release in target/archives: an archive a system with the program, the README and all licences,
+# and SHA256SUMS.
+#
+#   scripts/release.sh                    Linux x86-64, Linux ARM64, Windows x86-64
+#   scripts/release.sh TARGET..           some of them, by the names below
+#
+# Each archive is unpacked and its program run, where it can be (ARM64: qemu-user, Windows: wine). The same
+# commit and toolchains give the same archives. It runs on Debian 12, x86-64.
+set -euo pipefail
+shopt -s inherit_errexit nullglob
+cd "$(dirname "$0")/.."
+
+linux=x86_64-unknown-linux-gnu
+arm=aarch64-unknown-linux-gnu
+windows=x86_64-pc-windows-gnu
+newest_glibc=2.34 # as the README says
+question="What is 2+2?"
+answer="The sum of 2 and 2 is 4."
+
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+export SOURCE_DATE_EPOCH TZ=UTC LC_ALL=C
+umask 022
+dist=$PWD/target/archives
+crates=${CARGO_HOME:-$HOME/.cargo}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+if [ -n "$(git status --porcelain)" ]; then
+    echo "warning: uncommitted changes will be in the archives" >&2
+fi
+fail() { echo "$*" >&2 && exit 1; }
+
+build() { # a target; prints the program's path
+    # No folder of this machine stays in the program, and no flag of its user changes it.
+    local separator=$'\x1f' program
+    local from="--remap-path-prefix"
+    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+    export CARGO_ENCODED_RUSTFLAGS="$from=$PWD=wayinfer$separator$from=$crates=cargo"
+    if [ "$1" = "$linux" ]; then
+        cargo build --locked --profile dist --target "$1" --bin wayinfer >&2
+        program=target/$1/dist/wayinfer
+    else
+        local target=$1 work=target/cross
+        . scripts/debian-rust.sh >&2
+        [ "$1" = "$windows" ] || need gcc-aarch64-linux-gnu libc6-dev-arm64-cross >&2
+        [ "$1" = "$arm" ] || need gcc-mingw-w64-x86-64-win32 >&2
+        for_target build --profile dist --bin wayinfer >&2
+        program=$work/$1/dist/wayinfer
+    fi
+    [ "$1" != "$windows" ] || program+=.exe
+    [ -f "$program" ] || fail "$program: was not built"
+    if grep -aqF -e "$crates/" -e "$PWD/" "$program"; then fail "$program: has paths of this machine"; fi
+    echo "$program"
+}
+
+glibc() { # an ELF program; prints the newest version of glibc's symbols that it needs
+    readelf --dyn-syms --wide "$1" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -n 1 | cut -d_ -f2
+}
+
+licenses() { # a target and a folder
+    mkdir -p "$2"
+    scripts/licenses.py "$1" >"$2/crates.txt"
+    # The standard library's come with the toolchain.
+    if [ "$1" = "$linux" ]; then
+        cp "$(rustc --print sysroot)/share/doc/rust/COPYRIGHT-library.html" "$2/rust-library.html"
+    else
+        cp /usr/share/doc/rust-web-src/copyright "$2/rust-library.txt"
+    fi
+    if [ "$1" = "$windows" ]; then # linked into the program, where Linux has shared libraries
+        cp /usr/share/doc/mingw-w64-x86-64-dev/copyright "$2/mingw-w64.txt"
+        cp /usr/share/doc/gcc-mingw-w64-base/copyright "$2/gcc.txt"
+    fi
+}
+
+pack() { # a target and a program; prints the archive's name
+    local name=wayinfer-$version-$1
+    local folder=$scratch/$name
+    mkdir "$folder"
+    install -m 755 "$2" "$folder/"
+    install -m 644 README.md LICENSE "$folder/"
+    licenses "$1" "$folder/licenses"
+    chmod 644 "$folder"/licenses/*
+    find "$folder" -exec touch --date "@$SOURCE_DATE_EPOCH" {} +
+    cd "$scratch"
+    if [ "$1" = "$windows" ]; then
+        find "$name" -type f | sort | zip -q -X -9 -@ "$name.zip"
+        name+=.zip
+    else
+        tar --sort=name --owner=0 --group=0 --numeric-owner --format=ustar -c "$name" |
+            gzip -9 -n >"$name.tar.gz"
+        name+=.tar.gz
+    fi
+    mv "$name" "$dist/"
+    cd "$OLDPWD"
+    echo "$name"
+}
+
+try() { # a target and an archive: its program must know its version, and answer
+    local folder=$scratch/try-$1 run=() said
+    mkdir "$folder"
+    case $2 in
+    *.zip) unzip -q "$dist/$2" -d "$folder" ;;
+    *) tar -xzf "$dist/$2" -C "$folder" ;;
+    esac
+    case $1 in
+    "$arm") run=(qemu-aarch64 -L /usr/aarch64-linux-gnu) ;;
+    "$windows") run=(wine) && export WINEDEBUG=-all && random_for_wine "$folder/${2%.zip}" ;;
+    esac
+    if [ ${#run[@]} -gt 0 ] && ! command -v "${run[0]}" >/dev/null; then
+        echo "$2: not run, there is no ${run[0]}" >&2 && return
+    fi
+    run+=("$folder/wayinfer-$version-$1/wayinfer")
+    [ "$1" != "$windows" ] || run[-1]+=.exe
+    said=$("${run[@]}" --version | tr -d '\r')
+    [ "$said" = "wayinfer $version" ] || fail "$2: its version is $said"
+    said=$("${run[@]}" generate -p "$question" 2>/dev/null | tr -d '\r')
+    [ "$said" = "$answer" ] || fail "$2: answers $said"
+}
+
+# Wine 8 lacks the library that Rust has its random numbers from, which Windows 10 has: lays it into a folder.
+random_for_wine() {
+    cat >"$scratch/random.c" <<'END'
+#include <windows.h>
+#include <ntsecapi.h>
+__declspec(dllexport) BOOL WINAPI ProcessPrng(PBYTE bytes, SIZE_T n) { return RtlGenRandom(bytes, (ULONG)n); }
+END
+    x86_64-w64-mingw32-gcc -shared -o "$1/bcryptprimitives.dll" "$scratch/random.c" -ladvapi32
+}
+
+[ "$(uname -sm)" = "Linux x86_64" ] || fail "releases are made on Linux, x86-64"
+needed=(binutils python3 unzip zip)
+dpkg -s "${needed[@]}" >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq "${needed[@]}"; } >&2
+[ $# -gt 0 ] || set -- "$linux" "$arm" "$windows"
+mkdir -p "$dist"
+for target in "$@"; do
+    program=$(build "$target")
+    if [ "$target" != "$windows" ]; then
+        needs=$(glibc "$program")
+        [ "$(printf '%s\n' "$needs" "$newest_glibc" | sort -V | tail -n 1)" = "$newest_glibc" ] ||
+            fail "$target: needs glibc $needs, the README says $newest_glibc"
+    fi
+    archive=$(pack "$target" "$program")
+    try "$target" "$archive"
+    echo "$archive: $(stat -c %s "$dist/$archive") bytes, the program $(stat -c %s "$program")"
+done
+cd "$dist"
+sha256sum wayinfer-"$version"-*.{tar.gz,zip} | tee SHA256SUMS

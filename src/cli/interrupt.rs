@@ -1,0 +1,31 @@
+//! Ctrl-C, and other ways to ask a process to end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::CliError;
+use crate::verify::remove_unfinished_files;
+
+/// Exit code of a process that was interrupted, as shells have it.
+pub const INTERRUPTED: u8 = 130;
+
+/// The first interrupt sets the flag that is returned; the second ends the process.
+pub fn watch() -> Result<Arc<AtomicBool>, CliError> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED.into());
+        }
+    })?;
+    Ok(interrupted)
+}
+
+/// An interrupt ends the process and leaves no unfinished file behind.
+pub fn leave_nothing_behind() -> Result<(), CliError> {
+    ctrlc::set_handler(|| {
+        remove_unfinished_files();
+        std::process::exit(INTERRUPTED.into());
+    })?;
+    Ok(())
+}
