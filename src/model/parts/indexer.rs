@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::super::load::Loader;
 use super::super::observer::Watch;
 use super::super::run::Run;
-use super::super::state::{Buffers, IndexerBuffers, cleared, grown};
+use super::super::state::{Buffers, IndexerBuffers, LatentBuffers, cleared, grown};
 use super::super::weights::Linear;
 use super::super::{
     ChoiceSizes, ForwardError, Label, Logits, MemorySpec, ModelError, NodeId, NodeKind, ScoreSizes,
@@ -98,7 +98,8 @@ const MOST_SCORES: usize = 1 << 20;
 
 impl Indexing {
     /// Finds the weights of a layer: `indexer.attn_k`, `indexer.proj`, `indexer.attn_q_b`, the norm
-    /// `indexer.k_norm`, and `indexer_compressor_*` where keys are pooled. A layer that takes another's choice may have them and does not use them.
+    /// `indexer.k_norm`, and `indexer_compressor_*` where keys are pooled. A layer that takes another's choice
+    /// may have them and does not use them.
     pub fn load(
         l: &mut Loader<'_>,
         il: usize,
@@ -236,31 +237,38 @@ impl Indexer {
 
 /// Takes the choice of keys of so many positions each to these, and adds those behind the last key that a
 /// token sees.
-fn unfold(run: &mut Run<'_>, pool: usize) -> Result<(), OutOfMemory> {
+pub(super) fn unfold(run: &mut Run<'_>, pool: usize) -> Result<(), OutOfMemory> {
     let positions: Vec<usize> = run.positions().collect();
-    let IndexerBuffers { masks, pages, .. } = &mut run.buffers.latent.indexer;
+    let LatentBuffers { indexer, compressed, .. } = &mut run.buffers.latent;
+    let IndexerBuffers { masks, pages, .. } = indexer;
     if masks.is_empty() {
         return Ok(()); // every token attends to all
     }
-    let keys = std::mem::take(masks);
+    let keys = &mut compressed.masks;
+    std::mem::swap(masks, keys);
     let of_keys = std::mem::replace(pages, positions.iter().max().map_or(0, |pos| pos / PAGE + 1));
     cleared(masks, positions.len() * *pages)?;
     let rows = masks.par_chunks_exact_mut(*pages).zip(keys.par_chunks_exact(of_keys)).zip(positions);
     rows.for_each(|((masks, keys), pos)| {
-        let mut mark = |range: Range<usize>| {
-            (range.start / PAGE..range.end.div_ceil(PAGE)).for_each(|page| masks[page] |= ones(&range, page));
-        };
         for (page, &keys) in keys.iter().enumerate() {
             let mut left = keys;
             while left != 0 {
                 let key = page * PAGE + left.trailing_zeros() as usize;
                 left &= left - 1;
-                mark(key * pool..(key + 1) * pool);
+                mark(masks, &(key * pool..(key + 1) * pool));
             }
         }
-        mark((pos + 1) / pool * pool..pos + 1);
+        mark(masks, &((pos + 1) / pool * pool..pos + 1));
     });
     Ok(())
+}
+
+/// Sets the bits of a range of positions.
+fn mark(masks: &mut [u128], positions: &Range<usize>) {
+    let pages = positions.start / PAGE..positions.end.div_ceil(PAGE);
+    for (page, mask) in pages.clone().zip(&mut masks[pages]) {
+        *mask |= ones(positions, page);
+    }
 }
 
 /// The places of a page that lie in a range of rows.
@@ -349,4 +357,19 @@ pub(super) fn choose(run: &mut Run<'_>, choice: &Choice, last: bool) -> Result<(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mark;
+
+    #[test]
+    fn a_range_is_marked_over_the_ends_of_pages() {
+        let mut masks = [0; 3];
+        mark(&mut masks, &(126..259));
+        assert_eq!(masks, [0b11 << 126, u128::MAX, 0b111]);
+        mark(&mut masks, &(0..1));
+        mark(&mut masks, &(40..40));
+        assert_eq!(masks[0], 0b11 << 126 | 1);
+    }
 }

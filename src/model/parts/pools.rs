@@ -4,16 +4,14 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::super::load::Loader;
 use super::super::run::{Run, check_finite, project};
-use super::super::state::{IndexerBuffers, LatentBuffers, grown};
+use super::super::state::{IndexerBuffers, grown};
 use super::super::weights::Linear;
 use super::super::{ChoiceSizes, ForwardError, Label, MemorySpec, ModelError, ScratchSizes, Work};
 use super::attention::check_kept;
 use super::choosing::Choosing;
-use super::indexer::{Choice, choose, ones};
+use super::indexer::{Choice, choose, unfold};
 use super::latent::plain;
 use super::norm::{Norm, NormKind};
 use crate::kernels::ops::{KvPages, KvView, Ops, PAGE, RopeKind, RopeParams, Window};
@@ -103,43 +101,6 @@ impl Pools {
         }
         ops.scale(rows, 1.0 / pool as f32);
     }
-
-    /// Makes masks of positions of those of pools.
-    fn spread(&self, run: &mut Run<'_>) {
-        let (pool, from) = (self.spec.pool, self.first_choosing());
-        let positions: Vec<usize> = run.positions().collect();
-        let LatentBuffers { indexer, compressed, .. } = &mut run.buffers.latent;
-        let IndexerBuffers { masks, pages, .. } = indexer;
-        if masks.is_empty() {
-            return; // all tokens attend to all that they see
-        }
-        let of_pools = &mut compressed.masks;
-        std::mem::swap(masks, of_pools);
-        let (pool_pages, most) = (*pages, positions.iter().max().map_or(0, |&pos| pos + 1));
-        *pages = most.div_ceil(PAGE);
-        masks.clear();
-        masks.resize(positions.len() * *pages, 0);
-        let rows = masks.par_chunks_exact_mut(*pages).zip(of_pools.par_chunks_exact(pool_pages));
-        rows.zip(positions).filter(|(_, pos)| *pos >= from).for_each(|((mask, chosen), pos)| {
-            for (page, &chosen) in chosen.iter().enumerate() {
-                let mut left = chosen;
-                while left != 0 {
-                    let at = page * PAGE + left.trailing_zeros() as usize;
-                    left &= left - 1;
-                    mark(mask, &(at * pool..(at + 1) * pool));
-                }
-            }
-            mark(mask, &((pos + 1) / pool * pool..pos + 1));
-        });
-    }
-}
-
-/// Sets the bits of a range of positions.
-fn mark(masks: &mut [u128], positions: &Range<usize>) {
-    let pages = positions.start / PAGE..positions.end.div_ceil(PAGE);
-    for (page, mask) in pages.clone().zip(&mut masks[pages]) {
-        *mask |= ones(positions, page);
-    }
 }
 
 impl Choosing for Pools {
@@ -197,22 +158,6 @@ impl Choosing for Pools {
     fn choose(&self, run: &mut Run<'_>, last: bool) -> Result<(), ForwardError> {
         let PoolsSpec { heads, len, pool, count, .. } = self.spec;
         choose(run, &Choice { heads, len, count, slot: self.slot, per_key: pool }, last)?;
-        self.spread(run);
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::mark;
-
-    #[test]
-    fn a_range_is_marked_over_the_ends_of_pages() {
-        let mut masks = [0; 3];
-        mark(&mut masks, &(126..259));
-        assert_eq!(masks, [0b11 << 126, u128::MAX, 0b111]);
-        mark(&mut masks, &(0..1));
-        mark(&mut masks, &(40..40));
-        assert_eq!(masks[0], 0b11 << 126 | 1);
+        Ok(unfold(run, pool)?)
     }
 }
