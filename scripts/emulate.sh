@@ -69,13 +69,13 @@ if [ ! -e "$work/bochs" ]; then
 fi
 
 # The test binary of the library or of a file in tests/, static and stripped.
-rm -rf "$work/root" "$work/iso"
-mkdir -p "$work/root"/{bin,dev,proc,tmp} "$work/iso/isolinux"
+rm -rf "$work/disk" "$work/iso"
+mkdir -p "$work/disk"/{bin,dev,proc,tmp} "$work/iso/isolinux"
 build() {
     local binary
     binary=$(RUSTFLAGS="-C target-feature=+crt-static" cargo test --locked --release --no-run --target "$target" "$@" 2>&1 |
         tee /dev/stderr | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
-    strip -o "$work/root/bin/${2:-lib}" "$binary"
+    strip -o "$work/disk/bin/${2:-lib}" "$binary"
 }
 tests=()
 add() { # the name of a binary, then the tests' names
@@ -88,19 +88,19 @@ case "${1:-}" in
         ops::tests::rows::instances ops::tests::rows::vector ops::tests::attention::an_f32 ops::tests::attention::vector
     add one_arithmetic with_an_f32_cache
     ;;
-exe) strip -o "$work/root/bin/exe" "$2" && tests+=("chrt -f 1 /bin/exe ${*:3} || code=1") ;;
+exe) strip -o "$work/disk/bin/exe" "$2" && tests+=("chrt -f 1 /bin/exe ${*:3} || code=1") ;;
 *) add "$@" ;;
 esac
 
 # The RAM disk: the fixtures are where the tests were compiled to look for them.
-cp "$(command -v busybox)" "$work/root/bin/busybox"
-cp "$(command -v chrt)" "$work/root/bin/chrt"
-for binary in "$work"/root/bin/*; do
+cp "$(command -v busybox)" "$work/disk/bin/busybox"
+cp "$(command -v chrt)" "$work/disk/bin/chrt"
+for binary in "$work"/disk/bin/*; do
     { ldd "$binary" 2>/dev/null || true; } | { grep -o '/[^ ]*' || true; } |
-        while read -r library; do install -D "$library" "$work/root$library"; done
+        while read -r library; do install -D "$library" "$work/disk$library"; done
 done
-mkdir -p "$work/root$PWD/fixtures"
-for name in ${fixtures//,/ }; do cp "fixtures/$name.gguf" "$work/root$PWD/fixtures/"; done
+mkdir -p "$work/disk$PWD/fixtures"
+for name in ${fixtures//,/ }; do cp "fixtures/$name.gguf" "$work/disk$PWD/fixtures/"; done
 {
     echo '#!/bin/busybox sh'
     echo 'busybox() { /bin/busybox "$@"; }'
@@ -109,9 +109,9 @@ for name in ${fixtures//,/ }; do cp "fixtures/$name.gguf" "$work/root$PWD/fixtur
     echo "export RAYON_NUM_THREADS=1 WAYINFER_NEEDS_ISA=$needs WAYINFER_FIXTURES=$fixtures; code=0"
     printf '%s\n' "${tests[@]}"
     echo 'echo "exit code $code"; busybox sleep 1; busybox poweroff -f'
-} >"$work/root/init"
-chmod +x "$work/root/init"
-(cd "$work/root" && find . | cpio -o -H newc --quiet) >"$work/iso/initrd"
+} >"$work/disk/init"
+chmod +x "$work/disk/init"
+(cd "$work/disk" && find . | cpio -o -H newc --quiet) >"$work/iso/initrd"
 
 # The disc. Linux wants XFD (feature 324), which Bochs lacks, for AMX: it is told that it is there, and its settings have no effect.
 # Then Linux does not know when a thread starts to use tiles, and does not save them when it turns to another thread: threads
