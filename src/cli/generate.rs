@@ -2,7 +2,6 @@
 
 mod printer;
 mod prompt;
-mod status;
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
@@ -18,6 +17,7 @@ use super::model_arg::ModelArg;
 use super::output::tell;
 use super::placement::{self, Residency, Traffic};
 use super::sampling_args::SamplingArgs;
+use super::status::{Status, prefill};
 use super::tokenizer_arg::TokenizerArg;
 use super::{CliError, InFile, interrupt, output, safe_text};
 use crate::engine::{
@@ -29,7 +29,6 @@ use crate::text::Tokenizer;
 use printer::Printer;
 use prompt::encode;
 pub(super) use prompt::{Prompt, PromptArgs, read_prompt};
-use status::{Status, prefill};
 
 /// Continue a prompt, or answer it with --chat.
 ///

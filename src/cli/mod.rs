@@ -19,6 +19,7 @@ mod placement;
 mod render_chat;
 mod safe_text;
 mod sampling_args;
+mod status;
 mod tensor_arg;
 mod tokenize;
 mod tokenizer_arg;

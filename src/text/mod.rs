@@ -30,7 +30,10 @@ mod tests;
 mod tokenizer;
 mod vocabulary;
 
-pub use chat::{ChatTemplate, Conversation, Message};
+pub use chat::{
+    ChatTemplate, Conversation, Exchange, Message, Part, Splitter, Transcript, TranscriptError, is_mark,
+    template_named, template_names,
+};
 pub use error::TextError;
 pub use pre_tokenizer::pre_tokenizer_names;
 pub use stream::TokenStream;

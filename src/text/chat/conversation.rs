@@ -29,6 +29,21 @@ impl Message {
         self
     }
 
+    /// A field that is a text.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.as_str()
+    }
+
+    /// Its role.
+    pub fn role(&self) -> &str {
+        self.text("role").unwrap_or_default()
+    }
+
+    /// Its content, where that is a text.
+    pub fn content(&self) -> &str {
+        self.text("content").unwrap_or_default()
+    }
+
     /// What the template sees. As transformers has it, reasoning goes under all the names that templates read
     /// it by; a field that is null is null.
     fn fields(&self) -> Map<String, Json> {

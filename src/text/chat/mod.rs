@@ -14,16 +14,22 @@ mod conversation;
 #[cfg(test)]
 mod goldens;
 mod json;
+mod named;
 mod python;
+mod reasoning;
 mod source;
 #[cfg(test)]
 mod tests;
+mod transcript;
 
 use jiff::Timestamp;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind};
 
 pub use self::conversation::{Conversation, Message};
+pub use self::named::{named as template_named, names as template_names};
+pub use self::reasoning::{Part, Splitter, is_mark};
+pub use self::transcript::{Exchange, Transcript, TranscriptError};
 use super::TextError;
 use crate::gguf::Metadata;
 

@@ -1,0 +1,237 @@
+//! What a model thinks before it answers, told apart from the answer while both come.
+//!
+//! Families mark reasoning by a pair of texts around it, of which the template may put the first into the prompt;
+//! those of OpenAI's Harmony format by a header before each part: `<|channel|>analysis<|message|>`.
+
+/// The pairs around reasoning, by family: Qwen, DeepSeek, GLM and most others; Magistral; Seed OSS; Command A;
+/// Gemma 4; EXAONE.
+const PAIRS: &[[&str; 2]] = &[
+    ["<think>", "</think>"],
+    ["[THINK]", "[/THINK]"],
+    ["<seed:think>", "</seed:think>"],
+    ["<|START_THINKING|>", "<|END_THINKING|>"],
+    ["<|channel>thought", "<channel|>"],
+    ["<thought>", "</thought>"],
+];
+
+const START: &str = "<|start|>";
+const CHANNEL: &str = "<|channel|>";
+const MESSAGE: &str = "<|message|>";
+const END: &str = "<|end|>";
+/// What a prompt in Harmony ends with: a header follows.
+const HARMONY_TURN: &str = "<|start|>assistant";
+/// The channel of what the user is to see.
+const FINAL: &str = "final";
+
+/// Parts of what a model writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Reasoning,
+    Answer,
+}
+
+/// Where the text stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing but white space has come: reasoning may begin.
+    Start,
+    Answer,
+    /// Until this text.
+    Reasoning(&'static str),
+    /// A header of Harmony, until [`MESSAGE`].
+    Header,
+    /// A part of Harmony, until a header or the end of the part.
+    Harmony(Part),
+}
+
+/// Tells the parts apart, piece by piece; holds back what may be the start of a mark.
+#[derive(Clone, Debug)]
+pub struct Splitter {
+    state: State,
+    held: String,
+    header: String,
+    /// Whether white space is left out until text comes.
+    trims: bool,
+}
+
+/// Whether a token of this text marks a part: it has to reach [`Splitter::push`] though it is a control token.
+pub fn is_mark(text: &str) -> bool {
+    PAIRS.iter().flatten().any(|mark| mark.contains(text) && !text.is_empty())
+        || [START, CHANNEL, MESSAGE, END].contains(&text)
+}
+
+impl Splitter {
+    /// Of the answer to a prompt that ends so.
+    pub fn after(prompt: &str) -> Splitter {
+        let prompt = prompt.trim_end();
+        let opened = PAIRS.iter().find(|[open, _]| prompt.ends_with(open));
+        let state = match opened {
+            Some([_, close]) => State::Reasoning(close),
+            None if prompt.ends_with(HARMONY_TURN) => State::Header,
+            None => State::Start,
+        };
+        Splitter { state, held: String::new(), header: String::new(), trims: opened.is_some() }
+    }
+
+    /// Whether reasoning is under way.
+    pub fn in_reasoning(&self) -> bool {
+        matches!(self.state, State::Reasoning(_) | State::Harmony(Part::Reasoning))
+    }
+
+    /// Takes the next piece; returns what is certain of the text so far, part by part.
+    pub fn push(&mut self, piece: &str) -> Vec<(Part, String)> {
+        self.held.push_str(piece);
+        let mut out = Vec::new();
+        while let Some((at, mark)) = self.next_mark() {
+            let before = self.held[..at].to_owned();
+            self.held.drain(..at + mark.len());
+            if self.state != State::Start {
+                self.give(before, &mut out);
+            }
+            self.pass(mark);
+        }
+        let keep = self.marks().iter().map(|mark| overlap(&self.held, mark)).max().unwrap_or(0);
+        // A start of reasoning may still come behind white space.
+        let keep =
+            if self.state == State::Start && self.held.trim().is_empty() { self.held.len() } else { keep };
+        let rest = self.held.split_off(self.held.len() - keep);
+        let certain = std::mem::replace(&mut self.held, rest);
+        self.give(certain, &mut out);
+        out
+    }
+
+    /// What was held back, at the end of the text.
+    pub fn finish(&mut self) -> Vec<(Part, String)> {
+        let mut out = Vec::new();
+        let rest = std::mem::take(&mut self.held);
+        self.give(rest, &mut out);
+        out
+    }
+
+    fn marks(&self) -> Vec<&'static str> {
+        match self.state {
+            State::Start => PAIRS.iter().map(|[open, _]| *open).chain([START, CHANNEL]).collect(),
+            State::Answer => Vec::new(),
+            State::Reasoning(close) => vec![close],
+            State::Header => vec![MESSAGE],
+            State::Harmony(_) => vec![START, CHANNEL, END],
+        }
+    }
+
+    /// The first mark of the held text, and where it is. Before reasoning there is white space alone.
+    fn next_mark(&self) -> Option<(usize, &'static str)> {
+        let found = self.marks().into_iter().filter_map(|mark| Some((self.held.find(mark)?, mark))).min()?;
+        let counts = self.state != State::Start || self.held[..found.0].trim().is_empty();
+        counts.then_some(found)
+    }
+
+    /// Goes on behind a mark.
+    fn pass(&mut self, mark: &'static str) {
+        self.trims = true;
+        self.state = match (self.state, mark) {
+            (State::Header, _) => {
+                let header = std::mem::take(&mut self.header);
+                let channel = header.split(CHANNEL).nth(1).unwrap_or(FINAL);
+                let part =
+                    if channel.trim_start().starts_with(FINAL) { Part::Answer } else { Part::Reasoning };
+                State::Harmony(part)
+            }
+            (_, START) => State::Header,
+            (_, CHANNEL) => {
+                self.header.push_str(CHANNEL);
+                State::Header
+            }
+            (State::Harmony(_), _) => State::Harmony(Part::Answer),
+            (State::Reasoning(_), _) => State::Answer,
+            (_, open) => {
+                let pair = PAIRS.iter().find(|pair| pair[0] == open);
+                pair.map_or(State::Answer, |[_, close]| State::Reasoning(close))
+            }
+        };
+    }
+
+    /// Gives out text of the part that the state says.
+    fn give(&mut self, text: String, out: &mut Vec<(Part, String)>) {
+        let part = match self.state {
+            State::Header => return self.header.push_str(&text),
+            State::Reasoning(_) | State::Harmony(Part::Reasoning) => Part::Reasoning,
+            State::Start | State::Answer | State::Harmony(Part::Answer) => Part::Answer,
+        };
+        let shown = if self.trims { text.trim_start() } else { &text };
+        if shown.is_empty() {
+            return;
+        }
+        self.trims = false;
+        if self.state == State::Start && !shown.trim().is_empty() {
+            self.state = State::Answer;
+        }
+        out.push((part, shown.to_owned()));
+    }
+}
+
+/// Bytes of the longest end of `text` that is a proper start of `mark`.
+fn overlap(text: &str, mark: &str) -> usize {
+    mark.char_indices().map(|(at, _)| at).rev().find(|&n| text.ends_with(&mark[..n])).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The parts of a text that comes in pieces of so many characters.
+    fn parts(prompt: &str, text: &str, size: usize) -> [String; 2] {
+        let mut splitter = Splitter::after(prompt);
+        let chars: Vec<char> = text.chars().collect();
+        let mut out: Vec<(Part, String)> = Vec::new();
+        for piece in chars.chunks(size) {
+            out.extend(splitter.push(&piece.iter().collect::<String>()));
+        }
+        out.extend(splitter.finish());
+        [Part::Reasoning, Part::Answer]
+            .map(|wanted| out.iter().filter(|(part, _)| *part == wanted).map(|(_, t)| t.as_str()).collect())
+    }
+
+    #[test]
+    fn parts_are_told_apart_whatever_the_pieces() {
+        let cases = [
+            ("<|im_start|>assistant\n", "<think>\nHm.\n</think>\n\nFour.", ["Hm.\n", "Four."]),
+            ("<|im_start|>assistant\n<think>\n", "Hm.\n</think>\n\nFour.", ["Hm.\n", "Four."]),
+            ("assistant\n", "\n<think></think>Four.", ["", "Four."]),
+            ("assistant\n", "[THINK]a[/THINK]b", ["a", "b"]),
+            ("assistant\n", "Write <think> and </think>.", ["", "Write <think> and </think>."]),
+            ("assistant\n", "a < b", ["", "a < b"]),
+            ("assistant\n<think>", "never ends", ["never ends", ""]),
+            ("assistant\n", "<thi", ["", "<thi"]),
+            (
+                "<|start|>assistant",
+                "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Four.",
+                ["Hm.", "Four."],
+            ),
+            ("<|start|>assistant", "<|channel|>final<|message|>Four.", ["", "Four."]),
+            ("<|start|>assistant", "<|message|>Four.", ["", "Four."]),
+        ];
+        for (prompt, text, expected) in cases {
+            for size in [1, 2, 3, 7, 1000] {
+                assert_eq!(parts(prompt, text, size), expected, "{text:?} in pieces of {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_may_become_a_mark_is_held_back() {
+        let mut splitter = Splitter::after("");
+        assert_eq!(splitter.push("Hello"), [(Part::Answer, "Hello".to_owned())]);
+        assert_eq!(splitter.push(" <thi"), [(Part::Answer, " <thi".to_owned())], "an answer has begun");
+        let mut splitter = Splitter::after("<think>");
+        assert!(splitter.in_reasoning());
+        assert_eq!(splitter.push("a</thin"), [(Part::Reasoning, "a".to_owned())]);
+        assert_eq!(splitter.push("k>b"), [(Part::Answer, "b".to_owned())]);
+        assert!(!splitter.in_reasoning());
+    }
+
+    #[test]
+    fn marks_are_known_whole_and_in_part() {
+        assert!(is_mark("<think>") && is_mark("[/THINK]") && is_mark("<|channel>") && is_mark(MESSAGE));
+        assert!(!is_mark("") && !is_mark("<|im_end|>"));
+    }
+}
