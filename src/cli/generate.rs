@@ -150,7 +150,7 @@ struct Timings {
     decode_tok_s: Option<f64>,
 }
 
-fn rate(tokens: usize, seconds: f64) -> Option<f64> {
+pub(super) fn rate(tokens: usize, seconds: f64) -> Option<f64> {
     (tokens > 0 && seconds > 0.0).then(|| tokens as f64 / seconds)
 }
 
@@ -261,7 +261,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     Ok(if stop == StopReason::Interrupted { interrupt::INTERRUPTED.into() } else { 0.into() })
 }
 
-fn open_engine<'m>(model: &'m Model, options: &EngineOptions) -> Result<Engine<'m>, CliError> {
+pub(super) fn open_engine<'m>(model: &'m Model, options: &EngineOptions) -> Result<Engine<'m>, CliError> {
     Engine::new(model, options).map_err(|error| match error {
         EngineError::OutOfMemory(_) => CliError::from(error).hint("a smaller -c/--ctx needs less"),
         _ => error.into(),

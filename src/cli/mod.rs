@@ -3,6 +3,7 @@
 #![deny(clippy::print_stderr, clippy::print_stdout)] // they panic where nobody reads any more
 
 mod bench;
+mod chat;
 mod dequant;
 mod dot_check;
 mod engine_args;
@@ -44,6 +45,7 @@ enum Command {
     Inspect(inspect::Args),
     Tokenize(tokenize::Args),
     Generate(generate::Args),
+    Chat(chat::Args),
     Bench(bench::Args),
     Trace(Box<trace::Args>),
     Dequant(dequant::Args),
@@ -61,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Chat(args) => chat::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Dequant(args) => dequant::run(&args),

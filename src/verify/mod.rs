@@ -44,6 +44,7 @@ pub use diff::{FileDiff, diff};
 pub use golden::{Description, Golden, GoldenReference};
 pub use lockstep::compare_runs;
 pub use measure::Difference;
+pub(crate) use new_file::NewFile;
 pub use new_file::remove_unfinished_files;
 pub use nodes::{NodeDescription, NodeGraph};
 pub use npy::NpyWriter;

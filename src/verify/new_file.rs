@@ -43,7 +43,7 @@ impl Drop for Unfinished {
 /// Its permissions are those of any new file, or of the file whose place it takes. What is no regular file,
 /// such as a device or a pipe, keeps its place: what is finished is copied into it.
 #[derive(Debug)]
-pub(super) struct NewFile {
+pub(crate) struct NewFile {
     /// As it was asked for.
     path: PathBuf,
     /// Where that leads to.

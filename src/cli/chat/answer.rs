@@ -1,0 +1,292 @@
+//! An answer: what is new of the prompt is read, tokens are drawn and shown as they come.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::OnFull;
+use super::talk::Talk;
+use crate::cli::generate::rate;
+use crate::cli::output::tell;
+use crate::cli::status::prefill;
+use crate::cli::{CliError, InFile};
+use crate::engine::{Engine, Sampler, SamplerConfig, Sequence, Speculation, SpeculationStats};
+use crate::text::{Exchange, Message, Part, Splitter, TokenStream, Tokenizer, is_mark};
+
+/// What answers: an engine, and the sequence that remembers the conversation.
+pub struct Answerer<'e, 'm> {
+    pub engine: Engine<'m>,
+    pub sequence: Sequence,
+    pub interrupted: &'e AtomicBool,
+    pub path: &'e Path,
+    pub speculation: Speculation,
+}
+
+/// What came of a message.
+pub enum Answered {
+    So {
+        exchange: Exchange,
+        cost: Cost,
+    },
+    /// There is no room for it, which has been said.
+    Full,
+    /// It was broken off before the answer began, which has been said.
+    NotBegun,
+}
+
+/// What an answer cost.
+#[derive(Clone, Debug, Default)]
+pub struct Cost {
+    prompt: usize,
+    prefilled: usize,
+    prefill_s: f64,
+    made: usize,
+    decode_s: f64,
+    speculation: SpeculationStats,
+}
+
+impl Cost {
+    /// In short.
+    pub fn line(&self, answerer: &Answerer<'_, '_>) -> String {
+        let shown = |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}"));
+        format!(
+            "context {} of {} | {} new tokens read, {} tok/s | {} made, {} tok/s",
+            answerer.sequence.past(),
+            answerer.engine.context(),
+            self.prefilled,
+            shown(rate(self.prefilled, self.prefill_s)),
+            self.made,
+            shown(rate(self.made.saturating_sub(1), self.decode_s)),
+        )
+    }
+
+    /// In full.
+    pub fn lines(&self, answerer: &Answerer<'_, '_>) -> String {
+        let SpeculationStats { drafted, accepted, passes } = self.speculation;
+        format!(
+            "{}\nprompt {} tokens, {} of them remembered\n{passes} passes, {accepted} of {drafted} drafted tokens accepted\n\
+             {} held by the context",
+            self.line(answerer),
+            self.prompt,
+            self.prompt - self.prefilled,
+            crate::cli::output::binary_bytes(answerer.sequence.held_bytes()),
+        )
+    }
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Said,
+    Broken,
+    Full,
+}
+
+/// An answer under way.
+struct Draft<'t> {
+    tokenizer: &'t Tokenizer,
+    stream: TokenStream<'t>,
+    splitter: Splitter,
+    made: Vec<u32>,
+    answer: String,
+    reasoning: String,
+}
+
+impl Talk<'_> {
+    /// Answers a message.
+    pub(super) fn answer(
+        &mut self,
+        user: &str,
+        seed: u64,
+        answerer: &mut Answerer<'_, '_>,
+    ) -> Result<Answered, CliError> {
+        let mut sampler = Sampler::new(SamplerConfig { seed, ..self.settings.sampler.clone() })?;
+        let mut cost = Cost::default();
+        let mut draft: Option<Draft<'_>> = None;
+        let end = loop {
+            let made = draft.as_ref().map_or(&[] as &[u32], |draft| &draft.made);
+            let Some((text, mut ids)) = self.fit(user, made.len(), answerer)? else {
+                match draft {
+                    None => return Ok(Answered::Full),
+                    Some(_) => break End::Full,
+                }
+            };
+            cost.prompt = ids.len();
+            if made.is_empty() {
+                ids.iter().for_each(|&id| sampler.accept(id));
+            }
+            ids.extend(made);
+            if answerer.read(&ids, &mut cost)?.is_break() {
+                match draft {
+                    None => {
+                        tell!("broken off before the answer began: the message is taken back");
+                        return Ok(Answered::NotBegun);
+                    }
+                    Some(_) => break End::Broken,
+                }
+            }
+            let draft = draft.get_or_insert_with(|| Draft::new(self.tokenizer(), &text));
+            match self.draw(draft, answerer, &mut sampler, &mut cost)? {
+                // The rest has room once the oldest has gone.
+                End::Full if self.makes_room() => {}
+                end => break end,
+            }
+        };
+        self.screen.end()?;
+        if end == End::Full {
+            tell!("the context is full: the answer ends here; /drop, /undo and /clear make room");
+        }
+        let Some(draft) = draft else { return Ok(Answered::NotBegun) };
+        let reasoning = draft.reasoning.trim();
+        let exchange = Exchange {
+            user: user.to_owned(),
+            answer: draft.answer.trim_end().to_owned(),
+            reasoning: (!reasoning.is_empty()).then(|| reasoning.to_owned()),
+        };
+        cost.made = draft.made.len();
+        Ok(Answered::So { exchange, cost })
+    }
+
+    /// Drops the oldest exchange where that is wanted and there is one.
+    fn makes_room(&mut self) -> bool {
+        let drops = self.settings.on_full == OnFull::Drop && !self.transcript.exchanges.is_empty();
+        if drops {
+            self.drop_oldest();
+        }
+        drops
+    }
+
+    /// The prompt with this message last, as text and as ids that leave room behind `made` tokens of an answer.
+    fn fit(
+        &mut self,
+        user: &str,
+        made: usize,
+        answerer: &Answerer<'_, '_>,
+    ) -> Result<Option<(String, Vec<u32>)>, CliError> {
+        let context = answerer.engine.context();
+        loop {
+            let mut messages = self.transcript.messages();
+            messages.push(Message::new("user", user));
+            let text = self.render(&messages)?;
+            let ids = self.tokenizer().encode_chat(&text).in_file(answerer.path)?;
+            if ids.len() + made < context {
+                return Ok(Some((text, ids)));
+            }
+            if !self.makes_room() {
+                if made == 0 {
+                    tell!(
+                        "the context is full: the conversation has {} tokens with this message, the context {context}; \
+                         /drop, /undo and /clear make room, /set ctx N makes it larger; the message is taken back",
+                        ids.len()
+                    );
+                }
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Draws tokens until the answer ends.
+    fn draw(
+        &mut self,
+        draft: &mut Draft<'_>,
+        answerer: &mut Answerer<'_, '_>,
+        sampler: &mut Sampler,
+        cost: &mut Cost,
+    ) -> Result<End, CliError> {
+        let most = self.settings.max_tokens.map_or(usize::MAX, |most| most.get() - draft.made.len());
+        let started = Instant::now();
+        let Answerer { engine, sequence, interrupted, path, speculation } = answerer;
+        let mut tokens = engine.generate(sequence, sampler).speculate(*speculation, most);
+        let before = draft.made.len();
+        let end = loop {
+            if draft.made.len() - before >= most {
+                break End::Said;
+            }
+            if interrupted.load(Ordering::Relaxed) {
+                break End::Broken;
+            }
+            let Some(chosen) = tokens.next() else { break End::Full };
+            let id = chosen.in_file(path)?.id;
+            draft.made.push(id);
+            if draft.tokenizer.is_end_of_generation(id) {
+                break End::Said;
+            }
+            for (part, text) in draft.push(id) {
+                self.screen.put(part, &text)?;
+            }
+        };
+        let stats = tokens.stats();
+        cost.speculation.drafted += stats.drafted;
+        cost.speculation.accepted += stats.accepted;
+        cost.speculation.passes += stats.passes;
+        cost.decode_s += started.elapsed().as_secs_f64();
+        if end != End::Full {
+            for (part, text) in draft.finish() {
+                self.screen.put(part, &text)?;
+            }
+        }
+        Ok(end)
+    }
+}
+
+impl<'t> Draft<'t> {
+    /// Nothing yet, of the answer to a prompt.
+    fn new(tokenizer: &'t Tokenizer, prompt: &str) -> Draft<'t> {
+        Draft {
+            tokenizer,
+            stream: tokenizer.stream(false),
+            splitter: Splitter::after(prompt),
+            made: Vec::new(),
+            answer: String::new(),
+            reasoning: String::new(),
+        }
+    }
+
+    /// The text that is certain with one more token.
+    fn push(&mut self, id: u32) -> Vec<(Part, String)> {
+        let mut piece = self.stream.push(id);
+        // A control token is no text, but it may begin or end reasoning.
+        if piece.is_empty()
+            && let Some(mark) = self.tokenizer.token_text(id).filter(|text| is_mark(text))
+        {
+            piece.push_str(mark);
+        }
+        let parts = self.splitter.push(&piece);
+        self.note(&parts);
+        parts
+    }
+
+    /// What was held back.
+    fn finish(&mut self) -> Vec<(Part, String)> {
+        let rest = self.stream.finish();
+        let mut parts = self.splitter.push(&rest);
+        parts.extend(self.splitter.finish());
+        self.note(&parts);
+        parts
+    }
+
+    fn note(&mut self, parts: &[(Part, String)]) {
+        for (part, text) in parts {
+            match part {
+                Part::Reasoning => self.reasoning.push_str(text),
+                Part::Answer => self.answer.push_str(text),
+            }
+        }
+    }
+}
+
+impl Answerer<'_, '_> {
+    /// Brings the sequence to these tokens: what it remembers of them is not read again. Whether it was broken off.
+    fn read(&mut self, ids: &[u32], cost: &mut Cost) -> Result<ControlFlow<()>, CliError> {
+        let same = ids.iter().zip(self.sequence.tokens()).take_while(|(a, b)| a == b).count();
+        // The last token's logits are wanted.
+        let kept = self.sequence.rewind(same.min(ids.len() - 1));
+        let started = Instant::now();
+        let read = prefill(&mut self.engine, &mut self.sequence, &ids[kept..], self.interrupted, false)
+            .in_file(self.path);
+        cost.prefilled += self.sequence.past() - kept;
+        cost.prefill_s += started.elapsed().as_secs_f64();
+        read
+    }
+}

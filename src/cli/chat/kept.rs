@@ -1,0 +1,173 @@
+//! Conversations that are kept in the user's data folder, and the lines that were typed.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use etcetera::BaseStrategy;
+use jiff::Zoned;
+
+use super::Args;
+use crate::cli::CliError;
+use crate::cli::output::tell;
+use crate::text::Transcript;
+use crate::verify::NewFile;
+
+/// Bytes of a conversation's name at most.
+const MAX_NAME: usize = 100;
+const ENDING: &str = "jsonl";
+
+/// Where a conversation is kept, if it is.
+#[derive(Debug)]
+pub struct Kept {
+    /// Of the program, in the user's data folder.
+    folder: Option<PathBuf>,
+    /// The conversation's.
+    file: Option<PathBuf>,
+    /// What the file holds already.
+    pub transcript: Option<Transcript>,
+}
+
+impl Kept {
+    /// As the arguments ask for.
+    ///
+    /// # Errors
+    /// A conversation that cannot be read, or is to be gone on with where there is none.
+    pub fn open(args: &Args) -> Result<Kept, CliError> {
+        let nothing = Kept { folder: None, file: None, transcript: None };
+        if args.no_history {
+            return Ok(nothing);
+        }
+        let folder = match data_folder() {
+            Ok(folder) => folder,
+            // Nobody has asked for it.
+            Err(error) if args.resume.is_none() => {
+                tell!("warning: nothing is kept: {error}");
+                return Ok(nothing);
+            }
+            Err(error) => return Err(CliError::new(format!("conversations cannot be kept: {error}"))),
+        };
+        let chats = folder.join("chats");
+        let file = match &args.resume {
+            // The first exchange is what makes it worth a file.
+            None => unused(&chats),
+            Some(None) => newest(&chats)?,
+            Some(Some(name)) => chats.join(format!("{}.{ENDING}", checked(name)?)),
+        };
+        let transcript = if file.exists() { Some(read(&file)?) } else { None };
+        Ok(Kept { folder: Some(folder), file: Some(file), transcript })
+    }
+
+    /// The file of the lines that were typed.
+    pub fn typed(&self) -> Option<PathBuf> {
+        Some(self.folder.as_ref()?.join("typed.txt"))
+    }
+
+    /// The name to resume the conversation by.
+    pub fn name(&self) -> Option<&str> {
+        self.file.as_ref()?.file_stem()?.to_str()
+    }
+
+    /// Does not keep what comes: nobody sits there who could go on with it.
+    pub fn forget(&mut self) {
+        *self = Kept { folder: None, file: None, transcript: None };
+    }
+
+    /// What comes is another conversation, under another name.
+    pub fn begin_anew(&mut self) {
+        if let Some(file) = &mut self.file {
+            *file = unused(file.parent().unwrap_or(Path::new("")));
+        }
+    }
+
+    /// Keeps the conversation as it is now. It is told once where that cannot be done.
+    pub fn keep(&mut self, model: &str, transcript: &Transcript) {
+        let Some(file) = &self.file else { return };
+        let kept = file.parent().map_or(Ok(()), make_folder).map_err(CliError::from);
+        if let Err(error) = kept.and_then(|()| write(file, true, model, transcript)) {
+            tell!("warning: the conversation is not kept");
+            let _ = error.report();
+            self.file = None;
+        }
+    }
+}
+
+/// Reads a conversation.
+///
+/// # Errors
+/// What cannot be read, or is no conversation.
+pub fn read(file: &Path) -> Result<Transcript, CliError> {
+    let open =
+        File::open(file).map_err(|error| CliError::new(format!("cannot be read: {error}")).in_file(file))?;
+    Transcript::read(BufReader::new(open)).map_err(|error| CliError::new(error.to_string()).in_file(file))
+}
+
+/// Writes a conversation, whole or not at all.
+///
+/// # Errors
+/// A file that is there and may not be replaced, or that cannot be written.
+pub fn write(file: &Path, overwrite: bool, model: &str, transcript: &Transcript) -> Result<(), CliError> {
+    let mut out = BufWriter::new(NewFile::create(file, overwrite)?);
+    transcript.write(model, &mut out)?;
+    out.flush()?;
+    let file = out.into_inner().map_err(|error| error.into_error())?;
+    Ok(file.finish()?)
+}
+
+/// The program's part of the user's data folder.
+fn data_folder() -> Result<PathBuf, etcetera::HomeDirError> {
+    let folder = etcetera::choose_base_strategy()?.data_dir().join("wayinfer");
+    Ok(folder)
+}
+
+/// Makes a folder that is for its user alone.
+fn make_folder(folder: &Path) -> std::io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder)
+}
+
+/// A name that is one file in the folder on every system.
+fn checked(name: &str) -> Result<&str, CliError> {
+    let fits = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | ' ');
+    if name.is_empty() || name.len() > MAX_NAME || name.starts_with(['.', ' ']) || !name.chars().all(fits) {
+        return Err(CliError::usage(format!(
+            "--resume {name}: a name has letters, digits, '-', '_', '.' and spaces, {MAX_NAME} bytes at most"
+        )));
+    }
+    Ok(name)
+}
+
+/// A file of the moment that is not there yet.
+fn unused(chats: &Path) -> PathBuf {
+    let now = Zoned::now().strftime("%Y-%m-%d-%H%M%S").to_string();
+    let names = std::iter::once(now.clone()).chain((2..).map(|n| format!("{now}-{n}")));
+    let mut files = names.map(|name| chats.join(format!("{name}.{ENDING}")));
+    files.find(|file| !file.exists()).expect("there are names without end")
+}
+
+/// The conversation that was kept last.
+fn newest(chats: &Path) -> Result<PathBuf, CliError> {
+    let entries = fs::read_dir(chats).into_iter().flatten().flatten().map(|entry| entry.path());
+    let of_chats = entries.filter(|path| path.extension().is_some_and(|ending| ending == ENDING));
+    let dated = of_chats.filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)));
+    let newest = dated.max().map(|(_, path)| path);
+    newest.ok_or_else(|| CliError::new(format!("no conversation is kept in {}", chats.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_one_file() {
+        for name in ["a", "work 2.1", "Ünïcode-_x"] {
+            assert!(checked(name).is_ok(), "{name}");
+        }
+        for name in ["", ".", "../a", "a/b", "a\\b", ".hidden", "a\0", "c:x", &"a".repeat(101)] {
+            assert!(checked(name).is_err(), "{name:?}");
+        }
+    }
+}
