@@ -14,12 +14,11 @@ use std::num::NonZeroUsize;
 use clap::{Args as ClapArgs, ValueEnum};
 
 use super::engine_args::{self, EngineArgs};
-use super::generate::watch_interrupts;
 use super::model_arg::ModelArg;
 use super::output::tell;
 use super::sampling_args::SamplingArgs;
 use super::tokenizer_arg::TokenizerArg;
-use super::{CliError, InFile};
+use super::{CliError, InFile, interrupt};
 use crate::engine::Speculation;
 use crate::gguf::Gguf;
 use crate::text::{ChatTemplate, template_named, template_names};
@@ -105,7 +104,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     let tokenizer = args.tokenizer.tokenizer(&loaded.gguf)?;
     let template = template(args, &loaded.gguf)?;
     let mut talk = Talk::new(args, template, &tokenizer, kept)?;
-    let interrupted = watch_interrupts()?;
+    let interrupted = interrupt::watch()?;
     let mut input = Input::open(talk.kept().typed().as_deref())?;
     talk.greet(&input);
     // Another context takes another engine.
