@@ -44,6 +44,8 @@ pub(super) struct Nextn {
     pub head: Head,
     /// Whether hidden rows, those that it reads and its own, are those behind the last norm.
     pub normed: bool,
+    /// Its first slot of what a sequence remembers: all behind are its own.
+    pub first_memory: usize,
 }
 
 /// A layer.
@@ -202,6 +204,8 @@ impl Architecture for Decoder {
             hidden: self.layers.iter().map(|layer| layer.hidden(embd)).max().unwrap_or(0),
         };
         let nextn = self.nextn.as_ref().map(|nextn| nextn.layer.spec());
+        let trunk_memories = self.nextn.as_ref().map_or(memories.len(), |nextn| nextn.first_memory);
+        let rope_steps = self.ropes.iter().filter_map(|rope| rope.factors.step()).collect();
         ModelSpec {
             architecture: architecture.to_owned(),
             embd,
@@ -210,6 +214,8 @@ impl Architecture for Decoder {
             layers,
             nextn,
             memories,
+            trunk_memories,
+            rope_steps,
             side,
         }
     }

@@ -35,7 +35,7 @@ pub use spec::{
     ChoiceSizes, FeedForwardSpec, LayerSpec, MemorySpec, ModelSpec, RowSizes, ScoreSizes, ScratchSizes,
     SideSizes,
 };
-pub use state::{Buffers, KvType, SequenceState};
+pub use state::{Buffers, KeptNeeds, KeptPart, KvType, SequenceState};
 pub(crate) use weights::is_table;
 
 /// Why a model cannot be loaded.

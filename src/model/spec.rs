@@ -18,6 +18,10 @@ pub struct ModelSpec {
     pub nextn: Option<LayerSpec>,
     /// What a sequence remembers, slot by slot.
     pub memories: Vec<MemorySpec>,
+    /// How many of them are the trunk's; those behind are the block's of multi-token prediction.
+    pub trunk_memories: usize,
+    /// Contexts beyond which a rotation has other frequencies, as LongRoPE's has.
+    pub rope_steps: Vec<usize>,
     pub side: SideSizes,
 }
 

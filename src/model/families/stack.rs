@@ -210,11 +210,12 @@ pub(super) fn drafting_decoder(
     let nextn = match nextn.filter(|_| l.nextn) {
         Some(rows) => {
             let il = sizes.layers;
+            let first_memory = l.memories.len();
             let input = NextnInput::load(l, il, &sizes, embedding.matrix, norms.kind, norms.eps)?;
             let plan = plan(l, il)?;
             let layer = layer(l, il, &sizes, &norms, plan)?;
             let head = nextn_head(l, il, &sizes, (&norms, rows), &head)?;
-            Some(Nextn { input, layer, head, normed: rows == HiddenRows::Normed })
+            Some(Nextn { input, layer, head, normed: rows == HiddenRows::Normed, first_memory })
         }
         None => None,
     };

@@ -19,6 +19,14 @@ pub(in crate::model) enum Factors {
 }
 
 impl Factors {
+    /// The context beyond which they are others.
+    pub fn step(&self) -> Option<usize> {
+        match self {
+            Factors::None | Factors::Fixed(_) => None,
+            Factors::ByContext { original, .. } => Some(*original),
+        }
+    }
+
     /// Those of a sequence that may have so many positions.
     pub fn of_context(&self, context: usize) -> Option<&[f32]> {
         match self {

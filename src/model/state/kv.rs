@@ -4,13 +4,19 @@
 //! that begin alike, and one that is written to while it is shared is copied first. A layer with a window
 //! gives up the pages that it no longer sees, so that its memory does not grow with the context.
 
+mod kept;
+
 use std::collections::VecDeque;
 use std::fmt;
+use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::kernels::ops::{KvPages, KvView, KvViewMut, Ops, PAGE, Window};
 use crate::store::{OutOfMemory, zeroed};
+
+use super::numbers::{read_numbers, write_numbers};
 
 /// Element type of the KV cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -88,6 +94,22 @@ impl PageBuffer {
             (PageBuffer::F16(to), PageBuffer::F16(from)) => to.copy_from_slice(from),
             (PageBuffer::F32(to), PageBuffer::F32(from)) => to.copy_from_slice(from),
             _ => unreachable!("pages of one layer are of one type"),
+        }
+    }
+
+    /// Writes some of its elements as they are kept, little-endian.
+    fn write_to(&self, elements: Range<usize>, out: &mut impl Write) -> io::Result<()> {
+        match self {
+            PageBuffer::F16(v) => write_numbers(&v[elements], u16::to_le_bytes, out),
+            PageBuffer::F32(v) => write_numbers(&v[elements], f32::to_le_bytes, out),
+        }
+    }
+
+    /// Reads what [`PageBuffer::write_to`] wrote.
+    fn read_from(&mut self, elements: Range<usize>, from: &mut impl Read) -> io::Result<()> {
+        match self {
+            PageBuffer::F16(v) => read_numbers(&mut v[elements], u16::from_le_bytes, from),
+            PageBuffer::F32(v) => read_numbers(&mut v[elements], f32::from_le_bytes, from),
         }
     }
 }

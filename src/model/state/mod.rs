@@ -3,6 +3,7 @@
 mod buffers;
 mod inputs;
 mod kv;
+mod numbers;
 mod recurrent;
 mod sequence;
 
@@ -10,4 +11,4 @@ pub use buffers::Buffers;
 pub(super) use buffers::{CompressedBuffers, ExpertBuffers, IndexerBuffers, LatentBuffers, cleared, grown};
 pub(super) use inputs::Inputs;
 pub use kv::KvType;
-pub use sequence::SequenceState;
+pub use sequence::{KeptNeeds, KeptPart, SequenceState};

@@ -58,6 +58,26 @@ impl Recurrent {
         self.copies.iter().rev().map(|copy| copy.past).find(|&past| past <= pos).unwrap_or(0)
     }
 
+    /// The state after so many positions, where it is still there.
+    pub fn state_at(&self, past: usize) -> Option<&[f32]> {
+        if self.past == past {
+            return self.now.as_ref().map(|now| now.as_slice());
+        }
+        self.copies.iter().find(|copy| copy.past == past).map(|copy| copy.state.as_slice())
+    }
+
+    /// Floats of a state.
+    pub fn floats(&self) -> usize {
+        self.floats
+    }
+
+    /// Goes on from a state after so many positions, which it can go back to.
+    pub fn resume(&mut self, past: usize, state: Vec<f32>) {
+        debug_assert_eq!(state.len(), self.floats);
+        *self = Recurrent { past, now: Some(Arc::new(state)), ..Recurrent::new(self.floats) };
+        self.keep_copy();
+    }
+
     /// Goes back to such a position.
     ///
     /// # Panics

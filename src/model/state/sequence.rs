@@ -1,6 +1,8 @@
 //! What a sequence remembers, slot by slot: each part of a model that remembers anything has a slot of its
 //! own, or looks into another's.
 
+mod kept;
+
 use std::ops::Range;
 
 use crate::kernels::ops::{KvPages, Ops};
@@ -10,6 +12,8 @@ use super::super::{MemorySpec, ModelSpec};
 use super::KvType;
 use super::kv::Pages;
 use super::recurrent::Recurrent;
+
+pub use kept::{KeptNeeds, KeptPart};
 
 /// A slot.
 #[derive(Clone, Debug)]

@@ -20,6 +20,8 @@ fn spec() -> ModelSpec {
         context: 4096,
         layers: Vec::new(),
         nextn: None,
+        trunk_memories: memories.len(),
+        rope_steps: Vec::new(),
         memories,
         side: SideSizes::default(),
     }
