@@ -90,14 +90,16 @@ const LEAST_MEMORY: u64 = 1 << 20;
 
 /// A size of memory: binary units, as memory is sold.
 pub fn memory_size(text: &str) -> Result<u64, String> {
-    let sizes = parse_size::Config::new().with_binary();
-    match sizes.parse_size(text) {
-        Ok(bytes) if bytes < LEAST_MEMORY => {
-            Err(format!("{bytes} bytes run nothing; 12G and 800M are sizes"))
-        }
-        Ok(bytes) => Ok(bytes),
-        Err(error) => Err(format!("{error}; 12G and 800M are sizes")),
+    match size(text)? {
+        bytes if bytes < LEAST_MEMORY => Err(format!("{bytes} bytes run nothing; 12G and 800M are sizes")),
+        bytes => Ok(bytes),
     }
+}
+
+/// A size in binary units.
+pub fn size(text: &str) -> Result<u64, String> {
+    let sizes = parse_size::Config::new().with_binary();
+    sizes.parse_size(text).map_err(|error| format!("{error}; 12G and 800M are sizes"))
 }
 
 /// What `--threads` takes: 1 to 1024.

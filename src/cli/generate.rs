@@ -16,6 +16,7 @@ use super::engine_args::{self, EngineArgs};
 use super::model_arg::ModelArg;
 use super::output::tell;
 use super::placement::{self, Residency, Traffic};
+use super::prefix_cache::{Cache, CacheArgs};
 use super::sampling_args::SamplingArgs;
 use super::status::{Status, prefill};
 use super::tokenizer_arg::TokenizerArg;
@@ -99,6 +100,9 @@ pub struct Args {
 
     #[command(flatten)]
     engine: EngineArgs,
+
+    #[command(flatten)]
+    cache: CacheArgs,
 }
 
 impl Args {
@@ -126,6 +130,8 @@ struct Report<'a> {
     text: &'a str,
     ids: &'a [u32],
     prompt_ids: &'a [u32],
+    /// Tokens of the prompt that came from the cache.
+    cached_tokens: usize,
     stop: StopReason,
     seed: u64,
     timings: Timings,
@@ -204,10 +210,15 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
         show_prompt(&tokenizer, &prompt_ids, &engine);
     }
 
+    let CacheArgs { cache, cache_size } = &args.cache;
+    let mut cache = Cache::open(cache.as_deref(), *cache_size, (&loaded.gguf, &engine), &interrupted);
+    let cached = cache.restore(&mut sequence, &prompt_ids);
     let started = Instant::now();
+    let new_ids = &prompt_ids[cached..];
     let prefilled =
-        prefill(&mut engine, &mut sequence, &prompt_ids, &interrupted, args.verbose).in_file(path)?;
+        prefill(&mut engine, &mut sequence, new_ids, &interrupted, args.verbose).in_file(path)?;
     let prefill_s = started.elapsed().as_secs_f64();
+    cache.keep_prompt(&sequence);
     let prefill_stats = loaded.model.store().stats();
 
     let started = Instant::now();
@@ -222,10 +233,11 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     let decode_s = started.elapsed().as_secs_f64();
     let decode_stats = loaded.model.store().stats().since(&prefill_stats);
     let text = text.finish()?;
+    cache.keep(&sequence);
 
     // The first token comes from the prefill's logits.
     let decoded = ids.len().saturating_sub(1);
-    let prefill_tokens = sequence.past().min(prompt_ids.len());
+    let prefill_tokens = sequence.past().min(prompt_ids.len()) - cached;
     let timings = Timings {
         load_s,
         prefill_tokens,
@@ -242,6 +254,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
             text: &text,
             ids: &ids,
             prompt_ids: &prompt_ids,
+            cached_tokens: cached,
             stop,
             seed,
             timings,

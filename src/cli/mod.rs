@@ -17,6 +17,7 @@ mod number;
 mod output;
 mod output_file;
 mod placement;
+mod prefix_cache;
 mod render_chat;
 mod safe_text;
 mod sampling_args;

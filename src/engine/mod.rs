@@ -7,6 +7,7 @@
 mod awake;
 mod drafts;
 mod generation;
+mod prefixes;
 mod sampler;
 mod sequence;
 mod speculation;
@@ -29,6 +30,7 @@ use crate::store::{Guesses, OutOfMemory};
 
 use awake::AwakePool;
 pub use generation::Generation;
+pub use prefixes::{ModelId, PrefixCache, PrefixFolder, RecordedId, Restored};
 pub use sampler::{Candidate, Sampler, SamplerConfig, SamplerError};
 pub use sequence::Sequence;
 pub use speculation::{

@@ -124,6 +124,26 @@ impl Sequence {
         &mut self.state
     }
 
+    pub(super) fn state(&self) -> &SequenceState {
+        &self.state
+    }
+
+    /// Positions that the block of multi-token prediction remembers, where it is loaded and drafts.
+    pub(super) fn drafts_from(&self) -> usize {
+        self.trail.as_ref().filter(|trail| !trail.broken).map_or(0, Trail::filled)
+    }
+
+    /// Stands after these tokens with what is remembered of them; whether the block of multi-token prediction
+    /// remembers them too.
+    pub(super) fn resume(&mut self, state: SequenceState, tokens: &[u32], block: bool) {
+        self.state = state;
+        self.tokens = tokens.to_vec();
+        if let Some(trail) = &mut self.trail {
+            trail.resume(tokens.len(), block);
+        }
+        self.clear_logits();
+    }
+
     pub(super) fn clear_logits(&mut self) {
         self.logits.clear();
         self.row = None;

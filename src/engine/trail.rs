@@ -53,6 +53,12 @@ impl Trail {
         self.first = self.first.max(past.saturating_sub(1));
     }
 
+    /// The trunk stands after so many positions without having run them. The block drafts on where it
+    /// remembers them; what the last of them left is not known.
+    pub fn resume(&mut self, past: usize, filled: bool) {
+        *self = Trail { filled: past, first: past, broken: !filled, ..Trail::new(self.embd) };
+    }
+
     /// Forgets all from position `past` on.
     pub fn rewind(&mut self, past: usize) {
         self.filled = self.filled.min(past);

@@ -152,6 +152,19 @@ pub fn leave_faults_alone() {
     HANDLES_FAULTS.store(false, Ordering::SeqCst);
 }
 
+/// Makes a folder, and those that it lies in, for its user alone where the system has such a thing. One that
+/// is there stays as it is.
+///
+/// # Errors
+/// What the system says.
+pub fn make_private_folder(path: &Path) -> io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
 /// Opens an open file once more, for other reads: this very file. `None` where that cannot be done.
 pub fn reopen(file: &File, path: &Path, reads: Reads) -> Option<File> {
     let again = Os::reopen(file, path, reads)?;

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::ops::Range;
 
 use super::{PageBuffer, Pages};
-use crate::kernels::ops::{PAGE, Window};
+use crate::kernels::ops::PAGE;
 
 /// Runs of elements of rows `rows` of a page `[kv_heads][PAGE][len]`, in the order in which they lie there.
 fn runs(rows: Range<usize>, kv_heads: usize, len: usize) -> impl Iterator<Item = Range<usize>> {
@@ -30,9 +30,10 @@ impl Pages {
         self.page_bytes() / PAGE as u64 * rows as u64
     }
 
-    /// What a query sees, where that is limited.
-    pub fn window(&self) -> Option<Window> {
-        self.window
+    /// Begins at a page: those before count as given up. Nothing is there yet.
+    pub fn begin_at(&mut self, page: usize) {
+        debug_assert!(self.pages.is_empty());
+        self.first_page = page;
     }
 
     /// Whether the pages of some rows are still there.
@@ -56,11 +57,8 @@ impl Pages {
         Ok(())
     }
 
-    /// Reads some rows: those behind what is there, or any where nothing is.
+    /// Reads some rows: those behind what is there, or the first of the page that it begins at.
     pub fn read_rows(&mut self, rows: Range<usize>, from: &mut impl Read) -> io::Result<()> {
-        if self.pages.is_empty() {
-            self.first_page = rows.start / PAGE;
-        }
         let (kv_heads, lens) = (self.kv_heads, [self.key_len, self.value_len]);
         for (page, rows) in by_page(rows) {
             let page = self.page_mut(page * PAGE, &mut None).map_err(|_| io::ErrorKind::OutOfMemory)?;

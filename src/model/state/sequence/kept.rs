@@ -111,7 +111,17 @@ impl SequenceState {
         Ok(())
     }
 
-    /// Reads a page of a part into a state that holds no later page of it, behind the one before.
+    /// Prepares an empty state for the pages of a part that [`KeptNeeds`] names, of which there may be none.
+    pub fn begin_kept(&mut self, part: &KeptPart, end: usize) {
+        let KeptNeeds::Window(_) = part.needs else { return };
+        for &slot in &part.slots {
+            if let Slot::Pages(pages) = &mut self.slots[slot] {
+                pages.begin_at(part.needs.pages(end).start);
+            }
+        }
+    }
+
+    /// Reads a page of a part behind the one before it.
     ///
     /// # Errors
     /// What reading says, or no memory.
