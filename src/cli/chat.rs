@@ -5,11 +5,13 @@ mod command;
 mod edit;
 mod input;
 mod kept;
+mod room;
 mod screen;
 mod settings;
 mod talk;
 
 use std::num::NonZeroUsize;
+use std::process::ExitCode;
 
 use clap::{Args as ClapArgs, ValueEnum};
 
@@ -24,16 +26,18 @@ use crate::gguf::Gguf;
 use crate::text::{ChatTemplate, template_named, template_names};
 use input::Input;
 use kept::Kept;
-use talk::Talk;
+use talk::{Left, Talk};
 
 /// Talk with a model.
 ///
 /// In a terminal: text streams as it is made, reasoning dim; Ctrl-C stops the answer and keeps what is there,
 /// Ctrl-C on an empty line or Ctrl-D leaves; a line that ends with a backslash goes on, and so does a text
-/// between lines of """; /help lists the commands. Otherwise each line of standard input is a message (or a
-/// command), answered on stdout, and the end of input ends the conversation.
+/// between lines of """; Alt-Enter begins another line, and what is pasted stays one message; /help lists the
+/// commands. Otherwise each line of standard input is a message (or a command), answered on stdout without its
+/// reasoning, and the end of input ends the conversation.
 ///
-/// Without a model it is the demo that answers.
+/// Conversations in a terminal and the lines that were typed are kept in the user's data folder; those of a
+/// script with --resume alone. Without a model it is the demo that answers.
 #[derive(ClapArgs, Debug)]
 #[command(mut_group("model_arg", |group| group.required(false)))]
 pub struct Args {
@@ -50,9 +54,9 @@ pub struct Args {
     #[command(flatten)]
     tokenizer: TokenizerArg,
 
-    /// Go on with a conversation that was kept: the one of this name, which begins where there is none yet, or
-    /// the last
-    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true)]
+    /// Go on with a conversation that was kept: the one of this name, which begins where there is none yet;
+    /// without a name the last. (A model as argument comes before it)
+    #[arg(long, value_name = "NAME", num_args = 0..=1)]
     resume: Option<Option<String>>,
 
     /// Keep neither the conversation nor the lines that were typed
@@ -95,41 +99,65 @@ fn template_help() -> String {
 }
 
 /// See [`Args`].
-pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
+pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     let kept = Kept::open(args)?;
     let mut loaded = engine_args::load_to_draft(args.model.source(), args.speculate)?;
     if args.model.is_demo() {
         tell!("the demo answers, a small model that is part of wayinfer; -m MODEL runs another");
     }
     let tokenizer = args.tokenizer.tokenizer(&loaded.gguf)?;
-    let template = template(args, &loaded.gguf)?;
+    let template = Template::of(args, &loaded.gguf)?;
     let mut talk = Talk::new(args, template, &tokenizer, kept)?;
     let interrupted = interrupt::watch()?;
     let mut input = Input::open(talk.kept().typed().as_deref())?;
     talk.greet(&input);
-    // Another context takes another engine.
     let mut context = engine_args::context(args.ctx, loaded.model.spec().context);
-    while let Some(other) = talk.run(&mut loaded, context, &mut input, &interrupted)? {
-        context = other;
+    let mut former = None;
+    // Another context takes another engine.
+    loop {
+        let engine = match talk.engine(&mut loaded, context) {
+            Ok(engine) => engine,
+            Err(error) => {
+                // Somebody who asked for too much goes on with what there was.
+                let Some(there) = former.take().filter(|_| input.is_terminal()) else { return Err(error) };
+                let _ = error.report();
+                context = there;
+                continue;
+            }
+        };
+        former = Some(context);
+        match talk.run(engine, &mut input, &interrupted)? {
+            Left::Ended => return Ok(ExitCode::SUCCESS),
+            Left::Interrupted => return Ok(interrupt::INTERRUPTED.into()),
+            Left::For(other) => context = other,
+        }
     }
-    Ok(0.into())
 }
 
-/// The source of the chat template.
-fn template(args: &Args, gguf: &Gguf) -> Result<String, CliError> {
-    let path = args.model.path();
-    if let Some(name) = &args.template {
-        if let Some(source) = template_named(name) {
-            return Ok(source.to_owned());
+/// A chat template, and what ends an answer beside the model's own end tokens.
+struct Template {
+    source: String,
+    stops: &'static [&'static str],
+}
+
+impl Template {
+    /// The one that was asked for, or the model's own.
+    fn of(args: &Args, gguf: &Gguf) -> Result<Template, CliError> {
+        let path = args.model.path();
+        let names = || {
+            let names: Vec<&str> = template_names().collect();
+            format!("--template takes a file, or one of {}", names.join(", "))
+        };
+        if let Some(name) = &args.template {
+            if let Some((source, stops)) = template_named(name) {
+                return Ok(Template { source: source.to_owned(), stops });
+            }
+            let file = std::path::Path::new(name);
+            let source = super::input::Input::File(file).text().map_err(|error| error.hint(names()))?;
+            return Ok(Template { source, stops: &[] });
         }
-        let file = std::path::Path::new(name);
-        return super::input::Input::File(file).text();
+        let own = ChatTemplate::source(gguf.metadata()).in_file(path)?;
+        own.map(|source| Template { source: source.to_owned(), stops: &[] })
+            .ok_or_else(|| CliError::new("the model has no chat template").in_file(path).hint(names()))
     }
-    let own = ChatTemplate::source(gguf.metadata()).in_file(path)?;
-    own.map(str::to_owned).ok_or_else(|| {
-        let names: Vec<&str> = template_names().collect();
-        CliError::new("the model has no chat template")
-            .in_file(path)
-            .hint(format!("--template takes a file, or one of {}", names.join(", ")))
-    })
 }

@@ -35,6 +35,17 @@ pub struct SamplingArgs {
     seed: Option<u64>,
 }
 
+/// How tokens are drawn where nothing else is said.
+pub const SAMPLING: SamplerConfig = SamplerConfig {
+    repeat_penalty: 1.0,
+    repeat_last: 64,
+    top_k: 40,
+    top_p: 0.95,
+    min_p: 0.05,
+    temperature: 0.7,
+    seed: 0,
+};
+
 fn number(text: &str, range: &str, fits: impl Fn(f32) -> bool) -> Result<f32, String> {
     text.parse()
         .ok()
@@ -63,17 +74,17 @@ impl SamplingArgs {
 
     /// The sampler's configuration; where no option is given, `greedy` decides between the defaults.
     pub fn config(&self, greedy: bool) -> SamplerConfig {
-        let repeat_penalty = self.repeat_penalty.unwrap_or(1.0);
+        let repeat_penalty = self.repeat_penalty.unwrap_or(SAMPLING.repeat_penalty);
         if self.greedy || self.temp == Some(0.0) || (greedy && !self.any()) {
             return SamplerConfig { repeat_penalty, ..SamplerConfig::greedy() };
         }
         SamplerConfig {
             repeat_penalty,
-            repeat_last: 64,
-            top_k: self.top_k.unwrap_or(40),
-            top_p: self.top_p.unwrap_or(0.95),
-            min_p: self.min_p.unwrap_or(0.05),
-            temperature: self.temp.unwrap_or(0.7),
+            repeat_last: SAMPLING.repeat_last,
+            top_k: self.top_k.unwrap_or(SAMPLING.top_k),
+            top_p: self.top_p.unwrap_or(SAMPLING.top_p),
+            min_p: self.min_p.unwrap_or(SAMPLING.min_p),
+            temperature: self.temp.unwrap_or(SAMPLING.temperature),
             seed: self.seed.unwrap_or_else(random_seed),
         }
     }

@@ -51,7 +51,27 @@ pub fn prefill(
     interrupted: &AtomicBool,
     verbose: bool,
 ) -> Result<ControlFlow<()>, CliError> {
-    let bar = ProgressBar::new(ids.len() as u64);
+    prefill_under(ProgressBar::new(ids.len() as u64), engine, sequence, ids, interrupted, verbose)
+}
+
+/// The same without a bar.
+pub fn prefill_unseen(
+    engine: &mut Engine<'_>,
+    sequence: &mut Sequence,
+    ids: &[u32],
+    interrupted: &AtomicBool,
+) -> Result<ControlFlow<()>, CliError> {
+    prefill_under(ProgressBar::hidden(), engine, sequence, ids, interrupted, false)
+}
+
+fn prefill_under(
+    bar: ProgressBar,
+    engine: &mut Engine<'_>,
+    sequence: &mut Sequence,
+    ids: &[u32],
+    interrupted: &AtomicBool,
+    verbose: bool,
+) -> Result<ControlFlow<()>, CliError> {
     let style = ProgressStyle::with_template("prefill {bar:30} {pos}/{len} tokens, {per_sec}, {eta} left");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let show = |done: usize| bar.set_position(done as u64);

@@ -5,14 +5,15 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use super::OnFull;
 use super::talk::Talk;
 use crate::cli::generate::rate;
-use crate::cli::output::tell;
-use crate::cli::status::prefill;
+use crate::cli::output::{binary_bytes, tell};
+use crate::cli::status::{prefill, prefill_unseen};
 use crate::cli::{CliError, InFile};
-use crate::engine::{Engine, Sampler, SamplerConfig, Sequence, Speculation, SpeculationStats};
-use crate::text::{Exchange, Message, Part, Splitter, TokenStream, Tokenizer, is_mark};
+use crate::engine::{
+    Engine, EngineError, Sampler, SamplerConfig, Sequence, Speculation, SpeculationStats, StopMatcher,
+};
+use crate::text::{Exchange, Part, Splitter, TokenStream, Tokenizer, is_mark};
 
 /// What answers: an engine, and the sequence that remembers the conversation.
 pub struct Answerer<'e, 'm> {
@@ -29,8 +30,6 @@ pub enum Answered {
         exchange: Exchange,
         cost: Cost,
     },
-    /// There is no room for it, which has been said.
-    Full,
     /// It was broken off before the answer began, which has been said.
     NotBegun,
 }
@@ -65,12 +64,13 @@ impl Cost {
     pub fn lines(&self, answerer: &Answerer<'_, '_>) -> String {
         let SpeculationStats { drafted, accepted, passes } = self.speculation;
         format!(
-            "{}\nprompt {} tokens, {} of them remembered\n{passes} passes, {accepted} of {drafted} drafted tokens accepted\n\
+            "{}\nprompt {} tokens, {} of them remembered\n\
+             {passes} passes, {accepted} of {drafted} drafted tokens accepted\n\
              {} held by the context",
             self.line(answerer),
             self.prompt,
-            self.prompt - self.prefilled,
-            crate::cli::output::binary_bytes(answerer.sequence.held_bytes()),
+            self.prompt.saturating_sub(self.prefilled),
+            binary_bytes(answerer.sequence.held_bytes()),
         )
     }
 }
@@ -87,13 +87,14 @@ enum End {
 struct Draft<'t> {
     tokenizer: &'t Tokenizer,
     stream: TokenStream<'t>,
+    stops: StopMatcher,
     splitter: Splitter,
     made: Vec<u32>,
     answer: String,
     reasoning: String,
 }
 
-impl Talk<'_> {
+impl<'a> Talk<'a> {
     /// Answers a message.
     pub(super) fn answer(
         &mut self,
@@ -106,83 +107,53 @@ impl Talk<'_> {
         let mut draft: Option<Draft<'_>> = None;
         let end = loop {
             let made = draft.as_ref().map_or(&[] as &[u32], |draft| &draft.made);
-            let Some((text, mut ids)) = self.fit(user, made.len(), answerer)? else {
-                match draft {
-                    None => return Ok(Answered::Full),
-                    Some(_) => break End::Full,
-                }
-            };
+            let Some((text, mut ids)) = self.fit(user, made.len(), answerer)? else { break End::Full };
             cost.prompt = ids.len();
             if made.is_empty() {
                 ids.iter().for_each(|&id| sampler.accept(id));
             }
             ids.extend(made);
-            if answerer.read(&ids, &mut cost)?.is_break() {
-                match draft {
-                    None => {
-                        tell!("broken off before the answer began: the message is taken back");
-                        return Ok(Answered::NotBegun);
-                    }
-                    Some(_) => break End::Broken,
-                }
+            if answerer.read(&ids, self.is_in_terminal(), &mut cost)?.is_break() {
+                break End::Broken;
             }
-            let draft = draft.get_or_insert_with(|| Draft::new(self.tokenizer(), &text));
+            let draft = draft.get_or_insert_with(|| self.draft(&text));
             match self.draw(draft, answerer, &mut sampler, &mut cost)? {
-                // The rest has room once the oldest has gone.
-                End::Full if self.makes_room() => {}
+                // What is left has room once the oldest exchanges have gone.
+                End::Full if self.may_drop() => {}
                 end => break end,
             }
         };
+        let Some(mut draft) = draft else {
+            tell!("broken off before the answer began: the message is taken back");
+            return Ok(Answered::NotBegun);
+        };
+        for (part, text) in draft.finish() {
+            self.screen.put(part, &text)?;
+        }
         self.screen.end()?;
         if end == End::Full {
             tell!("the context is full: the answer ends here; /drop, /undo and /clear make room");
         }
-        let Some(draft) = draft else { return Ok(Answered::NotBegun) };
+        cost.made = draft.made.len();
         let reasoning = draft.reasoning.trim();
         let exchange = Exchange {
             user: user.to_owned(),
             answer: draft.answer.trim_end().to_owned(),
             reasoning: (!reasoning.is_empty()).then(|| reasoning.to_owned()),
         };
-        cost.made = draft.made.len();
         Ok(Answered::So { exchange, cost })
     }
 
-    /// Drops the oldest exchange where that is wanted and there is one.
-    fn makes_room(&mut self) -> bool {
-        let drops = self.settings.on_full == OnFull::Drop && !self.transcript.exchanges.is_empty();
-        if drops {
-            self.drop_oldest();
-        }
-        drops
-    }
-
-    /// The prompt with this message last, as text and as ids that leave room behind `made` tokens of an answer.
-    fn fit(
-        &mut self,
-        user: &str,
-        made: usize,
-        answerer: &Answerer<'_, '_>,
-    ) -> Result<Option<(String, Vec<u32>)>, CliError> {
-        let context = answerer.engine.context();
-        loop {
-            let mut messages = self.transcript.messages();
-            messages.push(Message::new("user", user));
-            let text = self.render(&messages)?;
-            let ids = self.tokenizer().encode_chat(&text).in_file(answerer.path)?;
-            if ids.len() + made < context {
-                return Ok(Some((text, ids)));
-            }
-            if !self.makes_room() {
-                if made == 0 {
-                    tell!(
-                        "the context is full: the conversation has {} tokens with this message, the context {context}; \
-                         /drop, /undo and /clear make room, /set ctx N makes it larger; the message is taken back",
-                        ids.len()
-                    );
-                }
-                return Ok(None);
-            }
+    /// Nothing yet, of the answer to a prompt.
+    fn draft(&self, prompt: &str) -> Draft<'a> {
+        Draft {
+            tokenizer: self.tokenizer(),
+            stream: self.tokenizer().stream(false),
+            stops: StopMatcher::new(self.stops().iter().map(|&stop| stop.to_owned())),
+            splitter: Splitter::after(prompt),
+            made: Vec::new(),
+            answer: String::new(),
+            reasoning: String::new(),
         }
     }
 
@@ -194,11 +165,12 @@ impl Talk<'_> {
         sampler: &mut Sampler,
         cost: &mut Cost,
     ) -> Result<End, CliError> {
-        let most = self.settings.max_tokens.map_or(usize::MAX, |most| most.get() - draft.made.len());
+        let before = draft.made.len();
+        let most = self.settings.max_tokens.map_or(usize::MAX, |most| most.get().saturating_sub(before));
         let started = Instant::now();
         let Answerer { engine, sequence, interrupted, path, speculation } = answerer;
-        let mut tokens = engine.generate(sequence, sampler).speculate(*speculation, most);
-        let before = draft.made.len();
+        let tokens = engine.generate(sequence, sampler).speculate(*speculation, most);
+        let mut tokens = tokens.until(interrupted);
         let end = loop {
             if draft.made.len() - before >= most {
                 break End::Said;
@@ -207,6 +179,10 @@ impl Talk<'_> {
                 break End::Broken;
             }
             let Some(chosen) = tokens.next() else { break End::Full };
+            // A pass over a streamed model takes long: it is broken off as well.
+            if matches!(chosen, Err(EngineError::Interrupted)) {
+                break End::Broken;
+            }
             let id = chosen.in_file(path)?.id;
             draft.made.push(id);
             if draft.tokenizer.is_end_of_generation(id) {
@@ -215,34 +191,20 @@ impl Talk<'_> {
             for (part, text) in draft.push(id) {
                 self.screen.put(part, &text)?;
             }
+            if draft.stops.stopped() {
+                break End::Said;
+            }
         };
         let stats = tokens.stats();
         cost.speculation.drafted += stats.drafted;
         cost.speculation.accepted += stats.accepted;
         cost.speculation.passes += stats.passes;
         cost.decode_s += started.elapsed().as_secs_f64();
-        if end != End::Full {
-            for (part, text) in draft.finish() {
-                self.screen.put(part, &text)?;
-            }
-        }
         Ok(end)
     }
 }
 
-impl<'t> Draft<'t> {
-    /// Nothing yet, of the answer to a prompt.
-    fn new(tokenizer: &'t Tokenizer, prompt: &str) -> Draft<'t> {
-        Draft {
-            tokenizer,
-            stream: tokenizer.stream(false),
-            splitter: Splitter::after(prompt),
-            made: Vec::new(),
-            answer: String::new(),
-            reasoning: String::new(),
-        }
-    }
-
+impl Draft<'_> {
     /// The text that is certain with one more token.
     fn push(&mut self, id: u32) -> Vec<(Part, String)> {
         let mut piece = self.stream.push(id);
@@ -252,6 +214,7 @@ impl<'t> Draft<'t> {
         {
             piece.push_str(mark);
         }
+        let piece = self.stops.push(&piece);
         let parts = self.splitter.push(&piece);
         self.note(&parts);
         parts
@@ -259,7 +222,10 @@ impl<'t> Draft<'t> {
 
     /// What was held back.
     fn finish(&mut self) -> Vec<(Part, String)> {
-        let rest = self.stream.finish();
+        let mut rest = String::new();
+        if !self.stops.stopped() {
+            rest = self.stops.push(&self.stream.finish()) + &self.stops.finish();
+        }
         let mut parts = self.splitter.push(&rest);
         parts.extend(self.splitter.finish());
         self.note(&parts);
@@ -278,15 +244,18 @@ impl<'t> Draft<'t> {
 
 impl Answerer<'_, '_> {
     /// Brings the sequence to these tokens: what it remembers of them is not read again. Whether it was broken off.
-    fn read(&mut self, ids: &[u32], cost: &mut Cost) -> Result<ControlFlow<()>, CliError> {
+    fn read(&mut self, ids: &[u32], seen: bool, cost: &mut Cost) -> Result<ControlFlow<()>, CliError> {
         let same = ids.iter().zip(self.sequence.tokens()).take_while(|(a, b)| a == b).count();
         // The last token's logits are wanted.
-        let kept = self.sequence.rewind(same.min(ids.len() - 1));
+        let kept = self.sequence.rewind(same.min(ids.len().saturating_sub(1)));
         let started = Instant::now();
-        let read = prefill(&mut self.engine, &mut self.sequence, &ids[kept..], self.interrupted, false)
-            .in_file(self.path);
+        let (engine, sequence, rest) = (&mut self.engine, &mut self.sequence, &ids[kept..]);
+        let read = match seen {
+            true => prefill(engine, sequence, rest, self.interrupted, false),
+            false => prefill_unseen(engine, sequence, rest, self.interrupted),
+        };
         cost.prefilled += self.sequence.past() - kept;
         cost.prefill_s += started.elapsed().as_secs_f64();
-        read
+        read.in_file(self.path)
     }
 }

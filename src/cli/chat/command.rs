@@ -1,10 +1,12 @@
 //! The commands of a conversation.
 
+use std::path::PathBuf;
+
 /// A line that begins with a slash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     Help,
-    /// Another system message; none: the one there is.
+    /// Another system message, an empty one being none; or the question for the one there is.
     System(Option<String>),
     Regenerate,
     Edit,
@@ -13,21 +15,21 @@ pub enum Command {
     /// Takes away the oldest exchange.
     Drop,
     /// Whether a file that is there may be replaced, and the file.
-    Save(bool, String),
-    Load(String),
+    Save(bool, PathBuf),
+    Load(PathBuf),
     /// Name and value; none: what is set.
     Set(Option<(String, String)>),
     Show,
     Stats,
     /// A file whose text is the next message.
-    Read(String),
+    Read(PathBuf),
     Exit,
 }
 
 /// Names, arguments and what they do.
 pub const HELP: &[(&str, &str)] = &[
     ("/help", "this list"),
-    ("/system [TEXT]", "show or replace the system message"),
+    ("/system [TEXT]", "show or replace the system message (\"\": none)"),
     ("/regen", "answer the last message again"),
     ("/edit", "change the last message in $EDITOR and ask again"),
     ("/undo", "take back the last message and its answer"),
@@ -55,9 +57,10 @@ impl Command {
         let rest = rest.trim();
         let file = || match rest {
             "" => Err(format!("/{name} needs a file")),
-            file => Ok(file.to_owned()),
+            file => Ok(path(file)),
         };
         let command = match name {
+            "system" if rest == "\"\"" => Command::System(Some(String::new())),
             "system" => Command::System((!rest.is_empty()).then(|| rest.to_owned())),
             "save" => Command::Save(false, file()?),
             "save!" => Command::Save(true, file()?),
@@ -69,8 +72,9 @@ impl Command {
                 None => return Err(format!("/set {rest} needs a value")),
             },
             _ => {
-                let command =
-                    Command::bare(name).ok_or_else(|| format!("/{name} is no command; /help lists them"))?;
+                let command = Command::bare(name).ok_or_else(|| {
+                    format!("/{name} is no command; /help lists them, // begins a message with a slash")
+                })?;
                 if !rest.is_empty() {
                     return Err(format!("/{name} takes nothing"));
                 }
@@ -97,6 +101,18 @@ impl Command {
     }
 }
 
+/// A file as a shell would name it: without quotes around it, `~/` being the user's folder.
+fn path(text: &str) -> PathBuf {
+    let inner = |quote| text.strip_prefix(quote)?.strip_suffix(quote).filter(|inner| !inner.is_empty());
+    if let Some(quoted) = inner('"').or_else(|| inner('\'')) {
+        return PathBuf::from(quoted);
+    }
+    match (text.strip_prefix("~/"), etcetera::home_dir()) {
+        (Some(rest), Ok(home)) => home.join(rest),
+        _ => PathBuf::from(text),
+    }
+}
+
 /// A message as it was meant: without the second of two slashes at its beginning.
 pub fn message(line: &str) -> &str {
     if line.trim_start().starts_with("//") { &line.trim_start()[1..] } else { line }
@@ -116,8 +132,12 @@ mod tests {
         assert_eq!(parsed(" /help "), Some(Command::Help));
         assert_eq!(parsed("/system"), Some(Command::System(None)));
         assert_eq!(parsed("/system be  brief"), Some(Command::System(Some("be  brief".to_owned()))));
-        assert_eq!(parsed("/save a b.jsonl"), Some(Command::Save(false, "a b.jsonl".to_owned())));
-        assert_eq!(parsed("/save! a"), Some(Command::Save(true, "a".to_owned())));
+        assert_eq!(parsed("/system \"\""), Some(Command::System(Some(String::new()))));
+        assert_eq!(parsed("/save a b.jsonl"), Some(Command::Save(false, "a b.jsonl".into())));
+        assert_eq!(parsed("/save! 'a b'"), Some(Command::Save(true, "a b".into())));
+        let home = etcetera::home_dir().unwrap();
+        assert_eq!(parsed("/load ~/a"), Some(Command::Load(home.join("a"))));
+        assert_eq!(parsed("/read \""), Some(Command::Read("\"".into())));
         assert_eq!(parsed("/set temp  0.5"), Some(Command::Set(Some(("temp".to_owned(), "0.5".to_owned())))));
         for wrong in ["/hlep", "/save", "/regen now", "/set temp", "/"] {
             assert!(Command::parse(wrong).is_err(), "{wrong}");

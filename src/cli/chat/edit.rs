@@ -11,10 +11,10 @@ const DEFAULT: &str = if cfg!(windows) { "notepad" } else { "vi" };
 /// Lets the user change a text in the program that `VISUAL` or `EDITOR` names, words after it being its arguments.
 ///
 /// # Errors
-/// A program that cannot be started or says that it failed, and what is no text afterwards.
+/// A program that cannot be started or says that it failed, and what is no text afterwards, or none at all.
 pub fn edit(text: &str) -> Result<String, CliError> {
-    let named = ["VISUAL", "EDITOR"].into_iter().find_map(|name| std::env::var(name).ok());
-    let named = named.filter(|editor| !editor.trim().is_empty()).unwrap_or_else(|| DEFAULT.to_owned());
+    let named = ["VISUAL", "EDITOR"].into_iter().filter_map(|name| std::env::var(name).ok());
+    let named = named.filter(|editor| !editor.trim().is_empty()).next().unwrap_or_else(|| DEFAULT.to_owned());
     let mut words = named.split_whitespace();
     let mut file = tempfile::Builder::new().prefix("wayinfer-").suffix(".md").tempfile()?;
     file.write_all(text.as_bytes())?;
@@ -26,5 +26,9 @@ pub fn edit(text: &str) -> Result<String, CliError> {
         return Err(CliError::new(format!("the editor {named} ended with {status}: nothing is changed")));
     }
     let text = crate::cli::input::Input::File(&path).text()?;
-    Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    if text.trim().is_empty() {
+        return Err(CliError::new("an empty message: nothing is changed"));
+    }
+    Ok(text.to_owned())
 }

@@ -1,10 +1,12 @@
 //! Lines of a conversation: typed in a terminal, with editing and history, or read from standard input.
 //!
-//! The editor is rustyline: it edits lines in one buffer over several rows, takes pasted text whole, and leaves the
-//! screen to the terminal, so that what has streamed can be scrolled back to.
+//! The editor is rustyline: a text of several lines is edited in one buffer, what is pasted comes whole, and it
+//! runs on the terminal only while a line is edited, in the normal screen: an answer that streams is the
+//! terminal's to scroll and to copy, and Ctrl-C is a signal while it does. reedline does these too, but brings
+//! crossterm, a second way to the terminal, and a prompt and a painter that a chat has no use for.
 
 use std::io::{self, BufRead, IsTerminal, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
@@ -13,10 +15,11 @@ use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{
-    Cmd, ConditionalEventHandler, Config, Editor, Event, EventContext, EventHandler, Helper, KeyEvent,
-    Movement, RepeatCount,
+    Cmd, ConditionalEventHandler, Config, Editor, Event, EventContext, EventHandler, Helper, KeyCode,
+    KeyEvent, Modifiers, Movement, RepeatCount,
 };
 
+use super::kept::make_folder;
 use crate::cli::CliError;
 use crate::cli::output::tell;
 
@@ -29,7 +32,7 @@ const QUOTE: &str = "\"\"\"";
 
 /// Where lines come from.
 pub enum Input {
-    Terminal(Box<Editor<Multiline, FileHistory>>, Option<std::path::PathBuf>),
+    Terminal(Box<Editor<Multiline, FileHistory>>, Option<PathBuf>),
     Lines(io::StdinLock<'static>),
 }
 
@@ -50,13 +53,16 @@ impl Input {
         let config = Config::builder().max_history_size(HISTORY)?.auto_add_history(false).build();
         let mut editor = Editor::with_config(config)?;
         editor.set_helper(Some(Multiline));
-        let clear = EventHandler::Conditional(Box::new(ClearOrLeave));
-        editor.bind_sequence(KeyEvent::ctrl('C'), clear);
-        if let Some(path) = history
-            && path.exists()
-            && let Err(error) = editor.load_history(path)
-        {
-            tell!("warning: {}: the history cannot be read: {error}", path.display());
+        let conditional = |handler| EventHandler::Conditional(handler);
+        editor.bind_sequence(KeyEvent::ctrl('C'), conditional(Box::new(ClearOrLeave)));
+        editor.bind_sequence(KeyEvent(KeyCode::Enter, Modifiers::NONE), conditional(Box::new(GoOn)));
+        editor.bind_sequence(KeyEvent(KeyCode::Enter, Modifiers::ALT), Cmd::Newline);
+        if let Some(path) = history {
+            let folder = path.parent().map_or(Ok(()), make_folder).map_err(ReadlineError::from);
+            let loaded = folder.and_then(|()| if path.exists() { editor.load_history(path) } else { Ok(()) });
+            if let Err(error) = loaded {
+                tell!("warning: {}: the history cannot be read: {error}", path.display());
+            }
         }
         Ok(Input::Terminal(Box::new(editor), history.map(Path::to_owned)))
     }
@@ -75,7 +81,7 @@ impl Input {
             Input::Lines(lines) => read_line(lines),
             Input::Terminal(editor, history) => {
                 let text = match editor.readline("> ") {
-                    Ok(text) => unquoted(&text),
+                    Ok(text) => text,
                     Err(ReadlineError::Eof | ReadlineError::Interrupted) => return Ok(Typed::End),
                     Err(error) => return Err(error.into()),
                 };
@@ -86,7 +92,7 @@ impl Input {
                     // It is not what the conversation is for: what cannot be written is not kept.
                     let _ = editor.append_history(path);
                 }
-                Ok(Typed::Text(text))
+                Ok(Typed::Text(unquoted(&text).to_owned()))
             }
         }
     }
@@ -110,21 +116,15 @@ fn read_line(lines: &mut impl BufRead) -> Result<Typed, CliError> {
     Ok(Typed::Text(text.strip_suffix('\r').unwrap_or(text).to_owned()))
 }
 
-/// A text as it was meant: without the quotes around it or the backslashes before line ends.
-fn unquoted(text: &str) -> String {
+/// A text as it was meant: without the quotes around it.
+fn unquoted(text: &str) -> &str {
     let inner = text.trim().strip_prefix(QUOTE).and_then(|rest| rest.strip_suffix(QUOTE));
-    match inner {
-        Some(inner) => inner.trim_matches('\n').to_owned(),
-        None => text.replace("\\\n", "\n"),
-    }
+    inner.map_or(text, |inner| inner.trim_matches('\n'))
 }
 
-/// Whether a text goes on in the next line.
-fn goes_on(text: &str) -> bool {
-    match text.trim_start().strip_prefix(QUOTE) {
-        Some(rest) => !rest.trim_end().ends_with(QUOTE),
-        None => text.ends_with('\\'),
-    }
+/// Whether quotes have been opened and not closed.
+fn is_open(text: &str) -> bool {
+    text.trim_start().strip_prefix(QUOTE).is_some_and(|rest| !rest.trim_end().ends_with(QUOTE))
 }
 
 /// Texts of several lines.
@@ -151,9 +151,20 @@ impl ConditionalEventHandler for ClearOrLeave {
     }
 }
 
+/// Enter: behind a backslash at the end the text goes on in the next line, without it. Backslashes of a text that
+/// was pasted stay.
+struct GoOn;
+
+impl ConditionalEventHandler for GoOn {
+    fn handle(&self, _: &Event, _: RepeatCount, _: bool, context: &EventContext<'_>) -> Option<Cmd> {
+        let goes_on = context.pos() == context.line().len() && context.line().ends_with('\\');
+        goes_on.then(|| Cmd::Replace(Movement::BackwardChar(1), Some("\n".to_owned())))
+    }
+}
+
 impl Validator for Multiline {
     fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
-        Ok(match goes_on(context.input()) {
+        Ok(match is_open(context.input()) {
             true => ValidationResult::Incomplete,
             false => ValidationResult::Valid(None),
         })
@@ -165,14 +176,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_of_several_lines() {
-        for (text, more) in
-            [("a", false), ("a\\", true), ("a\\\nb", false), ("\"\"\"a", true), ("\"\"\"\na\n\"\"\"", false)]
-        {
-            assert_eq!(goes_on(text), more, "{text:?}");
+    fn texts_between_quotes() {
+        for (text, open) in [
+            ("a", false),
+            ("a\\", false),
+            ("\"\"\"a", true),
+            ("\"\"\"", true),
+            ("\"\"\"\na\n\"\"\"", false),
+            ("a \"\"\"", false),
+        ] {
+            assert_eq!(is_open(text), open, "{text:?}");
         }
-        assert_eq!(unquoted("a\\\nb"), "a\nb");
+        assert_eq!(unquoted("a \\\n b"), "a \\\n b", "a shell's line as it was pasted");
         assert_eq!(unquoted("\"\"\"\na\n b\n\"\"\""), "a\n b");
+        assert_eq!(unquoted("\"\"\"a\"\"\" b"), "\"\"\"a\"\"\" b");
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub struct Kept {
     folder: Option<PathBuf>,
     /// The conversation's.
     file: Option<PathBuf>,
+    /// Whether the file is this conversation's: nothing else is replaced.
+    ours: bool,
     /// What the file holds already.
     pub transcript: Option<Transcript>,
 }
@@ -34,7 +36,7 @@ impl Kept {
     /// # Errors
     /// A conversation that cannot be read, or is to be gone on with where there is none.
     pub fn open(args: &Args) -> Result<Kept, CliError> {
-        let nothing = Kept { folder: None, file: None, transcript: None };
+        let nothing = Kept { folder: None, file: None, ours: false, transcript: None };
         if args.no_history {
             return Ok(nothing);
         }
@@ -55,7 +57,7 @@ impl Kept {
             Some(Some(name)) => chats.join(format!("{}.{ENDING}", checked(name)?)),
         };
         let transcript = if file.exists() { Some(read(&file)?) } else { None };
-        Ok(Kept { folder: Some(folder), file: Some(file), transcript })
+        Ok(Kept { folder: Some(folder), file: Some(file), ours: transcript.is_some(), transcript })
     }
 
     /// The file of the lines that were typed.
@@ -70,11 +72,12 @@ impl Kept {
 
     /// Does not keep what comes: nobody sits there who could go on with it.
     pub fn forget(&mut self) {
-        *self = Kept { folder: None, file: None, transcript: None };
+        *self = Kept { folder: None, file: None, ours: false, transcript: None };
     }
 
     /// What comes is another conversation, under another name.
     pub fn begin_anew(&mut self) {
+        self.ours = false;
         if let Some(file) = &mut self.file {
             *file = unused(file.parent().unwrap_or(Path::new("")));
         }
@@ -82,12 +85,19 @@ impl Kept {
 
     /// Keeps the conversation as it is now. It is told once where that cannot be done.
     pub fn keep(&mut self, model: &str, transcript: &Transcript) {
-        let Some(file) = &self.file else { return };
+        let Some(file) = &mut self.file else { return };
+        // Another conversation of this second has taken the name.
+        if !self.ours && file.exists() {
+            *file = unused(file.parent().unwrap_or(Path::new("")));
+        }
         let kept = file.parent().map_or(Ok(()), make_folder).map_err(CliError::from);
-        if let Err(error) = kept.and_then(|()| write(file, true, model, transcript)) {
-            tell!("warning: the conversation is not kept");
-            let _ = error.report();
-            self.file = None;
+        match kept.and_then(|()| write(file, self.ours, model, transcript)) {
+            Ok(()) => self.ours = true,
+            Err(error) => {
+                tell!("warning: the conversation is not kept");
+                let _ = error.report();
+                self.file = None;
+            }
         }
     }
 }
@@ -121,7 +131,7 @@ fn data_folder() -> Result<PathBuf, etcetera::HomeDirError> {
 }
 
 /// Makes a folder that is for its user alone.
-fn make_folder(folder: &Path) -> std::io::Result<()> {
+pub fn make_folder(folder: &Path) -> std::io::Result<()> {
     let mut builder = DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -132,6 +142,10 @@ fn make_folder(folder: &Path) -> std::io::Result<()> {
 /// A name that is one file in the folder on every system.
 fn checked(name: &str) -> Result<&str, CliError> {
     let fits = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | ' ');
+    if name.ends_with(".gguf") {
+        let error = CliError::usage(format!("--resume {name}: a conversation's name, not a model's"));
+        return Err(error.hint(format!("-m {name}, or MODEL before --resume, names the model")));
+    }
     if name.is_empty() || name.len() > MAX_NAME || name.starts_with(['.', ' ']) || !name.chars().all(fits) {
         return Err(CliError::usage(format!(
             "--resume {name}: a name has letters, digits, '-', '_', '.' and spaces, {MAX_NAME} bytes at most"
@@ -166,7 +180,7 @@ mod tests {
         for name in ["a", "work 2.1", "Ünïcode-_x"] {
             assert!(checked(name).is_ok(), "{name}");
         }
-        for name in ["", ".", "../a", "a/b", "a\\b", ".hidden", "a\0", "c:x", &"a".repeat(101)] {
+        for name in ["", ".", "../a", "a/b", "a\\b", ".hidden", "a\0", "c:x", "m.gguf", &"a".repeat(101)] {
             assert!(checked(name).is_err(), "{name:?}");
         }
     }

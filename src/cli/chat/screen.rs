@@ -11,8 +11,10 @@ const PLAIN: &str = "\x1b[0m";
 
 /// Where answers go.
 pub struct Screen {
-    /// Whether somebody sees it as it comes: reasoning is shown then, and what would move the cursor is not.
+    /// Whether somebody talks in a terminal: reasoning is shown then.
     terminal: bool,
+    /// Whether a terminal shows the text: what would move its cursor is escaped.
+    escapes: bool,
     colour: bool,
     /// The part under way and whether its last line has ended.
     part: Option<Part>,
@@ -24,19 +26,22 @@ impl Screen {
     pub fn new(terminal: bool) -> Screen {
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        let colour = terminal && !no_colour && !dumb && io::stdout().is_terminal();
-        Screen { terminal, colour, part: None, line_ended: true }
+        let escapes = io::stdout().is_terminal();
+        Screen { terminal, escapes, colour: terminal && !no_colour && !dumb, part: None, line_ended: true }
     }
 
     /// The next piece of an answer.
     pub fn put(&mut self, part: Part, text: &str) -> io::Result<()> {
+        self.put_to(part, text, &mut io::stdout().lock())
+    }
+
+    fn put_to(&mut self, part: Part, text: &str, out: &mut impl Write) -> io::Result<()> {
         if text.is_empty() || (part == Part::Reasoning && !self.terminal) {
             return Ok(());
         }
-        let mut out = io::stdout().lock();
         if self.part != Some(part) {
             if self.part == Some(Part::Reasoning) {
-                self.end_dim(&mut out)?;
+                self.end_dim(out)?;
                 out.write_all(if self.line_ended { b"\n" } else { b"\n\n" })?;
             }
             if part == Part::Reasoning && self.colour {
@@ -44,7 +49,7 @@ impl Screen {
             }
             self.part = Some(part);
         }
-        let shown = if self.terminal { safe_text::escape_text(text) } else { Cow::Borrowed(text) };
+        let shown = if self.escapes { safe_text::escape_text(text) } else { Cow::Borrowed(text) };
         out.write_all(shown.as_bytes())?;
         self.line_ended = shown.ends_with('\n');
         out.flush()
@@ -52,14 +57,18 @@ impl Screen {
 
     /// The end of an answer.
     pub fn end(&mut self) -> io::Result<()> {
-        let mut out = io::stdout().lock();
-        if self.part.take() == Some(Part::Reasoning) {
-            self.end_dim(&mut out)?;
+        self.end_to(&mut io::stdout().lock())
+    }
+
+    fn end_to(&mut self, out: &mut impl Write) -> io::Result<()> {
+        let part = self.part.take();
+        if part == Some(Part::Reasoning) {
+            self.end_dim(out)?;
         }
-        if !std::mem::replace(&mut self.line_ended, true) {
-            out.write_all(b"\n")?;
-        } else if !self.terminal {
-            // An empty answer is a line as well.
+        // An empty answer is a line as well, where lines are answered.
+        let is_line = self.line_ended && (part.is_some() || self.terminal);
+        self.line_ended = true;
+        if !is_line {
             out.write_all(b"\n")?;
         }
         out.flush()
@@ -73,5 +82,54 @@ impl Screen {
     pub fn note(&self, text: &str) {
         let (on, off) = if self.colour && io::stderr().is_terminal() { (DIM, PLAIN) } else { ("", "") };
         crate::cli::output::tell!("{on}{}{off}", safe_text::escape_text(text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Part::{Answer, Reasoning};
+
+    fn shown(mut screen: Screen, pieces: &[(Part, &str)]) -> String {
+        let mut out = Vec::new();
+        for (part, text) in pieces {
+            screen.put_to(*part, text, &mut out).unwrap();
+        }
+        screen.end_to(&mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    fn screen(terminal: bool, colour: bool) -> Screen {
+        Screen { terminal, escapes: terminal, colour, part: None, line_ended: true }
+    }
+
+    #[test]
+    fn reasoning_is_dim_in_a_terminal_and_left_out_elsewhere() {
+        let pieces = [(Reasoning, "Hm"), (Reasoning, "."), (Answer, "Fo"), (Answer, "ur.")];
+        assert_eq!(shown(screen(true, true), &pieces), "\x1b[2mHm.\x1b[0m\n\nFour.\n");
+        assert_eq!(shown(screen(true, false), &pieces), "Hm.\n\nFour.\n");
+        assert_eq!(shown(screen(false, false), &pieces), "Four.\n");
+        assert_eq!(shown(screen(true, true), &pieces[..2]), "\x1b[2mHm.\x1b[0m\n", "it was broken off");
+        assert_eq!(shown(screen(false, false), &pieces[..2]), "\n", "a line for each message");
+    }
+
+    #[test]
+    fn every_answer_ends_its_line_once() {
+        for (text, expected) in [("", "\n"), ("a", "a\n"), ("a\n", "a\n"), ("a\n\n", "a\n\n")] {
+            assert_eq!(shown(screen(false, false), &[(Answer, text)]), expected, "{text:?}");
+        }
+        assert_eq!(shown(screen(true, true), &[]), "");
+    }
+
+    #[test]
+    fn what_a_model_writes_cannot_move_the_cursor() {
+        let hostile = "a\u{1b}]0;title\u{7}\u{9b}2J\rb\u{202e}\u{8}";
+        for part in [Reasoning, Answer] {
+            let text = shown(screen(true, false), &[(part, hostile)]);
+            assert!(text.trim_end().chars().all(|c| !c.is_control() && c != '\u{202e}'), "{text:?}");
+            assert!(text.contains("\\u{1b}]0;title\\u{7}"), "{text:?}");
+        }
+        // A program reads what was written.
+        assert_eq!(shown(screen(false, false), &[(Answer, hostile)]), format!("{hostile}\n"));
     }
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use clap::ValueEnum;
 
 use super::OnFull;
+use crate::cli::sampling_args::SAMPLING;
 use crate::engine::SamplerConfig;
 
 /// How answers are made.
@@ -33,7 +34,16 @@ impl Settings {
         let mut other = self.clone();
         let sampler = &mut other.sampler;
         match name {
-            "temp" => sampler.temperature = number(name, value)?,
+            "temp" => {
+                // What chose the best token alone would now choose among all.
+                if *sampler
+                    == (SamplerConfig { repeat_penalty: sampler.repeat_penalty, ..SamplerConfig::greedy() })
+                {
+                    let repeat_penalty = sampler.repeat_penalty;
+                    *sampler = SamplerConfig { repeat_penalty, ..SAMPLING };
+                }
+                sampler.temperature = number(name, value)?;
+            }
             "top-k" => sampler.top_k = number(name, value)?,
             "top-p" => sampler.top_p = number(name, value)?,
             "min-p" => sampler.min_p = number(name, value)?,

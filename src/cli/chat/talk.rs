@@ -1,9 +1,7 @@
 //! A conversation and what its lines do to it.
 
-use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::Args;
 use super::answer::{Answered, Answerer, Cost};
 use super::command::{Command, HELP, message};
 use super::edit::edit;
@@ -11,18 +9,18 @@ use super::input::{Input, Typed};
 use super::kept::{self, Kept};
 use super::screen::Screen;
 use super::settings::{Change, Settings};
+use super::{Args, Template};
 use crate::cli::engine_args::Loaded;
 use crate::cli::generate::open_engine;
-use crate::cli::output::tell;
+use crate::cli::output::{cut_end, tell};
 use crate::cli::{CliError, InFile, placement, render_chat, safe_text};
-use crate::engine::EngineOptions;
+use crate::engine::{Engine, EngineOptions};
 use crate::text::{Conversation, Exchange, Message, Tokenizer, Transcript};
 
 /// See the module.
 pub struct Talk<'a> {
     args: &'a Args,
-    /// Source of the chat template.
-    template: String,
+    template: Template,
     tokenizer: &'a Tokenizer,
     kept: Kept,
     pub(super) transcript: Transcript,
@@ -36,31 +34,37 @@ pub struct Talk<'a> {
     attempt: u64,
 }
 
-/// How a line leaves the conversation.
+/// How a conversation was left.
+pub enum Left {
+    Ended,
+    Interrupted,
+    /// To go on in another context, of so many tokens.
+    For(usize),
+}
+
+/// What follows a line.
 enum Next {
-    Goes,
-    Ends,
-    /// It goes on in another context, of so many tokens.
-    In(usize),
+    Line,
+    Leave(Left),
 }
 
 impl<'a> Talk<'a> {
     /// A conversation that begins, or goes on.
     pub fn new(
         args: &'a Args,
-        template: String,
+        template: Template,
         tokenizer: &'a Tokenizer,
         mut kept: Kept,
     ) -> Result<Talk<'a>, CliError> {
-        let transcript = kept.transcript.take();
-        let resumed = transcript.is_some();
+        let resumed = kept.transcript.take();
+        let goes_on = resumed.as_ref().map(|transcript| transcript.exchanges.len());
         let sampler = args.sampling.config(args.model.is_demo());
         let mut talk = Talk {
             args,
             template,
             tokenizer,
             kept,
-            transcript: transcript.unwrap_or_default(),
+            transcript: resumed.unwrap_or_default(),
             settings: Settings { sampler, max_tokens: args.max_tokens, on_full: args.on_full },
             screen: Screen::new(false),
             terminal: false,
@@ -70,15 +74,22 @@ impl<'a> Talk<'a> {
         if let Some(system) = &args.system {
             talk.set_system(system)?;
         }
-        if resumed {
-            let n = talk.transcript.exchanges.len();
-            tell!("goes on with {}: {n} exchanges", talk.kept.name().unwrap_or_default());
+        let name = safe_text::escape(talk.kept.name().unwrap_or_default());
+        match goes_on {
+            Some(n) => tell!("goes on with {name}: {n} exchanges"),
+            None if args.resume.is_some() => tell!("begins {name}"),
+            None => {}
         }
+        talk.warn_of_system();
         Ok(talk)
     }
 
     pub fn kept(&self) -> &Kept {
         &self.kept
+    }
+
+    pub(super) fn is_in_terminal(&self) -> bool {
+        self.terminal
     }
 
     /// Says how it is spoken with.
@@ -92,14 +103,8 @@ impl<'a> Talk<'a> {
         }
     }
 
-    /// Talks in a context of so many tokens, until it ends or is to go on in another one.
-    pub fn run(
-        &mut self,
-        loaded: &mut Loaded,
-        context: usize,
-        input: &mut Input,
-        interrupted: &AtomicBool,
-    ) -> Result<Option<usize>, CliError> {
+    /// An engine with a context of so many tokens.
+    pub fn engine<'m>(&self, loaded: &'m mut Loaded, context: usize) -> Result<Engine<'m>, CliError> {
         let trained = loaded.model.spec().context;
         if context > trained {
             tell!("warning: a context of {context} tokens, where the model was trained for {trained}");
@@ -107,25 +112,38 @@ impl<'a> Talk<'a> {
         let drafts = self.args.speculate.most(loaded.model.spec());
         let options = EngineOptions { drafts, ..self.args.engine.options(context) };
         placement::settle(loaded, &self.args.engine, std::slice::from_ref(&options), 1 + drafts)?;
-        let model = &loaded.model;
-        if let Some(plan) = model.store().plan().filter(|plan| !plan.is_mapped()) {
-            tell!("{}", placement::line(plan, model.store().reads_directly()));
+        let store = loaded.model.store();
+        if let Some(plan) = store.plan().filter(|plan| !plan.is_mapped()) {
+            tell!("{}", placement::line(plan, store.reads_directly()));
         }
-        let engine = open_engine(model, &options)?;
+        open_engine(&loaded.model, &options)
+    }
+
+    /// Talks until the conversation is left.
+    pub fn run(
+        &mut self,
+        engine: Engine<'_>,
+        input: &mut Input,
+        interrupted: &AtomicBool,
+    ) -> Result<Left, CliError> {
         let sequence = engine.sequence();
         let path = self.args.model.path();
         let mut answerer = Answerer { engine, sequence, interrupted, path, speculation: self.args.speculate };
         loop {
-            let Typed::Text(line) = input.next()? else {
-                if self.terminal {
-                    self.say_how_to_resume();
-                }
-                return Ok(None);
+            // Nothing is under way that an interrupt could end: the next one ends the process.
+            interrupted.store(!self.terminal, Ordering::Relaxed);
+            let typed = input.next()?;
+            interrupted.store(false, Ordering::Relaxed);
+            let Typed::Text(line) = typed else {
+                self.say_how_to_resume();
+                return Ok(Left::Ended);
             };
             match self.line(&line, &mut answerer) {
-                Ok(Next::Goes) => {}
-                Ok(Next::Ends) => return Ok(None),
-                Ok(Next::In(context)) => return Ok(Some(context)),
+                Ok(Next::Leave(left)) => return Ok(left),
+                Ok(Next::Line) if interrupted.load(Ordering::Relaxed) && !self.terminal => {
+                    return Ok(Left::Interrupted);
+                }
+                Ok(Next::Line) => {}
                 // Whoever sits there can do something about it.
                 Err(error) if self.terminal => {
                     let _ = error.report();
@@ -136,61 +154,75 @@ impl<'a> Talk<'a> {
     }
 
     fn say_how_to_resume(&self) {
-        if let (Some(name), false) = (self.kept.name(), self.transcript.exchanges.is_empty()) {
+        if let (true, Some(name), false) =
+            (self.terminal, self.kept.name(), self.transcript.exchanges.is_empty())
+        {
             self.screen.note(&format!("kept as {name}: wayinfer chat --resume=\"{name}\" goes on with it"));
         }
     }
 
     /// Does what a line asks for.
     fn line(&mut self, line: &str, answerer: &mut Answerer<'_, '_>) -> Result<Next, CliError> {
-        let command = match Command::parse(line) {
-            Ok(Some(command)) => command,
-            Ok(None) if line.trim().is_empty() => return Ok(Next::Goes),
-            Ok(None) => {
-                self.attempt = 0;
-                return self.ask(message(line).to_owned(), answerer);
-            }
-            Err(what) => return Err(CliError::usage(what)),
-        };
-        match command {
-            Command::Exit => {
+        match Command::parse(line).map_err(CliError::usage)? {
+            Some(Command::Exit) => {
                 self.say_how_to_resume();
-                return Ok(Next::Ends);
+                return Ok(Next::Leave(Left::Ended));
             }
-            Command::Set(Some((name, value))) => {
-                match self.settings.set(&name, &value).map_err(CliError::usage)? {
-                    Change::Settings => {}
-                    Change::Context(context) => return Ok(Next::In(context)),
+            Some(Command::Set(Some((name, value)))) => {
+                if let Change::Context(context) = self.settings.set(&name, &value).map_err(CliError::usage)? {
+                    return Ok(Next::Leave(Left::For(context)));
+                }
+                tell!("{}", self.settings.line(answerer.engine.context()));
+            }
+            Some(Command::Read(file)) => {
+                let text = crate::cli::input::Input::File(&file).text()?;
+                self.ask_anew(&text, answerer)?;
+            }
+            Some(Command::Regenerate) => {
+                let before = self.last_exchange()?;
+                self.attempt += 1;
+                self.ask_in_place_of(before.clone(), &before.user, answerer)?;
+            }
+            Some(Command::Edit) => {
+                let before = self.last_exchange()?;
+                let edited = self.edit(&before.user);
+                match edited {
+                    Ok(text) => {
+                        self.attempt = 0;
+                        self.ask_in_place_of(before, &text, answerer)?;
+                    }
+                    Err(error) => {
+                        self.transcript.exchanges.push(before);
+                        return Err(error);
+                    }
                 }
             }
-            Command::Set(None) => tell!("{}", self.settings.line(answerer.engine.context())),
-            Command::Read(file) => {
-                let text = crate::cli::input::Input::File(Path::new(&file)).text()?;
-                self.attempt = 0;
-                return self.ask(text, answerer);
-            }
-            Command::Regenerate => {
-                let exchange = self.last_exchange()?;
-                self.attempt += 1;
-                return self.ask_again(exchange.user.clone(), exchange, answerer);
-            }
-            Command::Edit => {
-                let exchange = self.last_exchange()?;
-                let text =
-                    edit(&exchange.user).inspect_err(|_| self.transcript.exchanges.push(exchange.clone()))?;
-                self.attempt = 0;
-                return self.ask_again(text, exchange, answerer);
-            }
-            other => self.change(other, answerer)?,
+            Some(other) => self.change(other, answerer)?,
+            None if line.trim().is_empty() => {}
+            None => self.ask_anew(message(line), answerer)?,
         }
-        Ok(Next::Goes)
+        Ok(Next::Line)
+    }
+
+    /// Lets the user change a message, where there is a terminal to do it in.
+    fn edit(&self, text: &str) -> Result<String, CliError> {
+        match self.terminal {
+            true => edit(text),
+            false => Err(CliError::new("/edit needs a terminal")),
+        }
     }
 
     /// The commands that ask the model for nothing.
     fn change(&mut self, command: Command, answerer: &Answerer<'_, '_>) -> Result<(), CliError> {
         match command {
             Command::Help => HELP.iter().for_each(|(usage, what)| tell!("{usage:18} {what}")),
-            Command::System(Some(text)) => self.set_system(&text)?,
+            Command::System(Some(text)) => {
+                match text.as_str() {
+                    "" => self.transcript.system = None,
+                    text => self.set_system(text)?,
+                }
+                self.keep();
+            }
             Command::System(None) => match &self.transcript.system {
                 Some(text) => tell!("{}", safe_text::escape_text(text)),
                 None => tell!("there is no system message"),
@@ -204,33 +236,35 @@ impl<'a> Talk<'a> {
                 if self.transcript.exchanges.is_empty() {
                     return Err(CliError::new("there is nothing to drop"));
                 }
-                self.drop_oldest();
+                self.drop_oldest(1);
                 self.keep();
             }
             Command::Clear => {
                 self.transcript.exchanges.clear();
+                self.last = None;
                 // What was kept of it stays under its name; what comes is another conversation.
                 self.kept.begin_anew();
             }
             Command::Save(overwrite, file) => {
-                kept::write(Path::new(&file), overwrite, &self.model_name(), &self.transcript).map_err(
-                    |error| {
-                        if overwrite { error } else { error.hint("/save! replaces a file") }
-                    },
-                )?;
-                tell!("saved to {file}");
+                let saved = kept::write(&file, overwrite, &self.model_name(), &self.transcript);
+                saved
+                    .map_err(|error| if overwrite { error } else { error.hint("/save! replaces a file") })?;
+                tell!("saved to {}", safe_text::escape(&file.to_string_lossy()));
             }
             Command::Load(file) => {
-                self.transcript = kept::read(Path::new(&file))?;
+                self.transcript = kept::read(&file)?;
+                self.last = None;
                 self.kept.begin_anew();
                 tell!("{} exchanges", self.transcript.exchanges.len());
+                self.warn_of_system();
             }
+            Command::Set(_) => tell!("{}", self.settings.line(answerer.engine.context())),
             Command::Show => self.show(),
             Command::Stats => match &self.last {
                 Some(cost) => tell!("{}", cost.lines(answerer)),
                 None => tell!("nothing has been answered yet"),
             },
-            _ => {}
+            Command::Exit | Command::Read(_) | Command::Regenerate | Command::Edit => {}
         }
         Ok(())
     }
@@ -240,34 +274,38 @@ impl<'a> Talk<'a> {
         self.transcript.exchanges.pop().ok_or_else(|| CliError::new("nothing has been said yet"))
     }
 
-    /// Takes the oldest exchange away, and says so.
-    pub(super) fn drop_oldest(&mut self) {
-        let oldest = self.transcript.exchanges.remove(0);
-        tell!("dropped: {}", first_line(&oldest.user));
+    /// Takes the oldest exchanges away, and says so.
+    pub(super) fn drop_oldest(&mut self, count: usize) {
+        for exchange in self.transcript.exchanges.drain(..count) {
+            tell!("dropped: {}", first_line(&exchange.user));
+        }
     }
 
-    /// Asks in place of an exchange, which comes back where that fails.
-    fn ask_again(
+    fn ask_anew(&mut self, user: &str, answerer: &mut Answerer<'_, '_>) -> Result<(), CliError> {
+        self.attempt = 0;
+        self.ask(user, answerer).map(|_| ())
+    }
+
+    /// Asks in place of an exchange, which comes back where there is no answer.
+    fn ask_in_place_of(
         &mut self,
-        user: String,
         before: Exchange,
+        user: &str,
         answerer: &mut Answerer<'_, '_>,
-    ) -> Result<Next, CliError> {
-        let there = self.transcript.exchanges.len();
+    ) -> Result<(), CliError> {
         let asked = self.ask(user, answerer);
-        if self.transcript.exchanges.len() == there && !self.transcript.exchanges.contains(&before) {
+        if !matches!(asked, Ok(true)) {
             self.transcript.exchanges.push(before);
         }
-        asked
+        asked.map(|_| ())
     }
 
-    fn ask(&mut self, user: String, answerer: &mut Answerer<'_, '_>) -> Result<Next, CliError> {
-        let seed = self.settings.sampler.seed;
+    /// Whether there is an answer.
+    fn ask(&mut self, user: &str, answerer: &mut Answerer<'_, '_>) -> Result<bool, CliError> {
         // Each answer has a seed of its own, the same whether the conversation was broken off or not.
-        let seed = seed.wrapping_add(self.transcript.exchanges.len() as u64).wrapping_add(self.attempt << 32);
-        let answered = self.answer(&user, seed, answerer)?;
-        match answered {
-            Answered::Full | Answered::NotBegun => {}
+        let seed = self.settings.sampler.seed.wrapping_add(self.transcript.exchanges.len() as u64);
+        match self.answer(user, seed.wrapping_add(self.attempt << 32), answerer)? {
+            Answered::NotBegun => Ok(false),
             Answered::So { exchange, cost } => {
                 self.transcript.exchanges.push(exchange);
                 if self.terminal {
@@ -275,13 +313,9 @@ impl<'a> Talk<'a> {
                 }
                 self.last = Some(cost);
                 self.keep();
+                Ok(true)
             }
         }
-        let interrupted = answerer.interrupted.swap(false, std::sync::atomic::Ordering::Relaxed);
-        if interrupted && !self.terminal {
-            std::process::exit(130);
-        }
-        Ok(Next::Goes)
     }
 
     fn keep(&mut self) {
@@ -296,25 +330,42 @@ impl<'a> Talk<'a> {
 
     /// Another system message, which the template must have a place for.
     fn set_system(&mut self, text: &str) -> Result<(), CliError> {
-        let user = Message::new("user", "?");
-        let with = self.render(&[Message::new("system", text), user.clone()])?;
-        if with == self.render(&[user])? {
-            return Err(
-                CliError::new("the chat template leaves system messages out").in_file(self.args.model.path())
-            );
+        if !self.has_place_for(text)? {
+            let error = CliError::new("the chat template leaves system messages out");
+            return Err(error.in_file(self.args.model.path()));
         }
         self.transcript.system = Some(text.to_owned());
         Ok(())
     }
 
+    /// Whether the template does something with a system message.
+    fn has_place_for(&self, system: &str) -> Result<bool, CliError> {
+        let user = Message::new("user", "?");
+        Ok(self.render(&[Message::new("system", system), user.clone()])? != self.render(&[user])?)
+    }
+
+    /// A conversation may come from another model.
+    fn warn_of_system(&self) {
+        if let Some(system) = &self.transcript.system
+            && self.has_place_for(system).is_ok_and(|has| !has)
+        {
+            tell!("warning: the chat template leaves the system message out");
+        }
+    }
+
     /// What the template makes of messages, with the beginning of an answer.
     pub(super) fn render(&self, messages: &[Message]) -> Result<String, CliError> {
         let conversation = Conversation::new(messages, true, self.tokenizer);
-        render_chat::render(&self.template, &conversation).in_file(self.args.model.path())
+        render_chat::render(&self.template.source, &conversation).in_file(self.args.model.path())
     }
 
     pub(super) fn tokenizer(&self) -> &'a Tokenizer {
         self.tokenizer
+    }
+
+    /// What ends an answer beside end tokens.
+    pub(super) fn stops(&self) -> &'static [&'static str] {
+        self.template.stops
     }
 
     fn show(&self) {
@@ -330,5 +381,5 @@ impl<'a> Talk<'a> {
 /// The beginning of a text, on one line.
 fn first_line(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
-    crate::cli::output::cut_end(&safe_text::escape(line), 60).into_owned()
+    cut_end(&safe_text::escape(line), 60).into_owned()
 }

@@ -1,25 +1,28 @@
 //! Templates by name, for models that come without one: the formats that most of them were trained on.
 
-/// Names and sources.
-const NAMED: &[(&str, &str)] = &[
-    ("chatml", CHATML),
-    ("llama2", LLAMA2),
-    ("llama3", LLAMA3),
-    ("gemma", GEMMA),
-    ("phi3", PHI3),
-    ("zephyr", ZEPHYR),
-    ("vicuna", VICUNA),
-    ("alpaca", ALPACA),
+/// Name, source, and the texts that begin the user's next turn or end the answer: a model whose vocabulary does
+/// not know them as tokens writes them out.
+type Named = (&'static str, &'static str, &'static [&'static str]);
+
+const NAMED: &[Named] = &[
+    ("chatml", CHATML, &["<|im_end|>", "<|im_start|>"]),
+    ("llama2", LLAMA2, &["[INST]"]),
+    ("llama3", LLAMA3, &["<|eot_id|>", "<|start_header_id|>"]),
+    ("gemma", GEMMA, &["<end_of_turn>", "<start_of_turn>"]),
+    ("phi3", PHI3, &["<|end|>", "<|user|>"]),
+    ("zephyr", ZEPHYR, &["<|user|>"]),
+    ("vicuna", VICUNA, &["USER:"]),
+    ("alpaca", ALPACA, &["\n### Instruction:"]),
 ];
 
-/// The source of the template of this name.
-pub fn named(name: &str) -> Option<&'static str> {
-    NAMED.iter().find(|(known, _)| *known == name).map(|(_, source)| *source)
+/// The source of the template of this name, and the texts that end an answer in it.
+pub fn named(name: &str) -> Option<(&'static str, &'static [&'static str])> {
+    NAMED.iter().find(|(known, ..)| *known == name).map(|(_, source, stops)| (*source, *stops))
 }
 
 /// The names that there are.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    NAMED.iter().map(|(name, _)| *name)
+    NAMED.iter().map(|(name, ..)| *name)
 }
 
 const CHATML: &str = "\
@@ -93,13 +96,17 @@ mod tests {
             roles.iter().zip(texts).map(|(role, text)| Message::new(*role, text)).collect();
         let tokenizer = tokenizer(&spm(&[("a", 0.0, 1)])).unwrap();
         for name in names() {
-            let template = ChatTemplate::new(named(name).unwrap()).unwrap();
+            let (source, stops) = named(name).unwrap();
+            let template = ChatTemplate::new(source).unwrap();
             let conversation = |turn| Conversation::new(&messages, turn, &tokenizer);
             let text = template.render(&conversation(true)).unwrap();
             let places: Vec<usize> =
                 texts.iter().map(|t| text.find(t).unwrap_or_else(|| panic!("{name}: {t}"))).collect();
             assert!(places.is_sorted(), "{name}: {text}");
             assert!(texts.iter().all(|t| text.matches(t).count() == 1), "{name}: {text}");
+            // What comes after an answer in the template is what an answer ends at.
+            let after = &text[places[2] + texts[2].len()..places[3]];
+            assert!(stops.iter().any(|stop| after.contains(stop)), "{name}: {after:?}");
             let without = template.render(&conversation(false)).unwrap();
             assert!(text.starts_with(&without), "{name}: an answer is added to what stands");
         }

@@ -86,8 +86,13 @@ pub enum TranscriptError {
 impl Transcript {
     /// The messages, for a template.
     pub fn messages(&self) -> Vec<Message> {
+        self.messages_after(0)
+    }
+
+    /// The messages without so many of the oldest exchanges.
+    pub fn messages_after(&self, dropped: usize) -> Vec<Message> {
         let system = self.system.iter().map(|text| Message::new("system", text));
-        let exchanges = self.exchanges.iter().flat_map(|exchange| {
+        let exchanges = self.exchanges.iter().skip(dropped).flat_map(|exchange| {
             let answer = Message::new("assistant", &exchange.answer);
             let answer = match &exchange.reasoning {
                 Some(reasoning) => answer.with("reasoning_content", reasoning.as_str()),
