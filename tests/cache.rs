@@ -213,7 +213,7 @@ fn the_size_is_kept_to() {
 /// A conversation through a pipe, its data in this folder.
 fn chat(data: &Path, args: &[&str], lines: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_wayinfer"))
-        .args(["chat", "--temp", "1.2", "--seed", "7", "-c", "1024"])
+        .args(["chat", "--temp", "1.2", "--seed", "7", "-c", "512"])
         .args(args)
         .env("XDG_DATA_HOME", data)
         .env("HOME", data)
@@ -236,7 +236,9 @@ fn a_conversation_that_is_resumed_is_not_read_anew() {
     let turns = ["What is 2+2?\n", "Count from 1 to 20.\n", "Spell the word banana.\n", "What is 9-4?\n"];
     let first: String = (0..8).map(|i| turns[i % 4]).collect();
     let last = "What is 3+4?\n/stats\n";
-    let whole = chat(data.path(), &["--resume=whole"], &format!("{first}{last}"));
+    // Apart from the other, which would find its pages.
+    let elsewhere = folder();
+    let whole = chat(elsewhere.path(), &["--resume=whole"], &format!("{first}{last}"));
     let parts = chat(data.path(), &["--resume=parts"], &first);
     assert!(!told(&parts).contains("from the cache"), "{}", told(&parts));
     let resumed = chat(data.path(), &["--resume=parts"], last);

@@ -18,6 +18,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use super::engine_args::{self, EngineArgs};
 use super::model_arg::ModelArg;
 use super::output::tell;
+use super::prefix_cache::CacheArgs;
 use super::sampling_args::SamplingArgs;
 use super::tokenizer_arg::TokenizerArg;
 use super::{CliError, InFile, interrupt};
@@ -84,6 +85,14 @@ pub struct Args {
 
     #[command(flatten)]
     engine: EngineArgs,
+
+    #[command(flatten)]
+    cache: CacheArgs,
+
+    /// Keep nothing of what is computed; with --resume it is kept in the user's data folder, or where --cache
+    /// says
+    #[arg(long, conflicts_with = "cache")]
+    no_cache: bool,
 }
 
 /// What is done when the context is full.
@@ -115,7 +124,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     let mut former = None;
     // Another context takes another engine.
     loop {
-        let engine = match talk.engine(&mut loaded, context) {
+        let engine = match talk.engine(&mut loaded, context, &interrupted) {
             Ok(engine) => engine,
             Err(error) => {
                 // Somebody who asked for too much goes on with what there was.

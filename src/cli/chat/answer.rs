@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::talk::Talk;
 use crate::cli::generate::rate;
 use crate::cli::output::{binary_bytes, tell};
+use crate::cli::prefix_cache::Cache;
 use crate::cli::status::{prefill, prefill_unseen};
 use crate::cli::{CliError, InFile};
 use crate::engine::{
@@ -19,6 +20,7 @@ use crate::text::{Exchange, Part, Splitter, TokenStream, Tokenizer, is_mark};
 pub struct Answerer<'e, 'm> {
     pub engine: Engine<'m>,
     pub sequence: Sequence,
+    pub cache: Cache,
     pub interrupted: &'e AtomicBool,
     pub path: &'e Path,
     pub speculation: Speculation,
@@ -131,6 +133,7 @@ impl<'a> Talk<'a> {
             self.screen.put(part, &text)?;
         }
         self.screen.end()?;
+        answerer.cache.keep(&answerer.sequence);
         if end == End::Full {
             tell!("the context is full: the answer ends here; /drop, /undo and /clear make room");
         }
@@ -168,7 +171,7 @@ impl<'a> Talk<'a> {
         let before = draft.made.len();
         let most = self.settings.max_tokens.map_or(usize::MAX, |most| most.get().saturating_sub(before));
         let started = Instant::now();
-        let Answerer { engine, sequence, interrupted, path, speculation } = answerer;
+        let Answerer { engine, sequence, interrupted, path, speculation, .. } = answerer;
         let tokens = engine.generate(sequence, sampler).speculate(*speculation, most);
         let mut tokens = tokens.until(interrupted);
         let end = loop {
@@ -248,6 +251,7 @@ impl Answerer<'_, '_> {
         let same = ids.iter().zip(self.sequence.tokens()).take_while(|(a, b)| a == b).count();
         // The last token's logits are wanted.
         let kept = self.sequence.rewind(same.min(ids.len().saturating_sub(1)));
+        let kept = kept + self.cache.restore(&mut self.sequence, ids);
         let started = Instant::now();
         let (engine, sequence, rest) = (&mut self.engine, &mut self.sequence, &ids[kept..]);
         let read = match seen {
@@ -256,6 +260,7 @@ impl Answerer<'_, '_> {
         };
         cost.prefilled += self.sequence.past() - kept;
         cost.prefill_s += started.elapsed().as_secs_f64();
+        self.cache.keep_prompt(&self.sequence);
         read.in_file(self.path)
     }
 }

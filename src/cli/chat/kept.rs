@@ -65,6 +65,11 @@ impl Kept {
         Some(self.folder.as_ref()?.join("typed.txt"))
     }
 
+    /// The folder for what is computed of conversations.
+    pub fn prefixes(&self) -> Option<PathBuf> {
+        Some(self.folder.as_ref()?.join("prefixes"))
+    }
+
     /// The name to resume the conversation by.
     pub fn name(&self) -> Option<&str> {
         self.file.as_ref()?.file_stem()?.to_str()

@@ -1,5 +1,6 @@
 //! A conversation and what its lines do to it.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::answer::{Answered, Answerer, Cost};
@@ -13,6 +14,7 @@ use super::{Args, Template};
 use crate::cli::engine_args::Loaded;
 use crate::cli::generate::open_engine;
 use crate::cli::output::{cut_end, tell};
+use crate::cli::prefix_cache::Cache;
 use crate::cli::{CliError, InFile, placement, render_chat, safe_text};
 use crate::engine::{Engine, EngineOptions};
 use crate::text::{Conversation, Exchange, Message, Tokenizer, Transcript};
@@ -103,8 +105,13 @@ impl<'a> Talk<'a> {
         }
     }
 
-    /// An engine with a context of so many tokens.
-    pub fn engine<'m>(&self, loaded: &'m mut Loaded, context: usize) -> Result<Engine<'m>, CliError> {
+    /// An engine with a context of so many tokens, and what earlier runs have computed.
+    pub fn engine<'m>(
+        &self,
+        loaded: &'m mut Loaded,
+        context: usize,
+        interrupted: &AtomicBool,
+    ) -> Result<(Engine<'m>, Cache), CliError> {
         let trained = loaded.model.spec().context;
         if context > trained {
             tell!("warning: a context of {context} tokens, where the model was trained for {trained}");
@@ -116,19 +123,30 @@ impl<'a> Talk<'a> {
         if let Some(plan) = store.plan().filter(|plan| !plan.is_mapped()) {
             tell!("{}", placement::line(plan, store.reads_directly()));
         }
-        open_engine(&loaded.model, &options)
+        let engine = open_engine(&loaded.model, &options)?;
+        let args = &self.args.cache;
+        let folder = args.cache.clone().or_else(|| self.prefixes()).filter(|_| !self.args.no_cache);
+        let cache = Cache::open(folder.as_deref(), args.cache_size, (&loaded.gguf, &engine), interrupted);
+        Ok((engine, cache))
+    }
+
+    /// Where what is computed is kept unless another folder is asked for: beside the conversations, where one
+    /// is gone on with.
+    fn prefixes(&self) -> Option<PathBuf> {
+        self.args.resume.as_ref().and_then(|_| self.kept.prefixes())
     }
 
     /// Talks until the conversation is left.
     pub fn run(
         &mut self,
-        engine: Engine<'_>,
+        (engine, cache): (Engine<'_>, Cache),
         input: &mut Input,
         interrupted: &AtomicBool,
     ) -> Result<Left, CliError> {
         let sequence = engine.sequence();
         let path = self.args.model.path();
-        let mut answerer = Answerer { engine, sequence, interrupted, path, speculation: self.args.speculate };
+        let speculation = self.args.speculate;
+        let mut answerer = Answerer { engine, sequence, cache, interrupted, path, speculation };
         loop {
             // Nothing is under way that an interrupt could end: the next one ends the process.
             interrupted.store(!self.terminal, Ordering::Relaxed);
