@@ -84,6 +84,27 @@ fn a_prompt_is_computed_once() {
     }
 }
 
+/// The same document and another question each time: a model that cannot be cut back learns from the second
+/// where they part.
+#[test]
+fn questions_about_one_text_share_it() {
+    for (model, wanted) in [("dense-q8_0.gguf", [0, 128, 128]), ("qwen3next.gguf", [0, 0, 128])] {
+        let (dir, model) = (folder(), fixture(model));
+        let cache = dir.path().join("cache");
+        for (i, wanted) in wanted.into_iter().enumerate() {
+            let path = prompt(dir.path(), "ids", 300, 3);
+            let mut ids = fs::read(&path).expect("a file");
+            ids[4 * 200] = i as u8;
+            fs::write(&path, ids).expect("a file");
+            let plain = report(&run(&model, &["--ids-file", &path]));
+            let args = ["--ids-file", &path, "--cache", cache.to_str().expect("UTF-8")];
+            let cached = report(&run(&model, &args));
+            assert_eq!(cached["cached_tokens"], wanted, "{i} of {}", model.display());
+            assert_eq!(cached["ids"], plain["ids"]);
+        }
+    }
+}
+
 #[test]
 fn what_a_kernel_set_wrote_another_reads() {
     let (dir, model) = (folder(), fixture("dense-q4_k_m.gguf"));

@@ -214,11 +214,11 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     let mut cache = Cache::open(cache.as_deref(), *cache_size, (&loaded.gguf, &engine), &interrupted);
     let cached = cache.restore(&mut sequence, &prompt_ids);
     let started = Instant::now();
-    let new_ids = &prompt_ids[cached..];
-    let prefilled =
-        prefill(&mut engine, &mut sequence, new_ids, &interrupted, args.verbose).in_file(path)?;
+    let feed = |sequence: &mut Sequence, ids: &[u32]| {
+        prefill(&mut engine, sequence, ids, &interrupted, args.verbose).in_file(path)
+    };
+    let prefilled = cache.feed(&mut sequence, &prompt_ids, feed)?;
     let prefill_s = started.elapsed().as_secs_f64();
-    cache.keep_prompt(&sequence);
     let prefill_stats = loaded.model.store().stats();
 
     let started = Instant::now();

@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::engine_args::size;
 use super::output::{bytes, tell};
-use super::safe_text;
+use super::{CliError, safe_text};
 use crate::engine::{Engine, ModelId, PrefixCache, PrefixFolder, Sequence};
 use crate::gguf::Gguf;
 
@@ -26,7 +26,11 @@ pub struct CacheArgs {
 }
 
 /// A cache, if there is one. Whatever is wrong with it is told of, and the run goes on without.
-pub struct Cache(Option<PrefixCache>);
+pub struct Cache {
+    cache: Option<PrefixCache>,
+    /// Where another run's text parts from this one's.
+    parts_at: Option<usize>,
+}
 
 /// A model that takes longer to be read than this is told of.
 const LONG: Duration = Duration::from_secs(2);
@@ -39,7 +43,7 @@ impl Cache {
         (gguf, engine): (&Gguf, &Engine<'_>),
         interrupted: &AtomicBool,
     ) -> Cache {
-        let Some(path) = folder else { return Cache(None) };
+        let Some(path) = folder else { return Cache { cache: None, parts_at: None } };
         let started = Instant::now();
         let mut told = false;
         let progress = |_: u64, all: u64| {
@@ -56,22 +60,21 @@ impl Cache {
             let (model, _) = ModelId::of(gguf, &folder, progress)?;
             Ok(PrefixCache::new(folder, limit, model, engine))
         });
-        match opened {
-            Ok(cache) => Cache(Some(cache)),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Cache(None),
-            Err(error) => {
+        let cache = opened.map_err(|error| {
+            if error.kind() != std::io::ErrorKind::Interrupted {
                 warn(&format!("{}: there is no cache: {error}", path.display()));
-                Cache(None)
             }
-        }
+        });
+        Cache { cache: cache.ok(), parts_at: None }
     }
 
     /// Brings a sequence as far into these tokens as the cache goes, and says so; returns how many it has now
     /// and had not before.
     pub fn restore(&mut self, sequence: &mut Sequence, ids: &[u32]) -> usize {
-        let Some(cache) = &mut self.0 else { return 0 };
+        let Some(cache) = &mut self.cache else { return 0 };
         let restored = cache.restore(sequence, ids);
         cache.take_warnings().iter().for_each(|warning| warn(warning));
+        self.parts_at = restored.parts_at;
         let n = restored.positions;
         if n > 0 {
             let (all, time) = (ids.len(), restored.time.as_secs_f64());
@@ -80,17 +83,31 @@ impl Cache {
         n
     }
 
-    /// Keeps what a prompt has made, where that could not be told from what follows it any more: a later run
-    /// goes on from ends alone.
-    pub fn keep_prompt(&mut self, sequence: &Sequence) {
-        if self.0.as_ref().is_some_and(PrefixCache::keeps_ends_alone) {
+    /// Feeds what a sequence has not seen of these tokens, and keeps what it could not go back to: a sequence
+    /// with a recurrence or a window goes on from where it was kept alone. Whether it was broken off.
+    pub fn feed(
+        &mut self,
+        sequence: &mut Sequence,
+        ids: &[u32],
+        mut feed: impl FnMut(&mut Sequence, &[u32]) -> Result<ControlFlow<()>, CliError>,
+    ) -> Result<ControlFlow<()>, CliError> {
+        let past = sequence.past();
+        if let Some(at) = self.parts_at.take().filter(|at| (past + 1..ids.len()).contains(at)) {
+            if feed(sequence, &ids[past..at])?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
             self.keep(sequence);
         }
+        let fed = feed(sequence, &ids[sequence.past()..])?;
+        if self.cache.as_ref().is_some_and(PrefixCache::keeps_ends_alone) {
+            self.keep(sequence);
+        }
+        Ok(fed)
     }
 
     /// Keeps what a sequence remembers.
     pub fn keep(&mut self, sequence: &Sequence) {
-        let Some(cache) = &mut self.0 else { return };
+        let Some(cache) = &mut self.cache else { return };
         cache.keep(sequence);
         cache.take_warnings().iter().for_each(|warning| warn(warning));
     }

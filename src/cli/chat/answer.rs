@@ -253,14 +253,13 @@ impl Answerer<'_, '_> {
         let kept = self.sequence.rewind(same.min(ids.len().saturating_sub(1)));
         let kept = kept + self.cache.restore(&mut self.sequence, ids);
         let started = Instant::now();
-        let (engine, sequence, rest) = (&mut self.engine, &mut self.sequence, &ids[kept..]);
-        let read = match seen {
-            true => prefill(engine, sequence, rest, self.interrupted, false),
-            false => prefill_unseen(engine, sequence, rest, self.interrupted),
-        };
+        let (engine, sequence, interrupted) = (&mut self.engine, &mut self.sequence, self.interrupted);
+        let read = self.cache.feed(sequence, ids, |sequence, rest| match seen {
+            true => prefill(engine, sequence, rest, interrupted, false),
+            false => prefill_unseen(engine, sequence, rest, interrupted),
+        });
         cost.prefilled += self.sequence.past() - kept;
         cost.prefill_s += started.elapsed().as_secs_f64();
-        self.cache.keep_prompt(&self.sequence);
         read.in_file(self.path)
     }
 }

@@ -46,6 +46,9 @@ pub struct PrefixCache {
 pub struct Restored {
     /// Positions that a sequence has now and had not before.
     pub positions: usize,
+    /// How far another run's text is the same, where that is further than a sequence can go on from: it can
+    /// the next time, if it is kept there.
+    pub parts_at: Option<usize>,
     /// Bytes read.
     pub bytes: u64,
     pub time: Duration,
@@ -105,14 +108,15 @@ impl PrefixCache {
         // Another process may remove a file at any time.
         let mut gone = HashSet::new();
         loop {
-            let end = self.longest(&empty, &keys, &gone);
+            let (end, same) = self.longest(&empty, &keys, &gone);
+            let parts_at = Some(same * PAGE).filter(|&at| at > past && same > end);
             if end * PAGE <= past {
-                return Restored::default();
+                return Restored { parts_at, ..Restored::default() };
             }
             match self.read(&empty, &keys[..end], sequence, tokens) {
                 Ok(bytes) => {
                     let positions = end * PAGE - past;
-                    return Restored { positions, bytes, time: started.elapsed() };
+                    return Restored { positions, parts_at, bytes, time: started.elapsed() };
                 }
                 Err((name, Refused::Io(error))) if error.kind() == ErrorKind::NotFound => {
                     gone.insert(name);
@@ -219,8 +223,8 @@ impl PrefixCache {
         PageFile { part, page, name: format!("{}-{number}.{PAGE_ENDING}", hex(key)), header }
     }
 
-    /// The most pages that all files are there for.
-    fn longest(&self, state: &SequenceState, keys: &[Hash], gone: &HashSet<String>) -> usize {
+    /// The most pages that all files are there for, and the most that an earlier text has begun with.
+    fn longest(&self, state: &SequenceState, keys: &[Hash], gone: &HashSet<String>) -> (usize, usize) {
         let is_there = |part: &KeptPart, page: usize| {
             let name = self.file(part, page, &keys[page], state.kept_bytes(part, page)).name;
             !gone.contains(&name) && !self.refused.contains(&name) && self.folder.bytes(&name).is_some()
@@ -235,7 +239,7 @@ impl PrefixCache {
         let goes_on = |end: &usize| {
             others.iter().all(|part| part.needs.pages(*end).rev().all(|page| is_there(part, page)))
         };
-        (1..=most).rev().find(goes_on).unwrap_or(0)
+        ((1..=most).rev().find(goes_on).unwrap_or(0), most)
     }
 
     /// Reads all parts at the end of so many pages and gives them to a sequence; returns the bytes read.

@@ -192,6 +192,39 @@ fn texts_share_their_beginning() {
     }
 }
 
+/// Where a sequence cannot be cut back, a second text says where it parts from the first: a third goes on
+/// there.
+#[test]
+fn texts_that_part_are_kept_where_they_do() {
+    for name in ["mamba", "jamba", "gemma3"] {
+        let model = load(name);
+        let dir = tempfile::tempdir().expect("a folder");
+        let engine = &mut engine(&model, KvType::F16);
+        let mut cache = cache_of(dir.path(), engine);
+        let text_of = |i: usize| {
+            let mut ids = text(&model, 390);
+            ids[200] = i as u32;
+            ids
+        };
+        keep(engine, &mut cache, &text_of(0));
+        let ids = text_of(1);
+        let mut sequence = engine.sequence();
+        let restored_now = cache.restore(&mut sequence, &ids);
+        assert_eq!((restored_now.positions, restored_now.parts_at), (0, Some(PAGE)), "{name}");
+        engine.feed(&mut sequence, &ids[..PAGE], Logits::None).expect("a page");
+        cache.keep(&sequence);
+        let ids = text_of(2);
+        let (positions, found) = restored(engine, &mut cache, &ids);
+        assert_eq!(positions, PAGE, "{name}");
+        let elsewhere = tempfile::tempdir().expect("a folder");
+        let mut alone = cache_of(elsewhere.path(), engine);
+        assert!(found == keep(engine, &mut alone, &ids), "{name}");
+        // The first is found whole as before.
+        let found = cache.restore(&mut engine.sequence(), &text_of(0));
+        assert_eq!((found.positions, found.parts_at), (3 * PAGE, None), "{name}");
+    }
+}
+
 #[test]
 fn a_sequence_that_knows_more_stays_as_it_is() {
     let model = load("dense-q8_0");

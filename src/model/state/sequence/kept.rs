@@ -61,9 +61,10 @@ fn rows(page: usize, ratio: usize) -> Range<usize> {
 }
 
 impl SequenceState {
-    /// The parts of a model's state, in the order of their slots; the trunk's first.
+    /// The parts of a model's state; the trunk's first. The first is of all pages, if it holds nothing: it
+    /// tells which pages of a text have been seen.
     pub fn kept_parts(spec: &ModelSpec) -> Vec<KeptPart> {
-        let mut parts: Vec<KeptPart> = Vec::new();
+        let mut parts = vec![KeptPart { slots: Vec::new(), needs: KeptNeeds::All, drafts: false }];
         for (slot, memory) in spec.memories.iter().enumerate() {
             let (needs, drafts) = (needs(memory), slot >= spec.trunk_memories);
             match parts.iter_mut().find(|part| part.needs == needs && part.drafts == drafts) {
