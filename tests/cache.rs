@@ -280,7 +280,8 @@ fn a_conversation_that_is_resumed_is_not_read_anew() {
 fn a_conversation_keeps_nothing_where_it_is_not_to() {
     let data = folder();
     let lines = "What is 2+2?\nCount from 1 to 20.\n";
-    let places = || [data.path().join("wayinfer/prefixes"), data.path().join("elsewhere")].map(|p| p.exists());
+    let places =
+        || [data.path().join("wayinfer/prefixes"), data.path().join("elsewhere")].map(|p| p.exists());
     chat(data.path(), &[], lines);
     chat(data.path(), &["--resume=a", "--no-cache"], lines);
     assert_eq!(places(), [false; 2]);

@@ -5,9 +5,10 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use wayinfer::gguf::Gguf;
+use wayinfer::gguf::{Gguf, Source, StaticBytes};
 use wayinfer::verify::TensorWriter;
 
+mod cached;
 #[path = "../../tests/common/gguf.rs"]
 #[allow(dead_code)]
 mod gguf;
@@ -47,6 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     tokenizers(&write)?;
+    cached_page(&write)?;
     tensors(&root.join("golden"))
 }
 
@@ -98,6 +100,18 @@ fn tokenizers(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> Resul
         write("tokenizer", name, bytes)?;
         write("tokenizer", &format!("{name}-long"), &bytes.repeat(8))?;
     }
+    Ok(())
+}
+
+/// A page of a text in a prefix cache, whole and cut.
+fn cached_page(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> Result<(), Box<dyn Error>> {
+    let bytes: &'static [u8] = Vec::leak(tiny::tiny_model().build());
+    let gguf = Gguf::open(Source::Memory { name: "tiny", bytes: StaticBytes(bytes) })?;
+    let folder = tempfile::tempdir()?;
+    let (_, page) = cached::kept(&gguf, folder.path());
+    write("cache", "whole", &page)?;
+    write("cache", "cut", &page[..page.len() / 2])?;
+    write("cache", "header", &page[..128])?;
     Ok(())
 }
 

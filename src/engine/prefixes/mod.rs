@@ -329,9 +329,8 @@ impl PrefixCache {
         let spared = files.iter().map(|file| file.name.as_str()).collect();
         self.folder.make_room(bytes, self.limit, &spared)?;
         for PageFile { part, page, name, header } in &new {
-            self.folder.write(name, |out| {
-                format::write(header, out, |out| state.write_kept(part, *page, out))
-            })?;
+            self.folder
+                .write(name, |out| format::write(header, out, |out| state.write_kept(part, *page, out)))?;
         }
         Ok(new.iter().map(|file| file.name.clone()).collect())
     }

@@ -144,9 +144,8 @@ fn files_are_the_same_on_every_kernel_set() {
             let engine = &mut Engine::new(&model, &options).expect("an engine");
             let mut cache = cache_of(dir.path(), engine);
             let follows = keep(engine, &mut cache, &ids);
-            let contents = |path: PathBuf| {
-                (path.file_name().expect("a name").into(), fs::read(&path).expect("a file"))
-            };
+            let contents =
+                |path: PathBuf| (path.file_name().expect("a name").into(), fs::read(&path).expect("a file"));
             let written: Vec<_> = files(dir.path()).into_iter().map(contents).collect();
             assert!(!written.is_empty());
             assert!(*truth.get_or_insert(written.clone()) == written, "{name} {isa}");
@@ -161,6 +160,27 @@ fn files_are_the_same_on_every_kernel_set() {
             }
         }
     }
+}
+
+/// What README says of sizes: a page of the 1B shape of Llama 3.2, and of a file what lies around it.
+#[test]
+fn a_page_takes_what_it_takes_in_memory() {
+    let model = load("dense-q8_0");
+    let state = SequenceState::new(model.spec(), KvType::F16);
+    let floats = |memory: &MemorySpec| match *memory {
+        MemorySpec::Pages { kv_heads, key_len, value_len, .. } => kv_heads * (key_len + value_len),
+        _ => unreachable!("attention alone"),
+    };
+    let elements: usize = model.spec().memories.iter().map(floats).sum();
+    let parts = SequenceState::kept_parts(model.spec());
+    assert_eq!(parts.iter().map(|part| state.kept_bytes(part, 0)).sum::<u64>(), (2 * PAGE * elements) as u64);
+    let kept = Kept::new();
+    assert_eq!(kept.whole.len(), 128 + 2 * PAGE * elements + 32);
+    let one_b = MemorySpec::Pages { kv_heads: 8, key_len: 64, value_len: 64, window: None };
+    let spec =
+        crate::model::ModelSpec { memories: vec![one_b; 16], trunk_memories: 16, ..model.spec().clone() };
+    let state = SequenceState::new(&spec, KvType::F16);
+    assert_eq!(state.kept_bytes(&SequenceState::kept_parts(&spec)[0], 0), 4_194_304);
 }
 
 #[test]

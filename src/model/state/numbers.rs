@@ -46,7 +46,8 @@ mod tests {
     #[test]
     fn numbers_come_back_as_they_were() {
         for n in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1] {
-            let numbers: Vec<f32> = (0..n as u32).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9))).collect();
+            let numbers: Vec<f32> =
+                (0..n as u32).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9))).collect();
             let mut bytes = Vec::new();
             write_numbers(&numbers, f32::to_le_bytes, &mut bytes).unwrap();
             assert_eq!(bytes.len(), 4 * n);
