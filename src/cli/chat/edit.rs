@@ -8,7 +8,8 @@ use crate::cli::CliError;
 /// What is started where neither `VISUAL` nor `EDITOR` says.
 const DEFAULT: &str = if cfg!(windows) { "notepad" } else { "vi" };
 
-/// Lets the user change a text in the program that `VISUAL` or `EDITOR` names, words after it being its arguments.
+/// Lets the user change a text in the program that `VISUAL` or `EDITOR` names, words after it being its
+/// arguments.
 ///
 /// # Errors
 /// A program that cannot be started or says that it failed, and what is no text afterwards, or none at all.
