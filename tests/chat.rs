@@ -350,7 +350,7 @@ mod terminal {
         screen: Arc<Mutex<vt100::Parser>>,
         /// All that was sent to it.
         sent: Arc<Mutex<Vec<u8>>>,
-        _master: Box<dyn MasterPty + Send>,
+        master: Box<dyn MasterPty + Send>,
     }
 
     impl Terminal {
@@ -378,7 +378,7 @@ mod terminal {
                 }
             });
             let keys = pair.master.take_writer().expect("keys");
-            Terminal { child, keys, screen, sent, _master: pair.master }
+            Terminal { child, keys, screen, sent, master: pair.master }
         }
 
         fn text(&self) -> String {
@@ -572,6 +572,25 @@ mod terminal {
         terminal.enter("/set ctx 256");
         assert!(terminal.enter("/set").contains("ctx 256,"));
         assert_eq!(terminal.enter("/show").matches("> abc").count(), 4, "two typed, and two shown");
+    }
+
+    /// A signal to end, while a line is edited: the terminal is left as it was.
+    #[test]
+    fn a_signal_at_the_prompt_leaves_the_terminal_as_it_was() {
+        let data = tempfile::tempdir().expect("a folder");
+        let mut terminal = Terminal::open(data.path(), &[]);
+        let lines = || terminal.master.get_termios().expect("a terminal").local_flags.bits();
+        let cooked = libc::ICANON | libc::ECHO | libc::ISIG;
+        terminal.prompt();
+        assert_eq!(lines() & cooked, 0);
+        let id = terminal.child.process_id().expect("it runs") as i32;
+        // SAFETY: sends a signal to a child of this process that has not been waited for.
+        assert_eq!(unsafe { libc::kill(id, libc::SIGTERM) }, 0);
+        while terminal.child.try_wait().expect("a child").is_none() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(terminal.master.get_termios().expect("a terminal").local_flags.bits() & cooked, cooked);
+        assert_eq!(terminal.end(), 130);
     }
 
     #[test]

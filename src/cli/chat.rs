@@ -109,7 +109,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     let tokenizer = args.tokenizer.tokenizer(&loaded.gguf)?;
     let template = Template::of(args, &loaded.gguf)?;
     let mut talk = Talk::new(args, template, &tokenizer, kept)?;
-    let interrupted = interrupt::watch()?;
+    let interrupted = interrupt::watch_to_leave(screen::restore())?;
     let mut input = Input::open(talk.kept().typed().as_deref())?;
     talk.greet(&input);
     let mut context = engine_args::context(args.ctx, loaded.model.spec().context);

@@ -130,8 +130,9 @@ impl<'a> Talk<'a> {
         let path = self.args.model.path();
         let mut answerer = Answerer { engine, sequence, interrupted, path, speculation: self.args.speculate };
         loop {
-            // Nothing is under way that an interrupt could end: the next one ends the process.
-            interrupted.store(!self.terminal, Ordering::Relaxed);
+            // Nothing is under way that an interrupt could end: the next one ends the process. (Ctrl-C is a key
+            // while a line is edited.)
+            interrupted.store(true, Ordering::Relaxed);
             let typed = input.next()?;
             interrupted.store(false, Ordering::Relaxed);
             let Typed::Text(line) = typed else {
