@@ -147,6 +147,30 @@ fn a_full_context_is_told_of_or_makes_room() {
     assert!(!told(&kept).contains("dropped"), "{}", told(&kept));
 }
 
+/// What goes leaves a quarter of the context free, so that not every answer reads all of the rest anew.
+#[test]
+fn dropping_leaves_a_quarter_free() {
+    let data = folder();
+    let turns = ["What is 2+2?", "What is 3+4?", "What is 5+1?", "Count from 1 to 5."].repeat(3);
+    let lines: String = turns.iter().map(|turn| format!("{turn}\n/stats\n")).collect();
+    let output = chat(data.path(), &["-c", "120", "--on-full", "drop"], &lines);
+    let told = told(&output);
+    assert_eq!(answers(&output).lines().count(), turns.len(), "{told}");
+    let [mut drops, mut turn] = [0, 0];
+    for line in told.lines() {
+        if line.starts_with("dropped: ") {
+            drops += 1;
+            turn += 1;
+        }
+        if let Some(rest) = line.strip_prefix("prompt ") {
+            let prompt: usize = rest.split(' ').next().and_then(|n| n.parse().ok()).expect("a number");
+            assert!(prompt < if turn > 0 { 91 } else { 120 }, "{told}");
+            turn = 0;
+        }
+    }
+    assert!((3..turns.len()).contains(&drops), "{drops} of {}: {told}", turns.len());
+}
+
 #[test]
 fn commands_and_settings() {
     let data = folder();

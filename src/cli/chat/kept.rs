@@ -176,6 +176,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_that_is_not_the_conversations_own_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.jsonl");
+        fs::write(&file, "another's").unwrap();
+        let mut kept = Kept { folder: None, file: Some(file.clone()), ours: false, transcript: None };
+        kept.keep("m", &Transcript::default());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "another's");
+        let name = kept.name().unwrap().to_owned();
+        assert_ne!(name, "a");
+        // Its own is replaced.
+        let system = Transcript { system: Some("Be brief.".to_owned()), exchanges: Vec::new() };
+        kept.keep("m", &system);
+        assert_eq!(kept.name(), Some(name.as_str()));
+        assert_eq!(read(kept.file.as_ref().unwrap()).unwrap(), system);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+        kept.begin_anew();
+        kept.keep("m", &system);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+    }
+
+    #[test]
     fn names_are_one_file() {
         for name in ["a", "work 2.1", "Ünïcode-_x"] {
             assert!(checked(name).is_ok(), "{name}");

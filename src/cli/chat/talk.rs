@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::answer::{Answered, Answerer, Cost};
-use super::command::{Command, HELP, message};
+use super::command::{Command, HELP, KEYS, message};
 use super::edit::edit;
 use super::input::{Input, Typed};
 use super::kept::{self, Kept};
@@ -216,7 +216,10 @@ impl<'a> Talk<'a> {
     /// The commands that ask the model for nothing.
     fn change(&mut self, command: Command, answerer: &Answerer<'_, '_>) -> Result<(), CliError> {
         match command {
-            Command::Help => HELP.iter().for_each(|(usage, what)| tell!("{usage:18} {what}")),
+            Command::Help => {
+                HELP.iter().for_each(|(usage, what)| tell!("{usage:18} {what}"));
+                tell!("{KEYS}");
+            }
             Command::System(Some(text)) => {
                 match text.as_str() {
                     "" => self.transcript.system = None,
