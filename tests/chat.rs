@@ -212,6 +212,32 @@ fn commands_and_settings() {
     assert!(output.status.success(), "{}", self::told(&output));
 }
 
+#[test]
+fn messages_come_from_files_and_the_template_has_a_say() {
+    let data = folder();
+    let [file, template] = ["question", "template"].map(|name| data.path().join(name));
+    std::fs::write(&file, "What is\n2+2?").expect("a file");
+    std::fs::write(&template, THINKS.replace("<think>", "")).expect("a file");
+    let args = ["--template", template.to_str().expect("UTF-8")];
+    let read = chat(data.path(), &args, &format!("/read '{}'\n/show\n", file.display()));
+    assert!(answers(&read).len() > 1 && told(&read).contains("> What is\n2+2?\n"), "{}", told(&read));
+    let lines = "/system Be brief.\n/system\nWhat is 2+2?\n/show\n/system \"\"\n/system\n";
+    let system = told(&chat(data.path(), &args, lines));
+    assert_eq!(system.matches("Be brief.").count(), 2, "{system}");
+    assert!(
+        system.contains("system: Be brief.\n> What is") && system.ends_with("there is no system message\n")
+    );
+    let refused = chat(data.path(), &[], "/system Be brief.\n");
+    assert!(told(&refused).contains("leaves system messages out"), "{}", told(&refused));
+    assert_eq!(refused.status.code(), Some(1));
+    let edit = chat(data.path(), &[], "What is 2+2?\n/edit\n");
+    assert!(told(&edit).contains("/edit needs a terminal"), "{}", told(&edit));
+    for model in [&["demo"][..], &["-m", "demo"], &["fixtures/demo-q4_k_m.gguf", "--resume", "x", "--greedy"]]
+    {
+        assert_eq!(answers(&chat(data.path(), model, "What is 2+2?\n")), "The sum of 2 and 2 is 4.\n");
+    }
+}
+
 /// A model larger than its memory, with the same answers.
 #[test]
 fn a_streamed_model_answers_the_same() {

@@ -86,8 +86,8 @@ impl Screen {
     }
 }
 
-/// What a process does that ends while a line is edited: the terminal is set as it was, and pasted text comes as
-/// any other.
+/// What a process does that ends while a line is edited: the terminal is set as it was, and pasted text comes
+/// as any other.
 pub fn restore() -> impl Fn() + Send + 'static {
     let mode = TerminalMode::now();
     move || {

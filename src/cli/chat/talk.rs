@@ -130,8 +130,8 @@ impl<'a> Talk<'a> {
         let path = self.args.model.path();
         let mut answerer = Answerer { engine, sequence, interrupted, path, speculation: self.args.speculate };
         loop {
-            // Nothing is under way that an interrupt could end: the next one ends the process. (Ctrl-C is a key
-            // while a line is edited.)
+            // Nothing is under way that an interrupt could end: the next one ends the process. (Ctrl-C is a
+            // key while a line is edited.)
             interrupted.store(true, Ordering::Relaxed);
             let typed = input.next()?;
             interrupted.store(false, Ordering::Relaxed);
@@ -225,7 +225,9 @@ impl<'a> Talk<'a> {
                     "" => self.transcript.system = None,
                     text => self.set_system(text)?,
                 }
-                self.keep();
+                if !self.transcript.exchanges.is_empty() {
+                    self.keep();
+                }
             }
             Command::System(None) => match &self.transcript.system {
                 Some(text) => tell!("{}", safe_text::escape_text(text)),
