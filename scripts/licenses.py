@@ -2,8 +2,8 @@
 """Writes the licences of all crates that a program for TARGET is made of: scripts/licenses.py TARGET >FILE
 
 The texts are the files that each crate carries; a text that several crates share stands once. A crate without
-files takes those of another crate of the same repository, and one without either is an error. `--self-test`
-holds these rules to examples.
+files takes those of another crate of the same repository, or of the same owner's under the same licence, and
+one without any is an error. `--self-test` holds these rules to examples.
 """
 
 import json
@@ -39,13 +39,21 @@ def texts(package):
     return {path.name: path.read_text(encoding="utf-8", errors="replace") for path in sorted(files)}
 
 
+def neighbourhoods(package):
+    """Where other packages have the same files: a repository, an owner's repositories under one licence."""
+    repository = package["repository"]
+    return [repository, (repository.rpartition("/")[0], package["license"])] if repository else []
+
+
 def with_neighbours(packages, files_of):
-    """The files of each package; for one that has none those of a package of the same repository."""
+    """The files of each package; for one that has none those of a neighbour."""
     files = {package["id"]: files_of(package) for package in packages}
-    lent = {package["repository"]: files[package["id"]] for package in packages if files[package["id"]]}
+    lenders = [package for package in packages if files[package["id"]]]
+    lent = {place: files[package["id"]] for package in lenders for place in neighbourhoods(package)}
     for package in packages:
         if not files[package["id"]]:
-            files[package["id"]] = lent.get(package["repository"] or "no repository", {})
+            places = neighbourhoods(package)
+            files[package["id"]] = next((lent[place] for place in places if place in lent), {})
     missing = [f"{package['name']} {package['version']}" for package in packages if not files[package["id"]]]
     if missing:
         sys.exit(f"no licence file: {', '.join(missing)}")
@@ -80,6 +88,14 @@ def self_test():
     assert files["b"] == files["a"]
     out = render([a, b, c], files)
     assert out.count("one\n") == 1 and "LICENSE of a 1, b 1, c 1" in out, out
+    e, f = package("e", "site/owner/one"), package("f", "site/owner/two")
+    assert with_neighbours([e, f], lambda package: {"LICENSE": "text"} if package is e else {})["f"]
+    try:
+        with_neighbours([e, f | {"license": "Zlib"}], lambda package: {"LICENSE": "text"} if package is e else {})
+    except SystemExit as error:
+        assert "f 1" in str(error)
+    else:
+        raise AssertionError("a licence was lent to another")
     try:
         with_neighbours([package("d", None)], lambda package: {})
     except SystemExit as error:

@@ -3,7 +3,9 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use common::goldens::cases;
 use common::rebuilt::rebuilt;
@@ -129,7 +131,7 @@ fn commands_take_a_model_as_it_is_told() {
     let told = in_a_line(section("## Commands"));
     let (option_only, _) = told.split_once(" as their argument as well").expect("what commands take");
     let option_only = names(option_only.rsplit_once("all but ").expect("the exceptions").1);
-    for command in ["inspect", "generate", "tokenize", "bench", "trace", "dot-check", "dequant"] {
+    for command in ["inspect", "generate", "chat", "tokenize", "bench", "trace", "dot-check", "dequant"] {
         let help = wayinfer(root(), 100, &[command, "--help"]);
         let help = String::from_utf8(help.stdout).expect("UTF-8");
         assert!(help.contains("-m, --model <"), "{command}");
@@ -141,7 +143,7 @@ fn commands_take_a_model_as_it_is_told() {
 /// Every option that a command's section names is one of its own.
 #[test]
 fn options_are_the_commands_own() {
-    for command in ["inspect", "generate", "tokenize", "bench", "trace", "dot-check", "dequant"] {
+    for command in ["inspect", "generate", "chat", "tokenize", "bench", "trace", "dot-check", "dequant"] {
         let help = wayinfer(root(), 100, &[command, "--help"]);
         let help = String::from_utf8(help.stdout).expect("UTF-8");
         let known: BTreeSet<_> = help.split([' ', '\n', ',']).filter(|word| word.starts_with("--")).collect();
@@ -158,6 +160,45 @@ fn options_are_the_commands_own() {
         }
         assert!(count >= 3, "{command}: {count} options");
     }
+}
+
+/// The program in a conversation of these lines: what it answers and what it tells.
+fn conversation(lines: &str) -> [String; 2] {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_wayinfer"));
+    program.arg("chat").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = program.spawn().expect("the program starts");
+    child.stdin.take().expect("a pipe").write_all(lines.as_bytes()).expect("lines");
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{}", common::transcript(&output));
+    [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).expect("UTF-8"))
+}
+
+#[test]
+fn the_commands_of_a_conversation_are_all_that_there_are() {
+    let text = in_a_line(between(section("### chat"), "Commands: ", "Two slashes"));
+    let [_, help] = conversation("/help\n");
+    let (usages, settings): (Vec<_>, Vec<_>) =
+        help.lines().filter(|line| line.starts_with('/')).map(|line| line.split_at(18)).unzip();
+    assert!(usages.len() > 10, "{help}");
+    let told: BTreeSet<_> = names(&text).into_iter().filter(|name| name.starts_with('/')).collect();
+    assert_eq!(told, usages.iter().map(|usage| usage.trim()).collect());
+    let set = between(&text, "`/set [NAME VALUE]` (", ")");
+    assert!(settings.iter().any(|what| what.trim() == set), "{set}");
+}
+
+#[test]
+fn the_conversation_is_the_demos() {
+    let example = between(section("### chat"), "    $ printf '", "\n\n");
+    let (lines, printed) = example.split_once("' | wayinfer chat\n").expect("a conversation");
+    let [answers, told] = conversation(&lines.replace("\\n", "\n"));
+    let printed: Vec<_> = printed.lines().map(str::trim).collect();
+    assert_eq!(format!("{told}{answers}").lines().collect::<Vec<_>>(), printed);
+}
+
+#[test]
+fn the_templates_that_have_a_name_are_listed() {
+    let told = names(between(section("### chat"), "or by name ", ".\n"));
+    assert_eq!(told, wayinfer::text::template_names().collect());
 }
 
 /// A command line's words; quotes hold some together.

@@ -49,6 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     tokenizers(&write)?;
     cached_page(&write)?;
+    transcripts(&write)?;
     tensors(&root.join("golden"))
 }
 
@@ -113,6 +114,22 @@ fn cached_page(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> Resu
     write("cache", "cut", &page[..page.len() / 2])?;
     write("cache", "header", &page[..128])?;
     Ok(())
+}
+
+/// Conversations, and what a model has written of one in each of the ways that mark reasoning.
+fn transcripts(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
+    let header = r#"{"format":"wayinfer-chat","version":1,"model":"demo"}"#;
+    let system = r#"{"role":"system","content":"Be brief."}"#;
+    let user = r#"{"role":"user","content":"2+2? \n\u001b[2J"}"#;
+    let answer = r#"{"role":"assistant","content":"4","reasoning_content":"Hm."}"#;
+    let texts = [
+        ("whole", [header, system, user, answer, user, answer].join("\n")),
+        ("short", [header, user, answer].join("\n\n")),
+        ("open", [header, user].join("\n")),
+        ("think", "<think>Hm.</think>4 [THINK]a[/THINK]<|START_THINKING|>b<|END_THINKING|>".to_owned()),
+        ("harmony", "<|start|>assistant<|channel|>analysis<|message|>a<|end|><|channel|>final<|message|>4".to_owned()),
+    ];
+    texts.iter().try_for_each(|(name, text)| write("transcript", name, text.as_bytes()))
 }
 
 fn tensors(folder: &Path) -> Result<(), Box<dyn Error>> {

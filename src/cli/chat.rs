@@ -34,8 +34,8 @@ use talk::{Left, Talk};
 /// In a terminal: text streams as it is made, reasoning dim; Ctrl-C stops the answer and keeps what is there,
 /// Ctrl-C on an empty line or Ctrl-D leaves; a line that ends with a backslash goes on, and so does a text
 /// between lines of """; Alt-Enter begins another line, and what is pasted stays one message; /help lists the
-/// commands. Otherwise each line of standard input is a message (or a command), answered on stdout without its
-/// reasoning, and the end of input ends the conversation.
+/// commands. Otherwise each line of standard input is a message (or a command), answered on stdout without
+/// its reasoning, and the end of input ends the conversation.
 ///
 /// Conversations in a terminal and the lines that were typed are kept in the user's data folder; those of a
 /// script with --resume alone. Without a model it is the demo that answers.
@@ -79,7 +79,8 @@ pub struct Args {
     #[command(flatten)]
     sampling: SamplingArgs,
 
-    /// Draft tokens and verify several in one pass, which changes no token: N, mtp, auto or off, as in generate
+    /// Draft tokens and verify several in one pass, which changes no token: N, mtp, auto or off, as in
+    /// generate
     #[arg(long, value_name = "MODE", default_value = "auto", allow_negative_numbers = true)]
     speculate: Speculation,
 
@@ -117,7 +118,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     let tokenizer = args.tokenizer.tokenizer(&loaded.gguf)?;
     let template = Template::of(args, &loaded.gguf)?;
     let mut talk = Talk::new(args, template, &tokenizer, kept)?;
-    let interrupted = interrupt::watch()?;
+    let interrupted = interrupt::watch_to_leave(screen::restore())?;
     let mut input = Input::open(talk.kept().typed().as_deref())?;
     talk.greet(&input);
     let mut context = engine_args::context(args.ctx, loaded.model.spec().context);

@@ -11,10 +11,16 @@ pub const INTERRUPTED: u8 = 130;
 
 /// The first interrupt sets the flag that is returned; the second ends the process.
 pub fn watch() -> Result<Arc<AtomicBool>, CliError> {
+    watch_to_leave(|| ())
+}
+
+/// The same; the process does this before it ends.
+pub fn watch_to_leave(leave: impl Fn() + Send + 'static) -> Result<Arc<AtomicBool>, CliError> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);
     ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::Relaxed) {
+            leave();
             std::process::exit(INTERRUPTED.into());
         }
     })?;

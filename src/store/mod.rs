@@ -35,6 +35,7 @@ use std::time::Duration;
 pub use disk::{ALIGNMENT, AlignedBuffer, OpenFile, ReadAt, open_file};
 pub use error::StoreError;
 pub use file::MappedFile;
+pub(crate) use os::TerminalMode;
 use os::{Os, System};
 pub use plan::{Place, Plan, Role, Shortage, SlotClass, WeightUse};
 use populate::Populate;

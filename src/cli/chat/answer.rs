@@ -246,7 +246,8 @@ impl Draft<'_> {
 }
 
 impl Answerer<'_, '_> {
-    /// Brings the sequence to these tokens: what it remembers of them is not read again. Whether it was broken off.
+    /// Brings the sequence to these tokens: what it remembers of them is not read again. Whether it was
+    /// broken off.
     fn read(&mut self, ids: &[u32], seen: bool, cost: &mut Cost) -> Result<ControlFlow<()>, CliError> {
         let same = ids.iter().zip(self.sequence.tokens()).take_while(|(a, b)| a == b).count();
         // The last token's logits are wanted.

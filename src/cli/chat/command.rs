@@ -44,6 +44,11 @@ pub const HELP: &[(&str, &str)] = &[
     ("/exit", "leave (as Ctrl-D does)"),
 ];
 
+/// What is typed beside them.
+pub const KEYS: &str = "Ctrl-C stops an answer, clears a line, leaves on an empty one; Ctrl-D leaves\n\
+    a line that ends with a backslash goes on, as a text between \"\"\" does; Alt-Enter begins another line\n\
+    two slashes begin a message with one";
+
 impl Command {
     /// The command of a line; `None`: it is a message. Two slashes begin a message with one.
     ///

@@ -8,13 +8,14 @@ use crate::cli::CliError;
 /// What is started where neither `VISUAL` nor `EDITOR` says.
 const DEFAULT: &str = if cfg!(windows) { "notepad" } else { "vi" };
 
-/// Lets the user change a text in the program that `VISUAL` or `EDITOR` names, words after it being its arguments.
+/// Lets the user change a text in the program that `VISUAL` or `EDITOR` names, words after it being its
+/// arguments.
 ///
 /// # Errors
 /// A program that cannot be started or says that it failed, and what is no text afterwards, or none at all.
 pub fn edit(text: &str) -> Result<String, CliError> {
-    let named = ["VISUAL", "EDITOR"].into_iter().filter_map(|name| std::env::var(name).ok());
-    let named = named.filter(|editor| !editor.trim().is_empty()).next().unwrap_or_else(|| DEFAULT.to_owned());
+    let mut named = ["VISUAL", "EDITOR"].into_iter().filter_map(|name| std::env::var(name).ok());
+    let named = named.find(|editor| !editor.trim().is_empty()).unwrap_or_else(|| DEFAULT.to_owned());
     let mut words = named.split_whitespace();
     let mut file = tempfile::Builder::new().prefix("wayinfer-").suffix(".md").tempfile()?;
     file.write_all(text.as_bytes())?;

@@ -1,9 +1,8 @@
 //! Lines of a conversation: typed in a terminal, with editing and history, or read from standard input.
 //!
-//! The editor is rustyline: a text of several lines is edited in one buffer, what is pasted comes whole, and it
-//! runs on the terminal only while a line is edited, in the normal screen: an answer that streams is the
-//! terminal's to scroll and to copy, and Ctrl-C is a signal while it does. reedline does these too, but brings
-//! crossterm, a second way to the terminal, and a prompt and a painter that a chat has no use for.
+//! The editor is rustyline: a text of several lines is edited in one buffer, what is pasted comes whole, and
+//! the terminal is asked nothing. reedline does the first two as well, but asks the terminal before each
+//! prompt where its cursor is, and waits for an answer that scripts and slow lines do not give in time.
 
 use std::io::{self, BufRead, IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -19,14 +18,16 @@ use rustyline::{
     KeyEvent, Modifiers, Movement, RepeatCount,
 };
 
-use super::kept::make_folder;
 use crate::cli::CliError;
 use crate::cli::output::tell;
+use crate::store::os::make_private_folder;
 
 /// Bytes of a line that is read from standard input at most.
 const MAX_LINE: u64 = 16 << 20;
 /// Lines of the history.
 const HISTORY: usize = 1000;
+/// A backslash and the line end that Enter made of it; the space without a width tells it from a pasted one.
+const CONTINUED: &str = "\\\u{200b}\n";
 /// Around a text of several lines.
 const QUOTE: &str = "\"\"\"";
 
@@ -58,7 +59,7 @@ impl Input {
         editor.bind_sequence(KeyEvent(KeyCode::Enter, Modifiers::NONE), conditional(Box::new(GoOn)));
         editor.bind_sequence(KeyEvent(KeyCode::Enter, Modifiers::ALT), Cmd::Newline);
         if let Some(path) = history {
-            let folder = path.parent().map_or(Ok(()), make_folder).map_err(ReadlineError::from);
+            let folder = path.parent().map_or(Ok(()), make_private_folder).map_err(ReadlineError::from);
             let loaded = folder.and_then(|()| if path.exists() { editor.load_history(path) } else { Ok(()) });
             if let Err(error) = loaded {
                 tell!("warning: {}: the history cannot be read: {error}", path.display());
@@ -81,7 +82,7 @@ impl Input {
             Input::Lines(lines) => read_line(lines),
             Input::Terminal(editor, history) => {
                 let text = match editor.readline("> ") {
-                    Ok(text) => text,
+                    Ok(text) => text.replace(CONTINUED, "\n"),
                     Err(ReadlineError::Eof | ReadlineError::Interrupted) => return Ok(Typed::End),
                     Err(error) => return Err(error.into()),
                 };
@@ -151,14 +152,14 @@ impl ConditionalEventHandler for ClearOrLeave {
     }
 }
 
-/// Enter: behind a backslash at the end the text goes on in the next line, without it. Backslashes of a text that
-/// was pasted stay.
+/// Enter: behind a backslash at the end the text goes on in the next line. Backslashes of a text that was
+/// pasted stay.
 struct GoOn;
 
 impl ConditionalEventHandler for GoOn {
     fn handle(&self, _: &Event, _: RepeatCount, _: bool, context: &EventContext<'_>) -> Option<Cmd> {
         let goes_on = context.pos() == context.line().len() && context.line().ends_with('\\');
-        goes_on.then(|| Cmd::Replace(Movement::BackwardChar(1), Some("\n".to_owned())))
+        goes_on.then(|| Cmd::Insert(1, CONTINUED[1..].to_owned()))
     }
 }
 

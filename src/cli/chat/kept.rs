@@ -1,6 +1,6 @@
 //! Conversations that are kept in the user's data folder, and the lines that were typed.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use jiff::Zoned;
 use super::Args;
 use crate::cli::CliError;
 use crate::cli::output::tell;
+use crate::store::os::make_private_folder;
 use crate::text::Transcript;
 use crate::verify::NewFile;
 
@@ -95,7 +96,7 @@ impl Kept {
         if !self.ours && file.exists() {
             *file = unused(file.parent().unwrap_or(Path::new("")));
         }
-        let kept = file.parent().map_or(Ok(()), make_folder).map_err(CliError::from);
+        let kept = file.parent().map_or(Ok(()), make_private_folder).map_err(CliError::from);
         match kept.and_then(|()| write(file, self.ours, model, transcript)) {
             Ok(()) => self.ours = true,
             Err(error) => {
@@ -135,15 +136,6 @@ fn data_folder() -> Result<PathBuf, etcetera::HomeDirError> {
     Ok(folder)
 }
 
-/// Makes a folder that is for its user alone.
-pub fn make_folder(folder: &Path) -> std::io::Result<()> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder)
-}
-
 /// A name that is one file in the folder on every system.
 fn checked(name: &str) -> Result<&str, CliError> {
     let fits = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | ' ');
@@ -179,6 +171,27 @@ fn newest(chats: &Path) -> Result<PathBuf, CliError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_not_the_conversations_own_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.jsonl");
+        fs::write(&file, "another's").unwrap();
+        let mut kept = Kept { folder: None, file: Some(file.clone()), ours: false, transcript: None };
+        kept.keep("m", &Transcript::default());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "another's");
+        let name = kept.name().unwrap().to_owned();
+        assert_ne!(name, "a");
+        // Its own is replaced.
+        let system = Transcript { system: Some("Be brief.".to_owned()), exchanges: Vec::new() };
+        kept.keep("m", &system);
+        assert_eq!(kept.name(), Some(name.as_str()));
+        assert_eq!(read(kept.file.as_ref().unwrap()).unwrap(), system);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+        kept.begin_anew();
+        kept.keep("m", &system);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+    }
 
     #[test]
     fn names_are_one_file() {

@@ -6,8 +6,8 @@ use super::talk::Talk;
 use crate::cli::{CliError, InFile};
 use crate::text::Message;
 
-/// A part of the context that dropping leaves free where it can: what follows a dropped exchange has to be read
-/// anew, which should not come with every answer.
+/// A part of the context that dropping leaves free where it can: what follows a dropped exchange has to be
+/// read anew, which should not come with every answer.
 const FREE_SHARE: usize = 4;
 
 /// What is fed: text, and its ids.
@@ -19,8 +19,8 @@ impl Talk<'_> {
         self.settings.on_full == OnFull::Drop && !self.transcript.exchanges.is_empty()
     }
 
-    /// The prompt with this message last, which leaves room behind `made` tokens of its answer. `None`: there is
-    /// no room for more of it.
+    /// The prompt with this message last, which leaves room behind `made` tokens of its answer. `None`: there
+    /// is no room for more of it.
     ///
     /// # Errors
     /// A message that there is no room for, or that the template refuses.
@@ -59,8 +59,8 @@ impl Talk<'_> {
             return Ok(None);
         }
         let message = format!(
-            "the context is full: the conversation has {} tokens with this message, the context {context}; the \
-             message is taken back",
+            "the context is full: the conversation has {} tokens with this message, the context {context}; \
+             the message is taken back",
             whole.1.len()
         );
         Err(CliError::new(message).hint("/drop, /undo and /clear make room, /set ctx N makes it larger"))

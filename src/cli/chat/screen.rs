@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
 use crate::cli::safe_text;
+use crate::store::TerminalMode;
 use crate::text::Part;
 
 const DIM: &str = "\x1b[2m";
@@ -82,6 +83,20 @@ impl Screen {
     pub fn note(&self, text: &str) {
         let (on, off) = if self.colour && io::stderr().is_terminal() { (DIM, PLAIN) } else { ("", "") };
         crate::cli::output::tell!("{on}{}{off}", safe_text::escape_text(text));
+    }
+}
+
+/// What a process does that ends while a line is edited: the terminal is set as it was, and pasted text comes
+/// as any other.
+pub fn restore() -> impl Fn() + Send + 'static {
+    let mode = TerminalMode::now();
+    move || {
+        if let Some(mode) = &mode {
+            mode.restore();
+            if io::stdout().is_terminal() {
+                let _ = io::stdout().lock().write_all(b"\x1b[?2004l\n");
+            }
+        }
     }
 }
 

@@ -69,8 +69,9 @@ impl Settings {
         let on_full =
             self.on_full.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
         format!(
-            "temp {temperature}, top-k {top_k}, top-p {top_p}, min-p {min_p}, repeat-penalty {repeat_penalty}, \
-             seed {seed}, max-tokens {most}, ctx {context}, on-full {on_full}"
+            "temp {temperature}, top-k {top_k}, top-p {top_p}, min-p {min_p}, \
+             repeat-penalty {repeat_penalty}, seed {seed}, max-tokens {most}, ctx {context}, \
+             on-full {on_full}"
         )
     }
 }

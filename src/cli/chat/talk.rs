@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::answer::{Answered, Answerer, Cost};
-use super::command::{Command, HELP, message};
+use super::command::{Command, HELP, KEYS, message};
 use super::edit::edit;
 use super::input::{Input, Typed};
 use super::kept::{self, Kept};
@@ -148,8 +148,9 @@ impl<'a> Talk<'a> {
         let speculation = self.args.speculate;
         let mut answerer = Answerer { engine, sequence, cache, interrupted, path, speculation };
         loop {
-            // Nothing is under way that an interrupt could end: the next one ends the process.
-            interrupted.store(!self.terminal, Ordering::Relaxed);
+            // Nothing is under way that an interrupt could end: the next one ends the process. (Ctrl-C is a
+            // key while a line is edited.)
+            interrupted.store(true, Ordering::Relaxed);
             let typed = input.next()?;
             interrupted.store(false, Ordering::Relaxed);
             let Typed::Text(line) = typed else {
@@ -233,13 +234,18 @@ impl<'a> Talk<'a> {
     /// The commands that ask the model for nothing.
     fn change(&mut self, command: Command, answerer: &Answerer<'_, '_>) -> Result<(), CliError> {
         match command {
-            Command::Help => HELP.iter().for_each(|(usage, what)| tell!("{usage:18} {what}")),
+            Command::Help => {
+                HELP.iter().for_each(|(usage, what)| tell!("{usage:18} {what}"));
+                tell!("{KEYS}");
+            }
             Command::System(Some(text)) => {
                 match text.as_str() {
                     "" => self.transcript.system = None,
                     text => self.set_system(text)?,
                 }
-                self.keep();
+                if !self.transcript.exchanges.is_empty() {
+                    self.keep();
+                }
             }
             Command::System(None) => match &self.transcript.system {
                 Some(text) => tell!("{}", safe_text::escape_text(text)),

@@ -31,6 +31,24 @@ pub use other::Other as Os;
 #[cfg(windows)]
 pub use windows::Windows as Os;
 
+#[cfg(unix)]
+pub use unix::TerminalMode;
+
+/// How the terminal of standard input is set: where the system has nothing to put back.
+#[cfg(not(unix))]
+pub struct TerminalMode;
+
+#[cfg(not(unix))]
+impl TerminalMode {
+    /// Never known.
+    pub fn now() -> Option<TerminalMode> {
+        None
+    }
+
+    /// Does nothing.
+    pub fn restore(&self) {}
+}
+
 /// What a file is read for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reads {

@@ -1,7 +1,7 @@
 //! Templates by name, for models that come without one: the formats that most of them were trained on.
 
-/// Name, source, and the texts that begin the user's next turn or end the answer: a model whose vocabulary does
-/// not know them as tokens writes them out.
+/// Name, source, and the texts that begin the user's next turn or end the answer: a model whose vocabulary
+/// does not know them as tokens writes them out.
 type Named = (&'static str, &'static str, &'static [&'static str]);
 
 const NAMED: &[Named] = &[
@@ -34,7 +34,8 @@ const LLAMA2: &str = "\
 {%- set ns = namespace(system='') -%}
 {%- for m in messages -%}
 {%- if m.role == 'system' %}{% set ns.system = '<<SYS>>\n' + m.content + '\n<</SYS>>\n\n' -%}
-{%- elif m.role == 'user' %}{{ bos_token + '[INST] ' + ns.system + m.content + ' [/INST]' }}{% set ns.system = '' -%}
+{%- elif m.role == 'user' %}{{ bos_token + '[INST] ' + ns.system + m.content + ' [/INST]' -}}
+{% set ns.system = '' -%}
 {%- else %}{{ ' ' + m.content + ' ' + eos_token }}{% endif -%}
 {%- endfor -%}";
 
@@ -51,7 +52,8 @@ const GEMMA: &str = "\
 {%- set ns = namespace(system='') -%}
 {%- for m in messages -%}
 {%- if m.role == 'system' %}{% set ns.system = m.content + '\n\n' -%}
-{%- elif m.role == 'user' %}{{ '<start_of_turn>user\n' + ns.system + m.content + '<end_of_turn>\n' }}{% set ns.system = '' -%}
+{%- elif m.role == 'user' %}{{ '<start_of_turn>user\n' + ns.system + m.content + '<end_of_turn>\n' -}}
+{% set ns.system = '' -%}
 {%- else %}{{ '<start_of_turn>model\n' + m.content + '<end_of_turn>\n' }}{% endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif -%}";

@@ -1,10 +1,10 @@
 //! What a model thinks before it answers, told apart from the answer while both come.
 //!
-//! Families mark reasoning by a pair of texts around it, of which the template may put the first into the prompt;
-//! those of OpenAI's Harmony format by a header before each part: `<|channel|>analysis<|message|>`.
+//! Families mark reasoning by a pair of texts around it, of which the template may put the first into the
+//! prompt; those of OpenAI's Harmony format by a header before each part: `<|channel|>analysis<|message|>`.
 
-/// The pairs around reasoning, by family: Qwen, DeepSeek, GLM and most others; Magistral; Seed OSS; Command A;
-/// Gemma 4; EXAONE.
+/// The pairs around reasoning, by family: Qwen, DeepSeek, GLM and most others; Magistral; Seed OSS; Command
+/// A; Gemma 4; EXAONE.
 const PAIRS: &[[&str; 2]] = &[
     ["<think>", "</think>"],
     ["[THINK]", "[/THINK]"],
@@ -54,7 +54,8 @@ pub struct Splitter {
     trims: bool,
 }
 
-/// Whether a token of this text marks a part: it has to reach [`Splitter::push`] though it is a control token.
+/// Whether a token of this text marks a part: it has to reach [`Splitter::push`] though it is a control
+/// token.
 pub fn is_mark(text: &str) -> bool {
     PAIRS.iter().flatten().any(|mark| mark.contains(text) && !text.is_empty())
         || [START, CHANNEL, MESSAGE, END].contains(&text)
@@ -91,10 +92,10 @@ impl Splitter {
             self.pass(mark);
         }
         let keep = self.marks().iter().map(|mark| overlap(&self.held, mark)).max().unwrap_or(0);
+        let certain = self.held.len() - keep;
         // A start of reasoning may still come behind white space.
-        let keep =
-            if self.state == State::Start && self.held.trim().is_empty() { self.held.len() } else { keep };
-        let rest = self.held.split_off(self.held.len() - keep);
+        let blank = self.state == State::Start && self.held[..certain].trim().is_empty();
+        let rest = self.held.split_off(if blank { 0 } else { certain });
         let certain = std::mem::replace(&mut self.held, rest);
         self.give(certain, &mut out);
         out
@@ -213,6 +214,34 @@ mod tests {
         for (prompt, text, expected) in cases {
             for size in [1, 2, 3, 7, 1000] {
                 assert_eq!(parts(prompt, text, size), expected, "{text:?} in pieces of {size}");
+            }
+        }
+    }
+
+    /// Marks and their parts in any order, in pieces of every size.
+    #[test]
+    fn any_text_comes_out_the_same_in_any_pieces() {
+        let mut state = 1u64;
+        let mut below = |n: usize| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) as usize % n
+        };
+        let marks: Vec<&str> = PAIRS.iter().flatten().copied().collect();
+        let others = [START, CHANNEL, MESSAGE, END, HARMONY_TURN, "final", " ", "\n", "a", "<", "é"];
+        for _ in 0..2000 {
+            let mut text = String::new();
+            for _ in 0..below(8) {
+                let mark = match below(2) {
+                    0 => marks[below(marks.len())],
+                    _ => others[below(others.len())],
+                };
+                let end = if below(4) == 0 { below(mark.len()) } else { mark.len() };
+                text.push_str(mark.get(..end).unwrap_or(mark));
+            }
+            let prompt = ["", "<think>\n", HARMONY_TURN][below(3)];
+            let whole = parts(prompt, &text, usize::MAX);
+            for size in 1..5 {
+                assert_eq!(parts(prompt, &text, size), whole, "{prompt:?} {text:?} in pieces of {size}");
             }
         }
     }

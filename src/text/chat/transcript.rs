@@ -7,8 +7,8 @@
 //! {"role":"assistant","content":"4."}
 //! ```
 //!
-//! A file is not trusted: it is bounded, its fields are known, and it holds whole exchanges; no text of it is a
-//! path or a command.
+//! A file is not trusted: it is bounded, its fields are known, and it holds whole exchanges; no text of it is
+//! a path or a command.
 
 use std::io::{self, BufRead, Write};
 
@@ -105,9 +105,8 @@ impl Transcript {
 
     /// Reads a file.
     ///
-    /// # Errors
-    /// What cannot be read, is longer than 64 MiB or has a line over 16 MiB, and what is no transcript, with its
-    /// line.
+    /// # Errors What cannot be read, is longer than 64 MiB or has a line over 16 MiB, and what is no
+    /// transcript, with its line.
     pub fn read(file: impl BufRead) -> Result<Transcript, TranscriptError> {
         let mut lines = Lines { file, line: 0, left: MAX_BYTES, bytes: Vec::new() };
         let header: Header = match lines.next()? {
@@ -244,37 +243,84 @@ mod tests {
 
     #[test]
     fn what_is_no_transcript_is_refused_with_its_line() {
-        let user = "{\"role\":\"user\",\"content\":\"a\"}\n";
-        let answer = "{\"role\":\"assistant\",\"content\":\"b\"}\n";
-        let system = "{\"role\":\"system\",\"content\":\"c\"}\n";
-        assert_eq!(read(&format!("{HEADER}\n{system}{user}{answer}\n")).unwrap().exchanges.len(), 1);
+        let user = r#"{"role":"user","content":"a"}"#;
+        let answer = r#"{"role":"assistant","content":"b"}"#;
+        let system = r#"{"role":"system","content":"c"}"#;
+        let file = |lines: &[&str]| format!("{HEADER}{}\n", lines.join("\n"));
+        assert_eq!(read(&file(&["", system, "  ", user, answer, ""])).unwrap().exchanges.len(), 1);
         assert_eq!(read(HEADER), Ok(Transcript::default()));
-        let cases = [
+        assert_eq!(read(&HEADER.replace('}', r#","model":null}"#)), Ok(Transcript::default()));
+        let header = |from: &str, to: &str| HEADER.replace(from, to);
+        let headers = [
             (String::new(), "it is no transcript"),
             (user.to_owned(), "it is no transcript"),
             ("GGUF\u{0}\u{0}".to_owned(), "it is no transcript"),
-            (HEADER.replace('1', "2"), "version 2 is not known"),
-            (HEADER.replace('}', ",\"x\":1}"), "it is no transcript"),
-            (format!("{HEADER}{user}"), "it ends in the middle"),
-            (format!("{HEADER}{answer}"), "line 2: a system message may come first"),
-            (format!("{HEADER}{user}{user}"), "line 3: a system message may come first"),
-            (format!("{HEADER}{user}{answer}{system}"), "line 4: a system message may come first"),
-            (format!("{HEADER}{system}{system}"), "line 3: a system message may come first"),
-            (format!("{HEADER}{}", user.replace("user", "tool")), "line 2: unknown variant `tool`"),
-            (format!("{HEADER}{}", user.replace("\"a\"", "1")), "line 2: invalid type"),
-            (format!("{HEADER}{}", user.replace("content", "contents")), "line 2: unknown field `contents`"),
-            (format!("{HEADER}{{\"role\":\"user\"}}"), "line 2: missing field `content`"),
-            (
-                format!("{HEADER}{}", user.replace('}', ",\"reasoning_content\":\"r\"}")),
-                "line 2: only an assistant",
-            ),
-            (format!("{HEADER}{{"), "line 2: EOF"),
-            (format!("{HEADER}{}", "[".repeat(1000)), "line 2: "),
+            (format!("\u{feff}{HEADER}"), "it is no transcript"),
+            (header("1", "2"), "version 2 is not known"),
+            (header("1", "0"), "version 0 is not known"),
+            (header("1", "-1"), "it is no transcript"),
+            (header("1", "1.0"), "it is no transcript"),
+            (header("1", "99999999999"), "it is no transcript"),
+            (header("1", "\"1\""), "it is no transcript"),
+            (header("wayinfer-chat", "other"), "it is no transcript"),
+            (header("\"wayinfer-chat\"", "1"), "it is no transcript"),
+            (header("\"version\":1", "\"version\":1,\"version\":1"), "it is no transcript"),
+            (header("}", ",\"model\":1}"), "it is no transcript"),
+            (header("}", ",\"x\":1}"), "it is no transcript"),
         ];
-        for (text, expected) in cases {
+        for (text, expected) in headers {
             let error = read(&text).expect_err(&text);
             assert!(error.starts_with(expected), "{text:?}: {error}");
         }
+        let turns = "a system message may come first, then user and assistant in turns";
+        let order = [
+            (&[answer][..], 2),
+            (&[user, user], 3),
+            (&[user, system], 3),
+            (&[user, answer, system], 4),
+            (&[user, answer, answer], 4),
+            (&[system, system], 3),
+            (&[system, answer], 3),
+        ];
+        for (lines, line) in order {
+            assert_eq!(read(&file(lines)), Err(format!("line {line}: {turns}")), "{lines:?}");
+        }
+        assert_eq!(read(&file(&[user])), Err("it ends in the middle of an exchange".to_owned()));
+        let fields = [
+            (user.replace("user", "tool"), "unknown variant `tool`"),
+            (user.replace("user", "User"), "unknown variant `User`"),
+            (user.replace("\"user\"", "1"), "expected value"),
+            (user.replace("\"user\"", "{\"user\":1}"), ""),
+            (user.replace("\"a\"", "1"), "invalid type"),
+            (user.replace("\"a\"", "null"), "invalid type: null"),
+            (user.replace("\"a\"", "[\"a\"]"), "invalid type: sequence"),
+            (user.replace("\"a\"", "\"\\ud800\""), "hex escape"),
+            (user.replace('a', "\u{0}"), "control character"),
+            (user.replace("content", "contents"), "unknown field `contents`"),
+            (user.replace('}', ",\"content\":\"b\"}"), "duplicate field `content`"),
+            (user.replace('}', ",\"path\":\"/etc/passwd\"}"), "unknown field `path`"),
+            (r#"{"role":"user"}"#.to_owned(), "missing field `content`"),
+            (r#"{"content":"a"}"#.to_owned(), "missing field `role`"),
+            (user.replace('}', r#","reasoning_content":"r"}"#), "only an assistant's message"),
+            (system.replace('}', r#","reasoning_content":"r"}"#), "only an assistant's message"),
+            (format!("{user}{answer}"), "trailing characters"),
+            (r#"["user","a","b","c"]"#.to_owned(), ""),
+            ("{".to_owned(), "EOF"),
+            ("[".repeat(100_000), ""),
+            ("{\"role\":".repeat(100_000), ""),
+        ];
+        for (line, expected) in fields {
+            let error = read(&file(&[&line])).expect_err(&line);
+            let error = error.strip_prefix("line 2: ").unwrap_or_else(|| panic!("{line:?}: {error}"));
+            assert!(error.contains(expected), "{line:?}: {error}");
+        }
+        for wrong in ["1", "[]", "{}"] {
+            let line = answer.replace('}', &format!(",\"reasoning_content\":{wrong}}}"));
+            let error = read(&file(&[user, &line])).unwrap_err();
+            assert!(error.starts_with("line 3: invalid type"), "{line}: {error}");
+        }
+        let bytes = [HEADER.as_bytes(), b"{\"role\":\"user\",\"content\":\"\xff\"}\n"].concat();
+        assert!(matches!(Transcript::read(bytes.as_slice()), Err(TranscriptError::Line { line: 2, .. })));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What Unix systems have in common.
 
 mod fault;
+mod terminal;
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use super::FileIdentity;
 pub use fault::FaultWatch;
+pub use terminal::TerminalMode;
 
 pub fn identity(file: &File) -> io::Result<FileIdentity> {
     file.metadata().map(|found| identity_of(&found))
