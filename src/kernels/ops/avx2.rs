@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{Isa, Lanes8, Lanes16, MAGIC};
+use super::lanes::{Isa, Lanes8, Lanes16, MAGIC, QueryUnit};
 
 /// The proof that the CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -59,6 +59,45 @@ impl Isa for Avx2 {
         with_avx2!(F64x8(_mm256_setzero_pd(), _mm256_setzero_pd()))
     }
     #[inline(always)]
+    fn halves(self, low: f32, high: f32) -> F32x16 {
+        with_avx2!(F32x16(_mm256_set1_ps(low), _mm256_set1_ps(high)))
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[i8; 16]) -> F32x16 {
+        with_avx2!(widen_bytes(_mm_loadu_si128(x.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn load_nibbles(self, x: &[u8; 16], high: bool) -> F32x16 {
+        with_avx2!({
+            let x = _mm_loadu_si128(x.as_ptr().cast());
+            let x = if high { _mm_srli_epi16::<4>(x) } else { x };
+            widen_bytes(_mm_sub_epi8(_mm_and_si128(x, _mm_set1_epi8(15)), _mm_set1_epi8(8)))
+        })
+    }
+    #[inline(always)]
+    fn dot_bytes(self, k: &[i8; 64], q: &QueryUnit) -> F32x16 {
+        with_avx2!({
+            let (k, q) = (k.as_ptr().cast::<__m256i>(), q.quants.as_ptr().cast::<__m256i>());
+            let low = fours_of_signed(_mm256_loadu_si256(k), _mm256_loadu_si256(q));
+            let high = fours_of_signed(_mm256_loadu_si256(k.add(1)), _mm256_loadu_si256(q.add(1)));
+            F32x16(_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
+        })
+    }
+    #[inline(always)]
+    fn dot_nibbles(self, k: &[u8; 32], q: &QueryUnit) -> F32x16 {
+        with_avx2!({
+            let (k, nibble) = (_mm256_loadu_si256(k.as_ptr().cast()), _mm256_set1_epi8(15));
+            let low = _mm256_and_si256(k, nibble);
+            let high = _mm256_and_si256(_mm256_srli_epi16::<4>(k), nibble);
+            let (quants, less) = (q.quants.as_ptr().cast::<__m256i>(), q.less_8.as_ptr().cast::<__m256i>());
+            let low = fours(low, _mm256_loadu_si256(quants));
+            let high = fours(high, _mm256_loadu_si256(quants.add(1)));
+            let low = _mm256_add_epi32(low, _mm256_loadu_si256(less));
+            let high = _mm256_add_epi32(high, _mm256_loadu_si256(less.add(1)));
+            F32x16(_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
+        })
+    }
+    #[inline(always)]
     fn prefetch<T>(self, at: &T) {
         with_avx2!(_mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()));
     }
@@ -72,6 +111,39 @@ macro_rules! lanewise {
             with_avx2!(Self($intrinsic(self.0, b.0), $intrinsic(self.1, b.1)))
         }
     )*};
+}
+
+/// Sixteen bytes as f32.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn widen_bytes(x: __m128i) -> F32x16 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let low = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x));
+        F32x16(low, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(x, x))))
+    }
+}
+
+/// Sums of four products of bytes: those of `k` without signs, at most 128.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn fours(k: __m256i, q: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_madd_epi16(_mm256_maddubs_epi16(k, q), _mm256_set1_epi16(1)) }
+}
+
+/// Sums of four products of bytes with signs; those of `q` are no -128.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn fours_of_signed(k: __m256i, q: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe { fours(_mm256_abs_epi8(k), _mm256_sign_epi8(q, k)) }
 }
 
 /// Lanes 0..8 + lanes 8..16.

@@ -2,15 +2,15 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{Isa, Lanes8, Lanes16, MAGIC};
+use super::lanes::{Isa, Lanes8, Lanes16, MAGIC, QueryUnit};
 
-/// The proof that the CPU has AVX-512 F.
+/// The proof that the CPU has AVX-512 F and VNNI.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
 
 impl Avx512 {
-    /// Safe only for callers compiled for this feature, which is the proof.
-    #[target_feature(enable = "avx512f")]
+    /// Safe only for callers compiled for these features, which is the proof.
+    #[target_feature(enable = "avx512f,avx512vnni")]
     #[inline]
     pub(super) fn new() -> Self {
         Self(())
@@ -28,8 +28,8 @@ pub(super) struct F64x8(__m512d);
 /// Calls intrinsics on behalf of a value that proves the CPU's support.
 macro_rules! with_avx512 {
     ($e:expr) => {
-        // SAFETY: an `Avx512`, or lanes made from one, is in hand: the CPU has AVX-512 F, which includes
-        // AVX2. Loads and stores go through references to arrays of the full width.
+        // SAFETY: an `Avx512`, or lanes made from one, is in hand: the CPU has AVX-512 VNNI and F, which
+        // includes AVX2. Loads and stores go through references to arrays of the full width.
         unsafe { $e }
     };
 }
@@ -56,6 +56,39 @@ impl Isa for Avx512 {
         with_avx512!(F64x8(_mm512_setzero_pd()))
     }
     #[inline(always)]
+    fn halves(self, low: f32, high: f32) -> F32x16 {
+        with_avx512!(F32x16(_mm512_mask_mov_ps(_mm512_set1_ps(low), 0xFF00, _mm512_set1_ps(high))))
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[i8; 16]) -> F32x16 {
+        with_avx512!(widen_bytes(_mm_loadu_si128(x.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn load_nibbles(self, x: &[u8; 16], high: bool) -> F32x16 {
+        with_avx512!({
+            let x = _mm_loadu_si128(x.as_ptr().cast());
+            let x = if high { _mm_srli_epi16::<4>(x) } else { x };
+            widen_bytes(_mm_sub_epi8(_mm_and_si128(x, _mm_set1_epi8(15)), _mm_set1_epi8(8)))
+        })
+    }
+    #[inline(always)]
+    fn dot_bytes(self, k: &[i8; 64], q: &QueryUnit) -> F32x16 {
+        with_avx512!({
+            // The instruction wants one side without signs: 128 is added, and taken off in the sum.
+            let k = _mm512_xor_si512(_mm512_loadu_si512(k.as_ptr().cast()), _mm512_set1_epi8(-128));
+            products(k, q, &q.less_128)
+        })
+    }
+    #[inline(always)]
+    fn dot_nibbles(self, k: &[u8; 32], q: &QueryUnit) -> F32x16 {
+        with_avx512!({
+            let (k, nibble) = (_mm256_loadu_si256(k.as_ptr().cast()), _mm256_set1_epi8(15));
+            let low = _mm256_and_si256(k, nibble);
+            let high = _mm256_and_si256(_mm256_srli_epi16::<4>(k), nibble);
+            products(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high), q, &q.less_8)
+        })
+    }
+    #[inline(always)]
     fn prefetch<T>(self, at: &T) {
         with_avx512!(_mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()));
     }
@@ -69,6 +102,30 @@ macro_rules! lanewise {
             with_avx512!(Self($intrinsic(self.0, b.0)))
         }
     )*};
+}
+
+/// Sixteen bytes as f32.
+///
+/// # Safety
+/// The CPU must have AVX-512 F.
+#[inline(always)]
+unsafe fn widen_bytes(x: __m128i) -> F32x16 {
+    // SAFETY: the caller's promise.
+    unsafe { F32x16(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(x))) }
+}
+
+/// Sums of four products of bytes without signs and a query's, begun with `less`, as f32.
+///
+/// # Safety
+/// The CPU must have AVX-512 VNNI and F.
+#[inline(always)]
+unsafe fn products(k: __m512i, q: &QueryUnit, less: &[i32; 16]) -> F32x16 {
+    // SAFETY: the caller's promise; the loads go through references to arrays of the full width.
+    unsafe {
+        let less = _mm512_loadu_si512(less.as_ptr().cast());
+        let q = _mm512_loadu_si512(q.quants.as_ptr().cast());
+        F32x16(_mm512_cvtepi32_ps(_mm512_dpbusd_epi32(less, k, q)))
+    }
 }
 
 /// Lanes 0..8 + lanes 8..16.

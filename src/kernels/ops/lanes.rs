@@ -6,6 +6,49 @@
 
 use half::f16;
 
+/// Applies an expression to each lane.
+macro_rules! each {
+    ($n:literal, $i:ident => $value:expr) => {{
+        let mut out = [Default::default(); $n];
+        let mut $i = 0;
+        while $i < $n {
+            out[$i] = $value;
+            $i += 1;
+        }
+        out
+    }};
+}
+
+/// Sixty-four bytes of a query, two blocks of Q8_0, and what instruction sets want to know of them. Elements that
+/// are not there are 0, and so is the scale of a block that is not.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(super) struct QueryUnit {
+    pub quants: [i8; 64],
+    /// Lane l: -128 times the sum of the bytes 4l to 4l + 3.
+    pub less_128: [i32; 16],
+    /// Lane l: -8 times that sum.
+    pub less_8: [i32; 16],
+    /// The scale of the block that a lane belongs to.
+    pub scales: [f32; 16],
+}
+
+impl QueryUnit {
+    pub const ZERO: QueryUnit =
+        QueryUnit { quants: [0; 64], less_128: [0; 16], less_8: [0; 16], scales: [0.0; 16] };
+
+    /// Of bytes and of the scales of their two blocks.
+    pub fn new(quants: &[i8; 64], scales: [f32; 2]) -> QueryUnit {
+        let mut unit = QueryUnit { quants: *quants, ..QueryUnit::ZERO };
+        for (lane, four) in quants.as_chunks::<4>().0.iter().enumerate() {
+            let sum: i32 = four.iter().map(|&q| i32::from(q)).sum();
+            (unit.less_128[lane], unit.less_8[lane]) = (-128 * sum, -8 * sum);
+            unit.scales[lane] = scales[lane / 8];
+        }
+        unit
+    }
+}
+
 /// An instruction set. Its value is a proof that the CPU supports it.
 pub(super) trait Isa: Copy {
     /// Whether there are registers for sixteen sums of sixteen lanes beside what they are made of.
@@ -21,6 +64,40 @@ pub(super) trait Isa: Copy {
     fn zero64(self) -> <Self::F as Lanes16>::D;
     /// Asks for a cache line that will be read soon; changes no result.
     fn prefetch<T>(self, at: &T);
+
+    /// `low` in lanes 0..8, `high` in 8..16.
+    #[inline(always)]
+    fn halves(self, low: f32, high: f32) -> Self::F {
+        let mut lanes = [low; 16];
+        lanes[8..].fill(high);
+        self.load(&lanes)
+    }
+
+    /// Sixteen bytes as f32.
+    #[inline(always)]
+    fn load_i8(self, x: &[i8; 16]) -> Self::F {
+        self.load(&each!(16, i => f32::from(x[i])))
+    }
+
+    /// The low or the high nibbles of sixteen bytes, less 8, as f32.
+    #[inline(always)]
+    fn load_nibbles(self, x: &[u8; 16], high: bool) -> Self::F {
+        let shift = if high { 4 } else { 0 };
+        self.load(&each!(16, i => f32::from((x[i] >> shift & 15) as i8 - 8)))
+    }
+
+    /// Lane l: the sum of the products of bytes 4l to 4l + 3, exact.
+    #[inline(always)]
+    fn dot_bytes(self, k: &[i8; 64], q: &QueryUnit) -> Self::F {
+        let product = |i: usize| i32::from(k[i]) * i32::from(q.quants[i]);
+        self.load(&each!(16, l => (4 * l..4 * l + 4).map(product).sum::<i32>() as f32))
+    }
+
+    /// The same of nibbles less 8: the low ones are elements 0 to 31, the high ones 32 to 63.
+    #[inline(always)]
+    fn dot_nibbles(self, k: &[u8; 32], q: &QueryUnit) -> Self::F {
+        self.dot_bytes(&each!(64, i => (k[i % 32] >> (i / 32 * 4) & 15) as i8 - 8), q)
+    }
 
     /// The first `len` lanes (at most 16) from the beginning of `x`, the others zero.
     #[inline(always)]
@@ -95,19 +172,6 @@ pub(super) const MAGIC: f32 = 12_582_912.0;
 /// Plain Rust: the definition of every result.
 #[derive(Clone, Copy)]
 pub(super) struct Scalar;
-
-/// Applies an expression to each lane.
-macro_rules! each {
-    ($n:literal, $i:ident => $value:expr) => {{
-        let mut out = [Default::default(); $n];
-        let mut $i = 0;
-        while $i < $n {
-            out[$i] = $value;
-            $i += 1;
-        }
-        out
-    }};
-}
 
 impl Isa for Scalar {
     type F = [f32; 16];

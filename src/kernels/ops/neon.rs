@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::lanes::{Isa, Lanes8, Lanes16, MAGIC};
+use super::lanes::{Isa, Lanes8, Lanes16, MAGIC, QueryUnit};
 
 /// The proof that the CPU has NEON.
 #[derive(Clone, Copy)]
@@ -67,6 +67,45 @@ impl Isa for Neon {
         F64x8(zero, zero, zero, zero)
     }
     #[inline(always)]
+    fn halves(self, low: f32, high: f32) -> F32x16 {
+        let (low, high) = with_neon!((vdupq_n_f32(low), vdupq_n_f32(high)));
+        F32x16(low, low, high, high)
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[i8; 16]) -> F32x16 {
+        with_neon!(widen_bytes(vld1q_s8(x.as_ptr())))
+    }
+    #[inline(always)]
+    fn load_nibbles(self, x: &[u8; 16], high: bool) -> F32x16 {
+        with_neon!({
+            let x = vld1q_u8(x.as_ptr());
+            widen_bytes(nibbles(if high { vshrq_n_u8::<4>(x) } else { x }))
+        })
+    }
+    #[inline(always)]
+    fn dot_bytes(self, k: &[i8; 64], q: &QueryUnit) -> F32x16 {
+        let (k, q) = (k.as_ptr(), q.quants.as_ptr());
+        with_neon!(F32x16(
+            fours(vld1q_s8(k), vld1q_s8(q)),
+            fours(vld1q_s8(k.add(16)), vld1q_s8(q.add(16))),
+            fours(vld1q_s8(k.add(32)), vld1q_s8(q.add(32))),
+            fours(vld1q_s8(k.add(48)), vld1q_s8(q.add(48)))
+        ))
+    }
+    #[inline(always)]
+    fn dot_nibbles(self, k: &[u8; 32], q: &QueryUnit) -> F32x16 {
+        let (k, q) = (k.as_ptr(), q.quants.as_ptr());
+        with_neon!({
+            let (a, b) = (vld1q_u8(k), vld1q_u8(k.add(16)));
+            F32x16(
+                fours(nibbles(a), vld1q_s8(q)),
+                fours(nibbles(b), vld1q_s8(q.add(16))),
+                fours(nibbles(vshrq_n_u8::<4>(a)), vld1q_s8(q.add(32))),
+                fours(nibbles(vshrq_n_u8::<4>(b)), vld1q_s8(q.add(48))),
+            )
+        })
+    }
+    #[inline(always)]
     fn prefetch<T>(self, at: &T) {
         let at = std::ptr::from_ref(at);
         // SAFETY: a hint, which touches nothing that a program could see; the intrinsic for it is not stable.
@@ -87,6 +126,35 @@ macro_rules! lanewise {
             ))
         }
     )*};
+}
+
+/// Sixteen bytes as f32.
+#[inline]
+#[target_feature(enable = "neon")]
+fn widen_bytes(x: int8x16_t) -> F32x16 {
+    let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
+    F32x16(
+        vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+        vcvtq_f32_s32(vmovl_high_s16(low)),
+        vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+        vcvtq_f32_s32(vmovl_high_s16(high)),
+    )
+}
+
+/// The low nibbles, less 8.
+#[inline]
+#[target_feature(enable = "neon")]
+fn nibbles(x: uint8x16_t) -> int8x16_t {
+    vsubq_s8(vreinterpretq_s8_u8(vandq_u8(x, vdupq_n_u8(15))), vdupq_n_s8(8))
+}
+
+/// Sums of four products of bytes, as f32.
+#[inline]
+#[target_feature(enable = "neon")]
+fn fours(k: int8x16_t, q: int8x16_t) -> float32x4_t {
+    let low = vpaddlq_s16(vmull_s8(vget_low_s8(k), vget_low_s8(q)));
+    let high = vpaddlq_s16(vmull_high_s8(k, q));
+    vcvtq_f32_s32(vpaddq_s32(low, high))
 }
 
 /// Four f16, widened exactly.

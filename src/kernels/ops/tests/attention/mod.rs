@@ -5,7 +5,9 @@ mod case;
 use half::f16;
 
 use super::*;
-use case::{Case, Fault};
+use case::{Case, Fault, Kind};
+
+use crate::quant::{quantize_q4_0, quantize_q8_0};
 
 fn shape(
     head_dim: usize,
@@ -65,6 +67,72 @@ fn every_instance_gives_the_defined_bits() {
             if name != "scalar" || i % 8 == 0 {
                 assert_same(&case.run(ops, &mut scratch), &wanted, &format!("{name}, {shape:?}"));
             }
+        }
+    }
+}
+
+/// Every kind of keys with every kind of values, at lengths of whole and of half units.
+#[test]
+fn quantised_keys_and_values_give_the_defined_bits() {
+    let mut random = Random(31);
+    let mut scratch = AttentionScratch::default();
+    let pairs = Kind::ALL.into_iter().flat_map(|k| Kind::ALL.map(|v| [k, v]));
+    for (i, kinds) in pairs.filter(|[k, v]| k.is_quantised() || v.is_quantised() || k != v).enumerate() {
+        for (j, first_pos) in [0, 1, 127, 129, 258, 700].into_iter().enumerate() {
+            let (tokens, group) = ([1, 2, 5, 33][(i + j) % 4], [1, 3, 4, 9][(i + 2 * j) % 4]);
+            let key_len = [32, 64, 96, 128, 160, 192][(i + j) % 6];
+            let value_len = [64, 32, 128, 96, 160, 64][(i + 2 * j) % 6];
+            let plain = shape(key_len, group, tokens, first_pos, [None, Some(20), Some(300)][(i + j) % 3]);
+            let of = AttentionShape { value_len, soft_cap: [None, Some(1.5)][(i + j) % 2], ..plain };
+            let mut case = Case::kept(&mut random, of, kinds);
+            if j % 3 == 0 && first_pos < 700 && of.window.is_none() {
+                case = case.choosing(&mut random, [1, 3, 9][i % 3], 1 + j % 2);
+            }
+            if j % 2 == 0 {
+                case = case.with_sinks(&mut random);
+            }
+            let wanted = case.defined(Fault::None);
+            for (name, ops) in instances() {
+                assert_same(&case.run(ops, &mut scratch), &wanted, &format!("{name}, {kinds:?}, {of:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn latents_may_be_quantised() {
+    let mut random = Random(32);
+    let mut scratch = AttentionScratch::default();
+    for kind in [Kind::Q8, Kind::Q4] {
+        for (key_len, value_len, heads, tokens) in [(96, 64, 5, 3), (160, 128, 20, 1), (576, 512, 6, 2)] {
+            let plain = shape(key_len, 1, tokens, 200, None);
+            let of = AttentionShape { heads, kv_heads: 1, value_len, ..plain };
+            let case = Case::kept(&mut random, of, [kind; 2]).latent();
+            let wanted = case.defined(Fault::None);
+            for (name, ops) in instances().split_off(1) {
+                assert_same(&case.run(ops, &mut scratch), &wanted, &format!("{name}, {kind:?}, {of:?}"));
+            }
+        }
+    }
+}
+
+/// Of quantised caches: the f64 formula of what is kept, and of queries as they are.
+#[test]
+fn quantised_attention_is_accurate_and_the_comparison_sees_faults() {
+    let mut random = Random(33);
+    let mut scratch = AttentionScratch::default();
+    for kinds in [[Kind::Q8; 2], [Kind::Q4; 2], [Kind::Q8, Kind::Q4], [Kind::Q4, Kind::F16]] {
+        let case = Case::kept(&mut random, shape(128, 3, 5, 400, None), kinds);
+        let out = case.run(scalar(), &mut scratch);
+        let measure = |fault: Fault| square_error(&out, &case.reference(fault));
+        let measured = measure(Fault::None);
+        println!("{kinds:?}: {measured:.1e}");
+        assert!(measured < if kinds[1] == Kind::F16 { 1e-9 } else { 1e-12 }, "{kinds:?}: {measured}");
+        for fault in [Fault::WrongKvHead, Fault::SeesTheNext, Fault::KeepsQueries, Fault::KeepsDirections] {
+            let without = measure(fault);
+            println!("{fault:?}: {without:.1e}");
+            assert!(without > 1e-6, "{fault:?}: {without}");
+            assert!(difference(&out, &case.defined(fault)).is_some(), "{fault:?}");
         }
     }
 }
@@ -370,17 +438,63 @@ fn new_rows_go_to_their_places_in_a_page() {
     let mut random = Random(16);
     for (kv_heads, len, first, tokens) in [(3, 24, 5, 1), (3, 24, 124, 4), (20, 40, 0, 128), (2, 1, 127, 1)] {
         let rows = random.values(tokens * kv_heads * len, 100.0);
+        let place = PlaceInPage { kv_heads, len, first, rotation: 1 };
         for (name, ops) in instances() {
             let size = kv_heads * PAGE * len;
             let (mut f32s, mut f16s) = (vec![-7.0; size], vec![9; size]);
-            ops.store_kv(&rows, KvViewMut::F32(&mut f32s), kv_heads, len, first);
-            ops.store_kv(&rows, KvViewMut::F16(&mut f16s), kv_heads, len, first);
+            ops.store_kv(&rows, KvViewMut::F32(&mut f32s), place);
+            ops.store_kv(&rows, KvViewMut::F16(&mut f16s), place);
             for (at, (&got, &got16)) in f32s.iter().zip(&f16s).enumerate() {
                 let (head, pos, d) = (at / len / PAGE, at / len % PAGE, at % len);
                 let stored = (first..first + tokens).contains(&pos);
                 let wanted = stored.then(|| rows[((pos - first) * kv_heads + head) * len + d]);
                 assert_eq!(got, wanted.unwrap_or(-7.0), "{name}");
                 assert_eq!(got16, wanted.map_or(9, |x| f16::from_f32(x).to_bits()), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn new_rows_are_rotated_and_quantised_in_their_places() {
+    let mut random = Random(34);
+    let places = [(3, 96, 5, 1, 1), (2, 128, 124, 4, 128), (9, 64, 0, 128, 64), (1, 192, 127, 1, 64)];
+    for (kv_heads, len, first, tokens, rotation) in places {
+        let rows = random.values(tokens * kv_heads * len, 100.0);
+        let place = PlaceInPage { kv_heads, len, first, rotation };
+        let positions = kv_heads * PAGE;
+        let mut wanted = vec![None; positions];
+        for (i, row) in rows.chunks_exact(len).enumerate() {
+            let (token, head) = (i / kv_heads, i % kv_heads);
+            let mut row = row.to_vec();
+            scalar().hadamard(&mut row, rotation);
+            wanted[head * PAGE + first + token] = Some(row);
+        }
+        for (name, ops) in instances() {
+            let (mut scales8, mut quants8) = (vec![9; positions * len / 32], vec![9; positions * len]);
+            let (mut scales4, mut quants4) = (vec![9; positions * len / 32], vec![9; positions * len / 2]);
+            ops.store_kv(&rows, KvViewMut::Q8_0(&mut scales8, &mut quants8), place);
+            ops.store_kv(&rows, KvViewMut::Q4_0(&mut scales4, &mut quants4), place);
+            for (at, wanted) in wanted.iter().enumerate() {
+                let scales = [&scales8, &scales4].map(|scales| &scales[at * len / 32..][..len / 32]);
+                let (bytes, nibbles) = (&quants8[at * len..][..len], &quants4[at * len / 2..][..len / 2]);
+                let Some(row) = wanted else {
+                    assert!(scales.into_iter().flatten().all(|&d| d == 9), "{name}");
+                    assert!(bytes.iter().all(|&q| q == 9) && nibbles.iter().all(|&q| q == 9), "{name}");
+                    continue;
+                };
+                for (i, block) in row.as_chunks::<32>().0.iter().enumerate() {
+                    let (mut eight, mut four) = ([0; 32], [0; 32]);
+                    let d = [quantize_q8_0(block, &mut eight), quantize_q4_0(block, &mut four)];
+                    assert_eq!([scales[0][i], scales[1][i]], d.map(f16::to_bits), "{name}");
+                    assert_eq!(bytes[32 * i..][..32], eight, "{name}");
+                    let alone = i == len / 64 * 2;
+                    for (d, &q) in four.iter().enumerate() {
+                        let at = if alone { 32 * (i / 2) + d % 16 } else { 32 * (i / 2) + d };
+                        let high = if alone { d >= 16 } else { i % 2 == 1 };
+                        assert_eq!(nibbles[at] >> (4 * u8::from(high)) & 15, q, "{name}, {len}: {i} {d}");
+                    }
+                }
             }
         }
     }
