@@ -1,6 +1,5 @@
 //! Quantised keys and values of one head and chunk, and queries rounded to be multiplied with such keys.
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -46,14 +45,20 @@ pub(super) fn round_queries(ops: &Ops, q: &[f32], len: usize, kv: &KvPages<'_>, 
 }
 
 /// How quants of a row lie.
-pub(super) trait Quants {
+pub(super) trait Quants: Copy {
     type Of: Copy;
+    /// A unit of them.
+    type Unit;
 
     /// Elements that one holds.
     const EACH: usize;
 
-    /// A unit of a row, at most 64 elements of it, by a query's.
-    fn dot<I: Isa>(isa: I, unit: &[Self::Of], q: &QueryUnit) -> I::F;
+    /// The whole units of a row, and a last block alone.
+    fn split(row: &[Self::Of]) -> (&[Self::Unit], &[Self::Of]);
+    /// A unit of a key by a query's.
+    fn dot<I: Isa>(isa: I, unit: &Self::Unit, q: &QueryUnit) -> I::F;
+    /// As a unit whose other block is nothing.
+    fn alone(block: &[Self::Of]) -> Self::Unit;
     /// Sixteen elements of a row, by their number.
     fn sixteen<I: Isa>(isa: I, row: &[Self::Of], unit: usize) -> I::F;
 }
@@ -64,19 +69,24 @@ pub(super) struct Bytes;
 
 impl Quants for Bytes {
     type Of = i8;
+    type Unit = [i8; UNIT];
 
     const EACH: usize = 1;
 
     #[inline(always)]
-    fn dot<I: Isa>(isa: I, unit: &[i8], q: &QueryUnit) -> I::F {
-        match unit.as_array() {
-            Some(unit) => isa.dot_bytes(unit, q),
-            None => {
-                let mut whole = [0; UNIT];
-                whole[..unit.len()].copy_from_slice(unit);
-                isa.dot_bytes(&whole, q)
-            }
-        }
+    fn split(row: &[i8]) -> (&[[i8; UNIT]], &[i8]) {
+        row.as_chunks()
+    }
+
+    #[inline(always)]
+    fn dot<I: Isa>(isa: I, unit: &[i8; UNIT], q: &QueryUnit) -> I::F {
+        isa.dot_bytes(unit, q)
+    }
+
+    fn alone(block: &[i8]) -> [i8; UNIT] {
+        let mut unit = [0; UNIT];
+        unit[..KV_BLOCK].copy_from_slice(block);
+        unit
     }
 
     #[inline(always)]
@@ -91,23 +101,28 @@ pub(super) struct Nibbles;
 
 impl Quants for Nibbles {
     type Of = u8;
+    type Unit = [u8; KV_BLOCK];
 
     const EACH: usize = 2;
 
     #[inline(always)]
-    fn dot<I: Isa>(isa: I, unit: &[u8], q: &QueryUnit) -> I::F {
-        match unit.as_array() {
-            Some(unit) => isa.dot_nibbles(unit, q),
-            None => {
-                // The last block alone: its second half is where the second block's would be.
-                let mut whole = [0; KV_BLOCK];
-                let (low, high) = whole.split_at_mut(unit.len());
-                for ((byte, low), high) in unit.iter().zip(low).zip(high) {
-                    (*low, *high) = (byte & 15, byte >> 4);
-                }
-                isa.dot_nibbles(&whole, q)
-            }
+    fn split(row: &[u8]) -> (&[[u8; KV_BLOCK]], &[u8]) {
+        row.as_chunks()
+    }
+
+    #[inline(always)]
+    fn dot<I: Isa>(isa: I, unit: &[u8; KV_BLOCK], q: &QueryUnit) -> I::F {
+        isa.dot_nibbles(unit, q)
+    }
+
+    /// Its second half is where the second block's would be.
+    fn alone(block: &[u8]) -> [u8; KV_BLOCK] {
+        let mut unit = [0; KV_BLOCK];
+        let (low, high) = unit.split_at_mut(KV_BLOCK / 2);
+        for ((byte, low), high) in block.iter().zip(low).zip(high) {
+            (*low, *high) = (byte & 15, byte >> 4);
         }
+        unit
     }
 
     #[inline(always)]
@@ -121,44 +136,73 @@ impl Quants for Nibbles {
     }
 }
 
-/// Rows of a head and chunk.
-#[derive(Clone, Copy)]
-pub(super) struct Quantised<'a, Q: Quants> {
-    quants: &'a [Q::Of],
+/// Buffers for the scales of a chunk.
+#[derive(Debug, Default)]
+pub(super) struct Scales {
     /// `[position][blocks]`
-    scales: &'a [f32],
-    /// Elements of a row.
-    len: usize,
-    kind: PhantomData<Q>,
+    wide: Vec<f32>,
+    /// `[position][units]`: of a unit's two blocks, in eight lanes each.
+    lanes: Vec<[f32; 16]>,
 }
 
-impl<'a, Q: Quants> Quantised<'a, Q> {
-    /// Blocks of a row of so many elements.
-    pub fn blocks(len: usize) -> usize {
-        len / KV_BLOCK
+impl Scales {
+    /// The scales of a chunk, f16.
+    #[inline(always)]
+    fn widen<I: Isa>(&mut self, isa: I, scales: &[u16]) -> &[f32] {
+        self.wide.resize(scales.len(), 0.0);
+        // A page's positions are a multiple of sixteen.
+        for (from, to) in scales.as_chunks().0.iter().zip(self.wide.as_chunks_mut().0) {
+            isa.load_f16(from).store(to);
+        }
+        &self.wide
     }
 
-    /// A head's chunk of rows of so many elements; its scales, f16, are widened to `wide`.
+    /// The same in lanes.
+    #[inline(always)]
+    fn spread<I: Isa>(&mut self, isa: I, scales: &[u16], blocks: usize) -> &[[f32; 16]] {
+        self.widen(isa, scales);
+        let units = blocks.div_ceil(2);
+        self.lanes.resize(PAGE * units, [0.0; 16]);
+        let positions = self.wide.chunks_exact(blocks).zip(self.lanes.chunks_exact_mut(units));
+        for (scales, lanes) in positions {
+            let (pairs, last) = scales.as_chunks::<2>();
+            for (pair, lanes) in pairs.iter().zip(&mut *lanes) {
+                isa.halves(pair[0], pair[1]).store(lanes);
+            }
+            if let [scale] = last {
+                isa.halves(*scale, 0.0).store(&mut lanes[pairs.len()]);
+            }
+        }
+        &self.lanes
+    }
+}
+
+/// Quantised keys of a head and chunk.
+pub(super) struct QuantisedKeys<'a, Q: Quants> {
+    quants: &'a [Q::Of],
+    /// `[position][units]`
+    scales: &'a [[f32; 16]],
+    /// Elements of a row.
+    len: usize,
+    /// The last blocks of rows that are no whole units.
+    alone: Vec<Q::Unit>,
+}
+
+impl<'a, Q: Quants> QuantisedKeys<'a, Q> {
     #[inline(always)]
     pub fn new<I: Isa>(
         isa: I,
         scales: &[u16],
         quants: &'a [Q::Of],
         len: usize,
-        wide: &'a mut Vec<f32>,
+        wide: &'a mut Scales,
     ) -> Self {
-        wide.resize(scales.len(), 0.0);
-        // A page's positions are a multiple of sixteen.
-        for (from, to) in scales.as_chunks().0.iter().zip(wide.as_chunks_mut().0) {
-            isa.load_f16(from).store(to);
+        let scales = wide.spread(isa, scales, len / KV_BLOCK);
+        let mut alone = Vec::new();
+        if !len.is_multiple_of(UNIT) {
+            alone.extend(quants.chunks_exact(len / Q::EACH).map(|row| Q::alone(Q::split(row).1)));
         }
-        Self { quants, scales: wide, len, kind: PhantomData }
-    }
-
-    #[inline(always)]
-    fn row(&self, position: usize) -> &'a [Q::Of] {
-        let n = self.len / Q::EACH;
-        &self.quants[position * n..][..n]
+        Self { quants, scales, len, alone }
     }
 
     /// Scores of all rows of a tile: products of bytes, exact, of four neighbours each to one of sixteen lanes,
@@ -166,72 +210,94 @@ impl<'a, Q: Quants> Quantised<'a, Q> {
     #[inline(always)]
     pub fn score<I: Isa>(&self, isa: I, tile: &Tile, chunk: &Chunk, p: &mut [[f32; PAGE]]) {
         let held = tile.held_by(0..tile.rows(), chunk);
-        let (ahead, scale) = (tile.values_ahead(chunk), tile.dot_scale());
+        let ahead = tile.values_ahead(chunk);
         let place = |at: usize| chunk.places.map_or(at, |places| usize::from(places[at]));
         let mut at = held.start;
         while at < held.end {
             let n = 4.min(held.end - at);
             ahead.ask_for(isa, at..at + n);
-            if n == 4 {
-                let places = [place(at), place(at + 1), place(at + 2), place(at + 3)];
-                self.score_four(isa, tile, 0..tile.rows(), at, places, scale, p);
-            } else {
-                for at in at..at + n {
-                    for (row, p) in p[..tile.rows()].iter_mut().enumerate() {
-                        p[at] = self.dot(isa, place(at), tile, row).sum() * scale;
-                    }
-                }
-            }
+            // Of fewer than four the last stands for the others.
+            let places = [place(at), place(at + 1.min(n - 1)), place(at + 2.min(n - 1)), place(at + n - 1)];
+            self.score_four(isa, tile, at..at + n, places, p);
             at += n;
         }
     }
 
-    /// The same of four positions.
+    /// The same of up to four positions.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments)] // it is a part of `score`
     fn score_four<I: Isa>(
         &self,
         isa: I,
         tile: &Tile,
-        rows: Range<usize>,
-        at: usize,
+        at: Range<usize>,
         places: [usize; 4],
-        scale: f32,
         p: &mut [[f32; PAGE]],
     ) {
-        for row in rows {
-            let sums = I::F::sum4([
-                self.dot(isa, places[0], tile, row),
-                self.dot(isa, places[1], tile, row),
-                self.dot(isa, places[2], tile, row),
-                self.dot(isa, places[3], tile, row),
-            ]);
-            for (p, sum) in p[row][at..at + 4].iter_mut().zip(sums) {
+        let (n, count) = (self.len / Q::EACH, units(self.len));
+        let [a, b, c, d] = places;
+        let row = |place: usize| Q::split(&self.quants[place * n..][..n]).0;
+        let (ka, kb, kc, kd) = (row(a), row(b), row(c), row(d));
+        let whole = ka.len();
+        let (kb, kc, kd) = (&kb[..whole], &kc[..whole], &kd[..whole]);
+        let scales = |place: usize| &self.scales[place * count..][..count];
+        let (sa, sb, sc, sd) = (scales(a), scales(b), scales(c), scales(d));
+        let scale = tile.dot_scale();
+        for (row, p) in p[..tile.rows()].iter_mut().enumerate() {
+            let query = &tile.query(row, count)[..count];
+            let mut acc = [isa.splat(0.0); 4];
+            // No closures over registers: they would be compiled without the instruction set.
+            for u in 0..whole {
+                let q = &query[u];
+                let by = isa.load(&q.scales);
+                acc[0] = isa.load(&sa[u]).mul(by).mul_add(Q::dot(isa, &ka[u], q), acc[0]);
+                acc[1] = isa.load(&sb[u]).mul(by).mul_add(Q::dot(isa, &kb[u], q), acc[1]);
+                acc[2] = isa.load(&sc[u]).mul(by).mul_add(Q::dot(isa, &kc[u], q), acc[2]);
+                acc[3] = isa.load(&sd[u]).mul(by).mul_add(Q::dot(isa, &kd[u], q), acc[3]);
+            }
+            if whole < count {
+                let q = &query[whole];
+                let by = isa.load(&q.scales);
+                acc[0] = isa.load(&sa[whole]).mul(by).mul_add(Q::dot(isa, &self.alone[a], q), acc[0]);
+                acc[1] = isa.load(&sb[whole]).mul(by).mul_add(Q::dot(isa, &self.alone[b], q), acc[1]);
+                acc[2] = isa.load(&sc[whole]).mul(by).mul_add(Q::dot(isa, &self.alone[c], q), acc[2]);
+                acc[3] = isa.load(&sd[whole]).mul(by).mul_add(Q::dot(isa, &self.alone[d], q), acc[3]);
+            }
+            for (p, sum) in p[at.clone()].iter_mut().zip(I::F::sum4(acc)) {
                 *p = sum * scale;
             }
         }
     }
+}
 
-    /// The lanes of a position's dot with a row's query.
+/// Quantised values of a head and chunk.
+#[derive(Clone, Copy)]
+pub(super) struct QuantisedValues<'a, Q: Quants> {
+    quants: &'a [Q::Of],
+    /// `[position][blocks]`
+    scales: &'a [f32],
+    /// Elements of a row.
+    len: usize,
+}
+
+impl<'a, Q: Quants> QuantisedValues<'a, Q> {
     #[inline(always)]
-    fn dot<I: Isa>(&self, isa: I, position: usize, tile: &Tile, row: usize) -> I::F {
-        let (key, blocks) = (self.row(position), Self::blocks(self.len));
-        let scales = &self.scales[position * blocks..][..blocks];
-        let mut acc = isa.splat(0.0);
-        let keys = key.chunks(UNIT / Q::EACH).zip(scales.chunks(2));
-        for ((key, scales), q) in keys.zip(tile.query(row, units(self.len))) {
-            let both = isa.halves(scales[0], scales.get(1).copied().unwrap_or(0.0));
-            acc = both.mul(isa.load(&q.scales)).mul_add(Q::dot(isa, key, q), acc);
-        }
-        acc
+    pub fn new<I: Isa>(
+        isa: I,
+        scales: &[u16],
+        quants: &'a [Q::Of],
+        len: usize,
+        wide: &'a mut Scales,
+    ) -> Self {
+        Self { quants, scales: wide.widen(isa, scales), len }
     }
 }
 
-impl<Q: Quants + Copy> Values for Quantised<'_, Q> {
+impl<Q: Quants> Values for QuantisedValues<'_, Q> {
     /// Scale times quant, which is exact.
     #[inline(always)]
     fn unit<I: Isa>(self, isa: I, at: usize, unit: usize) -> I::F {
-        let scale = self.scales[at * Self::blocks(self.len) + unit * 16 / KV_BLOCK];
-        Q::sixteen(isa, self.row(at), unit).mul(isa.splat(scale))
+        let n = self.len / Q::EACH;
+        let scale = self.scales[at * (self.len / KV_BLOCK) + unit * 16 / KV_BLOCK];
+        Q::sixteen(isa, &self.quants[at * n..][..n], unit).mul(isa.splat(scale))
     }
 }

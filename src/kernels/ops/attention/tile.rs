@@ -4,13 +4,13 @@
 use std::ops::Range;
 
 use super::parts::{State, merge, part_len};
-use super::quantised::{Bytes, Nibbles, Quantised};
+use super::quantised::{Bytes, Nibbles, QuantisedKeys, QuantisedValues, Scales};
 use super::scores::{Keys, score};
 use super::values::{InPlace, Packed, Values, weigh_all};
 use super::{AttentionShape, ChosenOf, PAGE};
 use crate::kernels::ops::lanes::{Isa, Lanes16, QueryUnit};
 use crate::kernels::ops::math::{exp_sum, soft_cap};
-use crate::kernels::ops::{KvPages, KvView};
+use crate::kernels::ops::{KV_BLOCK, KvPages, KvView};
 
 /// Rows up to which keys and values are read where they lie; more rows pay for a widened, padded copy.
 const DIRECT_ROWS: usize = 8;
@@ -146,8 +146,8 @@ pub(in crate::kernels::ops) struct Workspace {
     parts: Vec<f32>,
     /// Positions of a chunk that are chosen, in rising order.
     places: Vec<u8>,
-    /// `[position][blocks]`: scales of quantised keys or values of a chunk.
-    scales: Vec<f32>,
+    /// Of quantised keys or values of a chunk.
+    scales: Scales,
 }
 
 /// What a cache of floats holds.
@@ -325,29 +325,20 @@ fn score_chunk<I: Isa>(
     chunk: &Chunk,
     q: &[[f32; 16]],
     packed: &mut [[f32; 16]],
-    scales: &mut Vec<f32>,
+    scales: &mut Scales,
     p: &mut [[f32; PAGE]],
 ) {
-    let blocks = Quantised::<Bytes>::blocks(tile.shape.key_len);
+    let len = tile.shape.key_len;
     match tile.page(chunk).0 {
         KvView::F16(keys) => score_floats(isa, tile, chunk, keys, q, packed, p),
         KvView::F32(keys) => score_floats(isa, tile, chunk, keys, q, packed, p),
         KvView::Q8_0(d, keys) => {
-            let len = tile.shape.key_len;
-            let keys =
-                Quantised::<Bytes>::new(isa, tile.of_head(d, blocks), tile.of_head(keys, len), len, scales);
-            keys.score(isa, tile, chunk, p);
+            let (d, keys) = (tile.of_head(d, len / KV_BLOCK), tile.of_head(keys, len));
+            QuantisedKeys::<Bytes>::new(isa, d, keys, len, scales).score(isa, tile, chunk, p);
         }
         KvView::Q4_0(d, keys) => {
-            let len = tile.shape.key_len;
-            let keys = Quantised::<Nibbles>::new(
-                isa,
-                tile.of_head(d, blocks),
-                tile.of_head(keys, len / 2),
-                len,
-                scales,
-            );
-            keys.score(isa, tile, chunk, p);
+            let (d, keys) = (tile.of_head(d, len / KV_BLOCK), tile.of_head(keys, len / 2));
+            QuantisedKeys::<Nibbles>::new(isa, d, keys, len, scales).score(isa, tile, chunk, p);
         }
     }
 }
@@ -408,23 +399,22 @@ fn weigh_chunk<I: Isa>(
     tile: &Tile,
     chunk: &Chunk,
     packed: &mut [[f32; 16]],
-    scales: &mut Vec<f32>,
+    scales: &mut Scales,
     p: &[[f32; PAGE]],
     parts: &mut [f32],
 ) {
     let (_, values, row) = tile.page(chunk);
-    let blocks = Quantised::<Bytes>::blocks(row);
     match values {
         KvView::F16(values) => weigh_floats(isa, tile, chunk, values, row, packed, p, parts),
         KvView::F32(values) => weigh_floats(isa, tile, chunk, values, row, packed, p, parts),
         KvView::Q8_0(d, values) => {
-            let (d, values) = (tile.of_head(d, blocks), tile.of_head(values, row));
-            let values = Quantised::<Bytes>::new(isa, d, values, row, scales);
+            let (d, values) = (tile.of_head(d, row / KV_BLOCK), tile.of_head(values, row));
+            let values = QuantisedValues::<Bytes>::new(isa, d, values, row, scales);
             weigh_quants(isa, tile, chunk, values, packed, p, parts);
         }
         KvView::Q4_0(d, values) => {
-            let (d, values) = (tile.of_head(d, blocks), tile.of_head(values, row / 2));
-            let values = Quantised::<Nibbles>::new(isa, d, values, row, scales);
+            let (d, values) = (tile.of_head(d, row / KV_BLOCK), tile.of_head(values, row / 2));
+            let values = QuantisedValues::<Nibbles>::new(isa, d, values, row, scales);
             weigh_quants(isa, tile, chunk, values, packed, p, parts);
         }
     }
