@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{Isa, Lanes8, Lanes16, MAGIC, QueryUnit};
+use super::lanes::{BytePanel, Isa, Lanes8, Lanes16, MAGIC, NibblePanel, QueryBlock};
 
 /// The proof that the CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -59,10 +59,6 @@ impl Isa for Avx2 {
         with_avx2!(F64x8(_mm256_setzero_pd(), _mm256_setzero_pd()))
     }
     #[inline(always)]
-    fn halves(self, low: f32, high: f32) -> F32x16 {
-        with_avx2!(F32x16(_mm256_set1_ps(low), _mm256_set1_ps(high)))
-    }
-    #[inline(always)]
     fn load_i8(self, x: &[i8; 16]) -> F32x16 {
         with_avx2!(widen_bytes(_mm_loadu_si128(x.as_ptr().cast())))
     }
@@ -75,26 +71,46 @@ impl Isa for Avx2 {
         })
     }
     #[inline(always)]
-    fn dot_bytes(self, k: &[i8; 64], q: &QueryUnit) -> F32x16 {
+    fn dot_bytes<const R: usize>(self, k: &BytePanel, q: [&QueryBlock; R]) -> [F32x16; R] {
         with_avx2!({
-            let (k, q) = (k.as_ptr().cast::<__m256i>(), q.quants.as_ptr().cast::<__m256i>());
-            let low = fours_of_signed(_mm256_loadu_si256(k), _mm256_loadu_si256(q));
-            let high = fours_of_signed(_mm256_loadu_si256(k.add(1)), _mm256_loadu_si256(q.add(1)));
-            F32x16(_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
+            let mut acc = [[_mm256_setzero_si256(); 2]; R];
+            for (i, k) in k.iter().enumerate() {
+                let k = k.as_ptr().cast::<__m256i>();
+                let k = [_mm256_loadu_si256(k), _mm256_loadu_si256(k.add(1))];
+                let sizes = [_mm256_abs_epi8(k[0]), _mm256_abs_epi8(k[1])];
+                for (acc, q) in acc.iter_mut().zip(q) {
+                    let q = four(q, i);
+                    for half in 0..2 {
+                        let q = _mm256_sign_epi8(q, k[half]);
+                        acc[half] = _mm256_add_epi32(acc[half], fours(sizes[half], q));
+                    }
+                }
+            }
+            finish(acc)
         })
     }
     #[inline(always)]
-    fn dot_nibbles(self, k: &[u8; 32], q: &QueryUnit) -> F32x16 {
+    fn dot_nibbles<const R: usize>(self, k: &NibblePanel, q: [&QueryBlock; R]) -> [F32x16; R] {
         with_avx2!({
-            let (k, nibble) = (_mm256_loadu_si256(k.as_ptr().cast()), _mm256_set1_epi8(15));
-            let low = _mm256_and_si256(k, nibble);
-            let high = _mm256_and_si256(_mm256_srli_epi16::<4>(k), nibble);
-            let (quants, less) = (q.quants.as_ptr().cast::<__m256i>(), q.less_8.as_ptr().cast::<__m256i>());
-            let low = fours(low, _mm256_loadu_si256(quants));
-            let high = fours(high, _mm256_loadu_si256(quants.add(1)));
-            let low = _mm256_add_epi32(low, _mm256_loadu_si256(less));
-            let high = _mm256_add_epi32(high, _mm256_loadu_si256(less.add(1)));
-            F32x16(_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
+            let mut acc = [[_mm256_setzero_si256(); 2]; R];
+            let nibble = _mm256_set1_epi8(15);
+            for (i, k) in k.iter().enumerate() {
+                let k = k.as_ptr().cast::<__m256i>();
+                for half in 0..2 {
+                    let k = _mm256_loadu_si256(k.add(half));
+                    let low = _mm256_and_si256(k, nibble);
+                    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(k), nibble);
+                    for (acc, q) in acc.iter_mut().zip(q) {
+                        let both = _mm256_add_epi32(fours(low, four(q, i)), fours(high, four(q, i + 4)));
+                        acc[half] = _mm256_add_epi32(acc[half], both);
+                    }
+                }
+            }
+            for (acc, q) in acc.iter_mut().zip(q) {
+                let less = _mm256_set1_epi32(8 * q.sum);
+                *acc = [_mm256_sub_epi32(acc[0], less), _mm256_sub_epi32(acc[1], less)];
+            }
+            finish(acc)
         })
     }
     #[inline(always)]
@@ -136,14 +152,30 @@ unsafe fn fours(k: __m256i, q: __m256i) -> __m256i {
     unsafe { _mm256_madd_epi16(_mm256_maddubs_epi16(k, q), _mm256_set1_epi16(1)) }
 }
 
-/// Sums of four products of bytes with signs; those of `q` are no -128.
+/// Four quants of a query, again and again.
 ///
 /// # Safety
 /// The CPU must have AVX2.
 #[inline(always)]
-unsafe fn fours_of_signed(k: __m256i, q: __m256i) -> __m256i {
+unsafe fn four(q: &QueryBlock, i: usize) -> __m256i {
     // SAFETY: the caller's promise.
-    unsafe { fours(_mm256_abs_epi8(k), _mm256_sign_epi8(q, k)) }
+    unsafe { _mm256_set1_epi32(q.fours[i]) }
+}
+
+/// As f32.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn finish<const R: usize>(acc: [[__m256i; 2]; R]) -> [F32x16; R] {
+    // SAFETY: the caller's promise.
+    let zero = unsafe { _mm256_setzero_ps() };
+    let mut out = [F32x16(zero, zero); R];
+    for (out, [low, high]) in out.iter_mut().zip(acc) {
+        // SAFETY: the caller's promise.
+        *out = unsafe { F32x16(_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)) };
+    }
+    out
 }
 
 /// Lanes 0..8 + lanes 8..16.

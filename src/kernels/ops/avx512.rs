@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{Isa, Lanes8, Lanes16, MAGIC, QueryUnit};
+use super::lanes::{BytePanel, Isa, Lanes8, Lanes16, MAGIC, NibblePanel, QueryBlock};
 
 /// The proof that the CPU has AVX-512 F and VNNI.
 #[derive(Clone, Copy)]
@@ -56,10 +56,6 @@ impl Isa for Avx512 {
         with_avx512!(F64x8(_mm512_setzero_pd()))
     }
     #[inline(always)]
-    fn halves(self, low: f32, high: f32) -> F32x16 {
-        with_avx512!(F32x16(_mm512_mask_mov_ps(_mm512_set1_ps(low), 0xFF00, _mm512_set1_ps(high))))
-    }
-    #[inline(always)]
     fn load_i8(self, x: &[i8; 16]) -> F32x16 {
         with_avx512!(widen_bytes(_mm_loadu_si128(x.as_ptr().cast())))
     }
@@ -72,20 +68,27 @@ impl Isa for Avx512 {
         })
     }
     #[inline(always)]
-    fn dot_bytes(self, k: &[i8; 64], q: &QueryUnit) -> F32x16 {
+    fn dot_bytes<const R: usize>(self, k: &BytePanel, q: [&QueryBlock; R]) -> [F32x16; R] {
         with_avx512!({
-            // The instruction wants one side without signs: 128 is added, and taken off in the sum.
-            let k = _mm512_xor_si512(_mm512_loadu_si512(k.as_ptr().cast()), _mm512_set1_epi8(-128));
-            products(k, q, &q.less_128)
+            // The instruction wants one side without signs: 128 is added, and taken off the sum.
+            let mut acc = begin(q, 128);
+            for (i, k) in k.iter().enumerate() {
+                let k = _mm512_loadu_si512(k.as_ptr().cast());
+                add_products(&mut acc, _mm512_xor_si512(k, _mm512_set1_epi8(-128)), q, i);
+            }
+            finish(acc)
         })
     }
     #[inline(always)]
-    fn dot_nibbles(self, k: &[u8; 32], q: &QueryUnit) -> F32x16 {
+    fn dot_nibbles<const R: usize>(self, k: &NibblePanel, q: [&QueryBlock; R]) -> [F32x16; R] {
         with_avx512!({
-            let (k, nibble) = (_mm256_loadu_si256(k.as_ptr().cast()), _mm256_set1_epi8(15));
-            let low = _mm256_and_si256(k, nibble);
-            let high = _mm256_and_si256(_mm256_srli_epi16::<4>(k), nibble);
-            products(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high), q, &q.less_8)
+            let (mut acc, nibble) = (begin(q, 8), _mm512_set1_epi8(15));
+            for (i, k) in k.iter().enumerate() {
+                let k = _mm512_loadu_si512(k.as_ptr().cast());
+                add_products(&mut acc, _mm512_and_si512(k, nibble), q, i);
+                add_products(&mut acc, _mm512_and_si512(_mm512_srli_epi32::<4>(k), nibble), q, i + 4);
+            }
+            finish(acc)
         })
     }
     #[inline(always)]
@@ -114,18 +117,46 @@ unsafe fn widen_bytes(x: __m128i) -> F32x16 {
     unsafe { F32x16(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(x))) }
 }
 
-/// Sums of four products of bytes without signs and a query's, begun with `less`, as f32.
+/// Sums of products with keys that so much is added to.
+///
+/// # Safety
+/// The CPU must have AVX-512 F.
+#[inline(always)]
+unsafe fn begin<const R: usize>(q: [&QueryBlock; R], added: i32) -> [__m512i; R] {
+    // SAFETY: the caller's promise.
+    let mut acc = [unsafe { _mm512_setzero_si512() }; R];
+    for (acc, q) in acc.iter_mut().zip(q) {
+        // SAFETY: the caller's promise.
+        *acc = unsafe { _mm512_set1_epi32(-added * q.sum) };
+    }
+    acc
+}
+
+/// Adds the products of sixteen positions' four quants without signs with four of each query.
 ///
 /// # Safety
 /// The CPU must have AVX-512 VNNI and F.
 #[inline(always)]
-unsafe fn products(k: __m512i, q: &QueryUnit, less: &[i32; 16]) -> F32x16 {
-    // SAFETY: the caller's promise; the loads go through references to arrays of the full width.
-    unsafe {
-        let less = _mm512_loadu_si512(less.as_ptr().cast());
-        let q = _mm512_loadu_si512(q.quants.as_ptr().cast());
-        F32x16(_mm512_cvtepi32_ps(_mm512_dpbusd_epi32(less, k, q)))
+unsafe fn add_products<const R: usize>(acc: &mut [__m512i; R], k: __m512i, q: [&QueryBlock; R], i: usize) {
+    for (acc, q) in acc.iter_mut().zip(q) {
+        // SAFETY: the caller's promise.
+        *acc = unsafe { _mm512_dpbusd_epi32(*acc, k, _mm512_set1_epi32(q.fours[i])) };
     }
+}
+
+/// As f32.
+///
+/// # Safety
+/// The CPU must have AVX-512 F.
+#[inline(always)]
+unsafe fn finish<const R: usize>(acc: [__m512i; R]) -> [F32x16; R] {
+    // SAFETY: the caller's promise.
+    let mut out = [unsafe { F32x16(_mm512_setzero_ps()) }; R];
+    for (out, acc) in out.iter_mut().zip(acc) {
+        // SAFETY: the caller's promise.
+        *out = unsafe { F32x16(_mm512_cvtepi32_ps(acc)) };
+    }
+    out
 }
 
 /// Lanes 0..8 + lanes 8..16.

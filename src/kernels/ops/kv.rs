@@ -4,14 +4,20 @@
 //! # Quantised pages
 //!
 //! Rows of a head are cut into blocks of 32 with an f16 scale each, rounded as ggml rounds to Q8_0 and Q4_0
-//! ([`quantize_q8_0`], [`quantize_q4_0`]); scales and quants lie apart. Quants of Q4_0, 0 to 15, lie in nibbles:
-//! of each 64 elements, byte i holds element i in its low nibble and 32 + i in its high one; of the last 32 of
-//! a row that is no multiple of 64, byte i holds elements i and 16 + i.
+//! ([`quantize_q8_0`], [`quantize_q4_0`]); scales and quants lie apart. Quants of Q4_0, 0 to 15, lie in nibbles.
+//!
+//! Values lie row by row; of each 64 elements of Q4_0, byte i holds element i in its low nibble and 32 + i in its
+//! high one; of the last 32 of a row that is no multiple of 64, byte i holds elements i and 16 + i.
+//!
+//! Keys lie in panels of sixteen positions, so that a dot needs no sum across lanes: block by block, of four
+//! neighbours those of all sixteen positions; of Q4_0 a byte holds a quant of four i low and of four i + 4 high.
+//! Scales are those of sixteen positions, block by block.
 //!
 //! What is rounded spreads its outliers first: rows are multiplied by a Hadamard matrix, orthonormal, so that
 //! the dots of rotated queries and keys are those of plain ones, and the sum of rotated values is rotated
 //! back. Its order is that of llama.cpp: [`key_rotation`], [`value_rotation`].
 
+use half::f16;
 use rayon::prelude::*;
 use zerocopy::IntoBytes;
 
@@ -29,9 +35,11 @@ pub enum KvView<'a> {
     /// The bits of f16 values.
     F16(&'a [u16]),
     F32(&'a [f32]),
-    /// Scales, f16: `[kv_heads][PAGE][len / 32]`.
+    /// Scales, f16, and quants. Of values: `[kv_heads][PAGE][len / 32]`, `[kv_heads][PAGE][len]`; of keys:
+    /// `[kv_heads][PAGE / 16][len / 32][16]`, `[kv_heads][PAGE / 16][len / 32][8][16][4]`.
     Q8_0(&'a [u16], &'a [i8]),
-    /// Scales as in Q8_0; quants: `[kv_heads][PAGE][len / 2]`.
+    /// Scales as in Q8_0; quants: of values `[kv_heads][PAGE][len / 2]`; of keys
+    /// `[kv_heads][PAGE / 16][len / 32][4][16][4]`.
     Q4_0(&'a [u16], &'a [u8]),
 }
 
@@ -124,6 +132,8 @@ pub fn value_rotation(len: usize) -> usize {
     if len.is_multiple_of(64) { 64 } else { 1 }
 }
 
+/// Positions of a panel of keys.
+const LANES: usize = 16;
 /// Elements from which storing is spread over threads, by head.
 const PARALLEL: usize = 1 << 15;
 
@@ -137,30 +147,52 @@ pub struct PlaceInPage {
     pub first: usize,
     /// The order of the Hadamard matrix that rows are multiplied by first; 1: none.
     pub rotation: usize,
+    /// Whether these are keys, whose quants lie in panels.
+    pub keys: bool,
 }
 
 impl Ops {
     /// Writes new keys or values into one page: as f32, rounded to f16 (to nearest, ties to even) or
     /// quantised. `rows`: `[tokens][kv_heads * len]`.
     pub fn store_kv(&self, rows: &[f32], page: KvViewMut<'_>, place: PlaceInPage) {
-        let PlaceInPage { kv_heads, len, first, rotation } = place;
+        let PlaceInPage { kv_heads, len, first, rotation, .. } = place;
         let token = kv_heads * len;
         assert!(token > 0 && rows.len().is_multiple_of(token), "store_kv: {} values", rows.len());
         assert!(first + rows.len() / token <= PAGE, "store_kv: beyond the page");
         assert!(len.is_multiple_of(rotation), "store_kv: rotation");
         match page {
-            KvViewMut::F16(page) => {
-                store(rows, page, &mut [], place, |from, to, _| run!(self, narrow(from, to)))
-            }
-            KvViewMut::F32(page) => {
-                store(rows, page, &mut [], place, |from, to: &mut [f32], _| to.copy_from_slice(from))
-            }
-            KvViewMut::Q8_0(scales, quants) => store(rows, quants, scales, place, |from, to, scales| {
-                self.rotated(from, rotation, |x| quantize_row_q8_0(x, to, scales));
+            KvViewMut::F16(page) => store(rows, page, &mut [], place, |from, to: &mut [u16], _, position| {
+                run!(self, narrow(from, &mut to[position * len..][..len]));
             }),
-            KvViewMut::Q4_0(scales, quants) => store(rows, quants, scales, place, |from, to, scales| {
-                self.rotated(from, rotation, |x| quantize_row_q4_0(x, to, scales));
+            KvViewMut::F32(page) => store(rows, page, &mut [], place, |from, to: &mut [f32], _, position| {
+                to[position * len..][..len].copy_from_slice(from);
             }),
+            KvViewMut::Q8_0(scales, quants) => {
+                store(rows, quants, scales, place, |from, quants: &mut [i8], scales, position| {
+                    let quantise = |x: &[f32; KV_BLOCK]| {
+                        let mut quants = [0; KV_BLOCK];
+                        (quantize_q8_0(x, &mut quants), quants)
+                    };
+                    self.rotated(from, rotation, |x| match place.keys {
+                        true => bytes_to_panels(x, quantise, quants, scales, position),
+                        false => bytes_to_row(x, quantise, &mut quants[position * len..], scales, position),
+                    });
+                });
+            }
+            KvViewMut::Q4_0(scales, quants) => {
+                store(rows, quants, scales, place, |from, quants: &mut [u8], scales, position| {
+                    let quantise = |x: &[f32; KV_BLOCK]| {
+                        let mut quants = [0; KV_BLOCK];
+                        (quantize_q4_0(x, &mut quants), quants)
+                    };
+                    self.rotated(from, rotation, |x| match place.keys {
+                        true => nibbles_to_panels(x, quantise, quants, scales, position),
+                        false => {
+                            nibbles_to_row(x, quantise, &mut quants[position * len / 2..], scales, position)
+                        }
+                    });
+                });
+            }
         }
     }
 
@@ -175,56 +207,105 @@ impl Ops {
     }
 }
 
-/// Rows of heads to their places: `put` a row to its elements and its scales, where there are any.
+/// Rows of heads to their places: `put` a row to the elements and the scales of its head, at a position.
 fn store<E: Send>(
     rows: &[f32],
     page: &mut [E],
     scales: &mut [u16],
     place: PlaceInPage,
-    put: impl Fn(&[f32], &mut [E], &mut [u16]) + Sync,
+    put: impl Fn(&[f32], &mut [E], &mut [u16], usize) + Sync,
 ) {
     let PlaceInPage { kv_heads, len, first, .. } = place;
     let token = kv_heads * len;
-    let [row, blocks] = [page.len(), scales.len()].map(|n| n / (kv_heads * PAGE));
-    assert!([len, len / 2].contains(&row) && page.len() == row * kv_heads * PAGE, "store_kv: page");
-    let quantised = blocks > 0;
-    assert!(!quantised || blocks * KV_BLOCK == len, "store_kv: scales");
-    let store_head = |head: usize, page: &mut [E], scales: &mut [u16]| {
-        let to = page[first * row..].chunks_exact_mut(row);
-        let mut scales = scales[first * blocks..].chunks_exact_mut(blocks.max(1));
-        for (from, to) in rows.chunks_exact(token).zip(to) {
-            put(&from[head * len..][..len], to, scales.next().unwrap_or_default());
+    let [head, scales_of_head] = [page.len(), scales.len()].map(|n| n / kv_heads);
+    assert!([PAGE * len, PAGE * len / 2].contains(&head) && page.len() == head * kv_heads, "store_kv: page");
+    assert!(scales.is_empty() || scales_of_head * KV_BLOCK == PAGE * len, "store_kv: scales");
+    let store_head = |(index, (page, scales)): (usize, (&mut [E], &mut [u16]))| {
+        for (i, from) in rows.chunks_exact(token).enumerate() {
+            put(&from[index * len..][..len], page, scales, first + i);
         }
     };
-    let heads = page.chunks_exact_mut(PAGE * row);
+    let mut scales = scales.chunks_exact_mut(scales_of_head.max(1));
+    let heads = page.chunks_exact_mut(head).map(|page| (page, scales.next().unwrap_or_default()));
     if rows.len() < PARALLEL {
-        let mut scales = scales.chunks_exact_mut((PAGE * blocks).max(1));
-        heads.enumerate().for_each(|(i, page)| store_head(i, page, scales.next().unwrap_or_default()));
+        heads.enumerate().for_each(store_head);
     } else {
-        let mut scales = scales.chunks_exact_mut((PAGE * blocks).max(1));
-        let heads: Vec<_> = heads.map(|page| (page, scales.next().unwrap_or_default())).collect();
-        heads.into_par_iter().enumerate().for_each(|(i, (page, scales))| store_head(i, page, scales));
+        let heads: Vec<_> = heads.collect();
+        heads.into_par_iter().enumerate().for_each(store_head);
     }
 }
 
-fn quantize_row_q8_0(x: &[f32], quants: &mut [i8], scales: &mut [u16]) {
-    let blocks = x.as_chunks().0.iter().zip(quants.as_chunks_mut().0);
-    for ((x, quants), scale) in blocks.zip(scales) {
-        *scale = quantize_q8_0(x, quants).to_bits();
+fn bytes_to_row(
+    x: &[f32],
+    quantise: impl Fn(&[f32; KV_BLOCK]) -> (f16, [i8; KV_BLOCK]),
+    row: &mut [i8],
+    scales: &mut [u16],
+    position: usize,
+) {
+    let scales = &mut scales[position * x.len() / KV_BLOCK..];
+    for ((x, row), scale) in x.as_chunks().0.iter().zip(row.as_chunks_mut::<KV_BLOCK>().0).zip(scales) {
+        let (d, quants) = quantise(x);
+        (*scale, *row) = (d.to_bits(), quants);
     }
 }
 
-fn quantize_row_q4_0(x: &[f32], nibbles: &mut [u8], scales: &mut [u16]) {
-    let mut quants = [[0; KV_BLOCK]; 2];
-    let pairs = x.chunks(2 * KV_BLOCK).zip(nibbles.chunks_mut(KV_BLOCK)).zip(scales.chunks_mut(2));
-    for ((x, nibbles), scales) in pairs {
-        for ((x, quants), scale) in x.as_chunks().0.iter().zip(&mut quants).zip(&mut *scales) {
-            *scale = quantize_q4_0(x, quants).to_bits();
+fn nibbles_to_row(
+    x: &[f32],
+    quantise: impl Fn(&[f32; KV_BLOCK]) -> (f16, [u8; KV_BLOCK]),
+    row: &mut [u8],
+    scales: &mut [u16],
+    position: usize,
+) {
+    let scales = scales[position * x.len() / KV_BLOCK..].chunks_mut(2);
+    for ((x, row), scales) in x.chunks(2 * KV_BLOCK).zip(row.chunks_mut(KV_BLOCK)).zip(scales) {
+        let mut quants = [[0; KV_BLOCK]; 2];
+        for ((x, quants), scale) in x.as_chunks().0.iter().zip(&mut quants).zip(scales) {
+            let (d, block) = quantise(x);
+            (*scale, *quants) = (d.to_bits(), block);
         }
-        let n = nibbles.len();
-        let flat = quants.as_flattened();
-        for (i, byte) in nibbles.iter_mut().enumerate() {
+        let (n, flat) = (x.len() / 2, quants.as_flattened());
+        for (i, byte) in row[..n].iter_mut().enumerate() {
             *byte = flat[i] | flat[n + i] << 4;
+        }
+    }
+}
+
+fn bytes_to_panels(
+    x: &[f32],
+    quantise: impl Fn(&[f32; KV_BLOCK]) -> (f16, [i8; KV_BLOCK]),
+    quants: &mut [i8],
+    scales: &mut [u16],
+    position: usize,
+) {
+    let blocks = x.len() / KV_BLOCK;
+    for (b, x) in x.as_chunks().0.iter().enumerate() {
+        let (d, block) = quantise(x);
+        let panel = position / LANES * blocks + b;
+        scales[panel * LANES + position % LANES] = d.to_bits();
+        let panel = &mut quants[panel * LANES * KV_BLOCK..][..LANES * KV_BLOCK];
+        for (fours, four) in panel.chunks_exact_mut(4 * LANES).zip(block.as_chunks::<4>().0) {
+            fours[position % LANES * 4..][..4].copy_from_slice(four);
+        }
+    }
+}
+
+fn nibbles_to_panels(
+    x: &[f32],
+    quantise: impl Fn(&[f32; KV_BLOCK]) -> (f16, [u8; KV_BLOCK]),
+    quants: &mut [u8],
+    scales: &mut [u16],
+    position: usize,
+) {
+    let (blocks, half) = (x.len() / KV_BLOCK, KV_BLOCK / 2);
+    for (b, x) in x.as_chunks().0.iter().enumerate() {
+        let (d, block) = quantise(x);
+        let panel = position / LANES * blocks + b;
+        scales[panel * LANES + position % LANES] = d.to_bits();
+        let panel = &mut quants[panel * LANES * half..][..LANES * half];
+        for (i, fours) in panel.chunks_exact_mut(4 * LANES).enumerate() {
+            for (j, byte) in fours[position % LANES * 4..][..4].iter_mut().enumerate() {
+                *byte = block[4 * i + j] | block[half + 4 * i + j] << 4;
+            }
         }
     }
 }

@@ -19,35 +19,31 @@ macro_rules! each {
     }};
 }
 
-/// Sixty-four bytes of a query, two blocks of Q8_0, and what instruction sets want to know of them. Elements that
-/// are not there are 0, and so is the scale of a block that is not.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-pub(super) struct QueryUnit {
-    pub quants: [i8; 64],
-    /// Lane l: -128 times the sum of the bytes 4l to 4l + 3.
-    pub less_128: [i32; 16],
-    /// Lane l: -8 times that sum.
-    pub less_8: [i32; 16],
-    /// The scale of the block that a lane belongs to.
-    pub scales: [f32; 16],
+/// A block of a query, rounded to Q8_0, and what instruction sets want to know of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct QueryBlock {
+    /// The bytes of four neighbours each.
+    pub fours: [i32; 8],
+    pub scale: f32,
+    /// The sum of all quants.
+    pub sum: i32,
 }
 
-impl QueryUnit {
-    pub const ZERO: QueryUnit =
-        QueryUnit { quants: [0; 64], less_128: [0; 16], less_8: [0; 16], scales: [0.0; 16] };
-
-    /// Of bytes and of the scales of their two blocks.
-    pub fn new(quants: &[i8; 64], scales: [f32; 2]) -> QueryUnit {
-        let mut unit = QueryUnit { quants: *quants, ..QueryUnit::ZERO };
-        for (lane, four) in quants.as_chunks::<4>().0.iter().enumerate() {
-            let sum: i32 = four.iter().map(|&q| i32::from(q)).sum();
-            (unit.less_128[lane], unit.less_8[lane]) = (-128 * sum, -8 * sum);
-            unit.scales[lane] = scales[lane / 8];
+impl QueryBlock {
+    pub fn new(quants: &[i8; 32], scale: f32) -> QueryBlock {
+        let mut fours = [0; 8];
+        for (four, quants) in fours.iter_mut().zip(quants.as_chunks::<4>().0) {
+            *four = i32::from_ne_bytes(each!(4, i => quants[i] as u8));
         }
-        unit
+        QueryBlock { fours, scale, sum: quants.iter().map(|&q| i32::from(q)).sum() }
     }
 }
+
+/// A block of the keys of sixteen positions: of each four neighbours those of all positions, one position
+/// behind the other.
+pub(super) type BytePanel = [[[i8; 4]; 16]; 8];
+/// The same in nibbles, less 8: a byte holds a quant of four i low, of four i + 4 high.
+pub(super) type NibblePanel = [[[u8; 4]; 16]; 4];
 
 /// An instruction set. Its value is a proof that the CPU supports it.
 pub(super) trait Isa: Copy {
@@ -65,14 +61,6 @@ pub(super) trait Isa: Copy {
     /// Asks for a cache line that will be read soon; changes no result.
     fn prefetch<T>(self, at: &T);
 
-    /// `low` in lanes 0..8, `high` in 8..16.
-    #[inline(always)]
-    fn halves(self, low: f32, high: f32) -> Self::F {
-        let mut lanes = [low; 16];
-        lanes[8..].fill(high);
-        self.load(&lanes)
-    }
-
     /// Sixteen bytes as f32.
     #[inline(always)]
     fn load_i8(self, x: &[i8; 16]) -> Self::F {
@@ -86,17 +74,29 @@ pub(super) trait Isa: Copy {
         self.load(&each!(16, i => f32::from((x[i] >> shift & 15) as i8 - 8)))
     }
 
-    /// Lane l: the sum of the products of bytes 4l to 4l + 3, exact.
+    /// Products of a block of sixteen positions' keys with some queries' blocks, as f32, exact.
     #[inline(always)]
-    fn dot_bytes(self, k: &[i8; 64], q: &QueryUnit) -> Self::F {
-        let product = |i: usize| i32::from(k[i]) * i32::from(q.quants[i]);
-        self.load(&each!(16, l => (4 * l..4 * l + 4).map(product).sum::<i32>() as f32))
+    fn dot_bytes<const R: usize>(self, k: &BytePanel, q: [&QueryBlock; R]) -> [Self::F; R] {
+        let dot = |q: &QueryBlock, position: usize| {
+            let fours = k.iter().zip(&q.fours).map(|(k, q)| {
+                let products = k[position].iter().zip(q.to_ne_bytes());
+                products.map(|(&k, q)| i32::from(k) * i32::from(q as i8)).sum::<i32>()
+            });
+            fours.sum::<i32>() as f32
+        };
+        q.map(|q| self.load(&each!(16, i => dot(q, i))))
     }
 
-    /// The same of nibbles less 8: the low ones are elements 0 to 31, the high ones 32 to 63.
+    /// The same of nibbles less 8.
     #[inline(always)]
-    fn dot_nibbles(self, k: &[u8; 32], q: &QueryUnit) -> Self::F {
-        self.dot_bytes(&each!(64, i => (k[i % 32] >> (i / 32 * 4) & 15) as i8 - 8), q)
+    fn dot_nibbles<const R: usize>(self, k: &NibblePanel, q: [&QueryBlock; R]) -> [Self::F; R] {
+        let mut bytes = [[[0; 4]; 16]; 8];
+        for (i, fours) in bytes.iter_mut().enumerate() {
+            for (four, k) in fours.iter_mut().zip(&k[i % 4]) {
+                *four = each!(4, j => (k[j] >> (i / 4 * 4) & 15) as i8 - 8);
+            }
+        }
+        self.dot_bytes(&bytes, q)
     }
 
     /// The first `len` lanes (at most 16) from the beginning of `x`, the others zero.

@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::lanes::{Isa, Lanes8, Lanes16, MAGIC, QueryUnit};
+use super::lanes::{BytePanel, Isa, Lanes8, Lanes16, MAGIC, NibblePanel, QueryBlock};
 
 /// The proof that the CPU has NEON.
 #[derive(Clone, Copy)]
@@ -67,11 +67,6 @@ impl Isa for Neon {
         F64x8(zero, zero, zero, zero)
     }
     #[inline(always)]
-    fn halves(self, low: f32, high: f32) -> F32x16 {
-        let (low, high) = with_neon!((vdupq_n_f32(low), vdupq_n_f32(high)));
-        F32x16(low, low, high, high)
-    }
-    #[inline(always)]
     fn load_i8(self, x: &[i8; 16]) -> F32x16 {
         with_neon!(widen_bytes(vld1q_s8(x.as_ptr())))
     }
@@ -83,26 +78,37 @@ impl Isa for Neon {
         })
     }
     #[inline(always)]
-    fn dot_bytes(self, k: &[i8; 64], q: &QueryUnit) -> F32x16 {
-        let (k, q) = (k.as_ptr(), q.quants.as_ptr());
-        with_neon!(F32x16(
-            fours(vld1q_s8(k), vld1q_s8(q)),
-            fours(vld1q_s8(k.add(16)), vld1q_s8(q.add(16))),
-            fours(vld1q_s8(k.add(32)), vld1q_s8(q.add(32))),
-            fours(vld1q_s8(k.add(48)), vld1q_s8(q.add(48)))
-        ))
+    fn dot_bytes<const R: usize>(self, k: &BytePanel, q: [&QueryBlock; R]) -> [F32x16; R] {
+        with_neon!({
+            let mut acc = [[vdupq_n_s32(0); 4]; R];
+            for (i, k) in k.iter().enumerate() {
+                let k = k.as_ptr().cast::<i8>();
+                for quarter in 0..4 {
+                    let k = vld1q_s8(k.add(16 * quarter));
+                    for (acc, q) in acc.iter_mut().zip(q) {
+                        acc[quarter] = vaddq_s32(acc[quarter], fours(k, four(q, i)));
+                    }
+                }
+            }
+            finish(acc)
+        })
     }
     #[inline(always)]
-    fn dot_nibbles(self, k: &[u8; 32], q: &QueryUnit) -> F32x16 {
-        let (k, q) = (k.as_ptr(), q.quants.as_ptr());
+    fn dot_nibbles<const R: usize>(self, k: &NibblePanel, q: [&QueryBlock; R]) -> [F32x16; R] {
         with_neon!({
-            let (a, b) = (vld1q_u8(k), vld1q_u8(k.add(16)));
-            F32x16(
-                fours(nibbles(a), vld1q_s8(q)),
-                fours(nibbles(b), vld1q_s8(q.add(16))),
-                fours(nibbles(vshrq_n_u8::<4>(a)), vld1q_s8(q.add(32))),
-                fours(nibbles(vshrq_n_u8::<4>(b)), vld1q_s8(q.add(48))),
-            )
+            let mut acc = [[vdupq_n_s32(0); 4]; R];
+            for (i, k) in k.iter().enumerate() {
+                let k = k.as_ptr().cast::<u8>();
+                for quarter in 0..4 {
+                    let k = vld1q_u8(k.add(16 * quarter));
+                    let (low, high) = (nibbles(k), nibbles(vshrq_n_u8::<4>(k)));
+                    for (acc, q) in acc.iter_mut().zip(q) {
+                        let both = vaddq_s32(fours(low, four(q, i)), fours(high, four(q, i + 4)));
+                        acc[quarter] = vaddq_s32(acc[quarter], both);
+                    }
+                }
+            }
+            finish(acc)
         })
     }
     #[inline(always)]
@@ -148,13 +154,31 @@ fn nibbles(x: uint8x16_t) -> int8x16_t {
     vsubq_s8(vreinterpretq_s8_u8(vandq_u8(x, vdupq_n_u8(15))), vdupq_n_s8(8))
 }
 
-/// Sums of four products of bytes, as f32.
+/// Sums of four products of bytes.
 #[inline]
 #[target_feature(enable = "neon")]
-fn fours(k: int8x16_t, q: int8x16_t) -> float32x4_t {
+fn fours(k: int8x16_t, q: int8x16_t) -> int32x4_t {
     let low = vpaddlq_s16(vmull_s8(vget_low_s8(k), vget_low_s8(q)));
-    let high = vpaddlq_s16(vmull_high_s8(k, q));
-    vcvtq_f32_s32(vpaddq_s32(low, high))
+    vpaddq_s32(low, vpaddlq_s16(vmull_high_s8(k, q)))
+}
+
+/// Four quants of a query, again and again.
+#[inline]
+#[target_feature(enable = "neon")]
+fn four(q: &QueryBlock, i: usize) -> int8x16_t {
+    vreinterpretq_s8_s32(vdupq_n_s32(q.fours[i]))
+}
+
+/// As f32.
+#[inline]
+#[target_feature(enable = "neon")]
+fn finish<const R: usize>(acc: [[int32x4_t; 4]; R]) -> [F32x16; R] {
+    let zero = vdupq_n_f32(0.0);
+    let mut out = [F32x16(zero, zero, zero, zero); R];
+    for (out, [a, b, c, d]) in out.iter_mut().zip(acc) {
+        *out = F32x16(vcvtq_f32_s32(a), vcvtq_f32_s32(b), vcvtq_f32_s32(c), vcvtq_f32_s32(d));
+    }
+    out
 }
 
 /// Four f16, widened exactly.

@@ -345,11 +345,12 @@ impl Pages {
             let n = (PAGE - pos % PAGE).min(tokens - done);
             let page = self.page_mut(pos, &mut spare)?;
             let rows = |len: usize| done * kv_heads * len..(done + n) * kv_heads * len;
-            let place = |len, rotation| PlaceInPage { kv_heads, len, first: pos % PAGE, rotation };
-            ops.store_kv(&keys[rows(key_len)], page.keys.view_mut(), place(key_len, rotations[0]));
+            let first = pos % PAGE;
+            let place = |len, rotation, keys| PlaceInPage { kv_heads, len, first, rotation, keys };
+            ops.store_kv(&keys[rows(key_len)], page.keys.view_mut(), place(key_len, rotations[0], true));
             if value_len > 0 {
                 let values = &values[rows(value_len)];
-                ops.store_kv(values, page.values.view_mut(), place(value_len, rotations[1]));
+                ops.store_kv(values, page.values.view_mut(), place(value_len, rotations[1], false));
             }
             done += n;
         }

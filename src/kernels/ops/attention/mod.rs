@@ -40,9 +40,8 @@
 //! values (probabilities) by themselves.
 //!
 //! - Keys as Q8_0 or Q4_0: queries are rotated as the keys were ([`key_rotation`](super::key_rotation)) and
-//!   rounded to Q8_0. A dot is taken over units of 64 elements: lane l of sixteen has the sum of the products
-//!   of quants 4l to 4l + 3, exact; `acc = fma(d_k * d_q, sum, acc)` from 0 in the order of the units, the
-//!   product of the scales rounded first; then the lanes' tree. ggml, too, multiplies quants, block by block.
+//!   rounded to Q8_0. A dot is `acc = fma(d_k * d_q, sum, acc)` from 0, block by block, `sum` that of the
+//!   products of the blocks' quants, exact, the product of the scales rounded first: as ggml's.
 //! - Values as Q8_0 or Q4_0: `v_j[d]` is scale times quant, which is exact. What comes out is rotated as the
 //!   values are: the caller rotates it back.
 //!
@@ -70,8 +69,8 @@ use rayon::prelude::*;
 
 pub(super) use scores::{dot, dots2x2};
 
-use super::lanes::QueryUnit;
-use super::{KvPages, KvView, Ops, PAGE, run};
+use super::lanes::QueryBlock;
+use super::{KV_BLOCK, KvPages, KvView, Ops, PAGE, run};
 use parts::{Parts, part_len};
 use tile::{Tile, Workspace};
 
@@ -184,15 +183,15 @@ pub struct AttentionScratch {
     workspaces: Vec<Mutex<Workspace>>,
     /// Parts of all items: `[tile of tokens][kv_head][tile of heads][chunk or 1][row][part_len]`.
     parts: Vec<f32>,
-    /// Queries, rounded where keys are quantised: `[token][head][units]`.
-    queries: Vec<QueryUnit>,
+    /// Queries, rounded where keys are quantised: `[token][head][blocks]`.
+    queries: Vec<QueryBlock>,
 }
 
 impl AttentionScratch {
     /// Bytes of the rounded queries of calls of this shape, where keys are quantised.
     pub fn query_bytes(shape: &AttentionShape) -> u64 {
-        let units = (shape.heads * quantised::units(shape.key_len)) as u64;
-        (units * size_of::<QueryUnit>() as u64).saturating_mul(shape.tokens as u64)
+        let blocks = (shape.heads * shape.key_len / KV_BLOCK) as u64;
+        (blocks * size_of::<QueryBlock>() as u64).saturating_mul(shape.tokens as u64)
     }
 
     /// Floats of the parts of calls of this shape at most: of up to so many tokens, in a context of so many
@@ -406,11 +405,11 @@ impl Ops {
         }
         let AttentionScratch { workspaces, parts, queries } = scratch;
         let (parts, workspaces) = (&mut parts[..parts_len], &*workspaces);
-        let mut rounded: &[QueryUnit] = &[];
+        let mut rounded: &[QueryBlock] = &[];
         if kv.keys.first().is_some_and(KvView::is_quantised) {
-            let n = shape.tokens * shape.heads * quantised::units(shape.key_len);
+            let n = shape.tokens * shape.heads * (shape.key_len / KV_BLOCK);
             if queries.len() < n {
-                *queries = vec![QueryUnit::ZERO; n];
+                *queries = vec![QueryBlock::default(); n];
             }
             quantised::round_queries(self, q, shape.key_len, kv, &mut queries[..n]);
             rounded = queries;

@@ -1,66 +1,55 @@
 //! Quantised keys and values of one head and chunk, and queries rounded to be multiplied with such keys.
 
-use std::ops::Range;
-
+use half::f16;
 use rayon::prelude::*;
 
 use super::PAGE;
 use super::tile::{Chunk, Tile};
 use super::values::Values;
-use crate::kernels::ops::kv::KV_BLOCK;
-use crate::kernels::ops::lanes::{Isa, Lanes16, QueryUnit};
-use crate::kernels::ops::{KvPages, Ops};
+use crate::kernels::ops::lanes::{BytePanel, Isa, Lanes16, NibblePanel, QueryBlock};
+use crate::kernels::ops::{KV_BLOCK, KvPages, Ops};
 use crate::quant::quantize_q8_0;
 
-/// Elements of a query's unit: two blocks.
-const UNIT: usize = 2 * KV_BLOCK;
+/// Positions of a panel.
+const LANES: usize = 16;
 /// Elements from which queries are rounded by all threads.
 const PARALLEL: usize = 1 << 15;
 
-/// Units of a row.
-pub(super) fn units(len: usize) -> usize {
-    len.div_ceil(UNIT)
-}
-
-/// Rotates queries as the keys were, and rounds them to Q8_0: `queries` is `[rows][units]`.
-pub(super) fn round_queries(ops: &Ops, q: &[f32], len: usize, kv: &KvPages<'_>, queries: &mut [QueryUnit]) {
-    let rotation = kv.key_rotation(len);
-    let round = |(q, queries): (&[f32], &mut [QueryUnit])| {
+/// Rotates queries as the keys were, and rounds them to Q8_0: `queries` is `[rows][blocks]`.
+pub(super) fn round_queries(ops: &Ops, q: &[f32], len: usize, kv: &KvPages<'_>, queries: &mut [QueryBlock]) {
+    let (rotation, blocks) = (kv.key_rotation(len), len / KV_BLOCK);
+    let round = |(q, queries): (&[f32], &mut [QueryBlock])| {
         ops.rotated(q, rotation, |q| {
-            for (q, unit) in q.chunks(UNIT).zip(queries) {
-                let (mut quants, mut scales) = ([0; UNIT], [0.0; 2]);
-                let blocks = q.as_chunks().0.iter().zip(quants.as_chunks_mut().0);
-                for ((q, quants), scale) in blocks.zip(&mut scales) {
-                    *scale = quantize_q8_0(q, quants).to_f32();
-                }
-                *unit = QueryUnit::new(&quants, scales);
+            for (q, block) in q.as_chunks().0.iter().zip(queries) {
+                let mut quants = [0; KV_BLOCK];
+                let scale = quantize_q8_0(q, &mut quants).to_f32();
+                *block = QueryBlock::new(&quants, scale);
             }
         });
     };
     if q.len() < PARALLEL {
-        q.chunks_exact(len).zip(queries.chunks_exact_mut(units(len))).for_each(round);
+        q.chunks_exact(len).zip(queries.chunks_exact_mut(blocks)).for_each(round);
     } else {
-        q.par_chunks_exact(len).zip(queries.par_chunks_exact_mut(units(len))).for_each(round);
+        q.par_chunks_exact(len).zip(queries.par_chunks_exact_mut(blocks)).for_each(round);
     }
 }
 
-/// How quants of a row lie.
+/// How quants lie.
 pub(super) trait Quants: Copy {
     type Of: Copy;
-    /// A unit of them.
-    type Unit;
+    /// A block of the keys of sixteen positions.
+    type Panel: Copy;
 
     /// Elements that one holds.
     const EACH: usize;
 
-    /// The whole units of a row, and a last block alone.
-    fn split(row: &[Self::Of]) -> (&[Self::Unit], &[Self::Of]);
-    /// A unit of a key by a query's.
-    fn dot<I: Isa>(isa: I, unit: &Self::Unit, q: &QueryUnit) -> I::F;
-    /// As a unit whose other block is nothing.
-    fn alone(block: &[Self::Of]) -> Self::Unit;
+    fn panels(quants: &[Self::Of]) -> &[Self::Panel];
+    /// Products of sixteen positions' keys with queries.
+    fn dot<I: Isa, const R: usize>(isa: I, panel: &Self::Panel, q: [&QueryBlock; R]) -> [I::F; R];
     /// Sixteen elements of a row, by their number.
     fn sixteen<I: Isa>(isa: I, row: &[Self::Of], unit: usize) -> I::F;
+    /// The first or the last sixteen elements of a position of a panel.
+    fn of_panel<I: Isa>(isa: I, panel: &Self::Panel, position: usize, last: bool) -> I::F;
 }
 
 /// Those of Q8_0.
@@ -69,29 +58,33 @@ pub(super) struct Bytes;
 
 impl Quants for Bytes {
     type Of = i8;
-    type Unit = [i8; UNIT];
+    type Panel = BytePanel;
 
     const EACH: usize = 1;
 
     #[inline(always)]
-    fn split(row: &[i8]) -> (&[[i8; UNIT]], &[i8]) {
-        row.as_chunks()
+    fn panels(quants: &[i8]) -> &[BytePanel] {
+        quants.as_chunks().0.as_chunks().0.as_chunks().0
     }
 
     #[inline(always)]
-    fn dot<I: Isa>(isa: I, unit: &[i8; UNIT], q: &QueryUnit) -> I::F {
-        isa.dot_bytes(unit, q)
-    }
-
-    fn alone(block: &[i8]) -> [i8; UNIT] {
-        let mut unit = [0; UNIT];
-        unit[..KV_BLOCK].copy_from_slice(block);
-        unit
+    fn dot<I: Isa, const R: usize>(isa: I, panel: &BytePanel, q: [&QueryBlock; R]) -> [I::F; R] {
+        isa.dot_bytes(panel, q)
     }
 
     #[inline(always)]
     fn sixteen<I: Isa>(isa: I, row: &[i8], unit: usize) -> I::F {
         isa.load_i8(row[unit * 16..].first_chunk().expect("rows are whole blocks"))
+    }
+
+    #[inline(always)]
+    fn of_panel<I: Isa>(isa: I, panel: &BytePanel, position: usize, last: bool) -> I::F {
+        let mut sixteen = [0; 16];
+        let half = if last { &panel[4..] } else { &panel[..4] };
+        for (to, fours) in sixteen.as_chunks_mut().0.iter_mut().zip(half) {
+            *to = fours[position];
+        }
+        isa.load_i8(&sixteen)
     }
 }
 
@@ -101,28 +94,18 @@ pub(super) struct Nibbles;
 
 impl Quants for Nibbles {
     type Of = u8;
-    type Unit = [u8; KV_BLOCK];
+    type Panel = NibblePanel;
 
     const EACH: usize = 2;
 
     #[inline(always)]
-    fn split(row: &[u8]) -> (&[[u8; KV_BLOCK]], &[u8]) {
-        row.as_chunks()
+    fn panels(quants: &[u8]) -> &[NibblePanel] {
+        quants.as_chunks().0.as_chunks().0.as_chunks().0
     }
 
     #[inline(always)]
-    fn dot<I: Isa>(isa: I, unit: &[u8; KV_BLOCK], q: &QueryUnit) -> I::F {
-        isa.dot_nibbles(unit, q)
-    }
-
-    /// Its second half is where the second block's would be.
-    fn alone(block: &[u8]) -> [u8; KV_BLOCK] {
-        let mut unit = [0; KV_BLOCK];
-        let (low, high) = unit.split_at_mut(KV_BLOCK / 2);
-        for ((byte, low), high) in block.iter().zip(low).zip(high) {
-            (*low, *high) = (byte & 15, byte >> 4);
-        }
-        unit
+    fn dot<I: Isa, const R: usize>(isa: I, panel: &NibblePanel, q: [&QueryBlock; R]) -> [I::F; R] {
+        isa.dot_nibbles(panel, q)
     }
 
     #[inline(always)]
@@ -134,138 +117,100 @@ impl Quants for Nibbles {
         };
         isa.load_nibbles(row[at..].first_chunk().expect("rows are whole blocks"), high)
     }
-}
 
-/// Buffers for the scales of a chunk.
-#[derive(Debug, Default)]
-pub(super) struct Scales {
-    /// `[position][blocks]`
-    wide: Vec<f32>,
-    /// `[position][units]`: of a unit's two blocks, in eight lanes each.
-    lanes: Vec<[f32; 16]>,
-}
-
-impl Scales {
-    /// The scales of a chunk, f16.
     #[inline(always)]
-    fn widen<I: Isa>(&mut self, isa: I, scales: &[u16]) -> &[f32] {
-        self.wide.resize(scales.len(), 0.0);
-        // A page's positions are a multiple of sixteen.
-        for (from, to) in scales.as_chunks().0.iter().zip(self.wide.as_chunks_mut().0) {
-            isa.load_f16(from).store(to);
+    fn of_panel<I: Isa>(isa: I, panel: &NibblePanel, position: usize, last: bool) -> I::F {
+        let mut sixteen = [0; 16];
+        for (to, fours) in sixteen.as_chunks_mut().0.iter_mut().zip(panel) {
+            *to = fours[position];
         }
-        &self.wide
-    }
-
-    /// The same in lanes.
-    #[inline(always)]
-    fn spread<I: Isa>(&mut self, isa: I, scales: &[u16], blocks: usize) -> &[[f32; 16]] {
-        self.widen(isa, scales);
-        let units = blocks.div_ceil(2);
-        self.lanes.resize(PAGE * units, [0.0; 16]);
-        let positions = self.wide.chunks_exact(blocks).zip(self.lanes.chunks_exact_mut(units));
-        for (scales, lanes) in positions {
-            let (pairs, last) = scales.as_chunks::<2>();
-            for (pair, lanes) in pairs.iter().zip(&mut *lanes) {
-                isa.halves(pair[0], pair[1]).store(lanes);
-            }
-            if let [scale] = last {
-                isa.halves(*scale, 0.0).store(&mut lanes[pairs.len()]);
-            }
-        }
-        &self.lanes
+        isa.load_nibbles(&sixteen, last)
     }
 }
 
 /// Quantised keys of a head and chunk.
+#[derive(Clone, Copy)]
 pub(super) struct QuantisedKeys<'a, Q: Quants> {
-    quants: &'a [Q::Of],
-    /// `[position][units]`
-    scales: &'a [[f32; 16]],
-    /// Elements of a row.
-    len: usize,
-    /// The last blocks of rows that are no whole units.
-    alone: Vec<Q::Unit>,
+    /// `[position / 16][blocks]`
+    panels: &'a [Q::Panel],
+    /// As many.
+    scales: &'a [[u16; LANES]],
+    blocks: usize,
 }
 
 impl<'a, Q: Quants> QuantisedKeys<'a, Q> {
+    /// Of keys of so many elements.
     #[inline(always)]
-    pub fn new<I: Isa>(
-        isa: I,
-        scales: &[u16],
-        quants: &'a [Q::Of],
-        len: usize,
-        wide: &'a mut Scales,
-    ) -> Self {
-        let scales = wide.spread(isa, scales, len / KV_BLOCK);
-        let mut alone = Vec::new();
-        if !len.is_multiple_of(UNIT) {
-            alone.extend(quants.chunks_exact(len / Q::EACH).map(|row| Q::alone(Q::split(row).1)));
-        }
-        Self { quants, scales, len, alone }
+    pub fn new(scales: &'a [u16], quants: &'a [Q::Of], len: usize) -> Self {
+        Self { panels: Q::panels(quants), scales: scales.as_chunks().0, blocks: len / KV_BLOCK }
     }
 
-    /// Scores of all rows of a tile: products of bytes, exact, of four neighbours each to one of sixteen lanes,
-    /// by unit; each times the product of the two scales, added in the order of the units, then the lanes' tree.
+    /// Scores of all rows of a tile: `acc = fma(d_k * d_q, products, acc)` from 0, block by block.
     #[inline(always)]
     pub fn score<I: Isa>(&self, isa: I, tile: &Tile, chunk: &Chunk, p: &mut [[f32; PAGE]]) {
-        let held = tile.held_by(0..tile.rows(), chunk);
         let ahead = tile.values_ahead(chunk);
-        let place = |at: usize| chunk.places.map_or(at, |places| usize::from(places[at]));
-        let mut at = held.start;
-        while at < held.end {
-            let n = 4.min(held.end - at);
-            ahead.ask_for(isa, at..at + n);
-            // Of fewer than four the last stands for the others.
-            let places = [place(at), place(at + 1.min(n - 1)), place(at + 2.min(n - 1)), place(at + n - 1)];
-            self.score_four(isa, tile, at..at + n, places, p);
-            at += n;
+        let panels = chunk.seen.start / LANES..chunk.seen.end.div_ceil(LANES);
+        let rows = tile.rows();
+        for panel in panels {
+            ahead.ask_for(isa, panel * LANES..(panel + 1) * LANES);
+            let mut row = 0;
+            while row < rows {
+                row += match rows - row {
+                    4.. => self.score_rows::<I, 4>(isa, tile, panel, row, p),
+                    2.. => self.score_rows::<I, 2>(isa, tile, panel, row, p),
+                    _ => self.score_rows::<I, 1>(isa, tile, panel, row, p),
+                };
+            }
+        }
+        if let Some(places) = chunk.places {
+            for p in &mut p[..rows] {
+                places.iter().enumerate().for_each(|(at, &j)| p[at] = p[usize::from(j)]);
+            }
         }
     }
 
-    /// The same of up to four positions.
+    /// Of some rows, for a panel's positions, whether they are seen or not; returns how many rows these are.
     #[inline(always)]
-    fn score_four<I: Isa>(
+    fn score_rows<I: Isa, const R: usize>(
         &self,
         isa: I,
         tile: &Tile,
-        at: Range<usize>,
-        places: [usize; 4],
+        panel: usize,
+        row: usize,
         p: &mut [[f32; PAGE]],
-    ) {
-        let (n, count) = (self.len / Q::EACH, units(self.len));
-        let [a, b, c, d] = places;
-        let row = |place: usize| Q::split(&self.quants[place * n..][..n]).0;
-        let (ka, kb, kc, kd) = (row(a), row(b), row(c), row(d));
-        let whole = ka.len();
-        let (kb, kc, kd) = (&kb[..whole], &kc[..whole], &kd[..whole]);
-        let scales = |place: usize| &self.scales[place * count..][..count];
-        let (sa, sb, sc, sd) = (scales(a), scales(b), scales(c), scales(d));
-        let scale = tile.dot_scale();
-        for (row, p) in p[..tile.rows()].iter_mut().enumerate() {
-            let query = &tile.query(row, count)[..count];
-            let mut acc = [isa.splat(0.0); 4];
-            // No closures over registers: they would be compiled without the instruction set.
-            for u in 0..whole {
-                let q = &query[u];
-                let by = isa.load(&q.scales);
-                acc[0] = isa.load(&sa[u]).mul(by).mul_add(Q::dot(isa, &ka[u], q), acc[0]);
-                acc[1] = isa.load(&sb[u]).mul(by).mul_add(Q::dot(isa, &kb[u], q), acc[1]);
-                acc[2] = isa.load(&sc[u]).mul(by).mul_add(Q::dot(isa, &kc[u], q), acc[2]);
-                acc[3] = isa.load(&sd[u]).mul(by).mul_add(Q::dot(isa, &kd[u], q), acc[3]);
+    ) -> usize {
+        let blocks = panel * self.blocks..(panel + 1) * self.blocks;
+        let (panels, scales) = (&self.panels[blocks.clone()], &self.scales[blocks]);
+        let mut queries: [&[QueryBlock]; R] = [&[]; R];
+        for (i, query) in queries.iter_mut().enumerate() {
+            *query = &tile.query(row + i, self.blocks)[..panels.len()];
+        }
+        let mut acc = [isa.splat(0.0); R];
+        for (block, (panel, scales)) in panels.iter().zip(scales).enumerate() {
+            let mut q = [&queries[0][block]; R];
+            for (q, query) in q.iter_mut().zip(queries) {
+                *q = &query[block];
             }
-            if whole < count {
-                let q = &query[whole];
-                let by = isa.load(&q.scales);
-                acc[0] = isa.load(&sa[whole]).mul(by).mul_add(Q::dot(isa, &self.alone[a], q), acc[0]);
-                acc[1] = isa.load(&sb[whole]).mul(by).mul_add(Q::dot(isa, &self.alone[b], q), acc[1]);
-                acc[2] = isa.load(&sc[whole]).mul(by).mul_add(Q::dot(isa, &self.alone[c], q), acc[2]);
-                acc[3] = isa.load(&sd[whole]).mul(by).mul_add(Q::dot(isa, &self.alone[d], q), acc[3]);
-            }
-            for (p, sum) in p[at.clone()].iter_mut().zip(I::F::sum4(acc)) {
-                *p = sum * scale;
+            let (scales, products) = (isa.load_f16(scales), Q::dot(isa, panel, q));
+            for i in 0..R {
+                acc[i] = scales.mul(isa.splat(q[i].scale)).mul_add(products[i], acc[i]);
             }
         }
+        let scale = isa.splat(tile.dot_scale());
+        for (acc, p) in acc.into_iter().zip(&mut p[row..row + R]) {
+            acc.mul(scale).store(&mut p.as_chunks_mut().0[panel]);
+        }
+        R
+    }
+}
+
+impl<Q: Quants> Values for QuantisedKeys<'_, Q> {
+    /// Of a value that is the beginning of a key.
+    #[inline(always)]
+    fn unit<I: Isa>(self, isa: I, at: usize, unit: usize) -> I::F {
+        let panel = at / LANES * self.blocks + unit / 2;
+        let scale = f16::from_bits(self.scales[panel][at % LANES]).to_f32_const();
+        Q::of_panel(isa, &self.panels[panel], at % LANES, unit % 2 > 0).mul(isa.splat(scale))
     }
 }
 
@@ -280,15 +225,21 @@ pub(super) struct QuantisedValues<'a, Q: Quants> {
 }
 
 impl<'a, Q: Quants> QuantisedValues<'a, Q> {
+    /// A head's chunk of rows of so many elements; its scales, f16, are widened to `wide`.
     #[inline(always)]
     pub fn new<I: Isa>(
         isa: I,
         scales: &[u16],
         quants: &'a [Q::Of],
         len: usize,
-        wide: &'a mut Scales,
+        wide: &'a mut Vec<f32>,
     ) -> Self {
-        Self { quants, scales: wide.widen(isa, scales), len }
+        wide.resize(scales.len(), 0.0);
+        // A page's positions are a multiple of sixteen.
+        for (from, to) in scales.as_chunks().0.iter().zip(wide.as_chunks_mut().0) {
+            isa.load_f16(from).store(to);
+        }
+        Self { quants, scales: wide, len }
     }
 }
 

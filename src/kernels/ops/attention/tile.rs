@@ -4,11 +4,11 @@
 use std::ops::Range;
 
 use super::parts::{State, merge, part_len};
-use super::quantised::{Bytes, Nibbles, QuantisedKeys, QuantisedValues, Scales};
+use super::quantised::{Bytes, Nibbles, QuantisedKeys, QuantisedValues};
 use super::scores::{Keys, score};
 use super::values::{InPlace, Packed, Values, weigh_all};
 use super::{AttentionShape, ChosenOf, PAGE};
-use crate::kernels::ops::lanes::{Isa, Lanes16, QueryUnit};
+use crate::kernels::ops::lanes::{Isa, Lanes16, QueryBlock};
 use crate::kernels::ops::math::{exp_sum, soft_cap};
 use crate::kernels::ops::{KV_BLOCK, KvPages, KvView};
 
@@ -23,8 +23,8 @@ pub(in crate::kernels::ops) struct Tile<'a> {
     pub shape: &'a AttentionShape,
     /// The whole batch's queries.
     pub q: &'a [f32],
-    /// The same, rotated and rounded, where keys are quantised: `[token][head][units]`.
-    pub queries: &'a [QueryUnit],
+    /// The same, rotated and rounded, where keys are quantised: `[token][head][blocks]`.
+    pub queries: &'a [QueryBlock],
     pub kv_head: usize,
     pub kv: &'a KvPages<'a>,
     pub tokens: Range<usize>,
@@ -83,9 +83,9 @@ impl<'a> Tile<'a> {
     }
 
     /// A row's rounded query.
-    pub(super) fn query(&self, row: usize, units: usize) -> &'a [QueryUnit] {
+    pub(super) fn query(&self, row: usize, blocks: usize) -> &'a [QueryBlock] {
         let head = self.kv_head * self.shape.group() + self.heads.start + row % self.heads.len();
-        &self.queries[(self.token(row) * self.shape.heads + head) * units..][..units]
+        &self.queries[(self.token(row) * self.shape.heads + head) * blocks..][..blocks]
     }
 
     /// Keys and values of a chunk, and the elements from a row of values to the next.
@@ -146,8 +146,8 @@ pub(in crate::kernels::ops) struct Workspace {
     parts: Vec<f32>,
     /// Positions of a chunk that are chosen, in rising order.
     places: Vec<u8>,
-    /// Of quantised keys or values of a chunk.
-    scales: Scales,
+    /// `[position][blocks]`: scales of quantised values of a chunk.
+    scales: Vec<f32>,
 }
 
 /// What a cache of floats holds.
@@ -245,7 +245,7 @@ pub(in crate::kernels::ops) fn attend<I: Isa>(
             continue;
         }
         let chunk = Chunk { index, seen, places };
-        score_chunk(isa, tile, &chunk, q, k, scales, p);
+        score_chunk(isa, tile, &chunk, q, k, p);
         weigh_scores(isa, tile, &chunk, p, fresh);
         weigh_chunk(isa, tile, &chunk, v, scales, p, fresh);
 
@@ -325,7 +325,6 @@ fn score_chunk<I: Isa>(
     chunk: &Chunk,
     q: &[[f32; 16]],
     packed: &mut [[f32; 16]],
-    scales: &mut Scales,
     p: &mut [[f32; PAGE]],
 ) {
     let len = tile.shape.key_len;
@@ -334,11 +333,11 @@ fn score_chunk<I: Isa>(
         KvView::F32(keys) => score_floats(isa, tile, chunk, keys, q, packed, p),
         KvView::Q8_0(d, keys) => {
             let (d, keys) = (tile.of_head(d, len / KV_BLOCK), tile.of_head(keys, len));
-            QuantisedKeys::<Bytes>::new(isa, d, keys, len, scales).score(isa, tile, chunk, p);
+            QuantisedKeys::<Bytes>::new(d, keys, len).score(isa, tile, chunk, p);
         }
         KvView::Q4_0(d, keys) => {
             let (d, keys) = (tile.of_head(d, len / KV_BLOCK), tile.of_head(keys, len / 2));
-            QuantisedKeys::<Nibbles>::new(isa, d, keys, len, scales).score(isa, tile, chunk, p);
+            QuantisedKeys::<Nibbles>::new(d, keys, len).score(isa, tile, chunk, p);
         }
     }
 }
@@ -399,7 +398,7 @@ fn weigh_chunk<I: Isa>(
     tile: &Tile,
     chunk: &Chunk,
     packed: &mut [[f32; 16]],
-    scales: &mut Scales,
+    scales: &mut Vec<f32>,
     p: &[[f32; PAGE]],
     parts: &mut [f32],
 ) {
@@ -409,11 +408,19 @@ fn weigh_chunk<I: Isa>(
         KvView::F32(values) => weigh_floats(isa, tile, chunk, values, row, packed, p, parts),
         KvView::Q8_0(d, values) => {
             let (d, values) = (tile.of_head(d, row / KV_BLOCK), tile.of_head(values, row));
+            if tile.kv.values.is_none() {
+                let values = QuantisedKeys::<Bytes>::new(d, values, row);
+                return weigh_packed(isa, tile, chunk, values, packed, p, parts);
+            }
             let values = QuantisedValues::<Bytes>::new(isa, d, values, row, scales);
             weigh_quants(isa, tile, chunk, values, packed, p, parts);
         }
         KvView::Q4_0(d, values) => {
             let (d, values) = (tile.of_head(d, row / KV_BLOCK), tile.of_head(values, row / 2));
+            if tile.kv.values.is_none() {
+                let values = QuantisedKeys::<Nibbles>::new(d, values, row);
+                return weigh_packed(isa, tile, chunk, values, packed, p, parts);
+            }
             let values = QuantisedValues::<Nibbles>::new(isa, d, values, row, scales);
             weigh_quants(isa, tile, chunk, values, packed, p, parts);
         }
@@ -457,14 +464,28 @@ fn weigh_quants<I: Isa, V: Values>(
     if tile.reads_in_place(chunk, tile.shape.value_len) {
         weigh_all(isa, tile, chunk, values, p, parts);
     } else {
-        let (start, units) = (chunk.start(), tile.value_units());
-        chunk.each(|at, j| {
-            for unit in 0..units {
-                values.unit(isa, j, unit).store(&mut packed[unit * PAGE + at - start]);
-            }
-        });
-        weigh_all(isa, tile, chunk, Packed { v: packed, start }, p, parts);
+        weigh_packed(isa, tile, chunk, values, packed, p, parts);
     }
+}
+
+/// The same by way of a widened copy.
+#[inline(always)]
+fn weigh_packed<I: Isa, V: Values>(
+    isa: I,
+    tile: &Tile,
+    chunk: &Chunk,
+    values: V,
+    packed: &mut [[f32; 16]],
+    p: &[[f32; PAGE]],
+    parts: &mut [f32],
+) {
+    let (start, units) = (chunk.start(), tile.value_units());
+    chunk.each(|at, j| {
+        for unit in 0..units {
+            values.unit(isa, j, unit).store(&mut packed[unit * PAGE + at - start]);
+        }
+    });
+    weigh_all(isa, tile, chunk, Packed { v: packed, start }, p, parts);
 }
 
 /// Brings the scores of chosen positions to their places, where their lanes are; what is not chosen is

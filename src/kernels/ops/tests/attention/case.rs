@@ -47,15 +47,18 @@ impl Kind {
 #[derive(Default)]
 struct Forms {
     halves: Vec<u16>,
-    /// Quants with their signs, and the scales of every 32.
+    /// Quants with their signs, and the scales of every 32, row by row.
     quants: Vec<i8>,
     scales: Vec<u16>,
+    /// As pages have them: keys in panels.
+    page_scales: Vec<u16>,
+    page_quants: Vec<i8>,
     nibbles: Vec<u8>,
 }
 
 impl Forms {
     /// Of values, which become what is kept of them.
-    fn new(x: &mut [f32], len: usize, kind: Kind) -> Forms {
+    fn new(x: &mut [f32], len: usize, kind: Kind, keys: bool) -> Forms {
         let mut forms =
             Forms { halves: x.iter().map(|&x| f16::from_f32(x).to_bits()).collect(), ..Forms::default() };
         match kind {
@@ -63,12 +66,15 @@ impl Forms {
             Kind::F16 => {
                 x.iter_mut().zip(&forms.halves).for_each(|(x, &half)| *x = f16::from_bits(half).to_f32());
             }
-            Kind::Q8 | Kind::Q4 => forms.quantise(x, len, kind),
+            Kind::Q8 | Kind::Q4 => {
+                forms.quantise(x, kind);
+                if keys { forms.lay_out_keys(len) } else { forms.lay_out_values(len) }
+            }
         }
         forms
     }
 
-    fn quantise(&mut self, x: &mut [f32], len: usize, kind: Kind) {
+    fn quantise(&mut self, x: &mut [f32], kind: Kind) {
         for block in x.as_chunks_mut::<32>().0 {
             let mut quants = [0i8; 32];
             let scale = match kind {
@@ -86,12 +92,38 @@ impl Forms {
             self.quants.extend(quants);
             self.scales.push(scale.to_bits());
         }
-        if kind == Kind::Q4 {
-            let low = |q: i8| (q + 8) as u8;
-            for row in self.quants.chunks_exact(len) {
-                for part in row.chunks(64) {
-                    let (a, b) = part.split_at(part.len() / 2);
-                    self.nibbles.extend(a.iter().zip(b).map(|(&a, &b)| low(a) + 16 * low(b)));
+    }
+
+    fn lay_out_values(&mut self, len: usize) {
+        (self.page_scales, self.page_quants) = (self.scales.clone(), self.quants.clone());
+        let low = |q: i8| q.wrapping_add(8) as u8 & 15;
+        for row in self.quants.chunks_exact(len) {
+            for part in row.chunks(64) {
+                let (a, b) = part.split_at(part.len() / 2);
+                self.nibbles.extend(a.iter().zip(b).map(|(&a, &b)| low(a) | low(b) << 4));
+            }
+        }
+    }
+
+    /// Sixteen positions after the other, each block of them after the other.
+    fn lay_out_keys(&mut self, len: usize) {
+        let low = |q: i8| q.wrapping_add(8) as u8 & 15;
+        let rows = self.quants.len() / len;
+        for first in (0..rows).step_by(16) {
+            for block in 0..len / 32 {
+                let quant =
+                    |position: usize, d: usize| self.quants[(first + position) * len + block * 32 + d];
+                self.page_scales.extend((0..16).map(|i| self.scales[(first + i) * (len / 32) + block]));
+                for four in 0..8 {
+                    for position in 0..16 {
+                        self.page_quants.extend((0..4).map(|d| quant(position, 4 * four + d)));
+                    }
+                }
+                for four in 0..4 {
+                    for position in 0..16 {
+                        let byte = |d: usize| low(quant(position, d)) | low(quant(position, 16 + d)) << 4;
+                        self.nibbles.extend((0..4).map(|d| byte(4 * four + d)));
+                    }
                 }
             }
         }
@@ -99,11 +131,13 @@ impl Forms {
 
     /// Pages of so many elements, from `first` on.
     fn pages<'a>(&'a self, x: &'a [f32], page: usize, first: usize, kind: Kind) -> Vec<KvView<'a>> {
-        let scales = self.scales.chunks_exact((page / 32).max(1));
+        let scales = self.page_scales.chunks_exact((page / 32).max(1));
         let all: Vec<KvView<'a>> = match kind {
             Kind::F32 => x.chunks_exact(page).map(KvView::F32).collect(),
             Kind::F16 => self.halves.chunks_exact(page).map(KvView::F16).collect(),
-            Kind::Q8 => scales.zip(self.quants.chunks_exact(page)).map(|(d, q)| KvView::Q8_0(d, q)).collect(),
+            Kind::Q8 => {
+                scales.zip(self.page_quants.chunks_exact(page)).map(|(d, q)| KvView::Q8_0(d, q)).collect()
+            }
             Kind::Q4 => {
                 scales.zip(self.nibbles.chunks_exact(page / 2)).map(|(d, q)| KvView::Q4_0(d, q)).collect()
             }
@@ -236,8 +270,8 @@ impl Case {
     /// Makes what is kept from the f32 cache, and that from it.
     pub fn sync(&mut self) {
         let AttentionShape { key_len, value_len, .. } = self.shape;
-        self.k_forms = Forms::new(&mut self.k, key_len, self.kinds[0]);
-        self.v_forms = Forms::new(&mut self.v, value_len, self.kinds[1]);
+        self.k_forms = Forms::new(&mut self.k, key_len, self.kinds[0], true);
+        self.v_forms = Forms::new(&mut self.v, value_len, self.kinds[1], false);
     }
 
     /// Whether queries or probabilities are rounded to f16.
@@ -295,7 +329,7 @@ impl Case {
             scalar().hadamard(&mut q, key_rotation(self.shape.key_len));
         }
         if fault != Fault::KeepsQueries {
-            Forms::new(&mut q, self.shape.key_len, Kind::Q8);
+            Forms::default().quantise(&mut q, Kind::Q8);
         }
         q
     }
@@ -309,21 +343,16 @@ impl Case {
         let key = &self.k_forms.quants[row * len..][..len];
         let key_scales = &self.k_forms.scales[row * len / 32..];
         // What is rounded already rounds to itself.
-        let query = Forms::new(&mut q.to_vec(), len, Kind::Q8);
-        let mut lanes = [0.0f32; 16];
-        for unit in (0..len).step_by(64) {
-            for (l, lane) in lanes.iter_mut().enumerate() {
-                let at = unit + 4 * l;
-                if at < len {
-                    let product = |i: usize| i32::from(key[i]) * i32::from(query.quants[i]);
-                    let sum: i32 = (at..at + 4).map(product).sum();
-                    let [a, b] =
-                        [key_scales[at / 32], query.scales[at / 32]].map(|d| f16::from_bits(d).to_f32());
-                    *lane = (a * b).mul_add(sum as f32, *lane);
-                }
-            }
+        let mut query = Forms::default();
+        query.quantise(&mut q.to_vec(), Kind::Q8);
+        let mut acc = 0.0f32;
+        for block in 0..len / 32 {
+            let product = |i: usize| i32::from(key[i]) * i32::from(query.quants[i]);
+            let sum: i32 = (32 * block..32 * (block + 1)).map(product).sum();
+            let [a, b] = [key_scales[block], query.scales[block]].map(|d| f16::from_bits(d).to_f32());
+            acc = (a * b).mul_add(sum as f32, acc);
         }
-        tree16(&lanes)
+        acc
     }
 
     /// The row of a position in pages.

@@ -438,7 +438,7 @@ fn new_rows_go_to_their_places_in_a_page() {
     let mut random = Random(16);
     for (kv_heads, len, first, tokens) in [(3, 24, 5, 1), (3, 24, 124, 4), (20, 40, 0, 128), (2, 1, 127, 1)] {
         let rows = random.values(tokens * kv_heads * len, 100.0);
-        let place = PlaceInPage { kv_heads, len, first, rotation: 1 };
+        let place = PlaceInPage { kv_heads, len, first, rotation: 1, keys: false };
         for (name, ops) in instances() {
             let size = kv_heads * PAGE * len;
             let (mut f32s, mut f16s) = (vec![-7.0; size], vec![9; size]);
@@ -455,47 +455,57 @@ fn new_rows_go_to_their_places_in_a_page() {
     }
 }
 
+/// Where a page has an element of a position: its scale, its byte, its nibble.
+fn place_of(keys: bool, position: usize, len: usize, d: usize) -> (usize, usize, (usize, bool)) {
+    let (blocks, block) = (len / 32, d / 32);
+    if keys {
+        let panel = (position / 16 * blocks + block) * 16;
+        let four = |i: usize, fours: usize| (panel / 16 * fours + i) * 64 + position % 16 * 4 + d % 4;
+        let (scale, i) = (panel + position % 16, d % 32 / 4);
+        return (scale, four(i, 8), (four(i % 4, 4), i > 3));
+    }
+    let row = position * len / 2 + d / 64 * 32;
+    let nibble = match d / 64 * 64 + 64 <= len {
+        true => (row + d % 32, d % 64 > 31),
+        false => (row + d % 16, d % 32 > 15),
+    };
+    (position * blocks + block, position * len + d, nibble)
+}
+
 #[test]
 fn new_rows_are_rotated_and_quantised_in_their_places() {
     let mut random = Random(34);
     let places = [(3, 96, 5, 1, 1), (2, 128, 124, 4, 128), (9, 64, 0, 128, 64), (1, 192, 127, 1, 64)];
-    for (kv_heads, len, first, tokens, rotation) in places {
+    for (i, (kv_heads, len, first, tokens, rotation)) in (0..8).map(|i| (i, places[i / 2])) {
         let rows = random.values(tokens * kv_heads * len, 100.0);
-        let place = PlaceInPage { kv_heads, len, first, rotation };
-        let positions = kv_heads * PAGE;
-        let mut wanted = vec![None; positions];
+        let place = PlaceInPage { kv_heads, len, first, rotation, keys: i % 2 == 0 };
+        let elements = kv_heads * PAGE * len;
+        let (mut wanted8, mut wanted4) = (vec![9i8; elements], vec![9u8; elements / 2]);
+        let mut wanted = [vec![9; elements / 32], vec![9; elements / 32]];
         for (i, row) in rows.chunks_exact(len).enumerate() {
             let (token, head) = (i / kv_heads, i % kv_heads);
             let mut row = row.to_vec();
             scalar().hadamard(&mut row, rotation);
-            wanted[head * PAGE + first + token] = Some(row);
-        }
-        for (name, ops) in instances() {
-            let (mut scales8, mut quants8) = (vec![9; positions * len / 32], vec![9; positions * len]);
-            let (mut scales4, mut quants4) = (vec![9; positions * len / 32], vec![9; positions * len / 2]);
-            ops.store_kv(&rows, KvViewMut::Q8_0(&mut scales8, &mut quants8), place);
-            ops.store_kv(&rows, KvViewMut::Q4_0(&mut scales4, &mut quants4), place);
-            for (at, wanted) in wanted.iter().enumerate() {
-                let scales = [&scales8, &scales4].map(|scales| &scales[at * len / 32..][..len / 32]);
-                let (bytes, nibbles) = (&quants8[at * len..][..len], &quants4[at * len / 2..][..len / 2]);
-                let Some(row) = wanted else {
-                    assert!(scales.into_iter().flatten().all(|&d| d == 9), "{name}");
-                    assert!(bytes.iter().all(|&q| q == 9) && nibbles.iter().all(|&q| q == 9), "{name}");
-                    continue;
-                };
-                for (i, block) in row.as_chunks::<32>().0.iter().enumerate() {
-                    let (mut eight, mut four) = ([0; 32], [0; 32]);
-                    let d = [quantize_q8_0(block, &mut eight), quantize_q4_0(block, &mut four)];
-                    assert_eq!([scales[0][i], scales[1][i]], d.map(f16::to_bits), "{name}");
-                    assert_eq!(bytes[32 * i..][..32], eight, "{name}");
-                    let alone = i == len / 64 * 2;
-                    for (d, &q) in four.iter().enumerate() {
-                        let at = if alone { 32 * (i / 2) + d % 16 } else { 32 * (i / 2) + d };
-                        let high = if alone { d >= 16 } else { i % 2 == 1 };
-                        assert_eq!(nibbles[at] >> (4 * u8::from(high)) & 15, q, "{name}, {len}: {i} {d}");
-                    }
+            for (b, block) in row.as_chunks().0.iter().enumerate() {
+                let (mut eight, mut four) = ([0; 32], [0; 32]);
+                let d = [quantize_q8_0(block, &mut eight), quantize_q4_0(block, &mut four)];
+                for j in 0..32 {
+                    let (scale, byte, (nibble, high)) =
+                        place_of(place.keys, head * PAGE + first + token, len, 32 * b + j);
+                    (wanted[0][scale], wanted[1][scale]) = (d[0].to_bits(), d[1].to_bits());
+                    wanted8[byte] = eight[j];
+                    let kept = wanted4[nibble] & if high { 15 } else { 240 };
+                    wanted4[nibble] = kept | four[j] << if high { 4 } else { 0 };
                 }
             }
+        }
+        for (name, ops) in instances() {
+            let (mut scales8, mut quants8) = (vec![9; elements / 32], vec![9; elements]);
+            let (mut scales4, mut quants4) = (vec![9; elements / 32], vec![9; elements / 2]);
+            ops.store_kv(&rows, KvViewMut::Q8_0(&mut scales8, &mut quants8), place);
+            ops.store_kv(&rows, KvViewMut::Q4_0(&mut scales4, &mut quants4), place);
+            assert_eq!([&scales8, &scales4], [&wanted[0], &wanted[1]], "{name}, {place:?}");
+            assert!(quants8 == wanted8 && quants4 == wanted4, "{name}, {place:?}");
         }
     }
 }
