@@ -46,8 +46,8 @@ pub(super) trait Quants: Copy {
     fn panels(quants: &[Self::Of]) -> &[Self::Panel];
     /// Products of sixteen positions' keys with queries.
     fn dot<I: Isa, const R: usize>(isa: I, panel: &Self::Panel, q: [&QueryBlock; R]) -> [I::F; R];
-    /// Sixteen elements of a row, by their number.
-    fn sixteen<I: Isa>(isa: I, row: &[Self::Of], unit: usize) -> I::F;
+    /// Sixteen elements, by their number, of a row that begins at `start` and has so many.
+    fn sixteen<I: Isa>(isa: I, quants: &[Self::Of], start: usize, len: usize, unit: usize) -> I::F;
     /// The first or the last sixteen elements of a position of a panel.
     fn of_panel<I: Isa>(isa: I, panel: &Self::Panel, position: usize, last: bool) -> I::F;
 }
@@ -73,8 +73,8 @@ impl Quants for Bytes {
     }
 
     #[inline(always)]
-    fn sixteen<I: Isa>(isa: I, row: &[i8], unit: usize) -> I::F {
-        isa.load_i8(row[unit * 16..].first_chunk().expect("rows are whole blocks"))
+    fn sixteen<I: Isa>(isa: I, quants: &[i8], start: usize, _: usize, unit: usize) -> I::F {
+        isa.load_i8(quants[start + unit * 16..].first_chunk().expect("rows are whole blocks"))
     }
 
     #[inline(always)]
@@ -109,13 +109,13 @@ impl Quants for Nibbles {
     }
 
     #[inline(always)]
-    fn sixteen<I: Isa>(isa: I, row: &[u8], unit: usize) -> I::F {
-        let whole = row.len() / KV_BLOCK * KV_BLOCK;
+    fn sixteen<I: Isa>(isa: I, quants: &[u8], start: usize, len: usize, unit: usize) -> I::F {
+        let whole = len / (2 * KV_BLOCK) * KV_BLOCK;
         let (at, high) = match unit * 8 < whole {
             true => (unit / 4 * KV_BLOCK + unit % 2 * 16, unit % 4 > 1),
             false => (whole, unit % 2 > 0),
         };
-        isa.load_nibbles(row[at..].first_chunk().expect("rows are whole blocks"), high)
+        isa.load_nibbles(quants[start + at..].first_chunk().expect("rows are whole blocks"), high)
     }
 
     #[inline(always)]
@@ -247,8 +247,7 @@ impl<Q: Quants> Values for QuantisedValues<'_, Q> {
     /// Scale times quant, which is exact.
     #[inline(always)]
     fn unit<I: Isa>(self, isa: I, at: usize, unit: usize) -> I::F {
-        let n = self.len / Q::EACH;
-        let scale = self.scales[at * (self.len / KV_BLOCK) + unit * 16 / KV_BLOCK];
-        Q::sixteen(isa, &self.quants[at * n..][..n], unit).mul(isa.splat(scale))
+        let scale = self.scales[at * (self.len / KV_BLOCK) + unit / 2];
+        Q::sixteen(isa, self.quants, at * (self.len / Q::EACH), self.len, unit).mul(isa.splat(scale))
     }
 }
