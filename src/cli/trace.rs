@@ -252,7 +252,7 @@ fn against_file(args: &Args, model: &Path, golden: &Path) -> Result<ExitCode, Cl
     let mut loaded = engine_args::load(model_arg::source(model))?;
     let path = golden.tensors().path().display();
     let description = golden.description();
-    if let Some(asked) = args.engine.kv.filter(|asked| asked.to_string() != description.kv) {
+    if let Some(asked) = args.engine.kv().filter(|asked| asked.to_string() != description.kv) {
         let message = format!("--kv {asked}, where the nodes of {path} are of a cache of {}", description.kv);
         return Err(CliError::usage(message).hint("leave --kv out"));
     }

@@ -86,8 +86,8 @@ pub fn find(kind: NodeKind, weight: Option<TensorType>, kv: KvType) -> Option<&'
 pub fn isolated(kind: NodeKind, weight: Option<TensorType>, kv: KvType) -> f64 {
     match find(kind, weight, kv) {
         Some(row) => row.nmse,
-        // A format that no captured model has: the widest of the others.
-        None if kind == NodeKind::Product => {
+        // A format that no captured model has, or a cache: the widest of the others.
+        None if matches!(kind, NodeKind::Product | NodeKind::Attention | NodeKind::SinkAttention) => {
             ISOLATED.iter().filter(|row| row.kind == kind).fold(0.0, |widest, row| row.nmse.max(widest))
         }
         None => 0.0,
