@@ -423,7 +423,8 @@ fn the_counts_of_texts_are_those_of_the_goldens() {
 #[test]
 fn bytes_of_a_token_are_those_of_the_cache() {
     let memory = MemorySpec::Pages { kv_heads: 8, key_len: 64, value_len: 64, window: None };
-    let any = Model::load(&Gguf::open(&root().join("fixtures/dense-q8_0.gguf")).expect("a file")).expect("a model");
+    let any =
+        Model::load(&Gguf::open(&root().join("fixtures/dense-q8_0.gguf")).expect("a file")).expect("a model");
     let spec = ModelSpec { memories: vec![memory; 16], trunk_memories: 16, ..any.spec().clone() };
     let text = README.replace('\n', " ");
     let pair = KvType { keys: KvElement::Q8_0, values: KvElement::Q4_0 };

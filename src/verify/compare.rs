@@ -375,7 +375,14 @@ mod tests {
 
     fn options(substitute: Substitute, kv: KvType) -> CompareOptions {
         let tolerance = Tolerance::Nmse(1e-2);
-        CompareOptions { substitute, tolerance, kv, positions: 0, filter: NodeFilter::default(), flips: false }
+        CompareOptions {
+            substitute,
+            tolerance,
+            kv,
+            positions: 0,
+            filter: NodeFilter::default(),
+            flips: false,
+        }
     }
 
     /// Two rows of 32 that are the reference's off by a little; in the second the rounding of a value to 8
