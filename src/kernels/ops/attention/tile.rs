@@ -327,40 +327,33 @@ fn score_chunk<I: Isa>(
     packed: &mut [[f32; 16]],
     p: &mut [[f32; PAGE]],
 ) {
-    let len = tile.shape.key_len;
+    let (len, start) = (tile.shape.key_len, chunk.start());
+    let (units, in_place) = (len.div_ceil(16), tile.reads_in_place(chunk, len));
     match tile.page(chunk).0 {
-        KvView::F16(keys) => score_floats(isa, tile, chunk, keys, q, packed, p),
-        KvView::F32(keys) => score_floats(isa, tile, chunk, keys, q, packed, p),
+        KvView::F16(keys) => {
+            let keys = tile.of_head(keys, len);
+            if in_place {
+                return score(isa, tile, q, chunk, &Keys { start: 0, units, k: keys.as_chunks().0 }, p);
+            }
+            chunk.each(|at, j| pack(isa, &keys[j * len..][..len], &mut packed[(at - start) * units..], 1));
+        }
+        KvView::F32(keys) => {
+            let keys = tile.of_head(keys, len);
+            if in_place {
+                return score(isa, tile, q, chunk, &Keys { start: 0, units, k: keys.as_chunks().0 }, p);
+            }
+            chunk.each(|at, j| pack(isa, &keys[j * len..][..len], &mut packed[(at - start) * units..], 1));
+        }
         KvView::Q8_0(d, keys) => {
             let (d, keys) = (tile.of_head(d, len / KV_BLOCK), tile.of_head(keys, len));
-            QuantisedKeys::<Bytes>::new(d, keys, len).score(isa, tile, chunk, p);
+            return QuantisedKeys::<Bytes>::new(d, keys, len).score(isa, tile, chunk, p);
         }
         KvView::Q4_0(d, keys) => {
             let (d, keys) = (tile.of_head(d, len / KV_BLOCK), tile.of_head(keys, len / 2));
-            QuantisedKeys::<Nibbles>::new(d, keys, len).score(isa, tile, chunk, p);
+            return QuantisedKeys::<Nibbles>::new(d, keys, len).score(isa, tile, chunk, p);
         }
     }
-}
-
-#[inline(always)]
-fn score_floats<I: Isa, E: Element>(
-    isa: I,
-    tile: &Tile,
-    chunk: &Chunk,
-    keys: &[E],
-    q: &[[f32; 16]],
-    packed: &mut [[f32; 16]],
-    p: &mut [[f32; PAGE]],
-) {
-    let len = tile.shape.key_len;
-    let (units, start) = (len.div_ceil(16), chunk.start());
-    let keys = &keys[tile.kv_head * PAGE * len..][..PAGE * len];
-    if tile.reads_in_place(chunk, len) {
-        score(isa, tile, q, chunk, &Keys { start: 0, units, k: keys.as_chunks().0 }, p);
-    } else {
-        chunk.each(|at, j| pack(isa, &keys[j * len..][..len], &mut packed[(at - start) * units..], 1));
-        score(isa, tile, q, chunk, &Keys { start, units, k: &*packed }, p);
-    }
+    score(isa, tile, q, chunk, &Keys { start, units, k: &*packed }, p);
 }
 
 /// Makes probabilities of the scores of all rows, and begins the rows' parts.
@@ -403,82 +396,59 @@ fn weigh_chunk<I: Isa>(
     parts: &mut [f32],
 ) {
     let (_, values, row) = tile.page(chunk);
+    let len = tile.shape.value_len;
+    let in_place = tile.reads_in_place(chunk, row) && len.is_multiple_of(16);
+    let beside_keys = tile.kv.values.is_some();
+    let start = chunk.start();
+    // Where values are not read where they lie, a widened copy is, in one place for all their types.
     match values {
-        KvView::F16(values) => weigh_floats(isa, tile, chunk, values, row, packed, p, parts),
-        KvView::F32(values) => weigh_floats(isa, tile, chunk, values, row, packed, p, parts),
+        KvView::F16(values) => {
+            let values = tile.of_head(values, row);
+            if in_place {
+                let values = InPlace { v: values.as_chunks().0, units: row / 16 };
+                return weigh_all(isa, tile, chunk, values, p, parts);
+            }
+            chunk.each(|at, j| pack(isa, &values[j * row..][..len], &mut packed[at - start..], PAGE));
+        }
+        KvView::F32(values) => {
+            let values = tile.of_head(values, row);
+            if in_place {
+                let values = InPlace { v: values.as_chunks().0, units: row / 16 };
+                return weigh_all(isa, tile, chunk, values, p, parts);
+            }
+            chunk.each(|at, j| pack(isa, &values[j * row..][..len], &mut packed[at - start..], PAGE));
+        }
         KvView::Q8_0(d, values) => {
             let (d, values) = (tile.of_head(d, row / KV_BLOCK), tile.of_head(values, row));
-            if tile.kv.values.is_none() {
-                let values = QuantisedKeys::<Bytes>::new(d, values, row);
-                return weigh_packed(isa, tile, chunk, values, packed, p, parts);
+            if beside_keys {
+                let values = QuantisedValues::<Bytes>::new(isa, d, values, row, scales);
+                if in_place {
+                    return weigh_all(isa, tile, chunk, values, p, parts);
+                }
+                widen(isa, tile, chunk, values, packed);
+            } else {
+                widen(isa, tile, chunk, QuantisedKeys::<Bytes>::new(d, values, row), packed);
             }
-            let values = QuantisedValues::<Bytes>::new(isa, d, values, row, scales);
-            weigh_quants(isa, tile, chunk, values, packed, p, parts);
         }
         KvView::Q4_0(d, values) => {
             let (d, values) = (tile.of_head(d, row / KV_BLOCK), tile.of_head(values, row / 2));
-            if tile.kv.values.is_none() {
-                let values = QuantisedKeys::<Nibbles>::new(d, values, row);
-                return weigh_packed(isa, tile, chunk, values, packed, p, parts);
+            if beside_keys {
+                let values = QuantisedValues::<Nibbles>::new(isa, d, values, row, scales);
+                if in_place {
+                    return weigh_all(isa, tile, chunk, values, p, parts);
+                }
+                widen(isa, tile, chunk, values, packed);
+            } else {
+                widen(isa, tile, chunk, QuantisedKeys::<Nibbles>::new(d, values, row), packed);
             }
-            let values = QuantisedValues::<Nibbles>::new(isa, d, values, row, scales);
-            weigh_quants(isa, tile, chunk, values, packed, p, parts);
         }
     }
+    weigh_all(isa, tile, chunk, Packed { v: packed, start }, p, parts);
 }
 
+/// Widens the values of a chunk.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)] // those of `weigh_chunk`
-fn weigh_floats<I: Isa, E: Element>(
-    isa: I,
-    tile: &Tile,
-    chunk: &Chunk,
-    values: &[E],
-    row: usize,
-    packed: &mut [[f32; 16]],
-    p: &[[f32; PAGE]],
-    parts: &mut [f32],
-) {
-    let values = &values[tile.kv_head * PAGE * row..][..PAGE * row];
-    let len = tile.shape.value_len;
-    if tile.reads_in_place(chunk, row) && len.is_multiple_of(16) {
-        let values = InPlace { v: values.as_chunks().0, units: row / 16 };
-        weigh_all(isa, tile, chunk, values, p, parts);
-    } else {
-        let start = chunk.start();
-        chunk.each(|at, j| pack(isa, &values[j * row..][..len], &mut packed[at - start..], PAGE));
-        weigh_all(isa, tile, chunk, Packed { v: packed, start }, p, parts);
-    }
-}
-
-#[inline(always)]
-fn weigh_quants<I: Isa, V: Values>(
-    isa: I,
-    tile: &Tile,
-    chunk: &Chunk,
-    values: V,
-    packed: &mut [[f32; 16]],
-    p: &[[f32; PAGE]],
-    parts: &mut [f32],
-) {
-    if tile.reads_in_place(chunk, tile.shape.value_len) {
-        weigh_all(isa, tile, chunk, values, p, parts);
-    } else {
-        weigh_packed(isa, tile, chunk, values, packed, p, parts);
-    }
-}
-
-/// The same by way of a widened copy.
-#[inline(always)]
-fn weigh_packed<I: Isa, V: Values>(
-    isa: I,
-    tile: &Tile,
-    chunk: &Chunk,
-    values: V,
-    packed: &mut [[f32; 16]],
-    p: &[[f32; PAGE]],
-    parts: &mut [f32],
-) {
+fn widen<I: Isa, V: Values>(isa: I, tile: &Tile, chunk: &Chunk, values: V, packed: &mut [[f32; 16]]) {
     let (start, units) = (chunk.start(), tile.value_units());
     chunk.each(|at, j| {
         for unit in 0..units {
@@ -486,7 +456,6 @@ fn weigh_packed<I: Isa, V: Values>(
             value.store(&mut packed[unit * PAGE + at - start]);
         }
     });
-    weigh_all(isa, tile, chunk, Packed { v: packed, start }, p, parts);
 }
 
 /// Brings the scores of chosen positions to their places, where their lanes are; what is not chosen is

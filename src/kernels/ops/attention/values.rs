@@ -60,48 +60,34 @@ pub(super) fn weigh_all<I: Isa, V: Values>(
     p: &[[f32; PAGE]],
     parts: &mut [f32],
 ) {
-    let units = tile.value_units();
-    let mut unit = 0;
-    while unit < units {
-        if I::MANY_REGISTERS && units - unit > 1 {
-            weigh_units::<I, V, 2>(isa, tile, chunk, unit, values, p, parts);
-            unit += 2;
-        } else {
-            weigh_units::<I, V, 1>(isa, tile, chunk, unit, values, p, parts);
-            unit += 1;
+    let (rows, units) = (tile.rows(), tile.value_units());
+    let at_once = if I::MANY_REGISTERS { 2 } else { 1 };
+    for unit in (0..units).step_by(at_once) {
+        let units = unit..(unit + at_once).min(units);
+        let mut first = 0;
+        while first < rows {
+            let n = match rows - first {
+                8.. if I::MANY_REGISTERS => 8,
+                4.. => 4,
+                2.. => 2,
+                _ => 1,
+            };
+            weigh_values(isa, tile, first..first + n, units.clone(), chunk, values, p, parts);
+            first += n;
         }
     }
 }
 
-/// The same of some units.
-#[inline(always)]
-fn weigh_units<I: Isa, V: Values, const U: usize>(
-    isa: I,
-    tile: &Tile,
-    chunk: &Chunk,
-    unit: usize,
-    values: V,
-    p: &[[f32; PAGE]],
-    parts: &mut [f32],
-) {
-    let rows = tile.rows();
-    let mut first = 0;
-    while first < rows {
-        let n = if I::MANY_REGISTERS && rows - first >= 8 { 8 } else { 4.min(rows - first) };
-        weigh_values::<I, V, U>(isa, tile, first..first + n, unit, chunk, values, p, parts);
-        first += n;
-    }
-}
-
-/// Adds the values of some units, weighted, to the parts of up to four rows, or eight: together over what all
-/// of them see, each by itself before and after.
+/// Adds the values of one or two units, weighted, to the parts of 1, 2, 4 or 8 rows: together over what all of
+/// them see, each by itself before and after. Each call of `weigh` is a loop of its own in the machine code: there
+/// are as few as speed allows.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)] // it is a part of `weigh_all`
-fn weigh_values<I: Isa, V: Values, const U: usize>(
+fn weigh_values<I: Isa, V: Values>(
     isa: I,
     tile: &Tile,
     rows: Range<usize>,
-    unit: usize,
+    units: Range<usize>,
     chunk: &Chunk,
     values: V,
     p: &[[f32; PAGE]],
@@ -110,34 +96,37 @@ fn weigh_values<I: Isa, V: Values, const U: usize>(
     let first = tile.held(rows.start, chunk);
     // Both ends rise from row to row.
     let common = tile.held(rows.end - 1, chunk).start..first.end;
-    if rows.len() == 1 || common.is_empty() {
-        for row in rows {
-            weigh::<I, V, 1, U>(isa, tile, row, tile.held(row, chunk), unit, values, p, parts);
+    let together = rows.len() > 1 && !common.is_empty();
+    let (row, seen) = (rows.start, common.clone());
+    // What each has before is added first.
+    for after in [false, true] {
+        if after && together {
+            if rows.len() == 4 && units.len() == 2 {
+                weigh::<I, V, 4, 2>(isa, tile, row, seen.clone(), units.start, values, p, parts);
+            } else {
+                for unit in units.clone() {
+                    match rows.len() {
+                        2 => weigh::<I, V, 2, 1>(isa, tile, row, seen.clone(), unit, values, p, parts),
+                        8 if I::MANY_REGISTERS => {
+                            weigh::<I, V, 8, 1>(isa, tile, row, seen.clone(), unit, values, p, parts);
+                        }
+                        _ => weigh::<I, V, 4, 1>(isa, tile, row, seen.clone(), unit, values, p, parts),
+                    }
+                }
+            }
         }
-        return;
-    }
-    for row in rows.clone() {
-        weigh::<I, V, 1, U>(
-            isa,
-            tile,
-            row,
-            tile.held(row, chunk).start..common.start,
-            unit,
-            values,
-            p,
-            parts,
-        );
-    }
-    match rows.len() {
-        2 => weigh::<I, V, 2, U>(isa, tile, rows.start, common.clone(), unit, values, p, parts),
-        3 => weigh::<I, V, 3, U>(isa, tile, rows.start, common.clone(), unit, values, p, parts),
-        8 if I::MANY_REGISTERS => {
-            weigh::<I, V, 8, U>(isa, tile, rows.start, common.clone(), unit, values, p, parts)
+        for row in rows.clone() {
+            let held = tile.held(row, chunk);
+            let seen = match (after, together) {
+                (false, true) => held.start..common.start,
+                (false, false) => held,
+                (true, true) => common.end..held.end,
+                (true, false) => 0..0,
+            };
+            for unit in units.clone() {
+                weigh::<I, V, 1, 1>(isa, tile, row, seen.clone(), unit, values, p, parts);
+            }
         }
-        _ => weigh::<I, V, 4, U>(isa, tile, rows.start, common.clone(), unit, values, p, parts),
-    }
-    for row in rows {
-        weigh::<I, V, 1, U>(isa, tile, row, common.end..tile.held(row, chunk).end, unit, values, p, parts);
     }
 }
 
