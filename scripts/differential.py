@@ -483,7 +483,7 @@ def main():
     a.add_argument("--count", type=int, default=30, help="configurations of a family")
     a.add_argument("--seed", type=int, default=1, help="of the first; the others follow")
     a.add_argument("--weights", default="f32", help="type of matrices, or of matrices:experts; or `mixed`")
-    a.add_argument("--kv", default="f32", choices=["f32", "f16"], help="type of the cache")
+    a.add_argument("--kv", default="f32", help="type of the cache: f32, f16, q8_0, q4_0, or that of keys and of values, as in q8_0/q4_0")
     a.add_argument("--wayinfer", type=Path, default=ROOT / "target/release/wayinfer")
     a.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "wayinfer-differential",
                    help="where failures are kept")

@@ -41,8 +41,8 @@ FEW = {"exaone4", "deepseek32", "deepseek4", "glm-dsa", "glm5-next", "hy_v4", "g
        "gemma4-moe", "afmoe", "dots1", "qwen4exp"}
 # The long prompt alone of these: the short one's nodes are those of a model beside it.
 LONG = {"dense-f16", "dense-bf16", "odd-q8_0"}
-# Captured once more with a KV cache in F16, the first prompt alone.
-KV_F16 = {"dense-q8_0", "gpt-oss"}
+# Captured once more with a KV cache of another type, the first prompt alone, and how many decode steps of it.
+KV = {"dense-q8_0": ("f16", 2), "gpt-oss": ("f16", 2), "dense-f32": ("q8_0/q4_0", 0)}
 # llama.cpp no longer loads one tensor an expert: the same weights' goldens serve.
 SAME_AS = {"moe-per-expert-q4_k_m": "moe-q4_k_m"}
 # Models without goldens, and why.
@@ -99,14 +99,16 @@ def capture(name, model, prompts, out, wanted=("short", "long"), config=families
     """All goldens of one model; returns the manifest's list."""
     runs = [(prompt, "f32", "") for prompt in json.loads((out / prompts).read_text())
             if (name, prompt) not in IDS_ONLY and prompt in wanted and (prompt == "long" or name not in LONG)]
-    if name in KV_F16:
-        runs.append((runs[0][0], "f16", "-kv-f16"))
+    if name in KV:
+        kv, _ = KV[name]
+        runs.append((runs[0][0], kv, "-kv-" + kv.replace("/", "-")))
     goldens = []
     for prompt, kv, suffix in runs:
         rows = "ends" if name in FEW or name == DEMO else ROWS[prompt]
         file = f"golden/{name}/{prompt}{suffix}.safetensors"
         # Of positions that are chosen, ties are looked for in every step.
-        steps = [GREEDY - 1] * ("top_k" in config) + [1 if name in FEW else STEPS[prompt]]
+        kept = KV[name][1] if suffix else 1 if name in FEW else STEPS[prompt]
+        steps = [GREEDY - 1] * ("top_k" in config) + [kept]
         for steps in steps:
             reference("capture", "--model", model, "--prompts", out / prompts, "--out", out / "golden" / name,
                       "--only", prompt, "--kv", kv, f"--suffix={suffix}", "--rows", rows,

@@ -9,7 +9,7 @@ use common::runs::{fixture, options};
 use common::say;
 use wayinfer::engine::{Engine, EngineOptions, Sampler, SamplerConfig, Speculation};
 use wayinfer::gguf::Gguf;
-use wayinfer::model::{Buffers, Logits, Model};
+use wayinfer::model::{Buffers, KvType, Logits, Model};
 
 /// The system's allocator; counts what it has given and not got back, and the most of that.
 struct Counting;
@@ -105,12 +105,12 @@ fn choices_grow_with_the_context() {
         [("deepseek32", 1, 1), ("glm-dsa", 1, 1), ("minimax-m3", 2, 1), ("deepseek4", 2, 4)]
     {
         let model = common::runs::load(&fixture(name));
-        let bytes = |context| Buffers::bytes(model.spec(), [512, context], 1, 2);
+        let bytes = |context| Buffers::bytes(model.spec(), [512, context], 1, 2, KvType::F16);
         let masks = 512 * lists * ((1 << 20) / per_bit / 8);
         let more = bytes(1 << 20) - bytes(1 << 10);
         assert!(more >= masks && more < 10 * masks, "{name}: {more} bytes more, {masks} of masks");
     }
     // Whatever is asked for has a number.
     let model = common::runs::load(&fixture("deepseek4"));
-    assert!(Buffers::bytes(model.spec(), [usize::MAX, usize::MAX], 1, 1024) > 1 << 60);
+    assert!(Buffers::bytes(model.spec(), [usize::MAX, usize::MAX], 1, 1024, KvType::Q8_0) > 1 << 60);
 }

@@ -12,10 +12,12 @@ use common::rebuilt::rebuilt;
 use common::{say, test_data, wayinfer};
 use wayinfer::gguf::{Gguf, TensorType};
 use wayinfer::kernels::{Isa, Kernels};
-use wayinfer::model::{KvType, Model, NodeKind, architectures};
+use wayinfer::model::{
+    KvElement, KvType, MemorySpec, Model, ModelSpec, NodeKind, SequenceState, architectures,
+};
 use wayinfer::quant::FORMATS;
 use wayinfer::verify::Golden;
-use wayinfer::verify::bounds::{ISOLATED, Of};
+use wayinfer::verify::bounds::{ISOLATED, LONG, Of};
 
 const README: &str = include_str!("../README.md");
 
@@ -335,7 +337,9 @@ fn the_distance_from_ggml_is_the_measured_one() {
         types.iter().map(|&ty| measured(NodeKind::Product, Of::Weight(ty))).collect()
     };
     let of = |kinds: &[NodeKind]| kinds.iter().map(|&kind| measured(kind, Of::All)).collect::<Vec<_>>();
-    let caches = |kind| [KvType::F32, KvType::F16].map(|kv| measured(kind, Of::Kv(kv))).to_vec();
+    let caches = |kind, kvs: &[KvType]| kvs.iter().map(|&kv| measured(kind, Of::Kv(kv))).collect::<Vec<_>>();
+    let floats = [KvType::F32, KvType::F16];
+    let quantised = KvType { keys: KvElement::Q8_0, values: KvElement::Q4_0 };
     use NodeKind::{
         Attention, Convolution, Elementwise, GatedNorm, Gelu, Hadamard, L2Norm, LayerNorm, LinearAttention,
         Lookup, ProductGelu, Recurrence, RmsNorm, Rope, RowSum, Scan, Sigmoid, Silu, SinkAttention, SoftCap,
@@ -353,8 +357,9 @@ fn the_distance_from_ggml_is_the_measured_one() {
         ("SiLU, softplus, soft cap, convolution", of(&[Silu, Softplus, SoftCap, Convolution])),
         ("delta rule, selective scan, lightning attention", of(&[Recurrence, Scan, LinearAttention])),
         ("GELU of a product that ggml does not name", of(&[ProductGelu])),
-        ("attention over a KV cache in F32, in F16", caches(Attention)),
-        ("attention with sinks, in F32, in F16", caches(SinkAttention)),
+        ("attention over a KV cache in F32, in F16", caches(Attention, &floats)),
+        ("attention over one of Q8_0 keys and Q4_0 values", caches(Attention, &[quantised])),
+        ("attention with sinks, in F32, in F16", caches(SinkAttention, &floats)),
     ];
     for (row, measured) in &rows {
         let told = between(text, &format!("| {row} | "), " |");
@@ -366,6 +371,10 @@ fn the_distance_from_ggml_is_the_measured_one() {
     assert!(text.contains(told) && exact.iter().all(|nmse| *nmse == 0.0));
     let all = rows.iter().map(|(_, measured)| measured.len()).sum::<usize>() + exact.len();
     assert_eq!(all, ISOLATED.len(), "every figure is told");
+    for (of, row) in ["F16", "Q8_0", "Q4_0"].into_iter().zip(LONG) {
+        let told = format!("over {of} values {:.1e}", row.measured);
+        assert!(text.replace('\n', " ").contains(&told), "{row:?}");
+    }
 }
 
 fn measured(kind: NodeKind, of: Of) -> f64 {
@@ -408,4 +417,27 @@ fn the_counts_of_texts_are_those_of_the_goldens() {
         }
     }
     assert!(text.contains(&format!("in {cases} cases with tools")), "{cases}");
+}
+
+/// What the README says a token of Llama 3.2 1B takes.
+#[test]
+fn bytes_of_a_token_are_those_of_the_cache() {
+    let memory = MemorySpec::Pages { kv_heads: 8, key_len: 64, value_len: 64, window: None };
+    let any =
+        Model::load(&Gguf::open(&root().join("fixtures/dense-q8_0.gguf")).expect("a file")).expect("a model");
+    let spec = ModelSpec { memories: vec![memory; 16], trunk_memories: 16, ..any.spec().clone() };
+    let text = README.replace('\n', " ");
+    let pair = KvType { keys: KvElement::Q8_0, values: KvElement::Q4_0 };
+    for (kv, told) in [
+        (KvType::F16, "32,768 bytes as f16"),
+        (KvType::F32, "65,536 as f32"),
+        (KvType::Q8_0, "17,408 as q8_0"),
+        (KvType::Q4_0, "9,216 as q4_0"),
+        (pair, "13,312 with q8_0 keys"),
+    ] {
+        let bytes = SequenceState::bytes(&spec, 1024, 1, 0, kv) / 1024;
+        let digits: String = told.chars().take_while(|c| *c != ' ').filter(char::is_ascii_digit).collect();
+        assert_eq!(digits, bytes.to_string(), "{kv}");
+        assert!(text.contains(told), "{told}");
+    }
 }

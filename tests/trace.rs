@@ -242,6 +242,7 @@ fn runs_that_differ_are_told_apart() {
         substitute: Substitute::Nowhere,
         tolerance: Tolerance::SameBits,
         kv: KvType::F32,
+        positions: 16,
         filter: NodeFilter::default(),
         flips: false,
     };

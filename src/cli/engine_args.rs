@@ -11,7 +11,7 @@ use super::{CliError, model_arg, safe_text};
 use crate::engine::{DEFAULT_BATCH, EngineOptions, Speculation};
 use crate::gguf::{Gguf, Source};
 use crate::kernels::Isa;
-use crate::model::{KvType, Model, ModelError};
+use crate::model::{KvElement, KvType, Model, ModelError};
 use crate::store::Guesses;
 
 /// Context where neither the user nor the model asks for less.
@@ -43,9 +43,16 @@ pub struct EngineArgs {
     )]
     pub guess_experts: GuessExperts,
 
-    /// Type of the KV cache [default: f16]
+    #[arg(long, value_name = "TYPE", help = kv_help())]
+    kv: Option<KvType>,
+
+    /// Type of the keys alone, where values are of another
     #[arg(long, value_name = "TYPE")]
-    pub kv: Option<KvType>,
+    kv_k: Option<KvElement>,
+
+    /// Type of the values alone
+    #[arg(long, value_name = "TYPE")]
+    kv_v: Option<KvElement>,
 }
 
 /// When experts are guessed.
@@ -67,12 +74,21 @@ impl From<GuessExperts> for Guesses {
 }
 
 impl EngineArgs {
+    /// The types of the KV cache, where any was asked for.
+    pub fn kv(&self) -> Option<KvType> {
+        if self.kv.is_none() && self.kv_k.is_none() && self.kv_v.is_none() {
+            return None;
+        }
+        let both = self.kv.unwrap_or_default();
+        Some(KvType { keys: self.kv_k.unwrap_or(both.keys), values: self.kv_v.unwrap_or(both.values) })
+    }
+
     /// The options of an engine with a context of this many tokens.
     pub fn options(&self, context: usize) -> EngineOptions {
         EngineOptions {
             context,
             batch: DEFAULT_BATCH,
-            kv: self.kv.unwrap_or_default(),
+            kv: self.kv().unwrap_or_default(),
             threads: threads(self.threads),
             isa: self.isa,
             drafts: 0,
@@ -83,6 +99,11 @@ impl EngineArgs {
 
 fn isa_help() -> String {
     format!("Kernel set: {} [default: the best that this CPU has]", Isa::names(" or "))
+}
+
+fn kv_help() -> String {
+    let names: Vec<&str> = KvElement::ALL.iter().map(|(name, _)| *name).collect();
+    format!("Type of the KV cache: {} [default: {}]", names.join(", "), KvElement::default())
 }
 
 /// Sizes of memory below this are a unit forgotten.

@@ -252,7 +252,7 @@ fn against_file(args: &Args, model: &Path, golden: &Path) -> Result<ExitCode, Cl
     let mut loaded = engine_args::load(model_arg::source(model))?;
     let path = golden.tensors().path().display();
     let description = golden.description();
-    if let Some(asked) = args.engine.kv.filter(|asked| asked.to_string() != description.kv) {
+    if let Some(asked) = args.engine.kv().filter(|asked| asked.to_string() != description.kv) {
         let message = format!("--kv {asked}, where the nodes of {path} are of a cache of {}", description.kv);
         return Err(CliError::usage(message).hint("leave --kv out"));
     }
@@ -269,7 +269,7 @@ fn against_file(args: &Args, model: &Path, golden: &Path) -> Result<ExitCode, Cl
     let batch = description.batch.unwrap_or(prompt.len());
     let options = EngineOptions { kv, ..options(args, prompt, steps, batch)? };
     let default = if args.isolate { Tolerance::Bounds } else { Tolerance::Nmse(FREE_TOLERANCE) };
-    let compare = compare_options(args, default, kv);
+    let compare = compare_options(args, default, &options);
     let graph = graph(&loaded)?;
     placement::settle(&mut loaded, &args.engine, std::slice::from_ref(&options), options.batch)?;
     let mut engine = Engine::new(&loaded.model, &options)?;
@@ -303,11 +303,12 @@ fn graph(loaded: &Loaded) -> Result<NodeGraph<'static>, CliError> {
     Ok(NodeGraph::new(&graph))
 }
 
-fn compare_options(args: &Args, default: Tolerance, kv: KvType) -> CompareOptions {
+fn compare_options(args: &Args, default: Tolerance, options: &EngineOptions) -> CompareOptions {
     CompareOptions {
         substitute: args.substitute(),
         tolerance: args.compare.tolerance().unwrap_or(default),
-        kv,
+        kv: options.kv,
+        positions: options.context,
         filter: args.compare.filter(),
         flips: true,
     }
@@ -329,7 +330,7 @@ fn against_set(args: &Args, loaded: &mut Loaded, prompt: &[u32], set: Isa) -> Re
     }
     let mut reference = Engine::new(&loaded.model, &other)?;
     let graph = graph(loaded)?;
-    let compare = compare_options(args, Tolerance::SameBits, options.kv);
+    let compare = compare_options(args, Tolerance::SameBits, &options);
     let reports = verify::compare_runs(&mut reference, &mut engine, &graph, prompt, steps, compare)
         .in_file(&loaded.gguf.parts[0].path)?;
     let comparison = Comparison {
@@ -396,6 +397,7 @@ fn diff(first: &Path, second: &Path, compare: &CompareArgs) -> Result<ExitCode, 
         substitute: Substitute::Nowhere,
         tolerance: compare.tolerance().unwrap_or(Tolerance::SameBits),
         kv: KvType::F32,
+        positions: 0,
         filter: compare.filter(),
         flips: false,
     };

@@ -157,7 +157,7 @@ impl Engine<'_> {
         let model = self.model;
         match self.pool.run(|| model.draft(pass, hidden)) {
             Ok(()) => Ok(()),
-            Err(ForwardError::NotFinite { .. } | ForwardError::BeyondF16 { .. }) => {
+            Err(ForwardError::NotFinite { .. } | ForwardError::BeyondKv { .. }) => {
                 if let Some(trail) = sequence.trail() {
                     trail.broken = true;
                 }

@@ -144,7 +144,7 @@ impl<'s> Generation<'s, '_> {
                 drafter.passed(made.saturating_sub(began), (self.clock)(&self.stats).saturating_sub(made));
             }
             // It may be a draft's doing that would never be drawn: the token alone shows it.
-            Err(EngineError::Forward(ForwardError::NotFinite { .. } | ForwardError::BeyondF16 { .. }))
+            Err(EngineError::Forward(ForwardError::NotFinite { .. } | ForwardError::BeyondKv { .. }))
                 if !drafts.is_empty() =>
             {
                 drafter.withdraw();

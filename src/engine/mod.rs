@@ -23,7 +23,7 @@ use thiserror::Error;
 
 use crate::kernels::{Isa, IsaError, Kernels};
 use crate::model::{
-    Buffers, ForwardError, KvType, Logits, Model, ModelSpec, NoObserver, Observer, Pass, Segment,
+    Buffers, ForwardError, KvError, KvType, Logits, Model, ModelSpec, NoObserver, Observer, Pass, Segment,
     SequenceState,
 };
 use crate::store::{Guesses, OutOfMemory};
@@ -45,6 +45,8 @@ pub enum EngineError {
     Isa(#[from] IsaError),
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),
+    #[error(transparent)]
+    Kv(#[from] KvError),
     #[error(transparent)]
     Forward(#[from] ForwardError),
     #[error("threads cannot be started: {0}")]
@@ -97,7 +99,7 @@ impl EngineOptions {
         // Stacks and panels of the threads.
         let threads = self.threads as u64 * THREAD_BYTES;
         SequenceState::bytes(spec, context, batch, self.drafts, self.kv)
-            .saturating_add(Buffers::bytes(spec, [batch, context], logits.min(batch), self.threads))
+            .saturating_add(Buffers::bytes(spec, [batch, context], logits.min(batch), self.threads, self.kv))
             .saturating_add(threads)
     }
 }
@@ -130,8 +132,9 @@ impl<'m> Engine<'m> {
     /// An engine without sequences.
     ///
     /// # Errors
-    /// A kernel set that the CPU lacks, no memory, no threads.
+    /// A kernel set that the CPU lacks, a KV cache that the model cannot have, no memory, no threads.
     pub fn new(model: &'m Model, options: &EngineOptions) -> Result<Engine<'m>, EngineError> {
+        SequenceState::check(model.spec(), options.kv)?;
         let kernels = match options.isa {
             Some(isa) => Kernels::by_isa(isa)?,
             None => Kernels::detect_best(),

@@ -35,7 +35,7 @@ pub use spec::{
     ChoiceSizes, FeedForwardSpec, LayerSpec, MemorySpec, ModelSpec, RowSizes, ScoreSizes, ScratchSizes,
     SideSizes,
 };
-pub use state::{Buffers, KeptNeeds, KeptPart, KvType, SequenceState};
+pub use state::{Buffers, KeptNeeds, KeptPart, KvElement, KvError, KvType, SequenceState, UnknownKv};
 pub(crate) use weights::is_table;
 
 /// Why a model cannot be loaded.
@@ -83,9 +83,9 @@ pub enum ForwardError {
     NotFinite { node: &'static str, layer: usize, token: usize, index: usize },
     #[error(
         "{node} of layer {layer} is {value} (token {token} of the batch, element {index}), which does not fit a \
-         KV cache of f16: one of f32 holds it"
+         KV cache of {ty}: one of f32 holds it"
     )]
-    BeyondF16 { node: &'static str, layer: usize, token: usize, index: usize, value: f32 },
+    BeyondKv { node: &'static str, layer: usize, token: usize, index: usize, value: f32, ty: KvElement },
     /// The observer wanted it.
     #[error("interrupted")]
     Interrupted,

@@ -51,13 +51,15 @@ pub enum MemorySpec {
         /// What a query sees, where that is limited.
         window: Option<Window>,
     },
-    /// A row of so many elements of every position: a latent, of which keys and values are made, or an
-    /// indexer's key.
+    /// A row of so many elements of every position: a latent, which is a key and, its beginning, a value.
+    Latents { len: usize },
+    /// An indexer's key of so many elements of every position; floats, whatever keys are kept as.
     Rows { len: usize },
     /// What a compressor still needs of the last positions: values of so many elements and, where it has
     /// them, as many scores, in f32 whatever the cache's type.
     Compressing { len: usize, scores: bool, window: Window },
-    /// A row of so many elements for every `ratio` positions, once all of them are there.
+    /// A row of so many elements for every `ratio` positions, once all of them are there; floats, whatever
+    /// keys are kept as.
     Compressed { len: usize, ratio: usize },
     /// The state of a recurrence, which does not grow: so many f32.
     Recurrent { floats: usize },
@@ -116,16 +118,16 @@ impl ScratchSizes {
     pub const STRETCH: usize = 64;
 
     /// Bytes of passes of up to so many rows, of sequences of up to `context` positions, buffer by buffer: of
-    /// each the layers share one.
-    pub fn bytes(&self, rows: usize, context: usize, threads: usize) -> [u64; 5] {
+    /// each the layers share one. `rounds`: whether queries are rounded, since keys are quantised.
+    pub fn bytes(&self, rows: usize, context: usize, threads: usize, rounds: bool) -> [u64; 6] {
         let floats = |rows: usize, floats: usize| (rows as u64).saturating_mul((4 * floats) as u64);
-        let parts = self.attention.map_or(0, |shape| {
-            let shape = AttentionShape { tokens: shape.tokens.min(rows), ..shape };
-            AttentionScratch::most_floats(&shape, context, threads)
-        });
+        let attention =
+            self.attention.map(|shape| AttentionShape { tokens: shape.tokens.min(rows), ..shape });
+        let parts = attention.map_or(0, |shape| AttentionScratch::most_floats(&shape, context, threads));
+        let queries = attention.filter(|_| rounds).map_or(0, |shape| AttentionScratch::query_bytes(&shape));
         let [masks, scores] = self.choice.bytes(rows as u64, context as u64, threads as u64);
         let stretch = floats(rows.min(ScratchSizes::STRETCH), self.stretch_row);
-        [floats(rows, self.row), stretch, floats(1, parts), masks, scores]
+        [floats(rows, self.row), stretch, floats(1, parts), masks, scores, queries]
     }
 }
 

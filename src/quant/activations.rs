@@ -261,7 +261,7 @@ impl Activations {
                 let (bsums, _) = self.bsums.as_chunks_mut::<2>();
                 let min = PARALLEL / QK8_0;
                 let block = |(((x, qs), bsums), d): (((_, _), _), &mut f32)| {
-                    *d = legacy::quantize_q8_0(x, qs, bsums);
+                    *d = legacy::quantize_with_sums(x, qs, bsums);
                 };
                 if x.len() < 2 * min {
                     x.iter().zip(qs).zip(bsums).zip(&mut self.d).for_each(block);

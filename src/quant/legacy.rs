@@ -123,8 +123,28 @@ fn round_block(x: &[f32; PART], qs: &mut [i8; PART], bsums: &mut [i16; 2]) -> f3
 }
 
 /// Rounds a block to Q8_0, with sums of 16; returns the scale.
-pub(super) fn quantize_q8_0(x: &[f32; PART], qs: &mut [i8; PART], bsums: &mut [i16; 2]) -> f32 {
+pub(super) fn quantize_with_sums(x: &[f32; PART], qs: &mut [i8; PART], bsums: &mut [i16; 2]) -> f32 {
     f16::from_f32(round_block(x, qs, bsums)).to_f32()
+}
+
+/// Rounds a block to Q8_0, as ggml's `quantize_row_q8_0_ref` does; returns the scale.
+pub fn quantize_q8_0(x: &[f32; PART], quants: &mut [i8; PART]) -> f16 {
+    f16::from_f32(round_block(x, quants, &mut [0; 2]))
+}
+
+/// Rounds a block to Q4_0, as ggml's `quantize_row_q4_0_ref` does, to quants of 0 to 15; returns the scale.
+///
+/// `d = m / -8` of the value m of the greatest magnitude, the first of equals; `q = trunc(x * (1/d) + 8.5)`, at
+/// most 15. Where `1/d` overflows, C leaves the result open; here all `q` are then 8, zeros.
+pub fn quantize_q4_0(x: &[f32; PART], quants: &mut [u8; PART]) -> f16 {
+    let greatest = |m: f32, &x: &f32| if x.abs() > m.abs() { x } else { m };
+    let d = x.iter().fold(0.0, greatest) / -8.0;
+    let id = if d != 0.0 { 1.0 / d } else { 0.0 };
+    let id = if id.is_finite() { id } else { 0.0 };
+    for (x, q) in x.iter().zip(quants) {
+        *q = ((x * id + 8.5) as i32).clamp(0, 15) as u8;
+    }
+    f16::from_f32(d)
 }
 
 /// Rounds a block to Q8_1, as ggml's `quantize_row_q8_1_ref` does, with sums of 16; returns the scale, and

@@ -48,7 +48,9 @@ pub use iquants::{
     BlockIQ1M, BlockIQ1S, BlockIQ2S, BlockIQ2XS, BlockIQ2XXS, BlockIQ3S, BlockIQ3XXS, GridBlock,
 };
 pub use kquants::{BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, scales_and_mins, six_bit_scales};
-pub use legacy::{BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, QK8_0};
+pub use legacy::{
+    BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, QK8_0, quantize_q4_0, quantize_q8_0,
+};
 pub use low_bits::{BlockQ1_0, BlockQ2_0};
 pub use super_blocks::QK_K;
 pub use ternary::{BlockTQ1_0, BlockTQ2_0};

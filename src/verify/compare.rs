@@ -171,7 +171,7 @@ impl<'a, 'n, R: Reference + Send> Comparer<'a, 'n, R> {
 
     /// The NMSE allowed of a node, that of the nodes without a reference that it is computed from included.
     fn allowed(&self, id: &NodeId<'n>) -> f64 {
-        let own = self.options.tolerance.of(id, self.graph, self.options.kv);
+        let own = self.options.tolerance.of(id, self.graph, self.options.kv, self.options.positions);
         let inputs = self.graph.inputs(id).iter();
         inputs.filter_map(|input| self.unnamed.get(input)).fold(own, |most, &allowed| most.max(allowed))
     }
@@ -375,7 +375,14 @@ mod tests {
 
     fn options(substitute: Substitute, kv: KvType) -> CompareOptions {
         let tolerance = Tolerance::Nmse(1e-2);
-        CompareOptions { substitute, tolerance, kv, filter: NodeFilter::default(), flips: false }
+        CompareOptions {
+            substitute,
+            tolerance,
+            kv,
+            positions: 0,
+            filter: NodeFilter::default(),
+            flips: false,
+        }
     }
 
     /// Two rows of 32 that are the reference's off by a little; in the second the rounding of a value to 8

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use crate::gguf::TensorType;
-use crate::model::{Graph, GraphNode, KvType, Node, NodeId, NodeKind};
+use crate::model::{Graph, GraphNode, KvElement, KvType, Node, NodeId, NodeKind};
 use crate::quant::{self, ActivationType};
 
 /// A node as it stands in a file, its names written as [`NodeId`] displays.
@@ -138,7 +138,8 @@ impl<'n> NodeGraph<'n> {
         let rounded: &HashMap<NodeId<'_>, Vec<ActivationType>> = &self.rounded;
         let attended: &HashSet<NodeId<'_>> = &self.attended;
         let mut types = rounded.get(id).cloned().unwrap_or_default();
-        if kv == KvType::F16 && attended.contains(id) && !types.contains(&ActivationType::F16) {
+        let rounds = kv.keys == KvElement::F16 || kv.values == KvElement::F16;
+        if rounds && attended.contains(id) && !types.contains(&ActivationType::F16) {
             types.push(ActivationType::F16);
         }
         types

@@ -22,12 +22,13 @@ pub enum Tolerance {
 }
 
 impl Tolerance {
-    pub(super) fn of(self, id: &NodeId<'_>, graph: &NodeGraph<'_>, kv: KvType) -> f64 {
+    pub(super) fn of(self, id: &NodeId<'_>, graph: &NodeGraph<'_>, kv: KvType, positions: usize) -> f64 {
         match self {
             Tolerance::SameBits => 0.0,
             Tolerance::Nmse(nmse) => nmse,
             Tolerance::Bounds => {
-                graph.kind(id).map_or(0.0, |kind| bounds::isolated(kind, graph.weight_type(id), kv))
+                let weight = graph.weight_type(id);
+                graph.kind(id).map_or(0.0, |kind| bounds::isolated(kind, weight, kv, positions))
             }
         }
     }
@@ -67,6 +68,8 @@ pub struct CompareOptions {
     pub tolerance: Tolerance,
     /// Of the run, for [`Tolerance::Bounds`].
     pub kv: KvType,
+    /// Positions of the run, for the same.
+    pub positions: usize,
     pub filter: NodeFilter,
     /// Counts roundings to 8 bits that come out otherwise.
     pub flips: bool,

@@ -74,11 +74,15 @@ impl Loaded {
         self.golden.description().kv.parse().expect("a type")
     }
 
+    /// Positions of a run of the prompt and of what follows.
+    pub fn positions(&self) -> usize {
+        self.golden.prompt().len() + self.golden.greedy().len()
+    }
+
     /// A run that takes the whole prompt in one pass, as the reference did.
     pub fn run(&self, isa: Option<Isa>, threads: usize) -> Run<'_> {
         let prompt = self.golden.prompt().len();
-        let context = prompt + self.golden.greedy().len();
-        let options = EngineOptions { kv: self.kv(), threads, isa, ..options(context, prompt) };
+        let options = EngineOptions { kv: self.kv(), threads, isa, ..options(self.positions(), prompt) };
         Run::new(&self.model, &options)
     }
 
@@ -88,6 +92,7 @@ impl Loaded {
             substitute: if isolate { Substitute::Everywhere } else { Substitute::Nowhere },
             tolerance,
             kv: self.kv(),
+            positions: self.positions(),
             filter: NodeFilter::default(),
             flips: !isolate,
         };

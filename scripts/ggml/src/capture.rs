@@ -134,7 +134,7 @@ fn capture(model: &Model, args: &Args, ids: &[i32], path: &Path) -> Result<()> {
         n_batch: Some(ids.len()),
         threads: 1,
         kv: args.kv,
-        flash: if args.flash { Flash::Auto } else { Flash::Off },
+        flash: if args.flash || args.kv.needs_flash() { Flash::Auto } else { Flash::Off },
         mtp: if args.mtp { Mtp::Hidden } else { Mtp::Off },
     };
     let observer = Box::new(move |node: &Node| sink.borrow_mut().see(node));

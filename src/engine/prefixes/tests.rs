@@ -8,7 +8,7 @@ use super::*;
 use crate::engine::EngineOptions;
 use crate::gguf::Gguf;
 use crate::kernels::{Isa, Kernels};
-use crate::model::{KvType, Logits, MemorySpec, Model};
+use crate::model::{KvElement, KvType, Logits, MemorySpec, Model};
 use crate::store::Guesses;
 
 /// Tokens of a text: two full pages and some.
@@ -98,21 +98,26 @@ const KINDS: [&str; 13] = [
 
 #[test]
 fn bits_are_those_of_a_run_without() {
-    let mut seen = [false; 6];
+    let (mut seen, mut seen_quantised) = ([false; 6], false);
     for name in KINDS {
         let model = load(name);
         for memory in &model.spec().memories {
             let kind = match memory {
                 MemorySpec::Pages { window: None, .. } => 0,
                 MemorySpec::Pages { .. } => 1,
-                MemorySpec::Rows { .. } => 2,
+                MemorySpec::Rows { .. } | MemorySpec::Latents { .. } => 2,
                 MemorySpec::Compressing { .. } => 3,
                 MemorySpec::Compressed { .. } => 4,
                 MemorySpec::Recurrent { .. } => 5,
             };
             seen[kind] = true;
         }
-        for kv in [KvType::F16, KvType::F32] {
+        let quantised = KvType { keys: KvElement::Q8_0, values: KvElement::Q4_0 };
+        for kv in [KvType::F16, KvType::F32, quantised] {
+            if SequenceState::check(model.spec(), kv).is_err() {
+                continue;
+            }
+            seen_quantised |= kv == quantised;
             let dir = tempfile::tempdir().expect("a folder");
             let ids = text(&model, TEXT);
             let engine = &mut engine(&model, kv);
@@ -128,7 +133,7 @@ fn bits_are_those_of_a_run_without() {
             assert_eq!(cache.take_warnings(), [""; 0], "{name} {kv}");
         }
     }
-    assert_eq!(seen, [true; 6], "kinds of memory");
+    assert!(seen == [true; 6] && seen_quantised, "kinds of memory");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{Isa, Lanes8, Lanes16, MAGIC};
+use super::lanes::{BytePanel, Isa, Lanes8, Lanes16, MAGIC, NibblePanel, QueryBlock};
 
 /// The proof that the CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -59,6 +59,61 @@ impl Isa for Avx2 {
         with_avx2!(F64x8(_mm256_setzero_pd(), _mm256_setzero_pd()))
     }
     #[inline(always)]
+    fn load_i8(self, x: &[i8; 16]) -> F32x16 {
+        with_avx2!(widen_bytes(_mm_loadu_si128(x.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn load_nibbles(self, x: &[u8; 16], high: bool) -> F32x16 {
+        with_avx2!({
+            let x = _mm_loadu_si128(x.as_ptr().cast());
+            let x = if high { _mm_srli_epi16::<4>(x) } else { x };
+            widen_bytes(_mm_sub_epi8(_mm_and_si128(x, _mm_set1_epi8(15)), _mm_set1_epi8(8)))
+        })
+    }
+    #[inline(always)]
+    fn dot_bytes<const R: usize>(self, k: &BytePanel, q: [&QueryBlock; R]) -> [F32x16; R] {
+        with_avx2!({
+            let mut acc = [[_mm256_setzero_si256(); 2]; R];
+            for (i, k) in k.iter().enumerate() {
+                let k = k.as_ptr().cast::<__m256i>();
+                let k = [_mm256_loadu_si256(k), _mm256_loadu_si256(k.add(1))];
+                let sizes = [_mm256_abs_epi8(k[0]), _mm256_abs_epi8(k[1])];
+                for (acc, q) in acc.iter_mut().zip(q) {
+                    let q = four(q, i);
+                    for half in 0..2 {
+                        let q = _mm256_sign_epi8(q, k[half]);
+                        acc[half] = _mm256_add_epi32(acc[half], fours(sizes[half], q));
+                    }
+                }
+            }
+            finish(acc)
+        })
+    }
+    #[inline(always)]
+    fn dot_nibbles<const R: usize>(self, k: &NibblePanel, q: [&QueryBlock; R]) -> [F32x16; R] {
+        with_avx2!({
+            let mut acc = [[_mm256_setzero_si256(); 2]; R];
+            let nibble = _mm256_set1_epi8(15);
+            for (i, k) in k.iter().enumerate() {
+                let k = k.as_ptr().cast::<__m256i>();
+                for half in 0..2 {
+                    let k = _mm256_loadu_si256(k.add(half));
+                    let low = _mm256_and_si256(k, nibble);
+                    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(k), nibble);
+                    for (acc, q) in acc.iter_mut().zip(q) {
+                        let both = _mm256_add_epi32(fours(low, four(q, i)), fours(high, four(q, i + 4)));
+                        acc[half] = _mm256_add_epi32(acc[half], both);
+                    }
+                }
+            }
+            for (acc, q) in acc.iter_mut().zip(q) {
+                let less = _mm256_set1_epi32(8 * q.sum);
+                *acc = [_mm256_sub_epi32(acc[0], less), _mm256_sub_epi32(acc[1], less)];
+            }
+            finish(acc)
+        })
+    }
+    #[inline(always)]
     fn prefetch<T>(self, at: &T) {
         with_avx2!(_mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()));
     }
@@ -72,6 +127,55 @@ macro_rules! lanewise {
             with_avx2!(Self($intrinsic(self.0, b.0), $intrinsic(self.1, b.1)))
         }
     )*};
+}
+
+/// Sixteen bytes as f32.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn widen_bytes(x: __m128i) -> F32x16 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let low = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x));
+        F32x16(low, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(x, x))))
+    }
+}
+
+/// Sums of four products of bytes: those of `k` without signs, at most 128.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn fours(k: __m256i, q: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_madd_epi16(_mm256_maddubs_epi16(k, q), _mm256_set1_epi16(1)) }
+}
+
+/// Four quants of a query, again and again.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn four(q: &QueryBlock, i: usize) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_set1_epi32(q.fours[i]) }
+}
+
+/// As f32.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn finish<const R: usize>(acc: [[__m256i; 2]; R]) -> [F32x16; R] {
+    // SAFETY: the caller's promise.
+    let zero = unsafe { _mm256_setzero_ps() };
+    let mut out = [F32x16(zero, zero); R];
+    for (out, [low, high]) in out.iter_mut().zip(acc) {
+        // SAFETY: the caller's promise.
+        *out = unsafe { F32x16(_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)) };
+    }
+    out
 }
 
 /// Lanes 0..8 + lanes 8..16.

@@ -2,15 +2,15 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{Isa, Lanes8, Lanes16, MAGIC};
+use super::lanes::{BytePanel, Isa, Lanes8, Lanes16, MAGIC, NibblePanel, QueryBlock};
 
-/// The proof that the CPU has AVX-512 F.
+/// The proof that the CPU has AVX-512 F and VNNI.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
 
 impl Avx512 {
-    /// Safe only for callers compiled for this feature, which is the proof.
-    #[target_feature(enable = "avx512f")]
+    /// Safe only for callers compiled for these features, which is the proof.
+    #[target_feature(enable = "avx512f,avx512vnni")]
     #[inline]
     pub(super) fn new() -> Self {
         Self(())
@@ -28,8 +28,8 @@ pub(super) struct F64x8(__m512d);
 /// Calls intrinsics on behalf of a value that proves the CPU's support.
 macro_rules! with_avx512 {
     ($e:expr) => {
-        // SAFETY: an `Avx512`, or lanes made from one, is in hand: the CPU has AVX-512 F, which includes
-        // AVX2. Loads and stores go through references to arrays of the full width.
+        // SAFETY: an `Avx512`, or lanes made from one, is in hand: the CPU has AVX-512 VNNI and F, which
+        // includes AVX2. Loads and stores go through references to arrays of the full width.
         unsafe { $e }
     };
 }
@@ -56,6 +56,42 @@ impl Isa for Avx512 {
         with_avx512!(F64x8(_mm512_setzero_pd()))
     }
     #[inline(always)]
+    fn load_i8(self, x: &[i8; 16]) -> F32x16 {
+        with_avx512!(widen_bytes(_mm_loadu_si128(x.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn load_nibbles(self, x: &[u8; 16], high: bool) -> F32x16 {
+        with_avx512!({
+            let x = _mm_loadu_si128(x.as_ptr().cast());
+            let x = if high { _mm_srli_epi16::<4>(x) } else { x };
+            widen_bytes(_mm_sub_epi8(_mm_and_si128(x, _mm_set1_epi8(15)), _mm_set1_epi8(8)))
+        })
+    }
+    #[inline(always)]
+    fn dot_bytes<const R: usize>(self, k: &BytePanel, q: [&QueryBlock; R]) -> [F32x16; R] {
+        with_avx512!({
+            // The instruction wants one side without signs: 128 is added, and taken off the sum.
+            let mut acc = begin(q, 128);
+            for (i, k) in k.iter().enumerate() {
+                let k = _mm512_loadu_si512(k.as_ptr().cast());
+                add_products(&mut acc, _mm512_xor_si512(k, _mm512_set1_epi8(-128)), q, i);
+            }
+            finish(acc)
+        })
+    }
+    #[inline(always)]
+    fn dot_nibbles<const R: usize>(self, k: &NibblePanel, q: [&QueryBlock; R]) -> [F32x16; R] {
+        with_avx512!({
+            let (mut acc, nibble) = (begin(q, 8), _mm512_set1_epi8(15));
+            for (i, k) in k.iter().enumerate() {
+                let k = _mm512_loadu_si512(k.as_ptr().cast());
+                add_products(&mut acc, _mm512_and_si512(k, nibble), q, i);
+                add_products(&mut acc, _mm512_and_si512(_mm512_srli_epi32::<4>(k), nibble), q, i + 4);
+            }
+            finish(acc)
+        })
+    }
+    #[inline(always)]
     fn prefetch<T>(self, at: &T) {
         with_avx512!(_mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()));
     }
@@ -69,6 +105,58 @@ macro_rules! lanewise {
             with_avx512!(Self($intrinsic(self.0, b.0)))
         }
     )*};
+}
+
+/// Sixteen bytes as f32.
+///
+/// # Safety
+/// The CPU must have AVX-512 F.
+#[inline(always)]
+unsafe fn widen_bytes(x: __m128i) -> F32x16 {
+    // SAFETY: the caller's promise.
+    unsafe { F32x16(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(x))) }
+}
+
+/// Sums of products with keys that so much is added to.
+///
+/// # Safety
+/// The CPU must have AVX-512 F.
+#[inline(always)]
+unsafe fn begin<const R: usize>(q: [&QueryBlock; R], added: i32) -> [__m512i; R] {
+    // SAFETY: the caller's promise.
+    let mut acc = [unsafe { _mm512_setzero_si512() }; R];
+    for (acc, q) in acc.iter_mut().zip(q) {
+        // SAFETY: the caller's promise.
+        *acc = unsafe { _mm512_set1_epi32(-added * q.sum) };
+    }
+    acc
+}
+
+/// Adds the products of sixteen positions' four quants without signs with four of each query.
+///
+/// # Safety
+/// The CPU must have AVX-512 VNNI and F.
+#[inline(always)]
+unsafe fn add_products<const R: usize>(acc: &mut [__m512i; R], k: __m512i, q: [&QueryBlock; R], i: usize) {
+    for (acc, q) in acc.iter_mut().zip(q) {
+        // SAFETY: the caller's promise.
+        *acc = unsafe { _mm512_dpbusd_epi32(*acc, k, _mm512_set1_epi32(q.fours[i])) };
+    }
+}
+
+/// As f32.
+///
+/// # Safety
+/// The CPU must have AVX-512 F.
+#[inline(always)]
+unsafe fn finish<const R: usize>(acc: [__m512i; R]) -> [F32x16; R] {
+    // SAFETY: the caller's promise.
+    let mut out = [unsafe { F32x16(_mm512_setzero_ps()) }; R];
+    for (out, acc) in out.iter_mut().zip(acc) {
+        // SAFETY: the caller's promise.
+        *out = unsafe { F32x16(_mm512_cvtepi32_ps(acc)) };
+    }
+    out
 }
 
 /// Lanes 0..8 + lanes 8..16.

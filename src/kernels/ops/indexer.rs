@@ -15,7 +15,8 @@
 
 use rayon::prelude::*;
 
-use super::attention::tile::{Element, dot, dots2x2};
+use super::attention::tile::Element;
+use super::attention::{dot, dots2x2};
 use super::lanes::Isa;
 use super::math::scale;
 use super::{KvPages, KvView, Ops, PAGE, run};
@@ -178,6 +179,7 @@ pub(super) fn scores<I: Isa>(isa: I, query: &IndexQuery, keys: KvView, out: &mut
     match keys {
         KvView::F16(_) => scores_in::<I, u16>(isa, query, keys, out),
         KvView::F32(_) => scores_in::<I, f32>(isa, query, keys, out),
+        KvView::Q8_0(..) | KvView::Q4_0(..) => unreachable!("an indexer's keys are floats"),
     }
 }
 
@@ -217,6 +219,7 @@ pub(super) fn dots<I: Isa>(isa: I, query: &IndexQuery, keys: KvView, seen: usize
     match keys {
         KvView::F16(_) => dots_in::<I, u16>(isa, query, keys, seen, out),
         KvView::F32(_) => dots_in::<I, f32>(isa, query, keys, seen, out),
+        KvView::Q8_0(..) | KvView::Q4_0(..) => unreachable!("an indexer's keys are floats"),
     }
 }
 

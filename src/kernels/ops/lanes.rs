@@ -6,6 +6,45 @@
 
 use half::f16;
 
+/// Applies an expression to each lane.
+macro_rules! each {
+    ($n:literal, $i:ident => $value:expr) => {{
+        let mut out = [Default::default(); $n];
+        let mut $i = 0;
+        while $i < $n {
+            out[$i] = $value;
+            $i += 1;
+        }
+        out
+    }};
+}
+
+/// A block of a query, rounded to Q8_0, and what instruction sets want to know of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct QueryBlock {
+    /// The bytes of four neighbours each.
+    pub fours: [i32; 8],
+    pub scale: f32,
+    /// The sum of all quants.
+    pub sum: i32,
+}
+
+impl QueryBlock {
+    pub fn new(quants: &[i8; 32], scale: f32) -> QueryBlock {
+        let mut fours = [0; 8];
+        for (four, quants) in fours.iter_mut().zip(quants.as_chunks::<4>().0) {
+            *four = i32::from_ne_bytes(each!(4, i => quants[i] as u8));
+        }
+        QueryBlock { fours, scale, sum: quants.iter().map(|&q| i32::from(q)).sum() }
+    }
+}
+
+/// A block of the keys of sixteen positions: of each four neighbours those of all positions, one position
+/// behind the other.
+pub(super) type BytePanel = [[[i8; 4]; 16]; 8];
+/// The same in nibbles, less 8: a byte holds a quant of four i low, of four i + 4 high.
+pub(super) type NibblePanel = [[[u8; 4]; 16]; 4];
+
 /// An instruction set. Its value is a proof that the CPU supports it.
 pub(super) trait Isa: Copy {
     /// Whether there are registers for sixteen sums of sixteen lanes beside what they are made of.
@@ -21,6 +60,44 @@ pub(super) trait Isa: Copy {
     fn zero64(self) -> <Self::F as Lanes16>::D;
     /// Asks for a cache line that will be read soon; changes no result.
     fn prefetch<T>(self, at: &T);
+
+    /// Sixteen bytes as f32.
+    #[inline(always)]
+    fn load_i8(self, x: &[i8; 16]) -> Self::F {
+        self.load(&each!(16, i => f32::from(x[i])))
+    }
+
+    /// The low or the high nibbles of sixteen bytes, less 8, as f32.
+    #[inline(always)]
+    fn load_nibbles(self, x: &[u8; 16], high: bool) -> Self::F {
+        let shift = if high { 4 } else { 0 };
+        self.load(&each!(16, i => f32::from((x[i] >> shift & 15) as i8 - 8)))
+    }
+
+    /// Products of a block of sixteen positions' keys with some queries' blocks, as f32, exact.
+    #[inline(always)]
+    fn dot_bytes<const R: usize>(self, k: &BytePanel, q: [&QueryBlock; R]) -> [Self::F; R] {
+        let dot = |q: &QueryBlock, position: usize| {
+            let fours = k.iter().zip(&q.fours).map(|(k, q)| {
+                let products = k[position].iter().zip(q.to_ne_bytes());
+                products.map(|(&k, q)| i32::from(k) * i32::from(q as i8)).sum::<i32>()
+            });
+            fours.sum::<i32>() as f32
+        };
+        q.map(|q| self.load(&each!(16, i => dot(q, i))))
+    }
+
+    /// The same of nibbles less 8.
+    #[inline(always)]
+    fn dot_nibbles<const R: usize>(self, k: &NibblePanel, q: [&QueryBlock; R]) -> [Self::F; R] {
+        let mut bytes = [[[0; 4]; 16]; 8];
+        for (i, fours) in bytes.iter_mut().enumerate() {
+            for (four, k) in fours.iter_mut().zip(&k[i % 4]) {
+                *four = each!(4, j => (k[j] >> (i / 4 * 4) & 15) as i8 - 8);
+            }
+        }
+        self.dot_bytes(&bytes, q)
+    }
 
     /// The first `len` lanes (at most 16) from the beginning of `x`, the others zero.
     #[inline(always)]
@@ -95,19 +172,6 @@ pub(super) const MAGIC: f32 = 12_582_912.0;
 /// Plain Rust: the definition of every result.
 #[derive(Clone, Copy)]
 pub(super) struct Scalar;
-
-/// Applies an expression to each lane.
-macro_rules! each {
-    ($n:literal, $i:ident => $value:expr) => {{
-        let mut out = [Default::default(); $n];
-        let mut $i = 0;
-        while $i < $n {
-            out[$i] = $value;
-            $i += 1;
-        }
-        out
-    }};
-}
 
 impl Isa for Scalar {
     type F = [f32; 16];

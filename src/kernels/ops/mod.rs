@@ -48,7 +48,7 @@ use recurrence::scan::Head as ScanHead;
 pub use attention::{AttentionScratch, AttentionShape, Chosen, Window};
 pub use hyper::{HYPER_GATES, HyperGates};
 pub use indexer::{IndexQueries, choose};
-pub use kv::{KvPages, KvView, KvViewMut, PAGE};
+pub use kv::{KV_BLOCK, KvPages, KvView, KvViewMut, PAGE, PlaceInPage, key_rotation, value_rotation};
 pub use pool::PooledRow;
 pub use recurrence::{
     CausalConv, ChannelRows, ChannelScan, Decay, DeltaRule, HeadMap, SelectiveScan, StridedRows,
@@ -171,7 +171,7 @@ kernel_sets! {
     #[cfg(target_arch = "x86_64")]
     AVX2 avx2_fma "avx2" [target_feature(enable = "avx2,fma,f16c")] Avx2::new();
     #[cfg(target_arch = "x86_64")]
-    AVX512 avx512_f "avx512" [target_feature(enable = "avx512f")] Avx512::new();
+    AVX512 avx512_vnni "avx512" [target_feature(enable = "avx512f,avx512vnni")] Avx512::new();
     #[cfg(target_arch = "aarch64")]
     NEON neon_base "neon" [target_feature(enable = "neon")] Neon::new();
 }

@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::lanes::{Isa, Lanes8, Lanes16, MAGIC};
+use super::lanes::{BytePanel, Isa, Lanes8, Lanes16, MAGIC, NibblePanel, QueryBlock};
 
 /// The proof that the CPU has NEON.
 #[derive(Clone, Copy)]
@@ -67,6 +67,51 @@ impl Isa for Neon {
         F64x8(zero, zero, zero, zero)
     }
     #[inline(always)]
+    fn load_i8(self, x: &[i8; 16]) -> F32x16 {
+        with_neon!(widen_bytes(vld1q_s8(x.as_ptr())))
+    }
+    #[inline(always)]
+    fn load_nibbles(self, x: &[u8; 16], high: bool) -> F32x16 {
+        with_neon!({
+            let x = vld1q_u8(x.as_ptr());
+            widen_bytes(nibbles(if high { vshrq_n_u8::<4>(x) } else { x }))
+        })
+    }
+    #[inline(always)]
+    fn dot_bytes<const R: usize>(self, k: &BytePanel, q: [&QueryBlock; R]) -> [F32x16; R] {
+        with_neon!({
+            let mut acc = [[vdupq_n_s32(0); 4]; R];
+            for (i, k) in k.iter().enumerate() {
+                let k = k.as_ptr().cast::<i8>();
+                for quarter in 0..4 {
+                    let k = vld1q_s8(k.add(16 * quarter));
+                    for (acc, q) in acc.iter_mut().zip(q) {
+                        acc[quarter] = vaddq_s32(acc[quarter], fours(k, four(q, i)));
+                    }
+                }
+            }
+            finish(acc)
+        })
+    }
+    #[inline(always)]
+    fn dot_nibbles<const R: usize>(self, k: &NibblePanel, q: [&QueryBlock; R]) -> [F32x16; R] {
+        with_neon!({
+            let mut acc = [[vdupq_n_s32(0); 4]; R];
+            for (i, k) in k.iter().enumerate() {
+                let k = k.as_ptr().cast::<u8>();
+                for quarter in 0..4 {
+                    let k = vld1q_u8(k.add(16 * quarter));
+                    let (low, high) = (nibbles(k), nibbles(vshrq_n_u8::<4>(k)));
+                    for (acc, q) in acc.iter_mut().zip(q) {
+                        let both = vaddq_s32(fours(low, four(q, i)), fours(high, four(q, i + 4)));
+                        acc[quarter] = vaddq_s32(acc[quarter], both);
+                    }
+                }
+            }
+            finish(acc)
+        })
+    }
+    #[inline(always)]
     fn prefetch<T>(self, at: &T) {
         let at = std::ptr::from_ref(at);
         // SAFETY: a hint, which touches nothing that a program could see; the intrinsic for it is not stable.
@@ -87,6 +132,53 @@ macro_rules! lanewise {
             ))
         }
     )*};
+}
+
+/// Sixteen bytes as f32.
+#[inline]
+#[target_feature(enable = "neon")]
+fn widen_bytes(x: int8x16_t) -> F32x16 {
+    let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
+    F32x16(
+        vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+        vcvtq_f32_s32(vmovl_high_s16(low)),
+        vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+        vcvtq_f32_s32(vmovl_high_s16(high)),
+    )
+}
+
+/// The low nibbles, less 8.
+#[inline]
+#[target_feature(enable = "neon")]
+fn nibbles(x: uint8x16_t) -> int8x16_t {
+    vsubq_s8(vreinterpretq_s8_u8(vandq_u8(x, vdupq_n_u8(15))), vdupq_n_s8(8))
+}
+
+/// Sums of four products of bytes.
+#[inline]
+#[target_feature(enable = "neon")]
+fn fours(k: int8x16_t, q: int8x16_t) -> int32x4_t {
+    let low = vpaddlq_s16(vmull_s8(vget_low_s8(k), vget_low_s8(q)));
+    vpaddq_s32(low, vpaddlq_s16(vmull_high_s8(k, q)))
+}
+
+/// Four quants of a query, again and again.
+#[inline]
+#[target_feature(enable = "neon")]
+fn four(q: &QueryBlock, i: usize) -> int8x16_t {
+    vreinterpretq_s8_s32(vdupq_n_s32(q.fours[i]))
+}
+
+/// As f32.
+#[inline]
+#[target_feature(enable = "neon")]
+fn finish<const R: usize>(acc: [[int32x4_t; 4]; R]) -> [F32x16; R] {
+    let zero = vdupq_n_f32(0.0);
+    let mut out = [F32x16(zero, zero, zero, zero); R];
+    for (out, [a, b, c, d]) in out.iter_mut().zip(acc) {
+        *out = F32x16(vcvtq_f32_s32(a), vcvtq_f32_s32(b), vcvtq_f32_s32(c), vcvtq_f32_s32(d));
+    }
+    out
 }
 
 /// Four f16, widened exactly.

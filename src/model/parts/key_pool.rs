@@ -7,7 +7,7 @@ use half::f16;
 
 use super::super::load::Loader;
 use super::super::run::{Run, check_finite};
-use super::super::state::{IndexerBuffers, KvType, grown};
+use super::super::state::{IndexerBuffers, KvElement, grown};
 use super::super::weights::Linear;
 use super::super::{ForwardError, Label, MemorySpec, ModelError, Segment, Work};
 use super::attention::check_kept;
@@ -77,7 +77,7 @@ impl KeyPool {
         for segment in &run.segments {
             let rows = first * len..(first + segment.tokens.len()) * len;
             first += segment.tokens.len();
-            if segment.state.ty() == KvType::F16 {
+            if segment.state.kept_as(self.rows).keys == KvElement::F16 {
                 // ggml pools what its cache holds of them.
                 keys[rows.clone()].iter_mut().chain(&mut gates[rows]).for_each(round);
             }
@@ -96,7 +96,7 @@ impl KeyPool {
             }
             let rows = grown(pooled, blocks.len() * len)?;
             segment.state.with_pages(self.pending, |pages| pool_blocks(ops, pages, pool, &blocks, rows, len));
-            check_kept(POOLED, il, segment.state.ty(), rows, len)?;
+            check_kept(POOLED, il, segment.state.kept_as(self.rows).keys, rows, len)?;
             segment.state.store(ops, self.rows, blocks.start, rows, &[])?;
         }
         Ok(())

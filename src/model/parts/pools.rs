@@ -80,7 +80,7 @@ impl Pools {
             self.k_norm.apply(ops, rows);
             starts.fill(&params, pools.clone().map(|at| at * pool), None);
             ops.rope(kind, starts, rows, 1, len);
-            check_kept("indexer_pool_k_new", il, segment.state.ty(), rows, len)?;
+            check_kept("indexer_pool_k_new", il, segment.state.kept_as(self.slot).keys, rows, len)?;
             segment.state.store(ops, self.slot, pools.start, rows, &[])?;
         }
         Ok(())

@@ -9,7 +9,7 @@ use crate::kernels::ops::{AttentionScratch, RopeTable};
 use crate::store::{OutOfMemory, zeroed};
 
 use super::super::{FeedForwardSpec, LayerSpec, ModelSpec, SideSizes};
-use super::Inputs;
+use super::{Inputs, KvType};
 
 /// Buffers of the experts of a layer. A slot is a (token, expert) pair; slots are grouped by expert and lie
 /// within an expert in rising order of tokens.
@@ -279,8 +279,14 @@ impl Buffers {
 
     /// Bytes that passes of up to `batch` rows, of sequences of up to `context` positions, touch at most, the
     /// rounded inputs of products and so many rows of logits included: those of the pass and those that a
-    /// sequence keeps of the one before.
-    pub fn bytes(spec: &ModelSpec, [batch, context]: [usize; 2], logits: usize, threads: usize) -> u64 {
+    /// sequence keeps of the one before; keys and values are kept as `kv`.
+    pub fn bytes(
+        spec: &ModelSpec,
+        [batch, context]: [usize; 2],
+        logits: usize,
+        threads: usize,
+        kv: KvType,
+    ) -> u64 {
         let ExpertSizes { count, used, hidden, weighted } = ExpertSizes::of(spec);
         let dense = spec.widest(dense_ff).max(spec.side.hidden);
         let attended = spec.widest(|layer| layer.rows.attended);
@@ -310,8 +316,9 @@ impl Buffers {
         let logits = (2 * logits as u64).saturating_mul((spec.vocab * size_of::<f32>()) as u64);
         let mut scratches: Vec<_> = spec.all_layers().map(|layer| layer.scratch).collect();
         scratches.dedup();
-        let scratches = scratches.iter().map(|scratch| scratch.bytes(batch, context, threads));
-        let scratch = scratches.fold([0; 5], |most, bytes| std::array::from_fn(|i| most[i].max(bytes[i])));
+        let rounds = kv.keys.is_quantised();
+        let scratches = scratches.iter().map(|scratch| scratch.bytes(batch, context, threads, rounds));
+        let scratch = scratches.fold([0; 6], |most, bytes| std::array::from_fn(|i| most[i].max(bytes[i])));
         let scratch = scratch.into_iter().fold(0, u64::saturating_add);
         (batch as u64).saturating_mul(token as u64).saturating_add(logits).saturating_add(scratch)
     }

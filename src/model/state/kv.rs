@@ -13,49 +13,147 @@ use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::kernels::ops::{KvPages, KvView, KvViewMut, Ops, PAGE, Window};
+use thiserror::Error;
+
+use crate::kernels::ops::{
+    KV_BLOCK, KvPages, KvView, KvViewMut, Ops, PAGE, PlaceInPage, Window, key_rotation, value_rotation,
+};
 use crate::store::{OutOfMemory, zeroed};
 
 use super::numbers::{read_numbers, write_numbers};
 
-/// Element type of the KV cache.
+/// Element type of keys or of values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum KvType {
-    /// Half the memory; keys and values rounded to nearest even.
+pub enum KvElement {
+    /// Half the memory of F32; rounded to nearest even.
     #[default]
     F16,
     F32,
+    /// Eight bits, and a scale for each 32.
+    Q8_0,
+    /// Four bits, and a scale for each 32.
+    Q4_0,
 }
 
-impl KvType {
-    /// Bytes of an element.
-    fn bytes(self) -> usize {
+impl KvElement {
+    /// Every type, by name.
+    pub const ALL: &[(&str, KvElement)] = &[
+        ("f16", KvElement::F16),
+        ("f32", KvElement::F32),
+        ("q8_0", KvElement::Q8_0),
+        ("q4_0", KvElement::Q4_0),
+    ];
+
+    /// Whether these are blocks of quants.
+    pub fn is_quantised(self) -> bool {
+        matches!(self, KvElement::Q8_0 | KvElement::Q4_0)
+    }
+
+    /// The type of what is kept as floats all the same.
+    fn float(self) -> KvElement {
+        if self.is_quantised() { KvElement::F16 } else { self }
+    }
+
+    /// Bytes of so many elements.
+    fn bytes(self, elements: usize) -> usize {
+        let blocks = elements / KV_BLOCK;
         match self {
-            KvType::F16 => size_of::<u16>(),
-            KvType::F32 => size_of::<f32>(),
+            KvElement::F16 => elements * size_of::<u16>(),
+            KvElement::F32 => elements * size_of::<f32>(),
+            KvElement::Q8_0 => blocks * (size_of::<u16>() + KV_BLOCK),
+            KvElement::Q4_0 => blocks * (size_of::<u16>() + KV_BLOCK / 2),
+        }
+    }
+
+    /// The least magnitude that cannot be kept. What is quantised is rotated before, which may gather a row's
+    /// magnitude in one element; its scale is an f16.
+    pub fn overflow(self) -> f32 {
+        const F16: f32 = 65520.0;
+        match self {
+            KvElement::F32 => f32::INFINITY,
+            KvElement::F16 | KvElement::Q8_0 => F16,
+            KvElement::Q4_0 => F16 / 4.0,
         }
     }
 }
 
+impl fmt::Display for KvElement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = KvElement::ALL.iter().find(|(_, element)| element == self);
+        f.pad(named.map_or("", |(name, _)| name))
+    }
+}
+
+/// A name that is no type's.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("'{0}' is none of {names}", names = KvElement::ALL.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "))]
+pub struct UnknownKv(String);
+
+impl FromStr for KvElement {
+    type Err = UnknownKv;
+
+    fn from_str(name: &str) -> Result<KvElement, UnknownKv> {
+        let named = KvElement::ALL.iter().find(|(known, _)| *known == name);
+        named.map(|&(_, element)| element).ok_or_else(|| UnknownKv(name.to_owned()))
+    }
+}
+
+/// Types of the KV cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct KvType {
+    pub keys: KvElement,
+    pub values: KvElement,
+}
+
+impl KvType {
+    pub const F16: KvType = KvType::both(KvElement::F16);
+    pub const F32: KvType = KvType::both(KvElement::F32);
+    pub const Q8_0: KvType = KvType::both(KvElement::Q8_0);
+    pub const Q4_0: KvType = KvType::both(KvElement::Q4_0);
+
+    const fn both(element: KvElement) -> KvType {
+        KvType { keys: element, values: element }
+    }
+
+    /// The types of what is kept as floats all the same.
+    pub fn floats(self) -> KvType {
+        KvType { keys: self.keys.float(), values: self.values.float() }
+    }
+
+    /// Whether keys or values are quantised.
+    pub fn is_quantised(self) -> bool {
+        self.keys.is_quantised() || self.values.is_quantised()
+    }
+}
+
+/// One name where both are the same, otherwise those of keys and of values: `q8_0/q4_0`.
 impl fmt::Display for KvType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            KvType::F16 => "f16",
-            KvType::F32 => "f32",
-        })
+        match self.keys == self.values {
+            true => self.keys.fmt(f),
+            false => f.pad(&format!("{}/{}", self.keys, self.values)),
+        }
     }
 }
 
 impl FromStr for KvType {
-    type Err = String;
+    type Err = UnknownKv;
 
-    fn from_str(name: &str) -> Result<KvType, String> {
-        match name {
-            "f16" => Ok(KvType::F16),
-            "f32" => Ok(KvType::F32),
-            _ => Err("f16 and f32 are known".to_owned()),
-        }
+    fn from_str(names: &str) -> Result<KvType, UnknownKv> {
+        let (keys, values) = names.split_once('/').unwrap_or((names, names));
+        Ok(KvType { keys: keys.parse()?, values: values.parse()? })
     }
+}
+
+/// Why a model's keys and values cannot be kept in some types.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum KvError {
+    #[error("a KV cache of {element} takes heads of a multiple of {KV_BLOCK} elements: {what} have {len}")]
+    Blocks { element: KvElement, what: &'static str, len: usize },
+    #[error(
+        "this model keeps latents, of which the values are a part: keys and values are of one type, not {0}"
+    )]
+    Apart(KvType),
 }
 
 /// Keys or values of a page: `[kv_heads][PAGE][len]`.
@@ -63,14 +161,21 @@ impl FromStr for KvType {
 enum PageBuffer {
     F16(Vec<u16>),
     F32(Vec<f32>),
+    /// Scales and quants.
+    Q8_0(Vec<u16>, Vec<i8>),
+    Q4_0(Vec<u16>, Vec<u8>),
 }
 
 impl PageBuffer {
-    fn new(ty: KvType, kv_heads: usize, len: usize) -> Result<PageBuffer, OutOfMemory> {
+    fn new(element: KvElement, kv_heads: usize, len: usize) -> Result<PageBuffer, OutOfMemory> {
+        const WHAT: &str = "the KV cache";
         let sizes = [kv_heads, PAGE, len];
-        Ok(match ty {
-            KvType::F16 => PageBuffer::F16(zeroed(&sizes, "the KV cache")?),
-            KvType::F32 => PageBuffer::F32(zeroed(&sizes, "the KV cache")?),
+        let scales = || zeroed(&[kv_heads, PAGE, len / KV_BLOCK], WHAT);
+        Ok(match element {
+            KvElement::F16 => PageBuffer::F16(zeroed(&sizes, WHAT)?),
+            KvElement::F32 => PageBuffer::F32(zeroed(&sizes, WHAT)?),
+            KvElement::Q8_0 => PageBuffer::Q8_0(scales()?, zeroed(&sizes, WHAT)?),
+            KvElement::Q4_0 => PageBuffer::Q4_0(scales()?, zeroed(&[kv_heads, PAGE, len / 2], WHAT)?),
         })
     }
 
@@ -78,6 +183,8 @@ impl PageBuffer {
         match self {
             PageBuffer::F16(v) => KvView::F16(v),
             PageBuffer::F32(v) => KvView::F32(v),
+            PageBuffer::Q8_0(scales, v) => KvView::Q8_0(scales, v),
+            PageBuffer::Q4_0(scales, v) => KvView::Q4_0(scales, v),
         }
     }
 
@@ -85,6 +192,8 @@ impl PageBuffer {
         match self {
             PageBuffer::F16(v) => KvViewMut::F16(v),
             PageBuffer::F32(v) => KvViewMut::F32(v),
+            PageBuffer::Q8_0(scales, v) => KvViewMut::Q8_0(scales, v),
+            PageBuffer::Q4_0(scales, v) => KvViewMut::Q4_0(scales, v),
         }
     }
 
@@ -93,15 +202,32 @@ impl PageBuffer {
         match (self, other) {
             (PageBuffer::F16(to), PageBuffer::F16(from)) => to.copy_from_slice(from),
             (PageBuffer::F32(to), PageBuffer::F32(from)) => to.copy_from_slice(from),
+            (PageBuffer::Q8_0(scales, to), PageBuffer::Q8_0(from_scales, from)) => {
+                scales.copy_from_slice(from_scales);
+                to.copy_from_slice(from);
+            }
+            (PageBuffer::Q4_0(scales, to), PageBuffer::Q4_0(from_scales, from)) => {
+                scales.copy_from_slice(from_scales);
+                to.copy_from_slice(from);
+            }
             _ => unreachable!("pages of one layer are of one type"),
         }
     }
 
-    /// Writes some of its elements as they are kept, little-endian.
+    /// Writes some of its elements as they are kept, little-endian; of quants the scales and then the quants,
+    /// of whole heads.
     fn write_to(&self, elements: Range<usize>, out: &mut impl Write) -> io::Result<()> {
         match self {
             PageBuffer::F16(v) => write_numbers(&v[elements], u16::to_le_bytes, out),
             PageBuffer::F32(v) => write_numbers(&v[elements], f32::to_le_bytes, out),
+            PageBuffer::Q8_0(scales, v) => {
+                write_numbers(&scales[scales_of(&elements)], u16::to_le_bytes, out)?;
+                write_numbers(&v[elements], i8::to_le_bytes, out)
+            }
+            PageBuffer::Q4_0(scales, v) => {
+                write_numbers(&scales[scales_of(&elements)], u16::to_le_bytes, out)?;
+                out.write_all(&v[elements.start / 2..elements.end / 2])
+            }
         }
     }
 
@@ -110,8 +236,21 @@ impl PageBuffer {
         match self {
             PageBuffer::F16(v) => read_numbers(&mut v[elements], u16::from_le_bytes, from),
             PageBuffer::F32(v) => read_numbers(&mut v[elements], f32::from_le_bytes, from),
+            PageBuffer::Q8_0(scales, v) => {
+                read_numbers(&mut scales[scales_of(&elements)], u16::from_le_bytes, from)?;
+                read_numbers(&mut v[elements], i8::from_le_bytes, from)
+            }
+            PageBuffer::Q4_0(scales, v) => {
+                read_numbers(&mut scales[scales_of(&elements)], u16::from_le_bytes, from)?;
+                from.read_exact(&mut v[elements.start / 2..elements.end / 2])
+            }
         }
     }
+}
+
+/// The scales of some elements, of whole heads.
+fn scales_of(elements: &Range<usize>) -> Range<usize> {
+    elements.start / KV_BLOCK..elements.end / KV_BLOCK
 }
 
 /// Keys and values of [`PAGE`] positions of a layer.
@@ -140,9 +279,14 @@ impl Pages {
         Pages { ty, kv_heads, key_len, value_len, window, first_page: 0, pages: VecDeque::new() }
     }
 
+    pub fn ty(&self) -> KvType {
+        self.ty
+    }
+
     /// Bytes of a page.
     fn page_bytes(&self) -> u64 {
-        (PAGE * self.kv_heads * (self.key_len + self.value_len) * self.ty.bytes()) as u64
+        let of = |element: KvElement, len: usize| element.bytes(PAGE * self.kv_heads * len);
+        (of(self.ty.keys, self.key_len) + of(self.ty.values, self.value_len)) as u64
     }
 
     /// Bytes of so many positions at most, filled in passes of up to `batch` tokens.
@@ -168,8 +312,8 @@ impl Pages {
 
     fn new_page(&self) -> Result<Page, OutOfMemory> {
         Ok(Page {
-            keys: PageBuffer::new(self.ty, self.kv_heads, self.key_len)?,
-            values: PageBuffer::new(self.ty, self.kv_heads, self.value_len)?,
+            keys: PageBuffer::new(self.ty.keys, self.kv_heads, self.key_len)?,
+            values: PageBuffer::new(self.ty.values, self.kv_heads, self.value_len)?,
         })
     }
 
@@ -236,6 +380,7 @@ impl Pages {
         values: &[f32],
     ) -> Result<(), OutOfMemory> {
         let mut spare = self.drop_unseen(first_pos);
+        let rotations = self.rotations();
         let (kv_heads, key_len, value_len) = (self.kv_heads, self.key_len, self.value_len);
         let tokens = keys.len() / (kv_heads * key_len);
         let mut done = 0;
@@ -244,14 +389,27 @@ impl Pages {
             let n = (PAGE - pos % PAGE).min(tokens - done);
             let page = self.page_mut(pos, &mut spare)?;
             let rows = |len: usize| done * kv_heads * len..(done + n) * kv_heads * len;
-            ops.store_kv(&keys[rows(key_len)], page.keys.view_mut(), kv_heads, key_len, pos % PAGE);
+            let first = pos % PAGE;
+            let place = |len, rotation, keys| PlaceInPage { kv_heads, len, first, rotation, keys };
+            ops.store_kv(&keys[rows(key_len)], page.keys.view_mut(), place(key_len, rotations[0], true));
             if value_len > 0 {
                 let values = &values[rows(value_len)];
-                ops.store_kv(values, page.values.view_mut(), kv_heads, value_len, pos % PAGE);
+                ops.store_kv(values, page.values.view_mut(), place(value_len, rotations[1], false));
             }
             done += n;
         }
         Ok(())
+    }
+
+    /// The orders of the Hadamard matrices that keys and values are multiplied by before they are kept; 1: none.
+    /// Of keys that are values as well nothing is rotated.
+    pub fn rotations(&self) -> [usize; 2] {
+        let order = |element: KvElement, rotation: usize| match element.is_quantised() && self.value_len > 0 {
+            true => rotation,
+            false => 1,
+        };
+        let KvType { keys, values } = self.ty;
+        [order(keys, key_rotation(self.key_len)), order(values, value_rotation(self.value_len))]
     }
 
     /// Calls `f` with the pages.

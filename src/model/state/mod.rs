@@ -10,5 +10,5 @@ mod sequence;
 pub use buffers::Buffers;
 pub(super) use buffers::{CompressedBuffers, ExpertBuffers, IndexerBuffers, LatentBuffers, cleared, grown};
 pub(super) use inputs::Inputs;
-pub use kv::KvType;
+pub use kv::{KvElement, KvError, KvType, UnknownKv};
 pub use sequence::{KeptNeeds, KeptPart, SequenceState};

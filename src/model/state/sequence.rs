@@ -5,13 +5,13 @@ mod kept;
 
 use std::ops::Range;
 
-use crate::kernels::ops::{KvPages, Ops};
+use crate::kernels::ops::{KV_BLOCK, KvPages, Ops};
 use crate::store::OutOfMemory;
 
 use super::super::{MemorySpec, ModelSpec};
-use super::KvType;
 use super::kv::Pages;
 use super::recurrent::Recurrent;
+use super::{KvElement, KvError, KvType};
 
 pub use kept::{KeptNeeds, KeptPart};
 
@@ -28,15 +28,18 @@ impl Slot {
     fn new(spec: &MemorySpec, ty: KvType) -> Slot {
         match *spec {
             MemorySpec::Pages { kv_heads, key_len, value_len, window } => {
+                // Keys alone are attended to together with compressed rows.
+                let ty = if value_len > 0 { ty } else { ty.floats() };
                 Slot::Pages(Pages::new(ty, [kv_heads, key_len, value_len], window))
             }
-            MemorySpec::Rows { len } => Slot::Pages(Pages::new(ty, [1, len, 0], None)),
+            MemorySpec::Latents { len } => Slot::Pages(Pages::new(ty, [1, len, 0], None)),
+            MemorySpec::Rows { len } => Slot::Pages(Pages::new(ty.floats(), [1, len, 0], None)),
             MemorySpec::Compressing { len, scores, window } => {
                 let score_len = if scores { len } else { 0 };
                 Slot::Pages(Pages::new(KvType::F32, [1, len, score_len], Some(window)))
             }
             MemorySpec::Compressed { len, ratio } => {
-                Slot::Compressed(Pages::new(ty, [1, len, 0], None), ratio)
+                Slot::Compressed(Pages::new(ty.floats(), [1, len, 0], None), ratio)
             }
             MemorySpec::Recurrent { floats } => Slot::Recurrent(Recurrent::new(floats)),
         }
@@ -71,6 +74,29 @@ impl SequenceState {
     /// An empty state. Memory is taken as positions are filled.
     pub fn new(spec: &ModelSpec, ty: KvType) -> SequenceState {
         SequenceState { slots: spec.memories.iter().map(|memory| Slot::new(memory, ty)).collect(), ty }
+    }
+
+    /// Whether a model's keys and values can be kept as these types.
+    ///
+    /// # Errors
+    /// Blocks that heads are no multiple of, and two types where values are parts of keys.
+    pub fn check(spec: &ModelSpec, ty: KvType) -> Result<(), KvError> {
+        let blocks = |element: KvElement, what: &'static str, len: usize| match element.is_quantised() {
+            true if !len.is_multiple_of(KV_BLOCK) => Err(KvError::Blocks { element, what, len }),
+            _ => Ok(()),
+        };
+        for memory in &spec.memories {
+            match *memory {
+                MemorySpec::Pages { key_len, value_len: value_len @ 1.., .. } => {
+                    blocks(ty.keys, "its keys", key_len)?;
+                    blocks(ty.values, "its values", value_len)?;
+                }
+                MemorySpec::Latents { .. } if ty.keys != ty.values => return Err(KvError::Apart(ty)),
+                MemorySpec::Latents { len } => blocks(ty.keys, "its latents", len)?,
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Bytes of a state of so many positions at most, filled in passes of up to `batch` tokens or with up to
@@ -129,6 +155,22 @@ impl SequenceState {
     ) -> Result<(), OutOfMemory> {
         match &mut self.slots[slot] {
             Slot::Pages(pages) | Slot::Compressed(pages, _) => pages.store(ops, first_pos, keys, values),
+            Slot::Recurrent(_) => unreachable!("slot {slot} holds a recurrence"),
+        }
+    }
+
+    /// What a slot's keys and values are kept as.
+    pub(in crate::model) fn kept_as(&self, slot: usize) -> KvType {
+        match &self.slots[slot] {
+            Slot::Pages(pages) | Slot::Compressed(pages, _) => pages.ty(),
+            Slot::Recurrent(_) => unreachable!("slot {slot} holds a recurrence"),
+        }
+    }
+
+    /// The order of the Hadamard matrix that a slot's values are rotated by, and so what attention gives; 1: none.
+    pub(in crate::model) fn value_rotation(&self, slot: usize) -> usize {
+        match &self.slots[slot] {
+            Slot::Pages(pages) | Slot::Compressed(pages, _) => pages.rotations()[1],
             Slot::Recurrent(_) => unreachable!("slot {slot} holds a recurrence"),
         }
     }

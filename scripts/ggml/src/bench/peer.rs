@@ -17,6 +17,9 @@ pub struct PeerArgs {
     /// Measure from the first round on, with nothing done before: the files may not be in memory yet
     #[arg(long)]
     no_warmup: bool,
+    /// Type of the KV cache
+    #[arg(long, default_value = "f16")]
+    kv: KvType,
     /// For the sake of `wayinfer bench`'s arguments: JSON is all that there is
     #[arg(long)]
     json: bool,
@@ -39,7 +42,7 @@ pub fn run_peer(args: &PeerArgs) -> Result<()> {
         n_ctx: (load.prompt.max(depth) + load.tokens).next_multiple_of(256),
         n_batch: None,
         threads: load.threads,
-        kv: KvType::F16,
+        kv: args.kv,
         flash: Flash::Auto,
         mtp: Mtp::Off,
     };

@@ -4,6 +4,7 @@ use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::path::Path;
 use std::ptr::NonNull;
+use std::str::FromStr;
 
 use llama_cpp_sys_2 as sys;
 
@@ -110,19 +111,42 @@ impl Drop for Model {
     }
 }
 
-/// The type of the KV cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum KvType {
-    F32,
-    F16,
+/// Types of the KV cache: one of both, or that of keys and that of values (`q8_0/q4_0`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvType {
+    keys: &'static (&'static str, sys::ggml_type),
+    values: &'static (&'static str, sys::ggml_type),
 }
 
+const KV_TYPES: &[(&str, sys::ggml_type)] = &[
+    ("f32", sys::GGML_TYPE_F32),
+    ("f16", sys::GGML_TYPE_F16),
+    ("q8_0", sys::GGML_TYPE_Q8_0),
+    ("q4_0", sys::GGML_TYPE_Q4_0),
+];
+
 impl KvType {
-    pub fn name(self) -> &'static str {
-        match self {
-            KvType::F32 => "f32",
-            KvType::F16 => "f16",
-        }
+    pub fn name(self) -> String {
+        let (keys, values) = (self.keys.0, self.values.0);
+        if keys == values { keys.to_owned() } else { format!("{keys}/{values}") }
+    }
+
+    /// Whether llama.cpp has such values with flash attention alone.
+    pub fn needs_flash(self) -> bool {
+        self.values.0.starts_with('q')
+    }
+}
+
+impl FromStr for KvType {
+    type Err = String;
+
+    fn from_str(names: &str) -> std::result::Result<KvType, String> {
+        let (keys, values) = names.split_once('/').unwrap_or((names, names));
+        let find = |name: &str| {
+            let known = KV_TYPES.iter().find(|(known, _)| *known == name);
+            known.ok_or_else(|| format!("'{name}' is none of {}", KV_TYPES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")))
+        };
+        Ok(KvType { keys: find(keys)?, values: find(values)? })
     }
 }
 
@@ -179,10 +203,6 @@ impl<'m> Context<'m> {
     /// Makes a context; `observer` sees every node as it is computed, one at a time, so that nothing is fused.
     pub fn new(model: &'m Model, options: &ContextOptions, observer: Option<Observer<'m>>) -> Result<Self> {
         let mut observer = observer.map(Box::new);
-        let kv = match options.kv {
-            KvType::F32 => sys::GGML_TYPE_F32,
-            KvType::F16 => sys::GGML_TYPE_F16,
-        };
         // SAFETY: the model lives for 'm; the parameters are the defaults with plain values replaced, and the
         // observer's address, which stays while the context lives: it is boxed and owned by it.
         let raw = unsafe {
@@ -194,8 +214,8 @@ impl<'m> Context<'m> {
             }
             params.n_threads = options.threads as i32;
             params.n_threads_batch = options.threads as i32;
-            params.type_k = kv;
-            params.type_v = kv;
+            params.type_k = options.kv.keys.1;
+            params.type_v = options.kv.values.1;
             params.flash_attn_type = match options.flash {
                 Flash::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
                 Flash::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,

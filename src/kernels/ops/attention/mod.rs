@@ -34,6 +34,17 @@
 //! to be known first. Chunk by chunk the rounding is as fine, but not bit for bit the same; so is rounding
 //! before the sink is counted.
 //!
+//! # With quantised keys or values
+//!
+//! Keys and values are each of their own type, and what is said of an f16 cache holds of keys (queries) and of
+//! values (probabilities) by themselves.
+//!
+//! - Keys as Q8_0 or Q4_0: queries are rotated as the keys were ([`key_rotation`](super::key_rotation)) and
+//!   rounded to Q8_0. A dot is `acc = fma(d_k * d_q, sum, acc)` from 0, block by block, `sum` that of the
+//!   products of the blocks' quants, exact, the product of the scales rounded first: as ggml's.
+//! - Values as Q8_0 or Q4_0: `v_j[d]` is scale times quant, which is exact. What comes out is rotated as the
+//!   values are: the caller rotates it back.
+//!
 //! # Over chosen positions
 //!
 //! Of what a token sees, only the positions that were chosen for it are taken; the others are masked, and
@@ -46,14 +57,20 @@
 //! Nothing in all this depends on the batch or on the threads. A row without a finite score comes out as NaN.
 
 pub(super) mod parts;
+mod quantised;
+mod scores;
 pub(super) mod tile;
+mod values;
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::{KvPages, Ops, PAGE, run};
+pub(super) use scores::{dot, dots2x2};
+
+use super::lanes::QueryBlock;
+use super::{KV_BLOCK, KvPages, KvView, Ops, PAGE, run};
 use parts::{Parts, part_len};
 use tile::{Tile, Workspace};
 
@@ -166,9 +183,17 @@ pub struct AttentionScratch {
     workspaces: Vec<Mutex<Workspace>>,
     /// Parts of all items: `[tile of tokens][kv_head][tile of heads][chunk or 1][row][part_len]`.
     parts: Vec<f32>,
+    /// Queries, rounded where keys are quantised: `[token][head][blocks]`.
+    queries: Vec<QueryBlock>,
 }
 
 impl AttentionScratch {
+    /// Bytes of the rounded queries of calls of this shape, where keys are quantised.
+    pub fn query_bytes(shape: &AttentionShape) -> u64 {
+        let blocks = (shape.heads * shape.key_len / KV_BLOCK) as u64;
+        (blocks * size_of::<QueryBlock>() as u64).saturating_mul(shape.tokens as u64)
+    }
+
     /// Floats of the parts of calls of this shape at most: of up to so many tokens, in a context of so many
     /// positions. Each thread has a workspace besides.
     pub fn most_floats(shape: &AttentionShape, context: usize, threads: usize) -> usize {
@@ -378,8 +403,17 @@ impl Ops {
             scratch.parts = Vec::new();
             scratch.parts = vec![0.0; parts_len];
         }
-        let parts = &mut scratch.parts[..parts_len];
-        let workspaces = &scratch.workspaces;
+        let AttentionScratch { workspaces, parts, queries } = scratch;
+        let (parts, workspaces) = (&mut parts[..parts_len], &*workspaces);
+        let mut rounded: &[QueryBlock] = &[];
+        if kv.keys.first().is_some_and(KvView::is_quantised) {
+            let n = shape.tokens * shape.heads * (shape.key_len / KV_BLOCK);
+            if queries.len() < n {
+                *queries = vec![QueryBlock::default(); n];
+            }
+            quantised::round_queries(self, q, shape.key_len, kv, &mut queries[..n]);
+            rounded = queries;
+        }
 
         let attend = |(item, parts): (usize, &mut [f32])| {
             let (rest, split) = (item / plan.splits(), item % plan.splits());
@@ -392,7 +426,8 @@ impl Ops {
             let chunks = if plan.by_chunk { first..first + 1 } else { held };
             let heads = plan.heads(head_tile, shape);
             let chosen = chosen.map(|chosen| chosen.of(tokens.start, kv_head));
-            let tile = Tile { shape, q, kv_head, kv, tokens, heads, chunks, chosen };
+            let queries = rounded;
+            let tile = Tile { shape, q, queries, kv_head, kv, tokens, heads, chunks, chosen };
             // Outside the pool everything runs on one thread.
             let thread = if threads == 1 { 0 } else { rayon::current_thread_index().unwrap_or(0) };
             let mut workspace = workspaces[thread].lock().unwrap_or_else(PoisonError::into_inner);

@@ -6,7 +6,7 @@ mod spec;
 
 use super::super::load::Loader;
 use super::super::run::{Run, add_bias, check_finite, first_wrong, project};
-use super::super::state::KvType;
+use super::super::state::{KvElement, KvType};
 use super::super::weights::Linear;
 use super::super::{
     ForwardError, Label, Logits, MemorySpec, ModelError, NodeId, NodeKind, RowSizes, ScratchSizes, Segment,
@@ -291,6 +291,7 @@ impl Mixer for Attention {
         let kind = if self.sinks.is_some() { NodeKind::SinkAttention } else { NodeKind::Attention };
         let label = Label::new(self.spec.names.attended, kind, Work::Attention, &inputs);
         run.attended = run.watch.show(label, [run.rows, out_row, 1], out);
+        rotate_back(run, self.slot, out_row);
         Ok(())
     }
 
@@ -306,6 +307,15 @@ impl Mixer for Attention {
         run.kernels.ops().scale(out, scale);
         let label = Label::elementwise(names.scaled, Work::AttentionOutput, std::slice::from_ref(&node));
         Ok(run.watch.show(label, [run.rows, run.embd, 1], out))
+    }
+}
+
+/// Rotates what attention gave, rows of so many values, back to where values were before they were kept. ggml names
+/// it before.
+pub(super) fn rotate_back(run: &mut Run<'_>, slot: usize, row: usize) {
+    let rotation = run.segments.first().map_or(1, |segment| segment.state.value_rotation(slot));
+    if rotation > 1 {
+        run.kernels.ops().hadamard(&mut run.buffers.attn[..run.rows * row], rotation);
     }
 }
 
@@ -359,9 +369,6 @@ pub(super) fn project_output(
     Ok(run.watch.show(label, [t, run.embd, 1], out))
 }
 
-/// The least that is rounded to infinity as f16.
-const F16_OVERFLOW: f32 = 65520.0;
-
 /// Writes rows of keys and of values to a slot of every sequence, each with its node's name and its values a
 /// token; there are no values where a row of keys is all that is kept.
 pub(super) fn keep(
@@ -377,8 +384,9 @@ pub(super) fn keep(
         first = rows.end;
         let keys = &keys[rows.start * k_row..rows.end * k_row];
         let values = &values[rows.start * v_row..rows.end * v_row];
-        check_kept(k_node, il, segment.state.ty(), keys, k_row)?;
-        check_kept(v_node, il, segment.state.ty(), values, v_row)?;
+        let KvType { keys: key_type, values: value_type } = segment.state.kept_as(slot);
+        check_kept(k_node, il, key_type, keys, k_row)?;
+        check_kept(v_node, il, value_type, values, v_row)?;
         segment.state.store(ops, slot, segment.first_pos, keys, values)?;
     }
     Ok(())
@@ -388,14 +396,14 @@ pub(super) fn keep(
 pub(super) fn check_kept(
     node: &'static str,
     layer: usize,
-    ty: KvType,
+    ty: KvElement,
     x: &[f32],
     cols: usize,
 ) -> Result<(), ForwardError> {
     check_finite(node, layer, x, cols)?;
-    match first_wrong(x, cols, |v| ty == KvType::F32 || v.abs() < F16_OVERFLOW) {
+    match first_wrong(x, cols, |v| v.abs() < ty.overflow()) {
         Some((token, index)) => {
-            Err(ForwardError::BeyondF16 { node, layer, token, index, value: x[token * cols + index] })
+            Err(ForwardError::BeyondKv { node, layer, token, index, value: x[token * cols + index], ty })
         }
         None => Ok(()),
     }

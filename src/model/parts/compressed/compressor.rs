@@ -193,7 +193,7 @@ impl Compressor {
             if spread > 0 {
                 ops.hadamard(rows, spread);
             }
-            check_kept(names.rows, il, segment.state.ty(), rows, len)?;
+            check_kept(names.rows, il, segment.state.kept_as(self.rows).keys, rows, len)?;
             segment.state.store(ops, self.rows, blocks.start, rows, &[])?;
         }
         Ok(())

@@ -20,7 +20,7 @@ use super::super::{
     ForwardError, Label, Logits, MemorySpec, ModelError, NodeId, NodeKind, RowSizes, ScratchSizes, Work,
 };
 use super::Mixer;
-use super::attention::{apply_gate, keep, project_output};
+use super::attention::{apply_gate, keep, project_output, rotate_back};
 use super::indexer::Indexing;
 use super::norm::{Norm, NormKind};
 use crate::store::{Role, WeightId};
@@ -98,7 +98,7 @@ impl Latent {
         let (form, memory) = if spec.absorbed {
             let k_b = l.weights.by_head(&name("attn_k_b.weight"), nope, latent, heads)?;
             let v_b = l.weights.by_head(&name("attn_v_b.weight"), latent, value_len, heads)?;
-            (Form::Absorbed { k_b, v_b }, MemorySpec::Rows { len: spec.row() })
+            (Form::Absorbed { k_b, v_b }, MemorySpec::Latents { len: spec.row() })
         } else {
             let kv_b = plain(l, &name("attn_kv_b"), latent, heads * (nope + value_len))?;
             let key_len = spec.query_len();
@@ -322,6 +322,7 @@ impl Latent {
         let out = &mut run.buffers.attn[..run.rows * out_row];
         let label = Label::new("kqv_out", NodeKind::Attention, Work::Attention, &inputs);
         run.attended = run.watch.show(label, [run.rows, out_row, 1], out);
+        rotate_back(run, self.slot, out_row);
     }
 }
 

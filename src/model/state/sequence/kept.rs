@@ -50,7 +50,10 @@ fn needs(memory: &MemorySpec) -> KeptNeeds {
         MemorySpec::Pages { window: Some(window), .. } | MemorySpec::Compressing { window, .. } => {
             KeptNeeds::Window(window)
         }
-        MemorySpec::Pages { .. } | MemorySpec::Rows { .. } | MemorySpec::Compressed { .. } => KeptNeeds::All,
+        MemorySpec::Pages { .. }
+        | MemorySpec::Latents { .. }
+        | MemorySpec::Rows { .. }
+        | MemorySpec::Compressed { .. } => KeptNeeds::All,
         MemorySpec::Recurrent { .. } => KeptNeeds::Last,
     }
 }

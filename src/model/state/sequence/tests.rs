@@ -48,6 +48,7 @@ fn key(state: &SequenceState, layer: usize, pos: usize) -> Option<Vec<f32>> {
         match pages.keys.get(page)? {
             KvView::F32(keys) => Some(keys[at].to_vec()),
             KvView::F16(keys) => Some(keys[at].iter().map(|&k| half::f16::from_bits(k).to_f32()).collect()),
+            _ => panic!("another type"),
         }
     })
 }
@@ -107,7 +108,7 @@ fn a_fork_keeps_what_the_other_overwrites() {
         let first = |state: &SequenceState| {
             state.with_pages(layer, |pages| match pages.keys[0] {
                 KvView::F32(keys) => keys.as_ptr(),
-                KvView::F16(_) => unreachable!("kept as f32"),
+                _ => unreachable!("kept as f32"),
             })
         };
         assert_eq!(first(&state), first(&fork));
@@ -172,7 +173,7 @@ fn compressed_rows_go_back_with_their_positions() {
     let row = |state: &SequenceState, at: usize| {
         state.with_pages(0, |pages| match pages.keys[at / PAGE] {
             KvView::F16(keys) => half::f16::from_bits(keys[at % PAGE * 12]).to_f32(),
-            KvView::F32(_) => panic!("another type"),
+            _ => panic!("another type"),
         })
     };
     assert_eq!(row(&back, PAGE + 1), 21.0);
@@ -182,7 +183,7 @@ fn compressed_rows_go_back_with_their_positions() {
 /// Rows alone, of which values are the beginning, take the room of keys.
 #[test]
 fn rows_are_kept_once() {
-    let spec = ModelSpec { memories: vec![MemorySpec::Rows { len: 12 }], ..spec() };
+    let spec = ModelSpec { memories: vec![MemorySpec::Latents { len: 12 }], ..spec() };
     let mut state = SequenceState::new(&spec, KvType::F32);
     let ops = Kernels::detect_best().ops();
     let row = |pos: usize| (0..12).map(move |i| (pos * 12 + i) as f32);

@@ -16,18 +16,141 @@ pub(super) enum Fault {
     ShortWindow,
     /// The merge as a running rescale over all positions.
     OneChunk,
-    /// With an f16 cache, queries not rounded.
+    /// With an f16 cache or quantised keys, queries not rounded.
     KeepsQueries,
+    /// With quantised keys, queries not rotated.
+    KeepsDirections,
     /// With an f16 cache, probabilities not rounded.
     KeepsProbabilities,
     NoSinks,
     NoCap,
 }
 
-/// Pages of one layer as f32 and f16, queries for a run of positions.
+/// How keys or values are kept.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Kind {
+    F32,
+    F16,
+    Q8,
+    Q4,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 4] = [Kind::F32, Kind::F16, Kind::Q8, Kind::Q4];
+
+    pub fn is_quantised(self) -> bool {
+        matches!(self, Kind::Q8 | Kind::Q4)
+    }
+}
+
+/// Keys or values, `[page][kv_heads][PAGE][len]`, in every form that they may have.
+#[derive(Default)]
+struct Forms {
+    halves: Vec<u16>,
+    /// Quants with their signs, and the scales of every 32, row by row.
+    quants: Vec<i8>,
+    scales: Vec<u16>,
+    /// As pages have them: keys in panels.
+    page_scales: Vec<u16>,
+    page_quants: Vec<i8>,
+    nibbles: Vec<u8>,
+}
+
+impl Forms {
+    /// Of values, which become what is kept of them.
+    fn new(x: &mut [f32], len: usize, kind: Kind, keys: bool) -> Forms {
+        let mut forms =
+            Forms { halves: x.iter().map(|&x| f16::from_f32(x).to_bits()).collect(), ..Forms::default() };
+        match kind {
+            Kind::F32 => {}
+            Kind::F16 => {
+                x.iter_mut().zip(&forms.halves).for_each(|(x, &half)| *x = f16::from_bits(half).to_f32());
+            }
+            Kind::Q8 | Kind::Q4 => {
+                forms.quantise(x, kind);
+                if keys { forms.lay_out_keys(len) } else { forms.lay_out_values(len) }
+            }
+        }
+        forms
+    }
+
+    fn quantise(&mut self, x: &mut [f32], kind: Kind) {
+        for block in x.as_chunks_mut::<32>().0 {
+            let mut quants = [0i8; 32];
+            let scale = match kind {
+                Kind::Q8 => quantize_q8_0(block, &mut quants),
+                _ => {
+                    let mut unsigned = [0; 32];
+                    let scale = quantize_q4_0(block, &mut unsigned);
+                    quants = unsigned.map(|q| q as i8 - 8);
+                    scale
+                }
+            };
+            for (x, q) in block.iter_mut().zip(quants) {
+                *x = scale.to_f32() * f32::from(q);
+            }
+            self.quants.extend(quants);
+            self.scales.push(scale.to_bits());
+        }
+    }
+
+    fn lay_out_values(&mut self, len: usize) {
+        (self.page_scales, self.page_quants) = (self.scales.clone(), self.quants.clone());
+        let low = |q: i8| q.wrapping_add(8) as u8 & 15;
+        for row in self.quants.chunks_exact(len) {
+            for part in row.chunks(64) {
+                let (a, b) = part.split_at(part.len() / 2);
+                self.nibbles.extend(a.iter().zip(b).map(|(&a, &b)| low(a) | low(b) << 4));
+            }
+        }
+    }
+
+    /// Sixteen positions after the other, each block of them after the other.
+    fn lay_out_keys(&mut self, len: usize) {
+        let low = |q: i8| q.wrapping_add(8) as u8 & 15;
+        let rows = self.quants.len() / len;
+        for first in (0..rows).step_by(16) {
+            for block in 0..len / 32 {
+                let quant =
+                    |position: usize, d: usize| self.quants[(first + position) * len + block * 32 + d];
+                self.page_scales.extend((0..16).map(|i| self.scales[(first + i) * (len / 32) + block]));
+                for four in 0..8 {
+                    for position in 0..16 {
+                        self.page_quants.extend((0..4).map(|d| quant(position, 4 * four + d)));
+                    }
+                }
+                for four in 0..4 {
+                    for position in 0..16 {
+                        let byte = |d: usize| low(quant(position, d)) | low(quant(position, 16 + d)) << 4;
+                        self.nibbles.extend((0..4).map(|d| byte(4 * four + d)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Pages of so many elements, from `first` on.
+    fn pages<'a>(&'a self, x: &'a [f32], page: usize, first: usize, kind: Kind) -> Vec<KvView<'a>> {
+        let scales = self.page_scales.chunks_exact((page / 32).max(1));
+        let all: Vec<KvView<'a>> = match kind {
+            Kind::F32 => x.chunks_exact(page).map(KvView::F32).collect(),
+            Kind::F16 => self.halves.chunks_exact(page).map(KvView::F16).collect(),
+            Kind::Q8 => {
+                scales.zip(self.page_quants.chunks_exact(page)).map(|(d, q)| KvView::Q8_0(d, q)).collect()
+            }
+            Kind::Q4 => {
+                scales.zip(self.nibbles.chunks_exact(page / 2)).map(|(d, q)| KvView::Q4_0(d, q)).collect()
+            }
+        };
+        all[first..].to_vec()
+    }
+}
+
+/// Pages of one layer, queries for a run of positions.
 pub(super) struct Case {
     pub shape: AttentionShape,
-    pub f16: bool,
+    /// How keys and values are kept.
+    pub kinds: [Kind; 2],
     pub sinks: Option<Vec<f32>>,
     /// The first page that is handed over: those before hold NaN.
     pub first_page: usize,
@@ -36,8 +159,8 @@ pub(super) struct Case {
     pub k: Vec<f32>,
     /// `[page][kv_heads][PAGE][value_len]`
     pub v: Vec<f32>,
-    k16: Vec<u16>,
-    v16: Vec<u16>,
+    k_forms: Forms,
+    v_forms: Forms,
     /// Whether values are the beginnings of keys.
     latent: bool,
     /// Masks of chosen positions, `[tokens][lists][pages]`, and how many lists.
@@ -48,6 +171,11 @@ pub(super) struct Case {
 
 impl Case {
     pub fn new(random: &mut Random, shape: AttentionShape, f16: bool) -> Self {
+        Self::kept(random, shape, [if f16 { Kind::F16 } else { Kind::F32 }; 2])
+    }
+
+    /// With keys and values of these kinds.
+    pub fn kept(random: &mut Random, shape: AttentionShape, kinds: [Kind; 2]) -> Self {
         let AttentionShape { kv_heads, key_len, value_len, first_pos, tokens, .. } = shape;
         let pages = (first_pos + tokens + 3).div_ceil(PAGE);
         let first_page = shape.window.map_or(0, |window| window.start(first_pos) / PAGE);
@@ -64,15 +192,26 @@ impl Case {
             values
         };
         let (k, v) = (fill(key_len), fill(value_len));
-        let mut case = Self { shape, f16, sinks: None, first_page, q, k, v, ..Self::empty(shape) };
+        let mut case = Self { kinds, first_page, q, k, v, ..Self::empty(shape) };
         case.sync();
         case
     }
 
     fn empty(shape: AttentionShape) -> Self {
-        let (q, k, v, k16, v16) = (vec![], vec![], vec![], vec![], vec![]);
-        let (f16, first_page, latent, among) = (false, 0, false, false);
-        Self { shape, f16, sinks: None, first_page, q, k, v, k16, v16, latent, chosen: None, among }
+        Self {
+            shape,
+            kinds: [Kind::F32; 2],
+            sinks: None,
+            first_page: 0,
+            q: vec![],
+            k: vec![],
+            v: vec![],
+            k_forms: Forms::default(),
+            v_forms: Forms::default(),
+            latent: false,
+            chosen: None,
+            among: false,
+        }
     }
 
     /// With values that are the beginnings of keys.
@@ -128,14 +267,16 @@ impl Case {
         self
     }
 
-    /// Makes the f16 cache from the f32 one, and where that is used the f32 one from it.
+    /// Makes what is kept from the f32 cache, and that from it.
     pub fn sync(&mut self) {
-        let narrow = |x: &[f32]| x.iter().map(|&x| f16::from_f32(x).to_bits()).collect::<Vec<_>>();
-        (self.k16, self.v16) = (narrow(&self.k), narrow(&self.v));
-        if self.f16 {
-            let widen = |x: &[u16]| x.iter().map(|&x| f16::from_bits(x).to_f32()).collect::<Vec<_>>();
-            (self.k, self.v) = (widen(&self.k16), widen(&self.v16));
-        }
+        let AttentionShape { key_len, value_len, .. } = self.shape;
+        self.k_forms = Forms::new(&mut self.k, key_len, self.kinds[0], true);
+        self.v_forms = Forms::new(&mut self.v, value_len, self.kinds[1], false);
+    }
+
+    /// Whether queries or probabilities are rounded to f16.
+    fn rounds(&self, which: usize) -> bool {
+        self.kinds[if self.latent { 0 } else { which }] == Kind::F16
     }
 
     pub fn run(&self, ops: &Ops, scratch: &mut AttentionScratch) -> Vec<f32> {
@@ -149,8 +290,9 @@ impl Case {
         let shape = AttentionShape { tokens: count, first_pos, ..self.shape };
         let q = &self.q[tokens.start * heads * key_len..tokens.end * heads * key_len];
         let mut out = vec![7.0; count * heads * value_len];
-        let keys = self.pages(&self.k, &self.k16, key_len);
-        let values = self.pages(&self.v, &self.v16, value_len);
+        let page = |len: usize| self.shape.kv_heads * PAGE * len;
+        let keys = self.k_forms.pages(&self.k, page(key_len), self.first_page, self.kinds[0]);
+        let values = self.v_forms.pages(&self.v, page(value_len), self.first_page, self.kinds[1]);
         let values = Some(&values[..]).filter(|_| !self.latent);
         let kv = KvPages { first_page: self.first_page, keys: &keys, values };
         match &self.chosen {
@@ -169,24 +311,48 @@ impl Case {
         out
     }
 
-    fn pages<'a>(&self, x: &'a [f32], x16: &'a [u16], len: usize) -> Vec<KvView<'a>> {
-        let page = self.shape.kv_heads * PAGE * len;
-        match self.f16 {
-            true => x16.chunks_exact(page).skip(self.first_page).map(KvView::F16).collect(),
-            false => x.chunks_exact(page).skip(self.first_page).map(KvView::F32).collect(),
-        }
+    /// A value rounded to f16, if so.
+    fn rounded(x: f32, rounds: bool) -> f32 {
+        if rounds { f16::from_f32(x).to_f32() } else { x }
     }
 
-    /// What is multiplied with an f16 cache's keys or values.
-    fn rounded(&self, x: f32, kept: bool) -> f32 {
-        if self.f16 && !kept { f16::from_f32(x).to_f32() } else { x }
-    }
-
-    /// A token's query.
+    /// A token's query, as keys are multiplied with it.
     fn query(&self, token: usize, head: usize, fault: Fault) -> Vec<f32> {
         let at = (token * self.shape.heads + head) * self.shape.key_len;
         let q = &self.q[at..][..self.shape.key_len];
-        q.iter().map(|&q| self.rounded(q, fault == Fault::KeepsQueries)).collect()
+        if !self.kinds[0].is_quantised() {
+            let rounds = self.rounds(0) && fault != Fault::KeepsQueries;
+            return q.iter().map(|&q| Self::rounded(q, rounds)).collect();
+        }
+        let mut q = q.to_vec();
+        if !self.latent && fault != Fault::KeepsDirections {
+            scalar().hadamard(&mut q, key_rotation(self.shape.key_len));
+        }
+        if fault != Fault::KeepsQueries {
+            Forms::default().quantise(&mut q, Kind::Q8);
+        }
+        q
+    }
+
+    /// A query's dot with a position's key.
+    fn dot(&self, q: &[f32], kv_head: usize, j: usize, fault: Fault) -> f32 {
+        if !self.kinds[0].is_quantised() || fault == Fault::KeepsQueries {
+            return dot16(q, self.key(kv_head, j));
+        }
+        let (len, row) = (self.shape.key_len, self.row(kv_head, j));
+        let key = &self.k_forms.quants[row * len..][..len];
+        let key_scales = &self.k_forms.scales[row * len / 32..];
+        // What is rounded already rounds to itself.
+        let mut query = Forms::default();
+        query.quantise(&mut q.to_vec(), Kind::Q8);
+        let mut acc = 0.0f32;
+        for block in 0..len / 32 {
+            let product = |i: usize| i32::from(key[i]) * i32::from(query.quants[i]);
+            let sum: i32 = (32 * block..32 * (block + 1)).map(product).sum();
+            let [a, b] = [key_scales[block], query.scales[block]].map(|d| f16::from_bits(d).to_f32());
+            acc = (a * b).mul_add(sum as f32, acc);
+        }
+        acc
     }
 
     /// The row of a position in pages.
@@ -246,7 +412,7 @@ impl Case {
         let q = self.query(token, head, fault);
         let kv_head = self.kv_head(head, fault);
         let score = |j: usize| {
-            let dot = dot16(&q, self.key(kv_head, j));
+            let dot = self.dot(&q, kv_head, j, fault);
             match self.cap(fault) {
                 None => dot * self.shape.scale,
                 Some(cap) => tanh(dot * (self.shape.scale / cap)) * cap,
@@ -280,11 +446,11 @@ impl Case {
         let sum = tree16(&lanes);
         let mut out = vec![0.0f32; self.shape.value_len];
         for (&j, p) in seen.iter().zip(p) {
-            let p = if self.f16 { p * (1.0 / sum) } else { p };
-            let p = self.rounded(p, fault == Fault::KeepsProbabilities);
+            let p = if self.rounds(1) { p * (1.0 / sum) } else { p };
+            let p = Self::rounded(p, self.rounds(1) && fault != Fault::KeepsProbabilities);
             out.iter_mut().zip(self.value(kv_head, j)).for_each(|(o, v)| *o = p.mul_add(*v, *o));
         }
-        Part { max, sum, weight: if self.f16 { sum } else { 1.0 }, out }
+        Part { max, sum, weight: if self.rounds(1) { sum } else { 1.0 }, out }
     }
 
     /// Softmax of the scores times the values, in f64; with an f16 cache queries are rounded to f16, and so
@@ -315,7 +481,7 @@ impl Case {
         for chunk in p.chunk_by(|(i, _), (j, _)| i / PAGE == j / PAGE) {
             let sum: f64 = chunk.iter().map(|(_, p)| p).sum();
             for (j, p) in chunk {
-                let rounds = self.f16 && fault != Fault::KeepsProbabilities;
+                let rounds = self.rounds(1) && fault != Fault::KeepsProbabilities;
                 // By way of f32: without an instruction for it, the crate cuts f64 off before it rounds.
                 let p = if rounds { f16::from_f32((p / sum) as f32).to_f64() } else { p / sum };
                 let v = self.value(kv_head, *j);
@@ -342,7 +508,7 @@ impl Case {
                 p.iter_mut().for_each(|p| *p = f64::from(*p - max).exp() as f32);
                 let by = (1.0 / p.iter().copied().map(f64::from).sum::<f64>()) as f32;
                 for p in &mut p {
-                    *p = self.rounded(*p * by, fault == Fault::KeepsProbabilities);
+                    *p = Self::rounded(*p * by, fault != Fault::KeepsProbabilities);
                     denormal += usize::from(*p != 0.0 && *p < f16::MIN_POSITIVE.to_f32());
                 }
                 for d in 0..self.shape.value_len {

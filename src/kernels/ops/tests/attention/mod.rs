@@ -5,7 +5,9 @@ mod case;
 use half::f16;
 
 use super::*;
-use case::{Case, Fault};
+use case::{Case, Fault, Kind};
+
+use crate::quant::{quantize_q4_0, quantize_q8_0};
 
 fn shape(
     head_dim: usize,
@@ -65,6 +67,72 @@ fn every_instance_gives_the_defined_bits() {
             if name != "scalar" || i % 8 == 0 {
                 assert_same(&case.run(ops, &mut scratch), &wanted, &format!("{name}, {shape:?}"));
             }
+        }
+    }
+}
+
+/// Every kind of keys with every kind of values, at lengths of whole and of half units.
+#[test]
+fn quantised_keys_and_values_give_the_defined_bits() {
+    let mut random = Random(31);
+    let mut scratch = AttentionScratch::default();
+    let pairs = Kind::ALL.into_iter().flat_map(|k| Kind::ALL.map(|v| [k, v]));
+    for (i, kinds) in pairs.filter(|[k, v]| k.is_quantised() || v.is_quantised() || k != v).enumerate() {
+        for (j, first_pos) in [0, 1, 127, 129, 258, 700].into_iter().enumerate() {
+            let (tokens, group) = ([1, 2, 5, 33][(i + j) % 4], [1, 3, 4, 9][(i + 2 * j) % 4]);
+            let key_len = [32, 64, 96, 128, 160, 192][(i + j) % 6];
+            let value_len = [64, 32, 128, 96, 160, 64][(i + 2 * j) % 6];
+            let plain = shape(key_len, group, tokens, first_pos, [None, Some(20), Some(300)][(i + j) % 3]);
+            let of = AttentionShape { value_len, soft_cap: [None, Some(1.5)][(i + j) % 2], ..plain };
+            let mut case = Case::kept(&mut random, of, kinds);
+            if j % 3 == 0 && first_pos < 700 && of.window.is_none() {
+                case = case.choosing(&mut random, [1, 3, 9][i % 3], 1 + j % 2);
+            }
+            if j % 2 == 0 {
+                case = case.with_sinks(&mut random);
+            }
+            let wanted = case.defined(Fault::None);
+            for (name, ops) in instances() {
+                assert_same(&case.run(ops, &mut scratch), &wanted, &format!("{name}, {kinds:?}, {of:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn latents_may_be_quantised() {
+    let mut random = Random(32);
+    let mut scratch = AttentionScratch::default();
+    for kind in [Kind::Q8, Kind::Q4] {
+        for (key_len, value_len, heads, tokens) in [(96, 64, 5, 3), (160, 128, 20, 1), (576, 512, 6, 2)] {
+            let plain = shape(key_len, 1, tokens, 200, None);
+            let of = AttentionShape { heads, kv_heads: 1, value_len, ..plain };
+            let case = Case::kept(&mut random, of, [kind; 2]).latent();
+            let wanted = case.defined(Fault::None);
+            for (name, ops) in instances().split_off(1) {
+                assert_same(&case.run(ops, &mut scratch), &wanted, &format!("{name}, {kind:?}, {of:?}"));
+            }
+        }
+    }
+}
+
+/// Of quantised caches: the f64 formula of what is kept, and of queries as they are.
+#[test]
+fn quantised_attention_is_accurate_and_the_comparison_sees_faults() {
+    let mut random = Random(33);
+    let mut scratch = AttentionScratch::default();
+    for kinds in [[Kind::Q8; 2], [Kind::Q4; 2], [Kind::Q8, Kind::Q4], [Kind::Q4, Kind::F16]] {
+        let case = Case::kept(&mut random, shape(128, 3, 5, 400, None), kinds);
+        let out = case.run(scalar(), &mut scratch);
+        let measure = |fault: Fault| square_error(&out, &case.reference(fault));
+        let measured = measure(Fault::None);
+        println!("{kinds:?}: {measured:.1e}");
+        assert!(measured < if kinds[1] == Kind::F16 { 1e-9 } else { 1e-12 }, "{kinds:?}: {measured}");
+        for fault in [Fault::WrongKvHead, Fault::SeesTheNext, Fault::KeepsQueries, Fault::KeepsDirections] {
+            let without = measure(fault);
+            println!("{fault:?}: {without:.1e}");
+            assert!(without > 1e-6, "{fault:?}: {without}");
+            assert!(difference(&out, &case.defined(fault)).is_some(), "{fault:?}");
         }
     }
 }
@@ -370,11 +438,12 @@ fn new_rows_go_to_their_places_in_a_page() {
     let mut random = Random(16);
     for (kv_heads, len, first, tokens) in [(3, 24, 5, 1), (3, 24, 124, 4), (20, 40, 0, 128), (2, 1, 127, 1)] {
         let rows = random.values(tokens * kv_heads * len, 100.0);
+        let place = PlaceInPage { kv_heads, len, first, rotation: 1, keys: false };
         for (name, ops) in instances() {
             let size = kv_heads * PAGE * len;
             let (mut f32s, mut f16s) = (vec![-7.0; size], vec![9; size]);
-            ops.store_kv(&rows, KvViewMut::F32(&mut f32s), kv_heads, len, first);
-            ops.store_kv(&rows, KvViewMut::F16(&mut f16s), kv_heads, len, first);
+            ops.store_kv(&rows, KvViewMut::F32(&mut f32s), place);
+            ops.store_kv(&rows, KvViewMut::F16(&mut f16s), place);
             for (at, (&got, &got16)) in f32s.iter().zip(&f16s).enumerate() {
                 let (head, pos, d) = (at / len / PAGE, at / len % PAGE, at % len);
                 let stored = (first..first + tokens).contains(&pos);
@@ -382,6 +451,61 @@ fn new_rows_go_to_their_places_in_a_page() {
                 assert_eq!(got, wanted.unwrap_or(-7.0), "{name}");
                 assert_eq!(got16, wanted.map_or(9, |x| f16::from_f32(x).to_bits()), "{name}");
             }
+        }
+    }
+}
+
+/// Where a page has an element of a position: its scale, its byte, its nibble.
+fn place_of(keys: bool, position: usize, len: usize, d: usize) -> (usize, usize, (usize, bool)) {
+    let (blocks, block) = (len / 32, d / 32);
+    if keys {
+        let panel = (position / 16 * blocks + block) * 16;
+        let four = |i: usize, fours: usize| (panel / 16 * fours + i) * 64 + position % 16 * 4 + d % 4;
+        let (scale, i) = (panel + position % 16, d % 32 / 4);
+        return (scale, four(i, 8), (four(i % 4, 4), i > 3));
+    }
+    let row = position * len / 2 + d / 64 * 32;
+    let nibble = match d / 64 * 64 + 64 <= len {
+        true => (row + d % 32, d % 64 > 31),
+        false => (row + d % 16, d % 32 > 15),
+    };
+    (position * blocks + block, position * len + d, nibble)
+}
+
+#[test]
+fn new_rows_are_rotated_and_quantised_in_their_places() {
+    let mut random = Random(34);
+    let places = [(3, 96, 5, 1, 1), (2, 128, 124, 4, 128), (9, 64, 0, 128, 64), (1, 192, 127, 1, 64)];
+    for (i, (kv_heads, len, first, tokens, rotation)) in (0..8).map(|i| (i, places[i / 2])) {
+        let rows = random.values(tokens * kv_heads * len, 100.0);
+        let place = PlaceInPage { kv_heads, len, first, rotation, keys: i % 2 == 0 };
+        let elements = kv_heads * PAGE * len;
+        let (mut wanted8, mut wanted4) = (vec![9i8; elements], vec![9u8; elements / 2]);
+        let mut wanted = [vec![9; elements / 32], vec![9; elements / 32]];
+        for (i, row) in rows.chunks_exact(len).enumerate() {
+            let (token, head) = (i / kv_heads, i % kv_heads);
+            let mut row = row.to_vec();
+            scalar().hadamard(&mut row, rotation);
+            for (b, block) in row.as_chunks().0.iter().enumerate() {
+                let (mut eight, mut four) = ([0; 32], [0; 32]);
+                let d = [quantize_q8_0(block, &mut eight), quantize_q4_0(block, &mut four)];
+                for j in 0..32 {
+                    let (scale, byte, (nibble, high)) =
+                        place_of(place.keys, head * PAGE + first + token, len, 32 * b + j);
+                    (wanted[0][scale], wanted[1][scale]) = (d[0].to_bits(), d[1].to_bits());
+                    wanted8[byte] = eight[j];
+                    let kept = wanted4[nibble] & if high { 15 } else { 240 };
+                    wanted4[nibble] = kept | four[j] << if high { 4 } else { 0 };
+                }
+            }
+        }
+        for (name, ops) in instances() {
+            let (mut scales8, mut quants8) = (vec![9; elements / 32], vec![9; elements]);
+            let (mut scales4, mut quants4) = (vec![9; elements / 32], vec![9; elements / 2]);
+            ops.store_kv(&rows, KvViewMut::Q8_0(&mut scales8, &mut quants8), place);
+            ops.store_kv(&rows, KvViewMut::Q4_0(&mut scales4, &mut quants4), place);
+            assert_eq!([&scales8, &scales4], [&wanted[0], &wanted[1]], "{name}, {place:?}");
+            assert!(quants8 == wanted8 && quants4 == wanted4, "{name}, {place:?}");
         }
     }
 }
