@@ -46,8 +46,14 @@ pub(super) trait Quants: Copy {
     fn panels(quants: &[Self::Of]) -> &[Self::Panel];
     /// Products of sixteen positions' keys with queries.
     fn dot<I: Isa, const R: usize>(isa: I, panel: &Self::Panel, q: [&QueryBlock; R]) -> [I::F; R];
-    /// Sixteen elements, by their number, of a row that begins at `start` and has so many.
-    fn sixteen<I: Isa>(isa: I, quants: &[Self::Of], start: usize, len: usize, unit: usize) -> I::F;
+    /// U times sixteen elements of a block, by their number, of a row that begins at `start` and has so many.
+    fn sixteens<I: Isa, const U: usize>(
+        isa: I,
+        quants: &[Self::Of],
+        start: usize,
+        len: usize,
+        unit: usize,
+    ) -> [I::F; U];
     /// The first or the last sixteen elements of a position of a panel.
     fn of_panel<I: Isa>(isa: I, panel: &Self::Panel, position: usize, last: bool) -> I::F;
 }
@@ -73,8 +79,19 @@ impl Quants for Bytes {
     }
 
     #[inline(always)]
-    fn sixteen<I: Isa>(isa: I, quants: &[i8], start: usize, _: usize, unit: usize) -> I::F {
-        isa.load_i8(quants[start + unit * 16..].first_chunk().expect("rows are whole blocks"))
+    fn sixteens<I: Isa, const U: usize>(
+        isa: I,
+        quants: &[i8],
+        start: usize,
+        _: usize,
+        unit: usize,
+    ) -> [I::F; U] {
+        let quants = quants[start + unit * 16..][..U * 16].as_chunks().0;
+        let mut units = [isa.splat(0.0); U];
+        for i in 0..U {
+            units[i] = isa.load_i8(&quants[i]);
+        }
+        units
     }
 
     #[inline(always)]
@@ -109,13 +126,29 @@ impl Quants for Nibbles {
     }
 
     #[inline(always)]
-    fn sixteen<I: Isa>(isa: I, quants: &[u8], start: usize, len: usize, unit: usize) -> I::F {
+    fn sixteens<I: Isa, const U: usize>(
+        isa: I,
+        quants: &[u8],
+        start: usize,
+        len: usize,
+        unit: usize,
+    ) -> [I::F; U] {
         let whole = len / (2 * KV_BLOCK) * KV_BLOCK;
-        let (at, high) = match unit * 8 < whole {
-            true => (unit / 4 * KV_BLOCK + unit % 2 * 16, unit % 4 > 1),
-            false => (whole, unit % 2 > 0),
-        };
-        isa.load_nibbles(quants[start + at..].first_chunk().expect("rows are whole blocks"), high)
+        let mut units = [isa.splat(0.0); U];
+        if unit * 8 < whole {
+            let at = start + unit / 4 * KV_BLOCK + unit % 2 * 16;
+            let (quants, high) = (quants[at..][..U * 16].as_chunks().0, unit % 4 > 1);
+            for i in 0..U {
+                units[i] = isa.load_nibbles(&quants[i], high);
+            }
+        } else {
+            // The last block alone.
+            let quants = quants[start + whole..].first_chunk().expect("rows are whole blocks");
+            for (i, to) in units.iter_mut().enumerate() {
+                *to = isa.load_nibbles(quants, (unit + i) % 2 == 1);
+            }
+        }
+        units
     }
 
     #[inline(always)]
@@ -207,10 +240,14 @@ impl<'a, Q: Quants> QuantisedKeys<'a, Q> {
 impl<Q: Quants> Values for QuantisedKeys<'_, Q> {
     /// Of a value that is the beginning of a key.
     #[inline(always)]
-    fn unit<I: Isa>(self, isa: I, at: usize, unit: usize) -> I::F {
+    fn units<I: Isa, const U: usize>(self, isa: I, at: usize, unit: usize) -> [I::F; U] {
         let panel = at / LANES * self.blocks + unit / 2;
-        let scale = f16::from_bits(self.scales[panel][at % LANES]).to_f32_const();
-        Q::of_panel(isa, &self.panels[panel], at % LANES, unit % 2 > 0).mul(isa.splat(scale))
+        let scale = isa.splat(f16::from_bits(self.scales[panel][at % LANES]).to_f32_const());
+        let mut units = [scale; U];
+        for (i, to) in units.iter_mut().enumerate() {
+            *to = Q::of_panel(isa, &self.panels[panel], at % LANES, (unit + i) % 2 == 1).mul(scale);
+        }
+        units
     }
 }
 
@@ -246,8 +283,13 @@ impl<'a, Q: Quants> QuantisedValues<'a, Q> {
 impl<Q: Quants> Values for QuantisedValues<'_, Q> {
     /// Scale times quant, which is exact.
     #[inline(always)]
-    fn unit<I: Isa>(self, isa: I, at: usize, unit: usize) -> I::F {
-        let scale = self.scales[at * (self.len / KV_BLOCK) + unit / 2];
-        Q::sixteen(isa, self.quants, at * (self.len / Q::EACH), self.len, unit).mul(isa.splat(scale))
+    fn units<I: Isa, const U: usize>(self, isa: I, at: usize, unit: usize) -> [I::F; U] {
+        let scale = isa.splat(self.scales[at * (self.len / KV_BLOCK) + unit / 2]);
+        let quants = Q::sixteens::<I, U>(isa, self.quants, at * (self.len / Q::EACH), self.len, unit);
+        let mut units = [scale; U];
+        for (to, quants) in units.iter_mut().zip(quants) {
+            *to = quants.mul(scale);
+        }
+        units
     }
 }

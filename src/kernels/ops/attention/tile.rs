@@ -482,7 +482,8 @@ fn weigh_packed<I: Isa, V: Values>(
     let (start, units) = (chunk.start(), tile.value_units());
     chunk.each(|at, j| {
         for unit in 0..units {
-            values.unit(isa, j, unit).store(&mut packed[unit * PAGE + at - start]);
+            let [value] = values.units::<I, 1>(isa, j, unit);
+            value.store(&mut packed[unit * PAGE + at - start]);
         }
     });
     weigh_all(isa, tile, chunk, Packed { v: packed, start }, p, parts);

@@ -346,10 +346,10 @@ impl Case {
         let mut query = Forms::default();
         query.quantise(&mut q.to_vec(), Kind::Q8);
         let mut acc = 0.0f32;
-        for block in 0..len / 32 {
+        for (block, (key_scale, scale)) in key_scales.iter().zip(&query.scales).enumerate() {
             let product = |i: usize| i32::from(key[i]) * i32::from(query.quants[i]);
             let sum: i32 = (32 * block..32 * (block + 1)).map(product).sum();
-            let [a, b] = [key_scales[block], query.scales[block]].map(|d| f16::from_bits(d).to_f32());
+            let [a, b] = [key_scale, scale].map(|&d| f16::from_bits(d).to_f32());
             acc = (a * b).mul_add(sum as f32, acc);
         }
         acc
