@@ -37,6 +37,8 @@ pub struct PrefixCache {
     refused: HashSet<String>,
     /// Nothing can be written any more.
     stopped: bool,
+    /// It has been told that a text does not fit.
+    small: bool,
     warnings: Vec<String>,
     checks: Checks,
 }
@@ -76,6 +78,7 @@ impl PrefixCache {
             parts: SequenceState::kept_parts(engine.model.spec()),
             refused: HashSet::new(),
             stopped: false,
+            small: false,
             warnings: Vec::new(),
             checks: Checks::All,
         }
@@ -142,29 +145,16 @@ impl PrefixCache {
         }
         let keys = self.chain(&sequence.tokens()[..sequence.past() / PAGE * PAGE]);
         let mut files = self.files_of(sequence, &keys);
-        if total(&files) > self.limit && !self.keeps_ends_alone() {
-            // The beginning is of use alone.
-            files.sort_by_key(|file| file.page);
-            let mut left = self.limit;
-            let fits = files.iter().position(|file| match left.checked_sub(file.header.file_bytes()) {
-                Some(rest) => {
-                    left = rest;
-                    false
-                }
-                None => true,
-            });
-            files.truncate(fits.unwrap_or(files.len()));
-        }
-        let bytes = total(&files);
-        if bytes > self.limit {
-            self.stop(format!("{bytes} bytes do not fit the cache: this text is not kept"));
-            return;
-        }
+        let small = self.fit(&mut files);
         let kept = self.write(sequence.state(), &files);
         let now = SystemTime::now();
         for PageFile { page, name, .. } in &files {
             // Of a text, what comes last goes first.
             self.folder.touch(name, now - Duration::from_micros(*page as u64));
+        }
+        if let Some(what) = small.filter(|_| !self.small) {
+            self.small = true;
+            self.warnings.push(what);
         }
         match kept {
             Ok(names) => names.iter().for_each(|name| {
@@ -172,14 +162,31 @@ impl PrefixCache {
             }),
             Err(error) => {
                 let folder = self.folder.path().display();
-                self.stop(format!("{folder}: nothing more is kept in the cache: {error}"));
+                self.warnings.push(format!("{folder}: nothing more is kept in the cache: {error}"));
+                self.stopped = true;
             }
         }
     }
 
-    fn stop(&mut self, why: String) {
-        self.stopped = true;
-        self.warnings.push(why);
+    /// Leaves what fits the folder, where all of a text does not: its beginning, which is of use alone unless
+    /// a sequence goes on from ends alone. What there is to tell of it.
+    fn fit(&self, files: &mut Vec<PageFile<'_>>) -> Option<String> {
+        let bytes: u64 = files.iter().map(|file| file.header.file_bytes()).sum();
+        if bytes <= self.limit {
+            return None;
+        }
+        files.sort_by_key(|file| file.page);
+        let mut left = if self.keeps_ends_alone() { 0 } else { self.limit };
+        let fits = |file: &&PageFile<'_>| match left.checked_sub(file.header.file_bytes()) {
+            Some(rest) => {
+                left = rest;
+                true
+            }
+            None => false,
+        };
+        files.truncate(files.iter().take_while(fits).count());
+        let (limit, kept) = (self.limit, files.last().map_or(0, |file| (file.page + 1) * PAGE));
+        Some(format!("this text takes {bytes} bytes of a cache of {limit}: {kept} tokens of it are kept"))
     }
 
     /// A file that is there and is not what it has to be makes room for one that is.
@@ -341,10 +348,6 @@ impl PrefixCache {
         self.checks = Checks::Header;
         self
     }
-}
-
-fn total(files: &[PageFile<'_>]) -> u64 {
-    files.iter().map(|file| file.header.file_bytes()).sum()
 }
 
 /// A hash of all that the bits of a sequence's memory depend on but the model and the tokens.
