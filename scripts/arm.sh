@@ -68,13 +68,12 @@ on() {
     echo "== $1: $WAYINFER_NEEDS_ISA"
 }
 
-# Runs a part; how long it took, and at the end what failed.
+# Runs a part; how long it took, and what failed for the end.
 failed=()
 part() { # what, command
-    local start=$SECONDS
+    local TIMEFORMAT="-- %R s, %U s of CPU: $1"
     echo "-- $QEMU_CPU: $1"
-    "${@:2}" || failed+=("$QEMU_CPU: $1")
-    echo "-- $((SECONDS - start)) s: $1"
+    time "${@:2}" || failed+=("$QEMU_CPU: $1")
 }
 finish() {
     [ ${#failed[@]} = 0 ] || { printf 'FAILED: %s\n' "${failed[@]}" >&2; exit 1; }
@@ -120,8 +119,7 @@ if [ -z "$native" ]; then
     cargo build --locked --bin wayinfer
     native=$(readlink -f "${CARGO_TARGET_DIR:-target}/debug/wayinfer")
 fi
-tests=(goldens dot_check generate one_arithmetic)
-build --lib "${tests[@]/#/--test=}"
+build --lib --test goldens --test dot_check --test generate --test one_arithmetic
 results=$work/results
 rm -rf "$results"
 mkdir -p "$results"
@@ -165,11 +163,16 @@ for cpu in $cpus; do
     on "$cpu"
     if [ -n "$first" ]; then
         part "unit tests" "$unit" kernels:: quant:: model::state
-        export WAYINFER_FIXTURES=${WAYINFER_FIXTURES:-moe-q4_k_m,odd-q8_0,mixed,gemma3n,deepseek4}
-        for test in "${tests[@]}"; do
-            # The report of all sets takes as long as all else: each CPU has that of its best one.
-            part "$test" "$(built test "$test")" --skip the_report_is_whole
-        done
+        part "goldens" "$(built test goldens)"
+        # Left out is what takes as long as all else: the report of all sets (each CPU has that of its best
+        # one), a hundred starts of the program, and all ways to run a pass with more than one model.
+        part "dot_check" "$(built test dot_check)" --skip the_report_is_whole
+        part "generate" "$(built test generate)" --skip speculation_changes_no_token
+        passes=$(built test one_arithmetic)
+        export WAYINFER_FIXTURES=odd-q8_0
+        part "threads and batches" "$passes" kernel_sets_threads_and_batches
+        export WAYINFER_FIXTURES=moe-q4_k_m,odd-q8_0,mixed,gemma3n,deepseek4
+        part "one_arithmetic" "$passes" --skip kernel_sets_threads_and_batches
         part "bits" bits "${models[@]}"
         part "texts" texts "What is 2+2?" "Spell the word cat." "Which is larger, 17 or 71?"
     else
