@@ -42,7 +42,7 @@ FEW = {"exaone4", "deepseek32", "deepseek4", "glm-dsa", "glm5-next", "hy_v4", "g
 # The long prompt alone of these: the short one's nodes are those of a model beside it.
 LONG = {"dense-f16", "dense-bf16", "odd-q8_0"}
 # Captured once more with a KV cache of another type, the first prompt alone, and how many decode steps of it.
-KV = {"dense-q8_0": ("f16", 2), "gpt-oss": ("f16", 2), "dense-f32": ("q8_0/q4_0", 0)}
+KV = {"dense-q8_0": ("f16", 2), "gpt-oss": ("f16", 2), "dense-f32": ("q8_0/q4_0", 1)}
 # llama.cpp no longer loads one tensor an expert: the same weights' goldens serve.
 SAME_AS = {"moe-per-expert-q4_k_m": "moe-q4_k_m"}
 # Models without goldens, and why.
