@@ -96,12 +96,17 @@ impl Isa for Neon {
     #[inline(always)]
     fn dot_nibbles<const R: usize>(self, k: &NibblePanel, q: [&QueryBlock; R]) -> [F32x16; R] {
         with_neon!({
+            // The 8 that each quant is less is taken off the sum first.
             let mut acc = [[vdupq_n_s32(0); 4]; R];
+            for (acc, q) in acc.iter_mut().zip(q) {
+                *acc = [vdupq_n_s32(-8 * q.sum); 4];
+            }
             for (i, k) in k.iter().enumerate() {
                 let k = k.as_ptr().cast::<u8>();
                 for quarter in 0..4 {
                     let k = vld1q_u8(k.add(16 * quarter));
-                    let (low, high) = (nibbles(k), nibbles(vshrq_n_u8::<4>(k)));
+                    let low = vreinterpretq_s8_u8(vandq_u8(k, vdupq_n_u8(15)));
+                    let high = vreinterpretq_s8_u8(vshrq_n_u8::<4>(k));
                     for (acc, q) in acc.iter_mut().zip(q) {
                         let both = vaddq_s32(fours(low, four(q, i)), fours(high, four(q, i + 4)));
                         acc[quarter] = vaddq_s32(acc[quarter], both);
