@@ -144,7 +144,12 @@ impl FromStr for KvType {
         let (keys, values) = names.split_once('/').unwrap_or((names, names));
         let find = |name: &str| {
             let known = KV_TYPES.iter().find(|(known, _)| *known == name);
-            known.ok_or_else(|| format!("'{name}' is none of {}", KV_TYPES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")))
+            known.ok_or_else(|| {
+                format!(
+                    "'{name}' is none of {}",
+                    KV_TYPES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+                )
+            })
         };
         Ok(KvType { keys: find(keys)?, values: find(values)? })
     }
