@@ -102,8 +102,7 @@ fn isa_help() -> String {
 }
 
 fn kv_help() -> String {
-    let names: Vec<&str> = KvElement::ALL.iter().map(|(name, _)| *name).collect();
-    format!("Type of the KV cache: {} [default: {}]", names.join(", "), KvElement::default())
+    format!("Type of the KV cache: {} [default: {}]", KvElement::names(), KvElement::default())
 }
 
 /// Sizes of memory below this are a unit forgotten.

@@ -70,11 +70,11 @@ pub static ISOLATED: &[Bound] = &[
     bound(NodeKind::Product, Of::Weight(TensorType::Q6_K), 7.10e-15, 7e-14),
 ];
 
-/// Those of attention in runs of more than a page, and of types that no captured model has. Measured with prompts
-/// of 200 and 2,000 tokens (`scripts/long-caches.py`), whose nodes would take too much room here.
+/// Those of attention in runs of more than a page, and of types that no captured model has. Measured with
+/// prompts of 200 and 2,000 tokens (`scripts/long-caches.py`), whose nodes would take too much room here.
 ///
-/// ggml rounds the probabilities of all positions to f16 together; over f16 values ours are rounded page by page:
-/// as finely, but not the same.
+/// ggml rounds the probabilities of all positions to f16 together; over f16 values ours are rounded page by
+/// page: as finely, but not the same.
 pub static LONG: &[Bound] = &[
     bound(NodeKind::Attention, Of::Values(KvElement::F16), 1.18e-7, 1.1e-6),
     bound(NodeKind::Attention, Of::Values(KvElement::Q8_0), 1.71e-12, 1.7e-11),

@@ -4,13 +4,15 @@
 //! # Quantised pages
 //!
 //! Rows of a head are cut into blocks of 32 with an f16 scale each, rounded as ggml rounds to Q8_0 and Q4_0
-//! ([`quantize_q8_0`], [`quantize_q4_0`]); scales and quants lie apart. Quants of Q4_0, 0 to 15, lie in nibbles.
+//! ([`quantize_q8_0`], [`quantize_q4_0`]); scales and quants lie apart. Quants of Q4_0, 0 to 15, lie in
+//! nibbles.
 //!
-//! Values lie row by row; of each 64 elements of Q4_0, byte i holds element i in its low nibble and 32 + i in its
-//! high one; of the last 32 of a row that is no multiple of 64, byte i holds elements i and 16 + i.
+//! Values lie row by row; of each 64 elements of Q4_0, byte i holds element i in its low nibble and 32 + i in
+//! its high one; of the last 32 of a row that is no multiple of 64, byte i holds elements i and 16 + i.
 //!
 //! Keys lie in panels of sixteen positions, so that a dot needs no sum across lanes: block by block, of four
-//! neighbours those of all sixteen positions; of Q4_0 a byte holds a quant of four i low and of four i + 4 high.
+//! neighbours those of all sixteen positions; of Q4_0 a byte holds a quant of four i low and of four i + 4
+//! high.
 //! Scales are those of sixteen positions, block by block.
 //!
 //! What is rounded spreads its outliers first: rows are multiplied by a Hadamard matrix, orthonormal, so that
@@ -87,8 +89,8 @@ pub struct KvPages<'a> {
     pub first_page: usize,
     /// `[kv_heads][PAGE][key_len]` each, all of one kind.
     pub keys: &'a [KvView<'a>],
-    /// `[kv_heads][PAGE][value_len]` each, as many as keys, all of one kind; `None`: a position's value is the
-    /// beginning of its key.
+    /// `[kv_heads][PAGE][value_len]` each, as many as keys, all of one kind; `None`: a position's value is
+    /// the beginning of its key.
     pub values: Option<&'a [KvView<'a>]>,
 }
 

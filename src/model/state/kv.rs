@@ -44,6 +44,11 @@ impl KvElement {
         ("q4_0", KvElement::Q4_0),
     ];
 
+    /// All names, for messages.
+    pub fn names() -> String {
+        KvElement::ALL.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+    }
+
     /// Whether these are blocks of quants.
     pub fn is_quantised(self) -> bool {
         matches!(self, KvElement::Q8_0 | KvElement::Q4_0)
@@ -86,7 +91,7 @@ impl fmt::Display for KvElement {
 
 /// A name that is no type's.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("'{0}' is none of {names}", names = KvElement::ALL.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "))]
+#[error("'{0}' is none of {names}", names = KvElement::names())]
 pub struct UnknownKv(String);
 
 impl FromStr for KvElement {
@@ -401,7 +406,8 @@ impl Pages {
         Ok(())
     }
 
-    /// The orders of the Hadamard matrices that keys and values are multiplied by before they are kept; 1: none.
+    /// The orders of the Hadamard matrices that keys and values are multiplied by before they are kept; 1:
+    /// none.
     /// Of keys that are values as well nothing is rotated.
     pub fn rotations(&self) -> [usize; 2] {
         let order = |element: KvElement, rotation: usize| match element.is_quantised() && self.value_len > 0 {

@@ -167,7 +167,8 @@ impl SequenceState {
         }
     }
 
-    /// The order of the Hadamard matrix that a slot's values are rotated by, and so what attention gives; 1: none.
+    /// The order of the Hadamard matrix that a slot's values are rotated by, and so what attention gives; 1:
+    /// none.
     pub(in crate::model) fn value_rotation(&self, slot: usize) -> usize {
         match &self.slots[slot] {
             Slot::Pages(pages) | Slot::Compressed(pages, _) => pages.rotations()[1],

@@ -36,8 +36,8 @@
 //!
 //! # With quantised keys or values
 //!
-//! Keys and values are each of their own type, and what is said of an f16 cache holds of keys (queries) and of
-//! values (probabilities) by themselves.
+//! Keys and values are each of their own type, and what is said of an f16 cache holds of keys (queries) and
+//! of values (probabilities) by themselves.
 //!
 //! - Keys as Q8_0 or Q4_0: queries are rotated as the keys were ([`key_rotation`](super::key_rotation)) and
 //!   rounded to Q8_0. A dot is `acc = fma(d_k * d_q, sum, acc)` from 0, block by block, `sum` that of the

@@ -1,5 +1,5 @@
-//! One tile of query rows against chunks of one KV head, generic over the instruction set and, chunk by chunk,
-//! over the types of keys and of values.
+//! One tile of query rows against chunks of one KV head, generic over the instruction set and, chunk by
+//! chunk, over the types of keys and of values.
 
 use std::ops::Range;
 

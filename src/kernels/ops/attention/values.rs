@@ -78,9 +78,9 @@ pub(super) fn weigh_all<I: Isa, V: Values>(
     }
 }
 
-/// Adds the values of one or two units, weighted, to the parts of 1, 2, 4 or 8 rows: together over what all of
-/// them see, each by itself before and after. Each call of `weigh` is a loop of its own in the machine code: there
-/// are as few as speed allows.
+/// Adds the values of one or two units, weighted, to the parts of 1, 2, 4 or 8 rows: together over what all
+/// of them see, each by itself before and after. Each call of `weigh` is a loop of its own in the machine
+/// code: there are as few as speed allows.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)] // it is a part of `weigh_all`
 fn weigh_values<I: Isa, V: Values>(

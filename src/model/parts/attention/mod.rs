@@ -310,8 +310,8 @@ impl Mixer for Attention {
     }
 }
 
-/// Rotates what attention gave, rows of so many values, back to where values were before they were kept. ggml names
-/// it before.
+/// Rotates what attention gave, rows of so many values, back to where values were before they were kept. ggml
+/// names it before.
 pub(super) fn rotate_back(run: &mut Run<'_>, slot: usize, row: usize) {
     let rotation = run.segments.first().map_or(1, |segment| segment.state.value_rotation(slot));
     if rotation > 1 {
