@@ -166,16 +166,21 @@ mod tests {
         pool.run(|| {
             let own = rayon::current_thread_index().unwrap();
             let other = &looking_out[1 - own];
-            let until = |awake: bool| {
+            let awake = || other.load(Ordering::Relaxed);
+            let within = |time: Duration, is: bool| {
                 let began = Instant::now();
-                while other.load(Ordering::Relaxed) != awake && began.elapsed() < Duration::from_secs(10) {
-                    thread::sleep(PATIENCE / 10);
+                while other.load(Ordering::Relaxed) != is && began.elapsed() < time {
+                    thread::yield_now();
                 }
-                other.load(Ordering::Relaxed)
+                other.load(Ordering::Relaxed) == is
             };
-            assert!(!until(false), "it goes to sleep while the pass waits");
-            crate::store::wait_is_over();
-            assert!(until(true), "it sleeps on");
+            assert!(within(10_000 * PATIENCE, false), "it does not go to sleep while the pass waits");
+            // On a busy machine it may be awake and asleep again before this thread looks.
+            let woken = || {
+                crate::store::wait_is_over();
+                within(10 * PATIENCE, true)
+            };
+            assert!((0..1000).any(|_| woken()), "it sleeps on");
         });
     }
 
@@ -187,7 +192,7 @@ mod tests {
             say("skipped: this machine has one processor");
             return;
         };
-        let stood_still = (0..20).map(|_| {
+        let stands_still = || {
             thread::sleep(2 * PATIENCE);
             pool.run(|| {
                 let own = rayon::current_thread_index().unwrap();
@@ -200,10 +205,9 @@ mod tests {
                 while rayon::yield_now() == Some(Yield::Executed) {}
                 began.elapsed()
             })
-        });
+        };
         // The machine may be busy now and then.
-        let least = stood_still.min().unwrap();
-        assert!(least < PATIENCE, "the pass stood still for {least:?}");
+        assert!((0..200).any(|_| stands_still() < PATIENCE), "the pass stands still");
     }
 
     #[test]
