@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::CliError;
 use crate::store::confine;
-use crate::text::{ChatTemplate, Conversation, TextError};
+use crate::text::{ChatTemplate, Conversation, Rendered, TextError, Tokenizer};
 
 /// Time of its processor; real templates take some milliseconds.
 const MOST_TIME: Duration = Duration::from_millis(600);
@@ -43,8 +43,9 @@ pub fn run(_: &Args) -> Result<ExitCode, CliError> {
     Ok(code.into())
 }
 
-/// The conversation as a template has it, which is run in a process of its own.
-pub fn render(source: &str, conversation: &Conversation) -> Result<String, CliError> {
+/// The conversation as a template has it, which is run in a process of its own. No text of the conversation
+/// becomes a control token.
+pub fn render(source: &str, conversation: &Conversation, tokenizer: &Tokenizer) -> Result<Rendered, CliError> {
     let failed =
         |error: std::io::Error| CliError::new(format!("the chat template cannot be started: {error}"));
     let mut command = Command::new(std::env::current_exe().map_err(failed)?);
@@ -56,13 +57,13 @@ pub fn render(source: &str, conversation: &Conversation) -> Result<String, CliEr
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     let mut child = command.spawn().map_err(failed)?;
-    let input = serde_json::to_vec(&(source, conversation))?;
+    let input = serde_json::to_vec(&(source, conversation.disguised(tokenizer, source)))?;
     // It reads all before it writes. Where it does not, its end tells why.
     let _ = child.stdin.take().map(|mut stdin| stdin.write_all(&input));
     let output = child.wait_with_output().map_err(failed)?;
     let text = String::from_utf8(output.stdout);
     match (output.status.code().map(u8::try_from), text) {
-        (Some(Ok(0)), Ok(text)) => Ok(text),
+        (Some(Ok(0)), Ok(text)) => Ok(Rendered::new(text, tokenizer)),
         (Some(Ok(FAILED)), Ok(error)) => Err(CliError::new(error)),
         _ => Err(TextError::Template("it takes too much time or memory, or is nested too deeply".to_owned())
             .into()),

@@ -9,7 +9,8 @@
 //!   (`special`), the pre-tokenizers by their names in GGUF (one table, `pre_tokenizer/table.rs`),
 //!   the meaning of token types and special ids (`vocabulary`), what ends an answer (`ends`).
 //! - [`TokenStream`] turns generated ids into text as they come.
-//! - [`ChatTemplate`] renders a [`Conversation`].
+//! - [`ChatTemplate`] renders a [`Conversation`]; what people say in it stays text.
+//! - [`tools`] tells an answer apart into reasoning, text and calls of tools.
 
 mod bpe;
 mod byte_level;
@@ -28,11 +29,12 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
+pub mod tools;
 mod vocabulary;
 
 pub use chat::{
-    ChatTemplate, Conversation, Exchange, Message, Part, Splitter, Transcript, TranscriptError, is_mark,
-    template_named, template_names,
+    ChatTemplate, Conversation, Exchange, Message, Rendered, Transcript, TranscriptError, template_named,
+    template_names,
 };
 pub use error::TextError;
 pub use pre_tokenizer::pre_tokenizer_names;

@@ -3,31 +3,41 @@
 //! Families mark reasoning by a pair of texts around it, of which the template may put the first into the
 //! prompt; those of OpenAI's Harmony format by a header before each part: `<|channel|>analysis<|message|>`.
 
+use crate::text::tools;
+
 /// The pairs around reasoning, by family: Qwen, DeepSeek, GLM and most others; Magistral; Seed OSS; Command
 /// A; Gemma 4; EXAONE.
-const PAIRS: &[[&str; 2]] = &[
+pub(in crate::text) const PAIRS: &[[&str; 2]] = &[
     ["<think>", "</think>"],
     ["[THINK]", "[/THINK]"],
     ["<seed:think>", "</seed:think>"],
     ["<|START_THINKING|>", "<|END_THINKING|>"],
     ["<|channel>thought", "<channel|>"],
     ["<thought>", "</thought>"],
+    ["<mm:think>", "</mm:think>"],
 ];
 
 const START: &str = "<|start|>";
 const CHANNEL: &str = "<|channel|>";
 const MESSAGE: &str = "<|message|>";
 const END: &str = "<|end|>";
+const CONSTRAIN: &str = "<|constrain|>";
 /// What a prompt in Harmony ends with: a header follows.
 const HARMONY_TURN: &str = "<|start|>assistant";
-/// The channel of what the user is to see.
-const FINAL: &str = "final";
+/// The channel of reasoning. What is for the user comes in `final`, and in `commentary` where it goes with calls.
+const ANALYSIS: &str = "analysis";
+/// What stands before a recipient in a header.
+const TO: &str = "to=";
 
 /// Parts of what a model writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     Reasoning,
     Answer,
+    /// Whom the part that begins is for, where that is not the user: a tool.
+    Recipient,
+    /// What the recipient gets.
+    Message,
 }
 
 /// Where the text stands.
@@ -58,7 +68,15 @@ pub struct Splitter {
 /// token.
 pub fn is_mark(text: &str) -> bool {
     PAIRS.iter().flatten().any(|mark| mark.contains(text) && !text.is_empty())
-        || [START, CHANNEL, MESSAGE, END].contains(&text)
+        || [START, CHANNEL, MESSAGE, END, CONSTRAIN].contains(&text)
+}
+
+/// Whether this text marks parts of a chat, in some family: a user-defined token of it is no part of what
+/// people say.
+pub fn is_reserved(text: &str) -> bool {
+    let is_tag = text.len() > 2 && text.starts_with(['<', '[']) && text.ends_with(['>', ']']);
+    let mut marks = PAIRS.iter().flatten().copied().chain(tools::marks());
+    is_tag && marks.any(|mark| mark.starts_with(text))
 }
 
 impl Splitter {
@@ -79,6 +97,14 @@ impl Splitter {
         matches!(self.state, State::Reasoning(_) | State::Harmony(Part::Reasoning))
     }
 
+    /// What ends the reasoning that is under way, where that is one text.
+    pub fn close(&self) -> Option<&'static str> {
+        match self.state {
+            State::Reasoning(close) => Some(close),
+            _ => None,
+        }
+    }
+
     /// Takes the next piece; returns what is certain of the text so far, part by part.
     pub fn push(&mut self, piece: &str) -> Vec<(Part, String)> {
         self.held.push_str(piece);
@@ -89,7 +115,7 @@ impl Splitter {
             if self.state != State::Start {
                 self.give(before, &mut out);
             }
-            self.pass(mark);
+            self.pass(mark, &mut out);
         }
         let keep = self.marks().iter().map(|mark| overlap(&self.held, mark)).max().unwrap_or(0);
         let certain = self.held.len() - keep;
@@ -127,14 +153,19 @@ impl Splitter {
     }
 
     /// Goes on behind a mark.
-    fn pass(&mut self, mark: &'static str) {
+    fn pass(&mut self, mark: &'static str, out: &mut Vec<(Part, String)>) {
         self.trims = true;
         self.state = match (self.state, mark) {
             (State::Header, _) => {
                 let header = std::mem::take(&mut self.header);
-                let channel = header.split(CHANNEL).nth(1).unwrap_or(FINAL);
-                let part =
-                    if channel.trim_start().starts_with(FINAL) { Part::Answer } else { Part::Reasoning };
+                let part = match recipient(&header) {
+                    Some(recipient) => {
+                        out.push((Part::Recipient, recipient.to_owned()));
+                        Part::Message
+                    }
+                    None if header.contains(&format!("{CHANNEL}{ANALYSIS}")) => Part::Reasoning,
+                    None => Part::Answer,
+                };
                 State::Harmony(part)
             }
             (_, START) => State::Header,
@@ -155,8 +186,9 @@ impl Splitter {
     fn give(&mut self, text: String, out: &mut Vec<(Part, String)>) {
         let part = match self.state {
             State::Header => return self.header.push_str(&text),
-            State::Reasoning(_) | State::Harmony(Part::Reasoning) => Part::Reasoning,
-            State::Start | State::Answer | State::Harmony(Part::Answer) => Part::Answer,
+            State::Reasoning(_) => Part::Reasoning,
+            State::Harmony(part) => part,
+            State::Start | State::Answer => Part::Answer,
         };
         let shown = if self.trims { text.trim_start() } else { &text };
         if shown.is_empty() {
@@ -170,8 +202,16 @@ impl Splitter {
     }
 }
 
+/// The tool that a header of Harmony names.
+fn recipient(header: &str) -> Option<&str> {
+    let ends = |c: char| c.is_whitespace() || c == '<';
+    let recipient = header.split(TO).nth(1)?.split(ends).next()?;
+    let recipient = recipient.strip_prefix("functions.").unwrap_or(recipient);
+    (!recipient.is_empty() && !["assistant", "user", "all"].contains(&recipient)).then_some(recipient)
+}
+
 /// Bytes of the longest end of `text` that is a proper start of `mark`.
-fn overlap(text: &str, mark: &str) -> usize {
+pub(in crate::text) fn overlap(text: &str, mark: &str) -> usize {
     mark.char_indices().map(|(at, _)| at).rev().find(|&n| text.ends_with(&mark[..n])).unwrap_or(0)
 }
 
