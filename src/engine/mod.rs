@@ -9,6 +9,7 @@ mod drafts;
 mod generation;
 mod prefixes;
 mod sampler;
+mod scheduler;
 mod sequence;
 mod speculation;
 mod stop;
@@ -32,6 +33,9 @@ use awake::AwakePool;
 pub use generation::Generation;
 pub use prefixes::{ModelId, PrefixCache, PrefixFolder, RecordedId, Restored};
 pub use sampler::{Candidate, Sampler, SamplerConfig, SamplerError};
+pub use scheduler::{
+    Drawn, End, Event, Logprobs, Request, Scheduler, SchedulerLimits, SchedulerStats, Sink, Usage,
+};
 pub use sequence::Sequence;
 pub use speculation::{
     DraftOffer, DraftPlan, DraftPolicy, DraftSource, MAX_DRAFT, NgramIndex, Speculation, SpeculationStats,
