@@ -95,6 +95,12 @@ pub struct EngineOptions {
 pub const DEFAULT_BATCH: usize = 512;
 
 impl EngineOptions {
+    /// Bytes of a full sequence.
+    pub fn sequence_bytes(&self, spec: &ModelSpec) -> u64 {
+        let context = self.context.max(1);
+        SequenceState::bytes(spec, context, self.batch.clamp(1, context), self.drafts, self.kv)
+    }
+
     /// Bytes that an engine with one full sequence takes at most beside the weights: keys and values, buffers
     /// and the logits of so many tokens.
     pub fn memory_bytes(&self, spec: &ModelSpec, logits: usize) -> u64 {
@@ -102,7 +108,7 @@ impl EngineOptions {
         let batch = self.batch.clamp(1, context);
         // Stacks and panels of the threads.
         let threads = self.threads as u64 * THREAD_BYTES;
-        SequenceState::bytes(spec, context, batch, self.drafts, self.kv)
+        self.sequence_bytes(spec)
             .saturating_add(Buffers::bytes(spec, [batch, context], logits.min(batch), self.threads, self.kv))
             .saturating_add(threads)
     }

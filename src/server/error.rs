@@ -21,7 +21,10 @@ pub enum ErrorKind {
     /// It asks for what there is not.
     Unsupported,
     /// Its prompt does not fit the context.
-    ContextLength { tokens: usize, context: usize },
+    ContextLength {
+        tokens: usize,
+        context: usize,
+    },
     Unauthorized,
     Forbidden,
     NotFound,

@@ -95,7 +95,10 @@ impl Registry {
             Some(only) if self.any_name || (asked.is_empty() && list.len() == 1) => Ok(only.name.clone()),
             _ => {
                 let message = format!("model: there is no {asked:?} here; /v1/models lists what there is");
-                Err(ApiError { field: Some("model".to_owned()), ..ApiError::new(ErrorKind::NoModel, message) })
+                Err(ApiError {
+                    field: Some("model".to_owned()),
+                    ..ApiError::new(ErrorKind::NoModel, message)
+                })
             }
         }
     }

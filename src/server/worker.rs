@@ -10,8 +10,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::error::{ApiError, ErrorKind};
 use super::facts::Facts;
-use crate::engine::{Event, PrefixCache, Request, Sampler, Scheduler, SchedulerLimits, SchedulerStats, Sink};
 use crate::engine::Engine;
+use crate::engine::{Event, PrefixCache, Request, Sampler, Scheduler, SchedulerLimits, SchedulerStats, Sink};
 use crate::store::ResidencyStats;
 
 /// A model that is ready to run, as a worker takes it.

@@ -186,7 +186,9 @@ impl<'m> Scheduler<'m> {
             while self.idle.forget_oldest() {}
             return true;
         }
-        let Some(left) = self.limits.sequence_bytes.checked_sub(taken.saturating_add(bytes)) else { return false };
+        let Some(left) = self.limits.sequence_bytes.checked_sub(taken.saturating_add(bytes)) else {
+            return false;
+        };
         while self.idle.bytes() > left {
             self.idle.forget_oldest();
         }
@@ -238,7 +240,9 @@ impl<'m> Scheduler<'m> {
         }
         let jobs = running.iter_mut().zip(&ends).enumerate();
         let feeds = jobs.filter_map(|(at, (job, &end))| Some((at, job.feed(end)?)));
-        feeds.filter_map(|(at, mut feed)| Some((at, engine.feed_all(std::slice::from_mut(&mut feed)).err()?))).collect()
+        feeds
+            .filter_map(|(at, mut feed)| Some((at, engine.feed_all(std::slice::from_mut(&mut feed)).err()?)))
+            .collect()
     }
 
     /// Lets each job that took part in a pass go on, and ends those that are over.

@@ -107,7 +107,11 @@ fn alone(model: &Model, n: usize) -> Told {
 fn same(a: &Told, b: &Told, what: &str) {
     assert_eq!(a.ids, b.ids, "{what}");
     assert_eq!(a.logprobs, b.logprobs, "{what}");
-    assert_eq!(a.end.as_ref().map(|(why, usage)| (why, usage.made)), b.end.as_ref().map(|(why, usage)| (why, usage.made)), "{what}");
+    assert_eq!(
+        a.end.as_ref().map(|(why, usage)| (why, usage.made)),
+        b.end.as_ref().map(|(why, usage)| (why, usage.made)),
+        "{what}"
+    );
 }
 
 /// Models with keys and values, windows, recurrences, experts, latents.
