@@ -205,7 +205,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
         let vocab = 0..loaded.model.spec().vocab as u32;
         sampler.ban(vocab.filter(|&id| tokenizer.is_end_of_generation(id)));
     }
-    prompt_ids.iter().for_each(|&id| sampler.accept(id));
+    sampler.read(prompt_ids.iter().copied());
     if args.debug {
         show_prompt(&tokenizer, &prompt_ids, &engine);
     }
