@@ -1,5 +1,5 @@
-//! A disk that is full: what lies on it stays whole, a run goes on without it, and uses it again when there is
-//! room.
+//! A disk that is full: what lies on it stays whole, a run goes on without it, and uses it again when there
+//! is room.
 #![cfg(target_os = "linux")]
 
 mod common;

@@ -3,8 +3,8 @@
 //! The unit is a full page of 128 positions; what a sequence remembers of it lies in a file for each
 //! [part](KeptPart). A file's name is a chained hash: of the model, of all settings that results depend on,
 //! and of all tokens up to the page's end. States of recurrences are large: of a sequence the last one at a
-//! page's end is kept. What was read back gives the bits of a run that computed it, on any CPU; a file that is
-//! not what it has to be is not used.
+//! page's end is kept. What was read back gives the bits of a run that computed it, on any CPU; a file that
+//! is not what it has to be is not used.
 
 mod folder;
 mod format;
