@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Server;
 use super::error::{ApiError, ErrorKind};
 use super::facts::Facts;
 use super::worker::{Events, Worker};
@@ -72,10 +73,19 @@ pub struct Timings {
     pub tokens: usize,
 }
 
+impl Timings {
+    /// Seconds of each token behind the first.
+    pub fn per_token(&self) -> Option<f64> {
+        let rest = self.tokens.checked_sub(1).filter(|&rest| rest > 0)?;
+        Some(self.rest.as_secs_f64() / rest as f64)
+    }
+}
+
 /// See the module. Dropped, it ends.
 pub struct Answer {
     pub facts: Arc<Facts>,
     pub seed: u64,
+    server: Arc<Server>,
     worker: Worker,
     events: Events,
     choices: Vec<Choice>,
@@ -100,6 +110,7 @@ struct Choice {
 impl Answer {
     /// The answer that these events tell of.
     pub fn new(
+        server: Arc<Server>,
         worker: &Worker,
         events: Events,
         choices: usize,
@@ -119,6 +130,7 @@ impl Answer {
         Answer {
             facts: Arc::clone(&worker.facts),
             seed,
+            server,
             worker: worker.clone(),
             events,
             choices: (0..choices).map(|_| choice()).collect(),
@@ -267,6 +279,12 @@ impl Answer {
         }
         choice.over = true;
         self.ready.push_back((number, Delta::Done(Done { reason, stop, usage: choice.usage })));
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.server.metrics.answered(&self.facts.name, &self.usage(), &self.timings());
     }
 }
 

@@ -127,7 +127,15 @@ impl Server {
         let events = worker.submit(samplers.into_iter().map(choice).collect())?;
         let stops = ask.stop.into_iter().chain(prompt.stops).collect();
         self.metrics.asked(&worker.facts.name);
-        Ok(Answer::new(&worker, events, ask.choices.max(1), &prompt.text, stops, sampling.seed))
+        Ok(Answer::new(
+            Arc::clone(self),
+            &worker,
+            events,
+            ask.choices.max(1),
+            &prompt.text,
+            stops,
+            sampling.seed,
+        ))
     }
 
     /// The prompt of an input.

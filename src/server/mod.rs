@@ -78,7 +78,7 @@ pub fn serve(
     // The engine has the cores; a request takes little.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let registry = Registry::new(models, config.any_name, config.queue);
-    let server = Arc::new(Server { config, registry, metrics: Metrics::default() });
+    let server = Arc::new(Server { config, registry, metrics: Metrics::new() });
     let served = runtime.block_on(connections::serve(server, listening));
     runtime.shutdown_timeout(Duration::from_secs(1));
     served
@@ -111,6 +111,9 @@ async fn guard(State(server): State<Arc<Server>>, request: Request, next: Next) 
         Ok(()) => next.run(request).await,
         Err(error) => native::error(path, error),
     };
+    if response.status().as_u16() >= 400 {
+        server.metrics.refused(response.status());
+    }
     const HEADERS: [(HeaderName, HeaderValue); 2] = [
         (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),

@@ -47,6 +47,7 @@ pub struct Status {
     pub waiting: usize,
     pub done: SchedulerStats,
     pub held_bytes: u64,
+    pub held_pages: usize,
     pub residency: ResidencyStats,
     /// In passes.
     pub busy: Duration,
@@ -138,11 +139,6 @@ impl Worker {
         Ok(Events { events, left })
     }
 
-    /// Whether its thread has ended, which it does by itself only where it has failed.
-    pub fn has_ended(&self) -> bool {
-        Arc::strong_count(&self.state) == 1 || self.state.stop.load(Ordering::Relaxed)
-    }
-
     /// Requests that wait or run.
     pub fn taken(&self) -> usize {
         self.state.taken.load(Ordering::Relaxed)
@@ -212,6 +208,7 @@ fn tell(scheduler: &Scheduler<'_>, state: &State, busy: Duration) {
         waiting: scheduler.waiting(),
         done: scheduler.stats(),
         held_bytes: scheduler.held_bytes(),
+        held_pages: scheduler.held_pages(),
         residency: scheduler.engine().model().store().stats(),
         busy,
     };

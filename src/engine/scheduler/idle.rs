@@ -17,6 +17,10 @@ pub(super) fn common(a: &[u32], b: &[u32]) -> usize {
 }
 
 impl Idle {
+    pub fn sequences(&self) -> impl Iterator<Item = &Sequence> {
+        self.sequences.iter()
+    }
+
     /// Bytes held; what sequences share is counted for each.
     pub fn bytes(&self) -> u64 {
         self.sequences.iter().map(Sequence::held_bytes).sum()

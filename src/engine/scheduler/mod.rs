@@ -32,6 +32,9 @@ pub struct SchedulerLimits {
     pub sequence_bytes: u64,
 }
 
+/// Tokens that are worth waiting for until another text has read them.
+const WORTH: usize = 16;
+
 /// What a scheduler has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SchedulerStats {
@@ -97,6 +100,12 @@ impl<'m> Scheduler<'m> {
     /// Bytes of all sequences, those that are only remembered included; what they share is counted for each.
     pub fn held_bytes(&self) -> u64 {
         self.idle.bytes() + self.running.iter().map(|job| job.sequence.held_bytes()).sum::<u64>()
+    }
+
+    /// Pages of positions that sequences have, those that they share counted for each.
+    pub fn held_pages(&self) -> usize {
+        let running = self.running.iter().map(|job| &job.sequence);
+        running.chain(self.idle.sequences()).map(|sequence| sequence.past().div_ceil(PAGE)).sum()
     }
 
     /// What the cache has to warn of.
@@ -195,14 +204,14 @@ impl<'m> Scheduler<'m> {
         true
     }
 
-    /// Whether a prompt that is being read begins as this one does, for a page more than anything that is
-    /// there already.
+    /// Whether a prompt that is being read begins as this one does, further than anything that is there
+    /// already.
     fn is_being_read(&self, prompt: &[u32]) -> bool {
         let most = prompt.len() - 1;
         let jobs = || self.running.iter().map(|job| (common(&job.tokens, prompt).min(most), job));
         let there = jobs().map(|(same, job)| same.min(job.sequence.past())).max().unwrap_or(0);
         let there = there.max(self.idle.longest(prompt).map_or(0, |(same, _)| same));
-        jobs().any(|(same, job)| job.reads() && same >= there + PAGE)
+        jobs().any(|(same, job)| job.reads() && same >= there + WORTH)
     }
 
     /// A sequence that stands within a prompt, as far as that has been read before.

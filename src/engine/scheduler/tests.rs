@@ -155,3 +155,232 @@ fn answers_do_not_depend_on_others() {
         }
     }
 }
+
+/// The comparison sees what it is there to see.
+#[test]
+fn another_seed_is_another_answer() {
+    let model = model(MODELS[0]);
+    let answer = |seed| {
+        let mut scheduler = scheduler(&model, LIMITS);
+        let (mut request, told) = ask(3, model.spec().vocab);
+        let config = SamplerConfig { temperature: 0.8, seed, ..SamplerConfig::greedy() };
+        request.sampler = Sampler::new(config).expect("a sampler");
+        scheduler.submit(request);
+        run(&mut scheduler);
+        let ids = told.lock().unwrap().ids.clone();
+        ids
+    };
+    assert_eq!(answer(1), answer(1));
+    assert_ne!(answer(1), answer(2));
+}
+
+/// A request for the greedy continuation of a prompt.
+fn plain(prompt: Vec<u32>, max_tokens: usize) -> (Request, Listener) {
+    let listener = Listener::default();
+    let request = Request {
+        prompt,
+        sampler: Sampler::new(SamplerConfig::greedy()).expect("a sampler"),
+        max_tokens,
+        ends: Arc::new([]),
+        logprobs: None,
+        sink: Box::new(Arc::clone(&listener)),
+    };
+    (request, listener)
+}
+
+fn prompt(of: u32, len: usize) -> Vec<u32> {
+    (0..len as u32).map(|i| 3 + (of * 17 + i * i) % 200).collect()
+}
+
+fn usage(told: &Listener) -> Usage {
+    told.lock().unwrap().end.as_ref().expect("it is over").1
+}
+
+#[test]
+fn what_has_been_read_is_not_read_again() {
+    let model = model(MODELS[0]);
+    let mut scheduler = scheduler(&model, LIMITS);
+    let (request, first) = plain(prompt(1, 200), 4);
+    scheduler.submit(request);
+    run(&mut scheduler);
+    assert_eq!(usage(&first), Usage { prompt: 200, cached: 0, made: 4 });
+    // What was said, an answer, and a new question.
+    let said = [prompt(1, 200), first.lock().unwrap().ids.clone(), prompt(2, 30)].concat();
+    let (request, second) = plain(said, 4);
+    scheduler.submit(request);
+    run(&mut scheduler);
+    assert_eq!(usage(&second).cached, 203, "the last token drawn has not been run");
+    // Another text that begins as the first one.
+    let (request, third) = plain([prompt(1, 150), prompt(3, 40)].concat(), 4);
+    scheduler.submit(request);
+    run(&mut scheduler);
+    assert_eq!(usage(&third).cached, 150 + common(&prompt(3, 40), &prompt(1, 200)[150..]));
+    // The same again: its last token gives the logits.
+    let (request, again) = plain(prompt(1, 200), 4);
+    scheduler.submit(request);
+    run(&mut scheduler);
+    assert_eq!(usage(&again).cached, 199);
+    assert_eq!(again.lock().unwrap().ids, first.lock().unwrap().ids);
+    assert_eq!(scheduler.stats().prefilled, 200 + 31 + 40 - (usage(&third).cached - 150) as u64 + 1);
+}
+
+#[test]
+fn a_prompt_that_many_ask_for_at_once_is_read_once() {
+    let model = model(MODELS[0]);
+    let mut scheduler = scheduler(&model, LIMITS);
+    let all: Vec<Listener> = (0..4)
+        .map(|n| {
+            let (request, told) = plain([prompt(1, 300), vec![5 + n]].concat(), 3);
+            scheduler.submit(request);
+            told
+        })
+        .collect();
+    // Somebody else does not wait behind them.
+    let (request, other) = plain(prompt(9, 10), 3);
+    scheduler.submit(request);
+    scheduler.step();
+    assert_eq!((scheduler.running(), scheduler.waiting()), (2, 3));
+    run(&mut scheduler);
+    assert_eq!(usage(&other).cached, 0);
+    let cached: Vec<usize> = all.iter().map(|told| usage(told).cached).collect();
+    assert!(cached[0] == 0 && cached[1..].iter().all(|&n| 300 - n < WORTH), "{cached:?}");
+    let again: usize = cached[1..].iter().map(|n| 301 - n).sum();
+    assert_eq!(scheduler.stats().prefilled, (301 + again + 10) as u64);
+}
+
+#[test]
+fn a_long_prompt_delays_nobody() {
+    let model = model(MODELS[0]);
+    let mut scheduler = scheduler(&model, LIMITS);
+    let (request, running) = plain(prompt(1, 3), 40);
+    scheduler.submit(request);
+    scheduler.step();
+    let made = |told: &Listener| told.lock().unwrap().ids.len();
+    assert_eq!(made(&running), 1);
+    let (request, long) = plain(prompt(2, 390), 3);
+    scheduler.submit(request);
+    for pass in 1..5 {
+        scheduler.step();
+        assert_eq!(made(&running), 1 + pass, "a token with each pass");
+    }
+    let (request, short) = plain(prompt(3, 10), 3);
+    scheduler.submit(request);
+    scheduler.step();
+    assert_eq!((made(&short), made(&long)), (1, 0), "a short prompt comes whole beside a long one");
+    run(&mut scheduler);
+    assert_eq!((made(&running), made(&long), made(&short)), (40, 3, 3));
+}
+
+#[test]
+fn one_that_fails_ends_alone() {
+    let model = model(MODELS[1]);
+    let vocab = model.spec().vocab;
+    let alone = alone(&model, 5);
+    let mut scheduler = scheduler(&model, LIMITS);
+    let (request, good) = ask(5, vocab);
+    scheduler.submit(request);
+    // A token that there is not, in the midst of a prompt; nothing that may be drawn.
+    let (request, bad) = plain([prompt(1, 40), vec![vocab as u32], prompt(1, 9)].concat(), 3);
+    scheduler.submit(request);
+    let (mut request, banned) = plain(prompt(2, 5), 3);
+    request.sampler.ban(0..vocab as u32);
+    scheduler.submit(request);
+    run(&mut scheduler);
+    let why = |told: &Listener| told.lock().unwrap().end.clone().expect("it is over").0;
+    assert!(why(&bad).contains("outside the vocabulary"), "{}", why(&bad));
+    assert!(why(&banned).contains("no logits"), "{}", why(&banned));
+    same(&good.lock().unwrap(), &alone, "beside two that fail");
+}
+
+#[test]
+fn those_who_leave_make_room() {
+    let model = model(MODELS[0]);
+    let mut scheduler = scheduler(&model, SchedulerLimits { sequences: 1, ..LIMITS });
+    let (request, leaves) = plain(prompt(1, 30), 300);
+    leaves.lock().unwrap().leaves = Some(2);
+    scheduler.submit(request);
+    let (request, waits) = plain(prompt(2, 30), 2);
+    scheduler.submit(request);
+    let (request, gone) = plain(prompt(3, 30), 2);
+    gone.lock().unwrap().gone = true;
+    scheduler.submit(request);
+    let (request, reads) = plain(prompt(4, 300), 2);
+    scheduler.submit(request);
+    run_until(&mut scheduler, || waits.lock().unwrap().end.is_some());
+    let why = |told: &Listener| told.lock().unwrap().end.clone().map(|(why, _)| why);
+    assert_eq!(why(&leaves).as_deref(), Some("Left"));
+    assert_eq!(why(&waits).as_deref(), Some("MaxTokens"));
+    assert_eq!(why(&gone).as_deref(), Some("Left"));
+    assert!(gone.lock().unwrap().ids.is_empty());
+    // One that leaves while its prompt is read.
+    scheduler.step();
+    reads.lock().unwrap().gone = true;
+    assert_eq!(why(&reads), None);
+    scheduler.step();
+    assert_eq!(why(&reads).as_deref(), Some("Left"));
+    assert!(!scheduler.step());
+    // What was read of it is remembered.
+    let (request, again) = plain(prompt(4, 300), 2);
+    scheduler.submit(request);
+    run(&mut scheduler);
+    assert_eq!(usage(&again).cached, LIMITS.chunk);
+    scheduler.stop();
+}
+
+fn run_until(scheduler: &mut Scheduler<'_>, done: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if done() {
+            return;
+        }
+        assert!(scheduler.step(), "there is more to do");
+    }
+    panic!("it does not end");
+}
+
+#[test]
+fn memory_is_set_aside_before_a_request_starts() {
+    let model = model(MODELS[0]);
+    let mut small = scheduler(&model, LIMITS);
+    let two = 2 * small.sequence_bytes(60);
+    small.limits.sequence_bytes = two;
+    let told: Vec<Listener> = (0..6)
+        .map(|n| {
+            let (request, told) = plain(prompt(n, 50), 10);
+            small.submit(request);
+            told
+        })
+        .collect();
+    let mut most = 0;
+    while small.step() {
+        most = most.max(small.running());
+        assert!(small.held_bytes() <= two, "{} of {two}", small.held_bytes());
+    }
+    assert_eq!(most, 2);
+    for told in told {
+        assert_eq!(usage(&told).made, 10);
+    }
+    // One that is larger than all there is runs alone.
+    let (request, large) = plain(prompt(8, 300), 90);
+    small.submit(request);
+    run(&mut small);
+    assert_eq!(usage(&large).made, 90);
+}
+
+#[test]
+fn a_stop_ends_all() {
+    let model = model(MODELS[0]);
+    let mut scheduler = scheduler(&model, SchedulerLimits { sequences: 1, ..LIMITS });
+    let told: Vec<Listener> = (0..3)
+        .map(|n| {
+            let (request, told) = plain(prompt(n, 50), 10);
+            scheduler.submit(request);
+            told
+        })
+        .collect();
+    scheduler.step();
+    scheduler.stop();
+    for told in told {
+        assert_eq!(told.lock().unwrap().end.as_ref().map(|(why, _)| &**why), Some("Stopped"));
+    }
+    assert!(!scheduler.step());
+}

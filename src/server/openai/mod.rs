@@ -147,8 +147,7 @@ fn usage_value(usage: &Usage) -> Value {
 /// What this server says beside what the dialect has.
 fn extras(answer: &Answer) -> Value {
     let timings = answer.timings();
-    let rest = timings.tokens.saturating_sub(answer.choices());
-    let rate = (rest > 0).then(|| rest as f64 / timings.rest.as_secs_f64().max(1e-9));
+    let rate = timings.per_token().map(|seconds| 1.0 / seconds.max(1e-9));
     let stats = answer.worker().status().residency;
     json!({
         "seed": answer.seed,
