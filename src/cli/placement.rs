@@ -5,7 +5,7 @@ mod traffic;
 
 use super::engine_args::{EngineArgs, Loaded};
 use super::output::tell;
-use super::{CliError, output};
+use super::{CliError, InFile, output};
 use crate::engine::EngineOptions;
 use crate::model::Model;
 use crate::store::{Plan, available_memory_bytes, private_bytes};
@@ -95,10 +95,24 @@ pub fn settle(
     engines: &[EngineOptions],
     logits: usize,
 ) -> Result<(), CliError> {
-    let path = loaded.gguf.parts[0].path.clone();
-    warn_of_more_than_there_is(engine.ram);
-    let budget = Budget::new(engine.ram, &loaded.model, engines, logits);
-    let plan = budget.plan(&loaded.model).map_err(|error| error.in_file(&path))?;
+    settle_beside(loaded, engine.ram, engines, logits, 0)
+}
+
+/// The same in so much memory, and beside further sequences of so many bytes.
+pub fn settle_beside(
+    loaded: &mut Loaded,
+    ram: Option<u64>,
+    engines: &[EngineOptions],
+    logits: usize,
+    sequences: u64,
+) -> Result<(), CliError> {
+    for engine in engines {
+        loaded.check_kv(engine.kv)?;
+    }
+    warn_of_more_than_there_is(ram);
+    let mut budget = Budget::new(ram, &loaded.model, engines, logits);
+    budget.other = budget.other.saturating_add(sequences);
+    let plan = budget.plan(&loaded.model).in_file(loaded.path())?;
     loaded.model.settle(plan)?;
     Ok(())
 }

@@ -43,9 +43,18 @@ pub fn run(_: &Args) -> Result<ExitCode, CliError> {
     Ok(code.into())
 }
 
-/// The conversation as a template has it, which is run in a process of its own. No text of the conversation
-/// becomes a control token.
-pub fn render(source: &str, conversation: &Conversation, tokenizer: &Tokenizer) -> Result<Rendered, CliError> {
+/// The conversation as a template has it, with no text of it that becomes a control token.
+pub fn render_apart(
+    source: &str,
+    conversation: &Conversation,
+    tokenizer: &Tokenizer,
+) -> Result<Rendered, CliError> {
+    let text = render(source, &conversation.disguised(tokenizer, source))?;
+    Ok(Rendered::new(text, tokenizer))
+}
+
+/// The conversation as a template has it, which is run in a process of its own.
+pub fn render(source: &str, conversation: &Conversation) -> Result<String, CliError> {
     let failed =
         |error: std::io::Error| CliError::new(format!("the chat template cannot be started: {error}"));
     let mut command = Command::new(std::env::current_exe().map_err(failed)?);
@@ -57,13 +66,13 @@ pub fn render(source: &str, conversation: &Conversation, tokenizer: &Tokenizer) 
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     let mut child = command.spawn().map_err(failed)?;
-    let input = serde_json::to_vec(&(source, conversation.disguised(tokenizer, source)))?;
+    let input = serde_json::to_vec(&(source, conversation))?;
     // It reads all before it writes. Where it does not, its end tells why.
     let _ = child.stdin.take().map(|mut stdin| stdin.write_all(&input));
     let output = child.wait_with_output().map_err(failed)?;
     let text = String::from_utf8(output.stdout);
     match (output.status.code().map(u8::try_from), text) {
-        (Some(Ok(0)), Ok(text)) => Ok(Rendered::new(text, tokenizer)),
+        (Some(Ok(0)), Ok(text)) => Ok(text),
         (Some(Ok(FAILED)), Ok(error)) => Err(CliError::new(error)),
         _ => Err(TextError::Template("it takes too much time or memory, or is nested too deeply".to_owned())
             .into()),

@@ -11,12 +11,14 @@
 //! - [`TokenStream`] turns generated ids into text as they come.
 //! - [`ChatTemplate`] renders a [`Conversation`]; what people say in it stays text.
 //! - [`tools`] tells an answer apart into reasoning, text and calls of tools.
+//! - [`GrammarFactory`] says which tokens keep an answer within a [`Grammar`].
 
 mod bpe;
 mod byte_level;
 mod chat;
 mod ends;
 mod error;
+mod grammar;
 #[cfg(test)]
 mod naive_spm;
 mod normal_form;
@@ -37,7 +39,9 @@ pub use chat::{
     template_names,
 };
 pub use error::TextError;
+pub use grammar::{Constraint, Grammar, GrammarFactory, TokenMask};
 pub use pre_tokenizer::pre_tokenizer_names;
-pub use stream::TokenStream;
+pub use stream::{TokenStream, Utf8Joiner};
 pub use tokenizer::{EncodeOptions, Tokenizer};
+pub use tools::Part;
 pub use vocabulary::TokenKind;

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use super::screen::Part;
 use super::talk::Talk;
 use crate::cli::generate::rate;
 use crate::cli::output::{binary_bytes, tell};
@@ -16,7 +15,7 @@ use crate::engine::{
     Engine, EngineError, Sampler, SamplerConfig, Sequence, Speculation, SpeculationStats, StopMatcher,
 };
 use crate::text::tools::{AnswerParser, AnswerPart};
-use crate::text::{Exchange, TokenStream, Tokenizer};
+use crate::text::{Exchange, Part, TokenStream, Tokenizer};
 
 /// What answers: an engine, and the sequence that remembers the conversation.
 pub struct Answerer<'e, 'm> {
@@ -114,7 +113,7 @@ impl<'a> Talk<'a> {
             let Some((text, mut ids)) = self.fit(user, made.len(), answerer)? else { break End::Full };
             cost.prompt = ids.len();
             if made.is_empty() {
-                ids.iter().for_each(|&id| sampler.accept(id));
+                sampler.read(ids.iter().copied());
             }
             ids.extend(made);
             if answerer.read(&ids, self.is_in_terminal(), &mut cost)?.is_break() {
@@ -237,21 +236,14 @@ impl Draft<'_> {
 
     /// Adds to what was said; there are no tools to call.
     fn note(&mut self, parts: Vec<AnswerPart>) -> Vec<(Part, String)> {
-        let mut shown = Vec::new();
-        for part in parts {
+        let parts: Vec<(Part, String)> = parts.into_iter().filter_map(AnswerPart::text).collect();
+        for (part, text) in &parts {
             match part {
-                AnswerPart::Reasoning(text) => {
-                    self.reasoning.push_str(&text);
-                    shown.push((Part::Reasoning, text));
-                }
-                AnswerPart::Text(text) => {
-                    self.answer.push_str(&text);
-                    shown.push((Part::Answer, text));
-                }
-                AnswerPart::Call { .. } | AnswerPart::Arguments { .. } => {}
+                Part::Reasoning => self.reasoning.push_str(text),
+                Part::Answer => self.answer.push_str(text),
             }
         }
-        shown
+        parts
     }
 }
 

@@ -5,16 +5,10 @@ use std::io::{self, IsTerminal, Write};
 
 use crate::cli::safe_text;
 use crate::store::TerminalMode;
+use crate::text::Part;
 
 const DIM: &str = "\x1b[2m";
 const PLAIN: &str = "\x1b[0m";
-
-/// What a piece of an answer belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    Reasoning,
-    Answer,
-}
 
 /// Where answers go.
 pub struct Screen {

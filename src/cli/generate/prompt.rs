@@ -75,7 +75,7 @@ pub fn encode(
     })?;
     let render = |messages: &[Message]| {
         let conversation = Conversation::new(messages, true, tokenizer);
-        render_chat::render(template, &conversation, tokenizer).in_file(path)
+        render_chat::render_apart(template, &conversation, tokenizer).in_file(path)
     };
     let mut messages = vec![Message::new("user", &text)];
     let mut rendered = render(&messages)?;

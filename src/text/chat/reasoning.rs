@@ -31,7 +31,7 @@ const TO: &str = "to=";
 
 /// Parts of what a model writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum Kind {
     Reasoning,
     Answer,
     /// Whom the part that begins is for, where that is not the user: a tool.
@@ -51,7 +51,7 @@ enum State {
     /// A header of Harmony, until [`MESSAGE`].
     Header,
     /// A part of Harmony, until a header or the end of the part.
-    Harmony(Part),
+    Harmony(Kind),
 }
 
 /// Tells the parts apart, piece by piece; holds back what may be the start of a mark.
@@ -94,7 +94,7 @@ impl Splitter {
 
     /// Whether reasoning is under way.
     pub fn in_reasoning(&self) -> bool {
-        matches!(self.state, State::Reasoning(_) | State::Harmony(Part::Reasoning))
+        matches!(self.state, State::Reasoning(_) | State::Harmony(Kind::Reasoning))
     }
 
     /// What ends the reasoning that is under way, where that is one text.
@@ -106,7 +106,7 @@ impl Splitter {
     }
 
     /// Takes the next piece; returns what is certain of the text so far, part by part.
-    pub fn push(&mut self, piece: &str) -> Vec<(Part, String)> {
+    pub fn push(&mut self, piece: &str) -> Vec<(Kind, String)> {
         self.held.push_str(piece);
         let mut out = Vec::new();
         while let Some((at, mark)) = self.next_mark() {
@@ -128,7 +128,7 @@ impl Splitter {
     }
 
     /// What was held back, at the end of the text.
-    pub fn finish(&mut self) -> Vec<(Part, String)> {
+    pub fn finish(&mut self) -> Vec<(Kind, String)> {
         let mut out = Vec::new();
         let rest = std::mem::take(&mut self.held);
         self.give(rest, &mut out);
@@ -153,18 +153,18 @@ impl Splitter {
     }
 
     /// Goes on behind a mark.
-    fn pass(&mut self, mark: &'static str, out: &mut Vec<(Part, String)>) {
+    fn pass(&mut self, mark: &'static str, out: &mut Vec<(Kind, String)>) {
         self.trims = true;
         self.state = match (self.state, mark) {
             (State::Header, _) => {
                 let header = std::mem::take(&mut self.header);
                 let part = match recipient(&header) {
                     Some(recipient) => {
-                        out.push((Part::Recipient, recipient.to_owned()));
-                        Part::Message
+                        out.push((Kind::Recipient, recipient.to_owned()));
+                        Kind::Message
                     }
-                    None if header.contains(&format!("{CHANNEL}{ANALYSIS}")) => Part::Reasoning,
-                    None => Part::Answer,
+                    None if header.contains(&format!("{CHANNEL}{ANALYSIS}")) => Kind::Reasoning,
+                    None => Kind::Answer,
                 };
                 State::Harmony(part)
             }
@@ -173,7 +173,7 @@ impl Splitter {
                 self.header.push_str(CHANNEL);
                 State::Header
             }
-            (State::Harmony(_), _) => State::Harmony(Part::Answer),
+            (State::Harmony(_), _) => State::Harmony(Kind::Answer),
             (State::Reasoning(_), _) => State::Answer,
             (_, open) => {
                 let pair = PAIRS.iter().find(|pair| pair[0] == open);
@@ -183,12 +183,12 @@ impl Splitter {
     }
 
     /// Gives out text of the part that the state says.
-    fn give(&mut self, text: String, out: &mut Vec<(Part, String)>) {
+    fn give(&mut self, text: String, out: &mut Vec<(Kind, String)>) {
         let part = match self.state {
             State::Header => return self.header.push_str(&text),
-            State::Reasoning(_) => Part::Reasoning,
+            State::Reasoning(_) => Kind::Reasoning,
             State::Harmony(part) => part,
-            State::Start | State::Answer => Part::Answer,
+            State::Start | State::Answer => Kind::Answer,
         };
         let shown = if self.trims { text.trim_start() } else { &text };
         if shown.is_empty() {
@@ -223,12 +223,12 @@ mod tests {
     fn parts(prompt: &str, text: &str, size: usize) -> [String; 2] {
         let mut splitter = Splitter::after(prompt);
         let chars: Vec<char> = text.chars().collect();
-        let mut out: Vec<(Part, String)> = Vec::new();
+        let mut out: Vec<(Kind, String)> = Vec::new();
         for piece in chars.chunks(size) {
             out.extend(splitter.push(&piece.iter().collect::<String>()));
         }
         out.extend(splitter.finish());
-        [Part::Reasoning, Part::Answer]
+        [Kind::Reasoning, Kind::Answer]
             .map(|wanted| out.iter().filter(|(part, _)| *part == wanted).map(|(_, t)| t.as_str()).collect())
     }
 
@@ -289,12 +289,12 @@ mod tests {
     #[test]
     fn only_what_may_become_a_mark_is_held_back() {
         let mut splitter = Splitter::after("");
-        assert_eq!(splitter.push("Hello"), [(Part::Answer, "Hello".to_owned())]);
-        assert_eq!(splitter.push(" <thi"), [(Part::Answer, " <thi".to_owned())], "an answer has begun");
+        assert_eq!(splitter.push("Hello"), [(Kind::Answer, "Hello".to_owned())]);
+        assert_eq!(splitter.push(" <thi"), [(Kind::Answer, " <thi".to_owned())], "an answer has begun");
         let mut splitter = Splitter::after("<think>");
         assert!(splitter.in_reasoning());
-        assert_eq!(splitter.push("a</thin"), [(Part::Reasoning, "a".to_owned())]);
-        assert_eq!(splitter.push("k>b"), [(Part::Answer, "b".to_owned())]);
+        assert_eq!(splitter.push("a</thin"), [(Kind::Reasoning, "a".to_owned())]);
+        assert_eq!(splitter.push("k>b"), [(Kind::Answer, "b".to_owned())]);
         assert!(!splitter.in_reasoning());
     }
 

@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 use super::calls::Calls;
 use super::types::Tools;
 use super::{AnswerPart, Format};
-use crate::text::chat::{Part, Splitter, is_mark};
+use crate::text::chat::{Kind, Splitter, is_mark};
 
 /// Tells an answer apart into reasoning, text and calls of tools.
 ///
@@ -62,31 +62,31 @@ impl AnswerParser {
         out
     }
 
-    fn sort(&mut self, parts: Vec<(Part, String)>) -> Vec<AnswerPart> {
+    fn sort(&mut self, parts: Vec<(Kind, String)>) -> Vec<AnswerPart> {
         let mut out = Vec::new();
         for (part, text) in parts {
             let Some(calls) = &mut self.calls else {
                 out.extend(match part {
-                    Part::Answer => Some(AnswerPart::Text(text)),
-                    Part::Reasoning | Part::Message => Some(AnswerPart::Reasoning(text)),
-                    Part::Recipient => None,
+                    Kind::Answer => Some(AnswerPart::Text(text)),
+                    Kind::Reasoning | Kind::Message => Some(AnswerPart::Reasoning(text)),
+                    Kind::Recipient => None,
                 });
                 continue;
             };
-            if self.in_message && part != Part::Message {
+            if self.in_message && part != Kind::Message {
                 self.in_message = false;
                 calls.finish(&mut out);
             }
             match part {
-                Part::Answer => calls.push(&text, &mut out),
-                Part::Reasoning => out.push(AnswerPart::Reasoning(text)),
-                Part::Recipient if calls.has_headers() => {
+                Kind::Answer => calls.push(&text, &mut out),
+                Kind::Reasoning => out.push(AnswerPart::Reasoning(text)),
+                Kind::Recipient if calls.has_headers() => {
                     self.in_message = true;
                     calls.begin(&text, &mut out);
                 }
-                Part::Message if self.in_message => calls.push(&text, &mut out),
-                Part::Recipient => {}
-                Part::Message => out.push(AnswerPart::Reasoning(text)),
+                Kind::Message if self.in_message => calls.push(&text, &mut out),
+                Kind::Recipient => {}
+                Kind::Message => out.push(AnswerPart::Reasoning(text)),
             }
         }
         out

@@ -43,6 +43,24 @@ pub enum AnswerPart {
     Arguments { index: usize, delta: String },
 }
 
+/// What a text of an answer without calls belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Reasoning,
+    Answer,
+}
+
+impl AnswerPart {
+    /// The text of a part that is no call's.
+    pub fn text(self) -> Option<(Part, String)> {
+        match self {
+            AnswerPart::Reasoning(text) => Some((Part::Reasoning, text)),
+            AnswerPart::Text(text) => Some((Part::Answer, text)),
+            AnswerPart::Call { .. } | AnswerPart::Arguments { .. } => None,
+        }
+    }
+}
+
 /// A format of calls.
 #[derive(Clone, Copy, Debug)]
 pub struct Format(&'static Layout);

@@ -82,12 +82,14 @@ pub struct Scanner {
     is_key: bool,
     /// Whether the next `\u` has to be the second half of a pair.
     half: bool,
+    /// The number under way.
+    number: String,
 }
 
 impl Scanner {
     /// Before a value.
     pub fn new() -> Scanner {
-        Scanner { state: State::Value, open: Vec::new(), is_key: false, half: false }
+        Scanner { state: State::Value, open: Vec::new(), is_key: false, half: false, number: String::new() }
     }
 
     /// Whether a key is expected.
@@ -99,7 +101,7 @@ impl Scanner {
     pub fn may_end(&self) -> bool {
         match self.state {
             State::Done => true,
-            State::Number(number) => self.open.is_empty() && number.is_whole(),
+            State::Number(number) => self.open.is_empty() && number.is_whole() && self.is_finite(),
             _ => false,
         }
     }
@@ -123,10 +125,11 @@ impl Scanner {
     fn next(&mut self, c: char) -> Step {
         if let State::Number(number) = self.state {
             if let Some(number) = number.next(c) {
+                self.number.push(c);
                 self.state = State::Number(number);
                 return Step::More;
             }
-            if !number.is_whole() {
+            if !number.is_whole() || !self.is_finite() {
                 return Step::Bad;
             }
             self.state = State::After;
@@ -174,8 +177,14 @@ impl Scanner {
         Step::More
     }
 
+    /// Whether the number is one that others read.
+    fn is_finite(&self) -> bool {
+        self.number.parse::<f64>().is_ok_and(f64::is_finite)
+    }
+
     /// The first character of a value.
     fn value(&mut self, c: char) -> Step {
+        self.number = c.to_string();
         self.state = match c {
             '{' | '[' if self.open.len() == MAX_DEPTH => return Step::Bad,
             '{' => {

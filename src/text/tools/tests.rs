@@ -441,7 +441,7 @@ fn any_text_comes_out_the_same_in_any_pieces() {
     for format in Format::names() {
         let marks = Format::named(format).expect("a format").0.marks();
         let examples = calls_of(format);
-        for _ in 0..400 {
+        for _ in 0..60 {
             let mut text = String::new();
             for _ in 0..below(9) {
                 let mark = match below(8) {
