@@ -109,8 +109,7 @@ fn numbers_that_nothing_can_be_chosen_by_are_refused() {
     let error = Sampler::new(SamplerConfig { repeat_penalty: 0.0, ..config() }).unwrap_err().to_string();
     assert_eq!(error, "repeat_penalty is 0, where a number above 0 is needed");
     // However far back: no overflow.
-    let far =
-        SamplerConfig { repeat_penalty: 2.0, repeat_last: usize::MAX, top_k: usize::MAX, ..config() };
+    let far = SamplerConfig { repeat_penalty: 2.0, repeat_last: usize::MAX, top_k: usize::MAX, ..config() };
     let mut sampler = Sampler::new(far).unwrap();
     sampler.read([0; 300]);
     assert!(sampler.sample(&[1.0, 0.5]).is_ok());

@@ -33,7 +33,8 @@ pub fn find(
             if tries > MAX_TRIES {
                 break 'down;
             }
-            let alone = TopLevelGrammar::from_json_schema(super::with_options(&with_definitions(child, schema)));
+            let alone =
+                TopLevelGrammar::from_json_schema(super::with_options(&with_definitions(child, schema)));
             if compiles(alone).is_some_and(|other| other == reason) {
                 place += &pointer;
                 part = child;
@@ -43,6 +44,18 @@ pub fn find(
         break;
     }
     (!place.is_empty()).then(|| format!("#{place}"))
+}
+
+/// The JSON pointer of a part of a schema, not the whole, that has an `$id`.
+pub fn with_id(schema: &Value) -> Option<String> {
+    let mut parts = children(schema);
+    while let Some((place, part)) = parts.pop() {
+        if part.get("$id").is_some_and(Value::is_string) {
+            return Some(format!("#{place}"));
+        }
+        parts.extend(children(part).into_iter().map(|(pointer, child)| (format!("{place}{pointer}"), child)));
+    }
+    None
 }
 
 /// The schemas directly within one, each with its pointer from there.

@@ -81,11 +81,10 @@ mod tests {
         }
         // The byte of every byte token, but for the one that no text has.
         assert_eq!((trie.token(3 + 0x41), trie.token(3 + 0xFF)), (&b"A"[..], &b""[..]));
-        assert_eq!((trie.token(0), trie.token(1), trie.token(2)), (
-            &b"\xFF<unk>"[..],
-            &b"\xFF<s>"[..],
-            &b"\xFF</s>"[..]
-        ));
+        assert_eq!(
+            (trie.token(0), trie.token(1), trie.token(2)),
+            (&b"\xFF<unk>"[..], &b"\xFF<s>"[..], &b"\xFF</s>"[..])
+        );
         // The end of a text first, then the end of a turn.
         assert_eq!(trie.eos_tokens(), [2, 262]);
     }
