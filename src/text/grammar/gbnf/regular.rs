@@ -203,6 +203,7 @@ pub fn write(expr: &Expr, out: &mut String) {
 pub struct Automaton {
     pub chars: Vec<Chars>,
     pub first: Vec<usize>,
+    /// In rising order.
     pub last: Vec<usize>,
     pub follow: Vec<Vec<usize>>,
 }
@@ -211,7 +212,8 @@ impl Automaton {
     /// `None` where it would have more places or more ways between them than allowed.
     pub fn of(expr: &Expr, max: usize) -> Option<Automaton> {
         let mut automaton = Automaton::default();
-        let (first, last, _) = automaton.add(expr, max)?;
+        let (first, mut last, _) = automaton.add(expr, max)?;
+        last.sort_unstable();
         for follow in &mut automaton.follow {
             follow.sort_unstable();
             follow.dedup();

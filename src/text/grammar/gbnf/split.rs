@@ -6,8 +6,12 @@ use super::lexemes;
 use super::parse::Expr;
 use super::regular::{Inlined, non_empty, nullable};
 
-/// Most rules that come back to themselves.
+/// Most rules that come back to themselves, and most lexemes.
 const MAX_RULES: usize = 1000;
+const MAX_LEXEMES: usize = 4000;
+
+/// How often unsafe lexemes are sought before all are taken apart.
+const MAX_ROUNDS: usize = 24;
 
 /// What stands at a place of a text, in lexemes.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,18 +41,19 @@ pub fn split(rules: &[Expr]) -> Result<Split, String> {
     check_ends(rules)?;
     let inlined = Inlined::new(rules);
     let mut apart = HashSet::new();
-    loop {
+    for round in 0.. {
         let split = Splitter { rules, inlined: &inlined, apart: &apart, split: Split::default() }.run()?;
         // What is one expression as a whole is followed by nothing.
         if split.rules.len() == 1 && split.lexemes.len() == 1 && is_one(&split.rules[0].1) {
             return Ok(split);
         }
-        let unsafe_ones = lexemes::unsafe_ones(&split);
+        let unsafe_ones = lexemes::unsafe_ones(&split, round >= MAX_ROUNDS);
         if unsafe_ones.is_empty() {
             return Ok(split);
         }
         apart.extend(unsafe_ones.into_iter().map(|number| split.lexemes[number].clone()));
     }
+    unreachable!("what is taken apart ends with single characters")
 }
 
 fn is_one(node: &Node) -> bool {
@@ -106,6 +111,9 @@ impl Splitter<'_> {
             self.split.rules.push((rule, node));
             if self.split.rules.len() > MAX_RULES {
                 return Err(format!("over {MAX_RULES} rules that come back to themselves are not supported"));
+            }
+            if self.split.lexemes.len() > MAX_LEXEMES {
+                return Err(format!("it becomes over {MAX_LEXEMES} lexemes"));
             }
         }
         Ok(self.split)

@@ -53,8 +53,9 @@ fn what_follows_may_be_what_a_lexeme_would_take() {
     gbnf(
         sums,
         &[
-            ("(a+ 12)*b = c\n", Whole),
+            ("(a+12 )*b = c\n", Whole),
             ("a=1\n \n\nb=2\n", Whole),
+            ("(a+ ", WrongAt(3)),
             ("a=1", Begun),
             ("a=\n\n(1\n)\n", Whole),
             ("a=1\n=", WrongAt(4)),
@@ -165,6 +166,20 @@ fn the_texts_are_those_of_the_rules() {
             factory().constraint(&Grammar::gbnf(text).expect("a grammar")).expect("a constraint");
         compare(constraint, "", alphabet, len, &all);
     }
+}
+
+/// Only what has to be is taken apart.
+#[test]
+fn lexemes_are_as_large_as_is_safe() {
+    let lexemes = |text: &str| split::split(&parse(text).expect("a grammar")).expect("lexemes").lexemes.len();
+    // The whole of what has no recursion, or only at its ends.
+    assert_eq!(lexemes("root ::= a \"b\" | ws\na ::= [x-z]+ \"end\"\nws ::= (\" \" ws)?"), 1);
+    // Brackets with their space, commas, the colon, strings, and what has one value.
+    assert_eq!(lexemes(JSON), 9);
+    // An identifier is one where its space is not.
+    let sums =
+        "root ::= (sum \"\\n\")+\nsum ::= name ([-+] name)* | \"(\" sum \")\"\nname ::= [a-z]+ [ \\n]*";
+    assert_eq!(lexemes(sums), 6);
 }
 
 /// The comparison above sees lexemes that take too much.
