@@ -11,7 +11,8 @@
 //! 6. [`model`] MODEL: parts, families made of them, states of sequences, forward pass, observer
 //! 7. [`engine`] ENGINE: passes over sequences, sampling, speculation, prefixes that are kept
 //! 8. [`verify`] VERIFY: error measures, files of references, comparison of traces, dot checks
-//! 9. [`cli`] FACE: the command line
+//! 9. [`server`] FACE: the HTTP server
+//! 10. [`cli`] FACE: the command line
 
 pub mod cli;
 pub mod engine;
@@ -19,6 +20,7 @@ pub mod gguf;
 pub mod kernels;
 pub mod model;
 pub mod quant;
+pub mod server;
 pub mod store;
 pub mod text;
 pub mod verify;

@@ -103,7 +103,7 @@ enum OnFull {
     Drop,
 }
 
-fn template_help() -> String {
+pub fn template_help() -> String {
     let names: Vec<&str> = template_names().collect();
     format!("Chat template instead of the model's own: a file, or one of {}", names.join(", "))
 }
@@ -145,29 +145,36 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
 }
 
 /// A chat template, and what ends an answer beside the model's own end tokens.
-struct Template {
-    source: String,
-    stops: &'static [&'static str],
+pub struct Template {
+    pub source: String,
+    pub stops: &'static [&'static str],
 }
 
 impl Template {
     /// The one that was asked for, or the model's own.
     fn of(args: &Args, gguf: &Gguf) -> Result<Template, CliError> {
-        let path = args.model.path();
-        let names = || {
-            let names: Vec<&str> = template_names().collect();
-            format!("--template takes a file, or one of {}", names.join(", "))
-        };
-        if let Some(name) = &args.template {
+        Template::named_or_own(args.template.as_deref(), gguf)?.ok_or_else(|| {
+            let error = CliError::new("the model has no chat template");
+            error.in_file(args.model.path()).hint(Template::hint())
+        })
+    }
+
+    /// The same, where the model has one.
+    pub fn named_or_own(name: Option<&str>, gguf: &Gguf) -> Result<Option<Template>, CliError> {
+        if let Some(name) = name {
             if let Some((source, stops)) = template_named(name) {
-                return Ok(Template { source: source.to_owned(), stops });
+                return Ok(Some(Template { source: source.to_owned(), stops }));
             }
-            let file = std::path::Path::new(name);
-            let source = super::input::Input::File(file).text().map_err(|error| error.hint(names()))?;
-            return Ok(Template { source, stops: &[] });
+            let file = super::input::Input::File(std::path::Path::new(name));
+            let source = file.text().map_err(|error| error.hint(Template::hint()))?;
+            return Ok(Some(Template { source, stops: &[] }));
         }
-        let own = ChatTemplate::source(gguf.metadata()).in_file(path)?;
-        own.map(|source| Template { source: source.to_owned(), stops: &[] })
-            .ok_or_else(|| CliError::new("the model has no chat template").in_file(path).hint(names()))
+        let own = ChatTemplate::source(gguf.metadata()).in_file(&gguf.parts[0].path)?;
+        Ok(own.map(|source| Template { source: source.to_owned(), stops: &[] }))
+    }
+
+    fn hint() -> String {
+        let names: Vec<&str> = template_names().collect();
+        format!("--template takes a file, or one of {}", names.join(", "))
     }
 }

@@ -59,6 +59,15 @@ impl CliError {
         if self.is_broken_pipe() {
             return ExitCode::SUCCESS;
         }
+        tell!("error: {}", escape(&self.message()));
+        if let Some(hint) = &self.hint {
+            tell!("hint: {}", escape(hint));
+        }
+        ExitCode::from(self.code)
+    }
+
+    /// What went wrong, and with which file.
+    pub fn message(&self) -> String {
         let mut file = self.file.as_ref().map(|path| format!("{}: ", path.display()));
         // Every file has errors of its own that name it.
         if self.error.is::<io::Error>() {
@@ -67,11 +76,7 @@ impl CliError {
         let error = self.error.to_string();
         // What the files' own layers say names them already.
         let file = file.filter(|file| !error.starts_with(file)).unwrap_or_default();
-        tell!("error: {}", escape(&format!("{file}{error}")));
-        if let Some(hint) = &self.hint {
-            tell!("hint: {}", escape(hint));
-        }
-        ExitCode::from(self.code)
+        format!("{file}{error}")
     }
 }
 

@@ -21,6 +21,7 @@ mod prefix_cache;
 mod render_chat;
 mod safe_text;
 mod sampling_args;
+mod serve;
 mod status;
 mod tensor_arg;
 mod tokenize;
@@ -47,6 +48,7 @@ enum Command {
     Tokenize(tokenize::Args),
     Generate(generate::Args),
     Chat(chat::Args),
+    Serve(Box<serve::Args>),
     Bench(bench::Args),
     Trace(Box<trace::Args>),
     Dequant(dequant::Args),
@@ -65,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
+        Command::Serve(args) => serve::run(*args),
         Command::Bench(args) => bench::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Dequant(args) => dequant::run(&args),

@@ -95,9 +95,21 @@ pub fn settle(
     engines: &[EngineOptions],
     logits: usize,
 ) -> Result<(), CliError> {
+    settle_beside(loaded, engine.ram, engines, logits, 0)
+}
+
+/// The same in so much memory, and beside further sequences of so many bytes.
+pub fn settle_beside(
+    loaded: &mut Loaded,
+    ram: Option<u64>,
+    engines: &[EngineOptions],
+    logits: usize,
+    sequences: u64,
+) -> Result<(), CliError> {
     let path = loaded.gguf.parts[0].path.clone();
-    warn_of_more_than_there_is(engine.ram);
-    let budget = Budget::new(engine.ram, &loaded.model, engines, logits);
+    warn_of_more_than_there_is(ram);
+    let mut budget = Budget::new(ram, &loaded.model, engines, logits);
+    budget.other = budget.other.saturating_add(sequences);
     let plan = budget.plan(&loaded.model).map_err(|error| error.in_file(&path))?;
     loaded.model.settle(plan)?;
     Ok(())

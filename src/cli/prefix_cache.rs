@@ -32,6 +32,38 @@ pub struct Cache {
     parts_at: Option<usize>,
 }
 
+/// See [`Cache::open`].
+pub fn open(
+    folder: Option<&Path>,
+    limit: u64,
+    (gguf, engine): (&Gguf, &Engine<'_>),
+    interrupted: &AtomicBool,
+) -> Option<PrefixCache> {
+    let path = folder?;
+    let started = Instant::now();
+    let mut told = false;
+    let progress = |_: u64, all: u64| {
+        if !told && started.elapsed() > LONG {
+            told = true;
+            tell!("the cache knows a model by all its bytes: {} are read, once", bytes(all));
+        }
+        match interrupted.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    };
+    let opened = PrefixFolder::open(path).and_then(|folder| {
+        let (model, _) = ModelId::of(gguf, &folder, progress)?;
+        Ok(PrefixCache::new(folder, limit, model, engine))
+    });
+    let cache = opened.map_err(|error| {
+        if error.kind() != std::io::ErrorKind::Interrupted {
+            warn(&format!("{}: there is no cache: {error}", path.display()));
+        }
+    });
+    cache.ok()
+}
+
 /// A model that takes longer to be read than this is told of.
 const LONG: Duration = Duration::from_secs(2);
 
@@ -43,29 +75,7 @@ impl Cache {
         (gguf, engine): (&Gguf, &Engine<'_>),
         interrupted: &AtomicBool,
     ) -> Cache {
-        let Some(path) = folder else { return Cache { cache: None, parts_at: None } };
-        let started = Instant::now();
-        let mut told = false;
-        let progress = |_: u64, all: u64| {
-            if !told && started.elapsed() > LONG {
-                told = true;
-                tell!("the cache knows a model by all its bytes: {} are read, once", bytes(all));
-            }
-            match interrupted.load(Ordering::Relaxed) {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
-        };
-        let opened = PrefixFolder::open(path).and_then(|folder| {
-            let (model, _) = ModelId::of(gguf, &folder, progress)?;
-            Ok(PrefixCache::new(folder, limit, model, engine))
-        });
-        let cache = opened.map_err(|error| {
-            if error.kind() != std::io::ErrorKind::Interrupted {
-                warn(&format!("{}: there is no cache: {error}", path.display()));
-            }
-        });
-        Cache { cache: cache.ok(), parts_at: None }
+        Cache { cache: open(folder, limit, (gguf, engine), interrupted), parts_at: None }
     }
 
     /// Brings a sequence as far into these tokens as the cache goes, and says so; returns how many it has now

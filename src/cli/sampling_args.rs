@@ -78,8 +78,13 @@ impl SamplingArgs {
         if self.greedy || self.temp == Some(0.0) || (greedy && !self.any()) {
             return SamplerConfig { repeat_penalty, ..SamplerConfig::greedy() };
         }
+        self.drawing()
+    }
+
+    /// The configuration of a sampler that draws.
+    pub fn drawing(&self) -> SamplerConfig {
         SamplerConfig {
-            repeat_penalty,
+            repeat_penalty: self.repeat_penalty.unwrap_or(SAMPLING.repeat_penalty),
             repeat_last: SAMPLING.repeat_last,
             top_k: self.top_k.unwrap_or(SAMPLING.top_k),
             top_p: self.top_p.unwrap_or(SAMPLING.top_p),

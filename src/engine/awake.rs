@@ -166,7 +166,6 @@ mod tests {
         pool.run(|| {
             let own = rayon::current_thread_index().unwrap();
             let other = &looking_out[1 - own];
-            let awake = || other.load(Ordering::Relaxed);
             let within = |time: Duration, is: bool| {
                 let began = Instant::now();
                 while other.load(Ordering::Relaxed) != is && began.elapsed() < time {

@@ -9,6 +9,7 @@ mod drafts;
 mod generation;
 mod prefixes;
 mod sampler;
+mod scheduler;
 mod sequence;
 mod speculation;
 mod stop;
@@ -32,6 +33,9 @@ use awake::AwakePool;
 pub use generation::Generation;
 pub use prefixes::{ModelId, PrefixCache, PrefixFolder, RecordedId, Restored};
 pub use sampler::{Candidate, Sampler, SamplerConfig, SamplerError};
+pub use scheduler::{
+    Drawn, End, Event, Logprobs, Request, Scheduler, SchedulerLimits, SchedulerStats, Sink, Usage,
+};
 pub use sequence::Sequence;
 pub use speculation::{
     DraftOffer, DraftPlan, DraftPolicy, DraftSource, MAX_DRAFT, NgramIndex, Speculation, SpeculationStats,
@@ -91,6 +95,12 @@ pub struct EngineOptions {
 pub const DEFAULT_BATCH: usize = 512;
 
 impl EngineOptions {
+    /// Bytes of a full sequence.
+    pub fn sequence_bytes(&self, spec: &ModelSpec) -> u64 {
+        let context = self.context.max(1);
+        SequenceState::bytes(spec, context, self.batch.clamp(1, context), self.drafts, self.kv)
+    }
+
     /// Bytes that an engine with one full sequence takes at most beside the weights: keys and values, buffers
     /// and the logits of so many tokens.
     pub fn memory_bytes(&self, spec: &ModelSpec, logits: usize) -> u64 {
@@ -98,7 +108,7 @@ impl EngineOptions {
         let batch = self.batch.clamp(1, context);
         // Stacks and panels of the threads.
         let threads = self.threads as u64 * THREAD_BYTES;
-        SequenceState::bytes(spec, context, batch, self.drafts, self.kv)
+        self.sequence_bytes(spec)
             .saturating_add(Buffers::bytes(spec, [batch, context], logits.min(batch), self.threads, self.kv))
             .saturating_add(threads)
     }

@@ -5,26 +5,27 @@
 pub struct StopMatcher {
     stops: Vec<String>,
     held: String,
-    stopped: bool,
+    /// The one that has appeared.
+    stopped: Option<usize>,
 }
 
 impl StopMatcher {
     /// A matcher for these strings; empty ones never match.
     pub fn new(stops: impl IntoIterator<Item = String>) -> StopMatcher {
         let stops = stops.into_iter().filter(|s| !s.is_empty()).collect();
-        StopMatcher { stops, held: String::new(), stopped: false }
+        StopMatcher { stops, held: String::new(), stopped: None }
     }
 
     /// Takes the next piece and returns what can be shown of the text so far. What follows a stop string,
     /// and the string itself, never is.
     pub fn push(&mut self, piece: &str) -> String {
-        if self.stopped {
+        if self.stopped() {
             return String::new();
         }
         self.held.push_str(piece);
-        let first = self.stops.iter().filter_map(|s| self.held.find(s.as_str())).min();
-        if let Some(at) = first {
-            self.stopped = true;
+        let found = self.stops.iter().enumerate().filter_map(|(i, s)| Some((self.held.find(s.as_str())?, i)));
+        if let Some((at, which)) = found.min() {
+            self.stopped = Some(which);
             self.held.truncate(at);
             return std::mem::take(&mut self.held);
         }
@@ -35,7 +36,12 @@ impl StopMatcher {
 
     /// Whether a stop string has appeared.
     pub fn stopped(&self) -> bool {
-        self.stopped
+        self.stopped.is_some()
+    }
+
+    /// The stop string that has appeared; of several at one place the first of the list.
+    pub fn stopped_by(&self) -> Option<&str> {
+        self.stopped.map(|which| self.stops[which].as_str())
     }
 
     /// What was held back, at the end of the text.

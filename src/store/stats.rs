@@ -22,6 +22,12 @@ pub struct ResidencyStats {
 }
 
 impl ResidencyStats {
+    /// The part of the experts' bytes that was in memory; none where no pass has asked for experts.
+    pub fn hit_rate(&self) -> Option<f64> {
+        let bytes = self.hit_bytes + self.miss_bytes;
+        (self.hits + self.misses > 0).then(|| self.hit_bytes as f64 / bytes as f64)
+    }
+
     /// Adds another run's.
     pub fn add(&mut self, other: &ResidencyStats) {
         self.hits += other.hits;

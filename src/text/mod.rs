@@ -36,6 +36,6 @@ pub use chat::{
 };
 pub use error::TextError;
 pub use pre_tokenizer::pre_tokenizer_names;
-pub use stream::TokenStream;
+pub use stream::{TokenStream, Utf8Joiner};
 pub use tokenizer::{EncodeOptions, Tokenizer};
 pub use vocabulary::TokenKind;

@@ -28,17 +28,13 @@ impl<'a> TokenStream<'a> {
     /// Takes an id, gives out the text that is complete with it: perhaps none. Bytes that cannot become
     /// UTF-8 any more are given out as U+FFFD. An id outside the vocabulary stands for nothing.
     pub fn push(&mut self, id: u32) -> String {
-        let mut out = String::new();
         let bytes = self.bytes(id);
-        self.utf8.push(bytes, &mut out);
-        out
+        self.utf8.push(bytes)
     }
 
     /// What is left at the end: an unfinished character as U+FFFD.
     pub fn finish(&mut self) -> String {
-        let mut out = String::new();
-        self.utf8.finish(&mut out);
-        out
+        self.utf8.finish()
     }
 
     /// The bytes of the next id.
@@ -54,13 +50,15 @@ impl<'a> TokenStream<'a> {
 
 /// Joins pieces of bytes into text, as [`String::from_utf8_lossy`] would read them in one piece.
 #[derive(Debug, Default)]
-struct Utf8Joiner {
+pub struct Utf8Joiner {
     /// The start of a character: at most three bytes between calls.
     pending: Vec<u8>,
 }
 
 impl Utf8Joiner {
-    fn push(&mut self, bytes: &[u8], out: &mut String) {
+    /// The text that is complete with these bytes; those that cannot become UTF-8 any more are U+FFFD.
+    pub fn push(&mut self, bytes: &[u8]) -> String {
+        let mut out = String::new();
         self.pending.extend_from_slice(bytes);
         let mut taken = 0;
         let mut chunks = self.pending.utf8_chunks().peekable();
@@ -80,13 +78,13 @@ impl Utf8Joiner {
             }
         }
         self.pending.drain(..taken);
+        out
     }
 
-    fn finish(&mut self, out: &mut String) {
-        if !self.pending.is_empty() {
-            out.push(char::REPLACEMENT_CHARACTER);
-            self.pending.clear();
-        }
+    /// What is left at the end: an unfinished character as U+FFFD.
+    pub fn finish(&mut self) -> String {
+        let left = !std::mem::take(&mut self.pending).is_empty();
+        if left { char::REPLACEMENT_CHARACTER.to_string() } else { String::new() }
     }
 }
 
@@ -100,15 +98,12 @@ mod tests {
         let mut parts: Vec<String> = bytes
             .chunks(size)
             .map(|chunk| {
-                let mut out = String::new();
-                joiner.push(chunk, &mut out);
+                let out = joiner.push(chunk);
                 assert!(joiner.pending.len() < 4);
                 out
             })
             .collect();
-        let mut out = String::new();
-        joiner.finish(&mut out);
-        parts.push(out);
+        parts.push(joiner.finish());
         parts
     }
 

@@ -1,0 +1,141 @@
+//! `wayinfer serve`: models behind HTTP, in the dialects that clients speak.
+
+mod folder;
+mod open;
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args as ClapArgs;
+
+use super::engine_args::EngineArgs;
+use super::model_arg::ModelArg;
+use super::output::tell;
+use super::prefix_cache::CacheArgs;
+use super::sampling_args::SamplingArgs;
+use super::tokenizer_arg::TokenizerArg;
+use super::{CliError, render_chat};
+use crate::server::{Access, Config, serve};
+use open::Shelf;
+
+/// Serve models over HTTP: OpenAI's API.
+///
+/// An answer depends on the model, the request and its seed alone, not on what else is asked for at the time,
+/// on what is cached, or on the machine. Without a model it is the demo that answers.
+#[derive(ClapArgs, Debug)]
+#[command(mut_group("model_arg", |group| group.required(false)))]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArg,
+
+    /// Serve all GGUF files of this folder, each loaded when it is asked for; those not used for the longest
+    /// time go where memory is short
+    #[arg(long, value_name = "DIR", conflicts_with = "model_arg")]
+    models: Option<PathBuf>,
+
+    /// What clients call the model [default: its file's name]
+    #[arg(long, value_name = "NAME", conflicts_with = "models")]
+    alias: Option<String>,
+
+    /// Address to listen at
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    host: IpAddr,
+
+    /// Port to listen at; 0: any that is free, which is printed
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    port: u16,
+
+    /// A name of this machine that clients may ask for, beside its addresses and localhost; may be given
+    /// several times
+    #[arg(long, value_name = "NAME")]
+    allow_host: Vec<String>,
+
+    /// Key that clients have to send; may be given several times
+    #[arg(long, value_name = "KEY", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    api_key: Vec<String>,
+
+    /// File with keys, one a line
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+
+    /// Listen at an address that others can reach, without a key
+    #[arg(long)]
+    no_key: bool,
+
+    /// Requests that run at a time
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(4).expect("4 is not 0"))]
+    parallel: NonZeroUsize,
+
+    /// Requests that may wait beside those that run; the next one is told to try again
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    queue: usize,
+
+    /// Tokens of prompts in a pass: what a long prompt delays others by [default: 128; 512 where weights are
+    /// streamed]
+    #[arg(long, value_name = "N")]
+    chunk: Option<NonZeroUsize>,
+
+    /// Context of a request in tokens [default: the model's, at most 8192]
+    #[arg(short = 'c', long, value_name = "N", allow_negative_numbers = true)]
+    ctx: Option<NonZeroUsize>,
+
+    #[arg(long, value_name = "NAME|FILE", help = super::chat::template_help())]
+    template: Option<String>,
+
+    #[command(flatten)]
+    tokenizer: TokenizerArg,
+
+    #[command(flatten)]
+    sampling: SamplingArgs,
+
+    #[command(flatten)]
+    engine: EngineArgs,
+
+    #[command(flatten)]
+    cache: CacheArgs,
+
+    /// How long running answers have to end once the server is asked to, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    drain: u64,
+}
+
+/// See [`Args`]. Ends when the process is asked to, with 0.
+pub fn run(args: Args) -> Result<ExitCode, CliError> {
+    let keys = keys(&args)?;
+    if !args.host.is_loopback() && keys.is_empty() && !args.no_key {
+        let error = CliError::usage(format!("others can reach {}: it wants a key", args.host));
+        return Err(error.hint("--api-key KEY asks for one, --no-key lets everybody in"));
+    }
+    let config = Config {
+        address: SocketAddr::new(args.host, args.port),
+        access: Access { keys, hosts: args.allow_host.clone() },
+        queue: args.queue,
+        any_name: args.models.is_none(),
+        drain: Duration::from_secs(args.drain),
+        render: |source, conversation| render_chat::render(source, conversation).map_err(|e| e.message()),
+    };
+    let address = config.address;
+    let shelf = Arc::new(Shelf::new(args)?);
+    serve(config, shelf, |address| tell!("listening on http://{address}"))
+        .map_err(|error| CliError::new(format!("{address}: {error}")))?;
+    tell!("ended");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn keys(args: &Args) -> Result<Vec<String>, CliError> {
+    let mut keys = args.api_key.clone();
+    if let Some(file) = &args.api_key_file {
+        let text = super::input::Input::File(file).text()?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let before = keys.len();
+        keys.extend(lines.map(str::to_owned));
+        if keys.len() == before {
+            return Err(CliError::new("the file holds no key").in_file(file));
+        }
+    }
+    Ok(keys)
+}

@@ -1,0 +1,178 @@
+//! Models as the server asks for them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+
+use super::Args;
+use super::folder::{Entry, entries, entry};
+use crate::cli::chat::Template;
+use crate::cli::engine_args::{self, Loaded};
+use crate::cli::generate::open_engine;
+use crate::cli::output::tell;
+use crate::cli::prefix_cache;
+use crate::cli::{CliError, model_arg, placement, safe_text};
+use crate::engine::{EngineOptions, SchedulerLimits};
+use crate::gguf::Gguf;
+use crate::server::{self, Facts, Listed, Models, Opened};
+use crate::store::available_memory_bytes;
+use crate::text::Tokenizer;
+
+/// Context where neither the user nor the model asks for less.
+const DEFAULT_CONTEXT: usize = 8192;
+/// Tokens of prompts in a pass.
+const DEFAULT_CHUNK: usize = 128;
+
+/// See the module.
+pub struct Shelf {
+    args: Args,
+    entries: Vec<Entry>,
+    /// Bytes that all models may take.
+    budget: u64,
+}
+
+impl Shelf {
+    /// All that the arguments name; a single model's headers are read, so that what is wrong with it is told at
+    /// once.
+    pub fn new(args: Args) -> Result<Shelf, CliError> {
+        let entries = match &args.models {
+            Some(folder) => {
+                let entries = entries(folder)?;
+                if entries.is_empty() {
+                    return Err(CliError::new("there are no GGUF files").in_file(folder));
+                }
+                entries
+            }
+            None => {
+                if args.model.is_demo() {
+                    tell!(
+                        "the demo answers, a small model that is part of wayinfer; -m MODEL serves another"
+                    );
+                }
+                vec![single(&args)?]
+            }
+        };
+        let budget = args.engine.ram.or_else(available_memory_bytes).unwrap_or(u64::MAX);
+        Ok(Shelf { args, entries, budget })
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry, CliError> {
+        let found = self.entries.iter().find(|entry| entry.listed.name == name);
+        found.ok_or_else(|| CliError::new(format!("there is no model {name:?}")))
+    }
+
+    fn open(&self, name: &str, taken: u64, run: &mut dyn FnMut(Opened<'_>)) -> Result<(), CliError> {
+        let args = &self.args;
+        let entry = self.entry(name)?;
+        let mut loaded = engine_args::load(model_arg::source(&entry.path))?;
+        let tokenizer = args.tokenizer.tokenizer(&loaded.gguf)?;
+        let trained = loaded.model.spec().context;
+        let context = args.ctx.map_or(trained.min(DEFAULT_CONTEXT), Into::into);
+        let options = args.engine.options(context);
+        let parallel = args.parallel.get().min(options.batch.min(context));
+        let sequence = options.sequence_bytes(loaded.model.spec());
+        let ram = if taken > 0 { Some(self.budget.saturating_sub(taken)) } else { args.engine.ram };
+        let others = sequence.saturating_mul(parallel as u64 - 1);
+        placement::settle_beside(&mut loaded, ram, std::slice::from_ref(&options), parallel, others)?;
+        let facts = facts(args, entry, &loaded, tokenizer, &options)?;
+        let plan = loaded.model.store().plan().filter(|plan| !plan.is_mapped());
+        if let Some(plan) = plan {
+            tell!("{}", placement::line(plan, loaded.model.store().reads_directly()));
+        }
+        let chunk = if plan.is_some() { options.batch } else { DEFAULT_CHUNK };
+        let limits = SchedulerLimits {
+            sequences: parallel,
+            chunk: args.chunk.map_or(chunk, Into::into),
+            sequence_bytes: sequence.saturating_mul(parallel as u64),
+        };
+        let engine = open_engine(&loaded.model, &options)?;
+        let folder = args.cache.cache.as_deref();
+        let never = AtomicBool::new(false);
+        let cache = prefix_cache::open(folder, args.cache.cache_size, (&loaded.gguf, &engine), &never);
+        tell!("{} is loaded", safe_text::escape(name));
+        run(Opened { engine, cache, limits, facts });
+        Ok(())
+    }
+}
+
+/// The model that is served alone.
+fn single(args: &Args) -> Result<Entry, CliError> {
+    let path = args.model.path();
+    let gguf = args.model.open()?;
+    let stem = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
+    let name = args.alias.clone().unwrap_or_else(|| stem.into_owned());
+    Ok(match path.metadata() {
+        Ok(file) if !args.model.is_demo() => {
+            let mut entry = entry(name, path.to_owned(), &file);
+            entry.listed.file_bytes = gguf.parts.iter().map(|part| part.file_bytes).sum();
+            entry
+        }
+        _ => {
+            let file_bytes = gguf.parts.iter().map(|part| part.file_bytes).sum();
+            Entry { listed: Listed { name, file_bytes, created: 0 }, path: path.to_owned() }
+        }
+    })
+}
+
+/// What faces know of a model.
+fn facts(
+    args: &Args,
+    entry: &Entry,
+    loaded: &Loaded,
+    tokenizer: Tokenizer,
+    options: &EngineOptions,
+) -> Result<Facts, CliError> {
+    let (gguf, spec) = (&loaded.gguf, loaded.model.spec());
+    let template = Template::named_or_own(args.template.as_deref(), gguf)?;
+    let ends = (0..spec.vocab as u32).filter(|&id| tokenizer.is_end_of_generation(id)).collect();
+    Ok(Facts {
+        name: entry.listed.name.clone(),
+        template: template.map(|template| server::Template {
+            source: template.source,
+            stops: template.stops.iter().map(|&stop| stop.to_owned()).collect(),
+        }),
+        context: options.context,
+        trained_context: spec.context,
+        vocab: spec.vocab,
+        embd: spec.embd,
+        ends,
+        sampling: args.sampling.config(args.model.is_demo() && args.models.is_none()),
+        drawing: args.sampling.drawing(),
+        architecture: spec.architecture.clone(),
+        parameters: gguf.tensors.iter().map(|tensor| tensor.elements()).sum(),
+        file_bytes: entry.listed.file_bytes,
+        quantization: most_used_type(gguf),
+        created: entry.listed.created,
+        tokenizer,
+    })
+}
+
+/// The type that most bytes of the weights are of.
+fn most_used_type(gguf: &Gguf) -> String {
+    let mut bytes = BTreeMap::new();
+    for tensor in &gguf.tensors {
+        *bytes.entry(tensor.ty.to_string()).or_insert(0u64) += tensor.bytes;
+    }
+    bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map(|(ty, _)| ty).unwrap_or_default()
+}
+
+impl Models for Shelf {
+    fn list(&self) -> Vec<Listed> {
+        self.entries.iter().map(|entry| entry.listed.clone()).collect()
+    }
+
+    fn bytes(&self, name: &str) -> u64 {
+        self.entry(name).map_or(0, |entry| entry.listed.file_bytes)
+    }
+
+    fn budget(&self) -> u64 {
+        self.budget
+    }
+
+    fn open(&self, name: &str, taken: u64, run: &mut dyn FnMut(Opened<'_>)) -> Result<(), String> {
+        Shelf::open(self, name, taken, run).map_err(|error| error.message())
+    }
+
+    fn warn(&self, what: &str) {
+        tell!("warning: {}", safe_text::escape(what));
+    }
+}

@@ -1,0 +1,324 @@
+//! An answer as it comes: tokens made into text, its reasoning told apart, until something ends it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Server;
+use super::error::{ApiError, ErrorKind};
+use super::facts::Facts;
+use super::worker::{Events, Worker};
+use crate::engine::{Drawn, End, Event, StopMatcher, Usage};
+use crate::text::{Part, Splitter, is_mark};
+
+/// What is new of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Delta {
+    /// So many tokens of the prompt have been read.
+    Prefill {
+        done: usize,
+        of: usize,
+    },
+    Text(Part, Piece),
+    Done(Done),
+}
+
+/// Some text, with its tokens where their probabilities were asked for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Piece {
+    pub text: String,
+    pub logprobs: Vec<TokenLogprobs>,
+}
+
+/// A token and those that it was chosen among.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprobs {
+    pub bytes: Vec<u8>,
+    pub logprob: f32,
+    pub top: Vec<(Vec<u8>, f32)>,
+}
+
+/// An answer that is over.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Done {
+    pub reason: Reason,
+    /// The text that ended it, where one did.
+    pub stop: Option<String>,
+    pub usage: Usage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    Stop,
+    Length,
+}
+
+/// What came of waiting for an answer to go on.
+pub enum Waited {
+    Next(Option<Result<(usize, Delta), ApiError>>),
+    /// Nothing yet.
+    Still,
+}
+
+/// How long clients and what stands between are left without a sign of life.
+pub const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+
+/// How fast it went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    /// From the request to the first token.
+    pub first: Option<Duration>,
+    /// From the first token to the last.
+    pub rest: Duration,
+    pub tokens: usize,
+}
+
+impl Timings {
+    /// Seconds of each token behind the first.
+    pub fn per_token(&self) -> Option<f64> {
+        let rest = self.tokens.checked_sub(1).filter(|&rest| rest > 0)?;
+        Some(self.rest.as_secs_f64() / rest as f64)
+    }
+}
+
+/// See the module. Dropped, it ends.
+pub struct Answer {
+    pub facts: Arc<Facts>,
+    pub seed: u64,
+    server: Arc<Server>,
+    worker: Worker,
+    events: Events,
+    choices: Vec<Choice>,
+    ready: VecDeque<(usize, Delta)>,
+    began: Instant,
+    first: Option<Instant>,
+    last: Instant,
+}
+
+/// One of the answers to a request.
+struct Choice {
+    /// Bytes of a character that has not come whole.
+    bytes: crate::text::Utf8Joiner,
+    stops: StopMatcher,
+    splitter: Splitter,
+    /// Tokens whose text has not been told of.
+    logprobs: Vec<TokenLogprobs>,
+    usage: Usage,
+    over: bool,
+}
+
+impl Answer {
+    /// The answer that these events tell of.
+    pub fn new(
+        server: Arc<Server>,
+        worker: &Worker,
+        events: Events,
+        choices: usize,
+        prompt: &str,
+        stops: Vec<String>,
+        seed: u64,
+    ) -> Answer {
+        let choice = || Choice {
+            bytes: Default::default(),
+            stops: StopMatcher::new(stops.iter().cloned()),
+            splitter: Splitter::after(prompt),
+            logprobs: Vec::new(),
+            usage: Usage::default(),
+            over: false,
+        };
+        let now = Instant::now();
+        Answer {
+            facts: Arc::clone(&worker.facts),
+            seed,
+            server,
+            worker: worker.clone(),
+            events,
+            choices: (0..choices).map(|_| choice()).collect(),
+            ready: VecDeque::new(),
+            began: now,
+            first: None,
+            last: now,
+        }
+    }
+
+    /// Answers that there will be.
+    pub fn choices(&self) -> usize {
+        self.choices.len()
+    }
+
+    pub fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    pub fn timings(&self) -> Timings {
+        Timings {
+            first: self.first.map(|first| first - self.began),
+            rest: self.first.map(|first| self.last - first).unwrap_or_default(),
+            tokens: self.choices.iter().map(|choice| choice.usage.made).sum(),
+        }
+    }
+
+    /// Tokens of all answers together; the prompt is counted once.
+    pub fn usage(&self) -> Usage {
+        let first = self.choices.first().map(|choice| choice.usage).unwrap_or_default();
+        Usage { made: self.choices.iter().map(|choice| choice.usage.made).sum(), ..first }
+    }
+
+    /// What comes next, and of which answer; none once all are over.
+    ///
+    /// # Errors
+    /// What has gone wrong with any of them; nothing comes after that.
+    pub async fn next(&mut self) -> Option<Result<(usize, Delta), ApiError>> {
+        loop {
+            if let Some(ready) = self.ready.pop_front() {
+                return Some(Ok(ready));
+            }
+            if self.choices.iter().all(|choice| choice.over) {
+                return None;
+            }
+            let Some((number, event)) = self.events.next().await else {
+                self.choices.iter_mut().for_each(|choice| choice.over = true);
+                return Some(Err(ApiError::internal("the model's engine has ended")));
+            };
+            if self.choices[number].over {
+                continue;
+            }
+            if let Err(error) = self.take(number, event) {
+                self.choices.iter_mut().for_each(|choice| choice.over = true);
+                return Some(Err(error));
+            }
+        }
+    }
+
+    /// The same, or that nothing has come for so long.
+    pub async fn next_within(&mut self, time: Duration) -> Waited {
+        match tokio::time::timeout(time, self.next()).await {
+            Ok(next) => Waited::Next(next),
+            Err(_) => Waited::Still,
+        }
+    }
+
+    fn take(&mut self, number: usize, event: Event) -> Result<(), ApiError> {
+        match event {
+            Event::Prefill { done, of } => self.ready.push_back((number, Delta::Prefill { done, of })),
+            Event::Token(drawn) => {
+                self.last = Instant::now();
+                self.first.get_or_insert(self.last);
+                self.token(number, drawn);
+            }
+            Event::End { why, usage } => {
+                let choice = &mut self.choices[number];
+                choice.usage = usage;
+                let reason = match why {
+                    Ok(End::EndOfText) => Reason::Stop,
+                    Ok(End::MaxTokens | End::ContextFull) => Reason::Length,
+                    Ok(End::Left) => return Err(ApiError::internal("the request was broken off")),
+                    Ok(End::Stopped) => {
+                        return Err(ApiError::new(ErrorKind::ShuttingDown, "the server is being shut down"));
+                    }
+                    Err(error) => return Err(ApiError::internal(error)),
+                };
+                let rest = choice.bytes.finish();
+                self.text(number, &rest);
+                if !self.choices[number].over {
+                    let held = self.choices[number].stops.finish();
+                    self.parts(number, &held);
+                    self.end(number, reason, None);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn token(&mut self, number: usize, Drawn { id, logprobs }: Drawn) {
+        let (facts, choice) = (&self.facts, &mut self.choices[number]);
+        let tokenizer = &facts.tokenizer;
+        choice.usage.made += 1;
+        if facts.ends.contains(&id) {
+            return;
+        }
+        if let Some(logprobs) = logprobs {
+            let bytes = |id: u32| tokenizer.piece(id, true).unwrap_or_default().to_vec();
+            let top = logprobs.top.iter().map(|&(id, logprob)| (bytes(id), logprob)).collect();
+            choice.logprobs.push(TokenLogprobs { bytes: bytes(id), logprob: logprobs.drawn, top });
+        }
+        let mut piece = choice.bytes.push(tokenizer.piece(id, false).unwrap_or_default());
+        // A control token is no text, but it may begin or end reasoning.
+        if piece.is_empty()
+            && let Some(mark) = tokenizer.token_text(id).filter(|text| is_mark(text))
+        {
+            piece.push_str(mark);
+        }
+        self.text(number, &piece);
+    }
+
+    /// Takes text that has come; a text that ends the answer may be in it.
+    fn text(&mut self, number: usize, text: &str) {
+        let certain = self.choices[number].stops.push(text);
+        self.parts(number, &certain);
+        if let Some(stop) = self.choices[number].stops.stopped_by().map(str::to_owned) {
+            self.events.leave(number);
+            self.end(number, Reason::Stop, Some(stop));
+        }
+    }
+
+    /// Tells of text that is certain.
+    fn parts(&mut self, number: usize, certain: &str) {
+        let choice = &mut self.choices[number];
+        for (part, text) in choice.splitter.push(certain) {
+            let logprobs = std::mem::take(&mut choice.logprobs);
+            self.ready.push_back((number, Delta::Text(part, Piece { text, logprobs })));
+        }
+    }
+
+    fn end(&mut self, number: usize, reason: Reason, stop: Option<String>) {
+        let choice = &mut self.choices[number];
+        for (part, text) in choice.splitter.finish() {
+            let logprobs = std::mem::take(&mut choice.logprobs);
+            self.ready.push_back((number, Delta::Text(part, Piece { text, logprobs })));
+        }
+        choice.over = true;
+        self.ready.push_back((number, Delta::Done(Done { reason, stop, usage: choice.usage })));
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.server.metrics.answered(&self.facts.name, &self.usage(), &self.timings());
+    }
+}
+
+/// An answer that has come whole.
+#[derive(Clone, Debug, Default)]
+pub struct Whole {
+    pub text: String,
+    pub reasoning: String,
+    pub logprobs: Vec<TokenLogprobs>,
+    pub done: Option<Done>,
+}
+
+impl Answer {
+    /// Waits for all of it.
+    ///
+    /// # Errors
+    /// As [`Answer::next`].
+    pub async fn whole(&mut self) -> Result<Vec<Whole>, ApiError> {
+        let mut all = vec![Whole::default(); self.choices()];
+        while let Some(next) = self.next().await {
+            let (number, delta) = next?;
+            let whole = &mut all[number];
+            match delta {
+                Delta::Prefill { .. } => {}
+                Delta::Text(part, piece) => {
+                    match part {
+                        Part::Answer => whole.text.push_str(&piece.text),
+                        Part::Reasoning => whole.reasoning.push_str(&piece.text),
+                    }
+                    whole.logprobs.extend(piece.logprobs);
+                }
+                Delta::Done(done) => whole.done = Some(done),
+            }
+        }
+        Ok(all)
+    }
+}

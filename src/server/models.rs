@@ -1,0 +1,200 @@
+//! The models that are served: loaded when they are asked for, and those that were not used for the longest
+//! time unloaded where memory is short.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::error::{ApiError, ErrorKind};
+use super::worker::{Opened, Worker, run};
+
+/// Where models come from.
+pub trait Models: Send + Sync {
+    /// All that may be asked for.
+    fn list(&self) -> Vec<Listed>;
+
+    /// Bytes that a model would take, streamed as little as may be.
+    fn bytes(&self, name: &str) -> u64;
+
+    /// Bytes that all may take together.
+    fn budget(&self) -> u64;
+
+    /// Loads a model, where others take so many bytes, and runs it: returns when `run` does.
+    ///
+    /// # Errors
+    /// Why it cannot be loaded.
+    fn open(&self, name: &str, taken: u64, run: &mut dyn FnMut(Opened<'_>)) -> Result<(), String>;
+
+    /// Something that its user should know.
+    fn warn(&self, what: &str);
+}
+
+/// A model that may be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub name: String,
+    pub file_bytes: u64,
+    /// When its file was changed last, in seconds since 1970.
+    pub created: u64,
+}
+
+/// See the module.
+pub struct Registry {
+    models: Arc<dyn Models>,
+    /// Any name means the only model.
+    any_name: bool,
+    /// Requests that may wait for a model beside those that run.
+    queue: usize,
+    loaded: Mutex<HashMap<String, Loaded>>,
+    /// One model is loaded at a time.
+    loading: tokio::sync::Mutex<()>,
+    closed: AtomicBool,
+}
+
+struct Loaded {
+    worker: Worker,
+    thread: thread::JoinHandle<()>,
+    bytes: u64,
+    used: Instant,
+}
+
+impl Registry {
+    pub fn new(models: Arc<dyn Models>, any_name: bool, queue: usize) -> Registry {
+        let (loaded, loading) = (Mutex::default(), tokio::sync::Mutex::default());
+        Registry { models, any_name, queue, loaded, loading, closed: AtomicBool::new(false) }
+    }
+
+    pub fn list(&self) -> Vec<Listed> {
+        self.models.list()
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, HashMap<String, Loaded>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those that are loaded, in the order of their names.
+    pub fn workers(&self) -> Vec<Worker> {
+        let mut workers: Vec<Worker> = self.loaded().values().map(|loaded| loaded.worker.clone()).collect();
+        workers.sort_by(|a, b| a.facts.name.cmp(&b.facts.name));
+        workers
+    }
+
+    /// What a client's name means.
+    fn resolve(&self, asked: &str) -> Result<String, ApiError> {
+        let list = self.models.list();
+        // Ollama's clients add a tag.
+        let names = [asked, asked.strip_suffix(":latest").unwrap_or(asked)];
+        if let Some(listed) = list.iter().find(|listed| names.contains(&&*listed.name)) {
+            return Ok(listed.name.clone());
+        }
+        match list.first() {
+            Some(only) if self.any_name || (asked.is_empty() && list.len() == 1) => Ok(only.name.clone()),
+            _ => {
+                let message = format!("model: there is no {asked:?} here; /v1/models lists what there is");
+                Err(ApiError {
+                    field: Some("model".to_owned()),
+                    ..ApiError::new(ErrorKind::NoModel, message)
+                })
+            }
+        }
+    }
+
+    fn running(&self, name: &str) -> Option<Worker> {
+        let mut all = self.loaded();
+        let loaded = all.get_mut(name)?;
+        if loaded.thread.is_finished() {
+            all.remove(name);
+            return None;
+        }
+        loaded.used = Instant::now();
+        Some(loaded.worker.clone())
+    }
+
+    /// The model of this name, which is loaded where it is not yet.
+    ///
+    /// # Errors
+    /// Where there is none of this name, or it cannot be loaded.
+    pub async fn get(&self, asked: &str) -> Result<Worker, ApiError> {
+        let name = self.resolve(asked)?;
+        if let Some(worker) = self.running(&name) {
+            return Ok(worker);
+        }
+        let _one = self.loading.lock().await;
+        if let Some(worker) = self.running(&name) {
+            return Ok(worker);
+        }
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(ApiError::new(ErrorKind::ShuttingDown, "the server is being shut down"));
+        }
+        let bytes = self.models.bytes(&name);
+        let taken = self.make_room(bytes).await;
+        self.load(name, bytes, taken).await
+    }
+
+    /// Unloads models until there is room, those that have nothing to do and were used longest ago first; the
+    /// bytes that are taken then.
+    async fn make_room(&self, bytes: u64) -> u64 {
+        loop {
+            let (taken, oldest) = {
+                let all = self.loaded();
+                let taken: u64 = all.values().map(|loaded| loaded.bytes).sum();
+                let idle = all.iter().filter(|(_, loaded)| loaded.worker.taken() == 0);
+                let oldest = idle.min_by_key(|(_, loaded)| loaded.used).map(|(name, _)| name.clone());
+                (taken, oldest)
+            };
+            match oldest.filter(|_| taken.saturating_add(bytes) > self.models.budget()) {
+                Some(name) => self.unload(&name).await,
+                None => return taken,
+            }
+        }
+    }
+
+    async fn unload(&self, name: &str) {
+        let Some(loaded) = self.loaded().remove(name) else { return };
+        loaded.worker.stop();
+        while !loaded.thread.is_finished() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Loads a model on a thread of its own.
+    async fn load(&self, name: String, bytes: u64, taken: u64) -> Result<Worker, ApiError> {
+        let (ready, loaded) = oneshot::channel();
+        let (models, queue, of) = (Arc::clone(&self.models), self.queue, name.clone());
+        let serve = move || {
+            let mut ready = Some(ready);
+            let opened = models.open(&of, taken, &mut |opened| {
+                let Some(ready) = ready.take() else { return };
+                let tell = |worker| {
+                    let _ = ready.send(Ok(worker));
+                };
+                run(opened, queue, tell, &|what| models.warn(what));
+            });
+            if let (Err(error), Some(ready)) = (opened, ready) {
+                let _ = ready.send(Err(error));
+            }
+        };
+        let thread = thread::Builder::new().name("engine".to_owned()).spawn(serve);
+        let thread = thread.map_err(|error| ApiError::internal(format!("no thread: {error}")))?;
+        let failed = |error: String| ApiError::internal(format!("model {name} cannot be loaded: {error}"));
+        let worker = loaded.await.map_err(|_| failed("its thread has ended".to_owned()))?.map_err(failed)?;
+        let entry = Loaded { worker: worker.clone(), thread, bytes, used: Instant::now() };
+        self.loaded().insert(name, entry);
+        Ok(worker)
+    }
+
+    /// Has all workers end, and loads none any more.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        self.loaded().values().for_each(|loaded| loaded.worker.stop());
+    }
+
+    /// Whether all workers have ended.
+    pub fn is_quiet(&self) -> bool {
+        self.loaded().values().all(|loaded| loaded.thread.is_finished())
+    }
+}

@@ -1,0 +1,137 @@
+//! What no dialect has: health, tokens of a text, templates, figures; and what is asked for in vain.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Server;
+use super::ask::Chat;
+use super::body::json as read_json;
+use super::error::{ApiError, ErrorKind};
+use super::openai;
+use super::openai::{InMessage, messages};
+use crate::text::EncodeOptions;
+
+pub fn routes() -> Router<Arc<Server>> {
+    Router::new()
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .route("/tokenize", post(tokenize))
+        .route("/detokenize", post(detokenize))
+        .route("/apply-template", post(apply_template))
+}
+
+/// An error as the dialect of a path has it.
+pub fn error(_path: &str, error: ApiError) -> Response {
+    let mut response = openai::error(&error);
+    if let Some(seconds) = error.kind.retry_after() {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+pub async fn not_found(request: Request) -> Response {
+    let path = request.uri().path();
+    error(path, ApiError::new(ErrorKind::NotFound, format!("there is no {path}")))
+}
+
+pub async fn method_not_allowed(request: Request) -> Response {
+    let (path, method) = (request.uri().path(), request.method());
+    error(path, ApiError::new(ErrorKind::MethodNotAllowed, format!("{path} takes no {method}")))
+}
+
+async fn health() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+async fn metrics(State(server): State<Arc<Server>>) -> Response {
+    let text = server.metrics.text(&server.registry.workers());
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+#[derive(Deserialize)]
+struct Tokenize {
+    model: Option<String>,
+    content: String,
+    #[serde(default)]
+    add_special: bool,
+    #[serde(default)]
+    parse_special: bool,
+    #[serde(default)]
+    with_pieces: bool,
+}
+
+async fn tokenize(State(server): State<Arc<Server>>, body: Body) -> Response {
+    let made = async {
+        let asked: Tokenize = read_json(body).await?;
+        let worker = server.registry.get(asked.model.as_deref().unwrap_or_default()).await?;
+        let options = EncodeOptions { add_special: asked.add_special, parse_special: asked.parse_special };
+        let facts = Arc::clone(&worker.facts);
+        let encode = move || -> Result<Value, ApiError> {
+            let encoded = facts.tokenizer.encode(&asked.content, options);
+            let ids = encoded.map_err(|error| ApiError::invalid("content", error))?;
+            if !asked.with_pieces {
+                return Ok(json!({ "tokens": ids }));
+            }
+            let piece = |&id: &u32| {
+                let bytes = facts.tokenizer.piece(id, true).unwrap_or_default();
+                let piece = std::str::from_utf8(bytes).map_or_else(|_| json!(bytes), |text| json!(text));
+                json!({ "id": id, "piece": piece })
+            };
+            Ok(json!({ "tokens": ids.iter().map(piece).collect::<Vec<_>>() }))
+        };
+        tokio::task::spawn_blocking(encode).await.map_err(ApiError::internal)?
+    };
+    respond(made.await)
+}
+
+#[derive(Deserialize)]
+struct Detokenize {
+    model: Option<String>,
+    tokens: Vec<u32>,
+}
+
+async fn detokenize(State(server): State<Arc<Server>>, body: Body) -> Response {
+    let made = async {
+        let asked: Detokenize = read_json(body).await?;
+        let worker = server.registry.get(asked.model.as_deref().unwrap_or_default()).await?;
+        let vocab = worker.facts.vocab;
+        if let Some(at) = asked.tokens.iter().position(|&id| id as usize >= vocab) {
+            let message = format!("{} is outside the vocabulary of {vocab}", asked.tokens[at]);
+            return Err(ApiError::invalid(format!("tokens[{at}]"), message));
+        }
+        Ok(json!({ "content": worker.facts.tokenizer.decode(&asked.tokens, true) }))
+    };
+    respond(made.await)
+}
+
+#[derive(Deserialize)]
+struct ApplyTemplate {
+    model: Option<String>,
+    messages: Vec<InMessage>,
+    #[serde(default)]
+    chat_template_kwargs: serde_json::Map<String, Value>,
+}
+
+async fn apply_template(State(server): State<Arc<Server>>, body: Body) -> Response {
+    let made = async {
+        let asked: ApplyTemplate = read_json(body).await?;
+        let worker = server.registry.get(asked.model.as_deref().unwrap_or_default()).await?;
+        let chat = Chat { messages: messages(asked.messages)?, settings: asked.chat_template_kwargs };
+        let (server, facts) = (Arc::clone(&server), Arc::clone(&worker.facts));
+        let rendered = tokio::task::spawn_blocking(move || server.render(&facts, &chat)).await;
+        Ok(json!({ "prompt": rendered.map_err(ApiError::internal)?? }))
+    };
+    respond(made.await)
+}
+
+fn respond(made: Result<Value, ApiError>) -> Response {
+    made.map_or_else(|wrong| error("/", wrong), |value| Json(value).into_response())
+}

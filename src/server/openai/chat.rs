@@ -1,0 +1,139 @@
+//! `/v1/chat/completions`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::super::Server;
+use super::super::answer::{Answer, Delta, Piece, SIGN_OF_LIFE, Waited};
+use super::super::ask::{Ask, Chat, Input};
+use super::super::body::{EVENTS, Pieces, parse, read, streamed};
+use super::super::error::ApiError;
+use super::fields::Fields;
+use super::messages::{InMessage, messages};
+use super::{Head, error, error_value, extras, logprobs_value, reason_value, usage_value};
+use crate::text::Part;
+
+#[derive(Debug, Deserialize)]
+struct ChatFields {
+    messages: Vec<InMessage>,
+    logprobs: Option<bool>,
+    top_logprobs: Option<usize>,
+    chat_template_kwargs: Option<Map<String, Value>>,
+    reasoning_effort: Option<String>,
+}
+
+/// Most tokens that probabilities are told of beside the one drawn.
+const MAX_TOP_LOGPROBS: usize = 20;
+
+pub async fn completions(State(server): State<Arc<Server>>, body: Body) -> Response {
+    match answer(&server, body).await {
+        Ok(response) => response,
+        Err(wrong) => error(&wrong),
+    }
+}
+
+async fn answer(server: &Arc<Server>, body: Body) -> Result<Response, ApiError> {
+    let bytes = read(body).await?;
+    let fields: Fields = parse(&bytes)?;
+    let chat: ChatFields = parse(&bytes)?;
+    drop(bytes);
+    let mut answer = server.ask(ask(&fields, chat)?).await?;
+    if fields.streams() {
+        let usage = fields.tells_usage();
+        return Ok(streamed(EVENTS, move |pieces| stream(answer, pieces, usage)));
+    }
+    let head = Head::new("chatcmpl-", "chat.completion", &answer);
+    let whole = answer.whole().await?;
+    let choices = whole.iter().enumerate().map(|(index, whole)| {
+        let mut message = json!({ "role": "assistant", "content": whole.text });
+        if !whole.reasoning.is_empty() {
+            message["reasoning_content"] = whole.reasoning.trim().into();
+        }
+        let mut choice = json!({
+            "index": index,
+            "message": message,
+            "finish_reason": whole.done.as_ref().map(|done| reason_value(done.reason)),
+        });
+        choice["logprobs"] =
+            if whole.logprobs.is_empty() { Value::Null } else { logprobs_value(&whole.logprobs) };
+        choice
+    });
+    let mut response = head.with(choices.collect());
+    response["usage"] = usage_value(&answer.usage());
+    response["wayinfer"] = extras(&answer);
+    Ok(Json(response).into_response())
+}
+
+fn ask(fields: &Fields, chat: ChatFields) -> Result<Ask, ApiError> {
+    let logprobs = match (chat.logprobs, chat.top_logprobs) {
+        (Some(true), top) => Some(top.unwrap_or(0)),
+        (_, Some(1..)) => return Err(ApiError::invalid("top_logprobs", "logprobs must be true")),
+        _ => None,
+    };
+    if logprobs > Some(MAX_TOP_LOGPROBS) {
+        return Err(ApiError::invalid("top_logprobs", format!("at most {MAX_TOP_LOGPROBS} can be had")));
+    }
+    let mut settings = chat.chat_template_kwargs.unwrap_or_default();
+    if let Some(effort) = chat.reasoning_effort {
+        settings.entry("reasoning_effort").or_insert(effort.into());
+    }
+    let input = Input::Chat(Chat { messages: messages(chat.messages)?, settings });
+    Ok(Ask { input, logprobs, ..fields.ask()? })
+}
+
+/// A piece of a stream.
+fn chunk(head: &Head, index: usize, delta: Value, reason: Option<&str>, logprobs: Value) -> Value {
+    head.with(json!([{ "index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason }]))
+}
+
+/// Writes an answer as it comes.
+async fn stream(mut answer: Answer, pieces: Pieces, usage: bool) {
+    let head = Head::new("chatcmpl-", "chat.completion.chunk", &answer);
+    for index in 0..answer.choices() {
+        let first = json!({ "role": "assistant", "content": null });
+        if !pieces.event(None, &chunk(&head, index, first, None, Value::Null)).await {
+            return;
+        }
+    }
+    loop {
+        let piece = match answer.next_within(SIGN_OF_LIFE).await {
+            // Comments confuse some clients; a piece with nothing new does not.
+            Waited::Still => chunk(&head, 0, json!({}), None, Value::Null),
+            Waited::Next(None) => break,
+            Waited::Next(Some(Err(error))) => {
+                pieces.event(None, &error_value(&error)).await;
+                return;
+            }
+            Waited::Next(Some(Ok((_, Delta::Prefill { .. })))) => continue,
+            Waited::Next(Some(Ok((index, Delta::Text(part, Piece { text, logprobs }))))) => {
+                let name = match part {
+                    Part::Answer => "content",
+                    Part::Reasoning => "reasoning_content",
+                };
+                let logprobs = if logprobs.is_empty() { Value::Null } else { logprobs_value(&logprobs) };
+                chunk(&head, index, json!({ name: text }), None, logprobs)
+            }
+            Waited::Next(Some(Ok((index, Delta::Done(done))))) => {
+                let mut last = chunk(&head, index, json!({}), Some(reason_value(done.reason)), Value::Null);
+                last["wayinfer"] = extras(&answer);
+                last
+            }
+        };
+        if !pieces.event(None, &piece).await {
+            return;
+        }
+    }
+    if usage {
+        let mut last = head.with(json!([]));
+        last["usage"] = usage_value(&answer.usage());
+        last["wayinfer"] = extras(&answer);
+        pieces.event(None, &last).await;
+    }
+    pieces.raw("data: [DONE]\n\n").await;
+}

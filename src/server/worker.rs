@@ -1,0 +1,216 @@
+//! An engine on a thread of its own: takes requests on from all sides, runs passes, and tells how it does.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::error::{ApiError, ErrorKind};
+use super::facts::Facts;
+use crate::engine::Engine;
+use crate::engine::{Event, PrefixCache, Request, Sampler, Scheduler, SchedulerLimits, SchedulerStats, Sink};
+use crate::store::ResidencyStats;
+
+/// A model that is ready to run, as a worker takes it.
+pub struct Opened<'m> {
+    pub engine: Engine<'m>,
+    pub cache: Option<PrefixCache>,
+    pub limits: SchedulerLimits,
+    pub facts: Facts,
+}
+
+/// Where requests for a model go. Dropped with all its clones, its worker ends.
+#[derive(Clone)]
+pub struct Worker {
+    requests: Sender<Request>,
+    pub facts: Arc<Facts>,
+    state: Arc<State>,
+}
+
+/// What a worker and those who ask it share.
+struct State {
+    /// Requests that wait or run.
+    taken: AtomicUsize,
+    /// Most of them.
+    most: usize,
+    stop: AtomicBool,
+    status: Mutex<Status>,
+}
+
+/// How a worker does.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    pub running: usize,
+    pub waiting: usize,
+    pub done: SchedulerStats,
+    pub held_bytes: u64,
+    pub held_pages: usize,
+    pub residency: ResidencyStats,
+    /// In passes.
+    pub busy: Duration,
+}
+
+/// One of what is asked for, before it has a place.
+pub struct Choice {
+    pub prompt: Vec<u32>,
+    pub sampler: Sampler,
+    pub max_tokens: usize,
+    pub logprobs: Option<usize>,
+}
+
+/// What choices are told, by their numbers; once this is dropped they end.
+pub struct Events {
+    events: UnboundedReceiver<(usize, Event)>,
+    /// Choices that are not wanted any more.
+    left: Vec<Arc<AtomicBool>>,
+}
+
+impl Events {
+    /// The next one; none where the worker has ended.
+    pub async fn next(&mut self) -> Option<(usize, Event)> {
+        self.events.recv().await
+    }
+
+    /// Ends a choice.
+    pub fn leave(&self, choice: usize) {
+        self.left[choice].store(true, Ordering::Relaxed);
+    }
+}
+
+/// The place of a request among those that a worker takes on.
+struct Place(Arc<State>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Tells those who have asked.
+struct Teller {
+    choice: usize,
+    events: UnboundedSender<(usize, Event)>,
+    left: Arc<AtomicBool>,
+    _place: Place,
+}
+
+impl Sink for Teller {
+    fn send(&mut self, event: Event) -> ControlFlow<()> {
+        match self.events.send((self.choice, event)) {
+            Ok(()) if !self.left.load(Ordering::Relaxed) => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(()),
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        self.left.load(Ordering::Relaxed) || self.events.is_closed()
+    }
+}
+
+impl Worker {
+    /// Hands choices to the worker, all or none.
+    ///
+    /// # Errors
+    /// Where too many requests wait, or the worker has ended.
+    pub fn submit(&self, choices: Vec<Choice>) -> Result<Events, ApiError> {
+        let (state, n) = (&self.state, choices.len());
+        let taken = state.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+            Some(taken + n).filter(|&taken| taken <= state.most)
+        });
+        if taken.is_err() {
+            return Err(ApiError::new(ErrorKind::Overloaded, "too many requests wait: try again later"));
+        }
+        let places: Vec<Place> = (0..n).map(|_| Place(Arc::clone(state))).collect();
+        let (sender, events) = unbounded_channel();
+        let mut left = Vec::with_capacity(n);
+        for ((number, choice), place) in choices.into_iter().enumerate().zip(places) {
+            let Choice { prompt, sampler, max_tokens, logprobs } = choice;
+            let flag = Arc::new(AtomicBool::new(false));
+            left.push(Arc::clone(&flag));
+            let sink = Teller { choice: number, events: sender.clone(), left: flag, _place: place };
+            let ends = Arc::clone(&self.facts.ends);
+            let request = Request { prompt, sampler, max_tokens, ends, logprobs, sink: Box::new(sink) };
+            let gone = |_| ApiError::internal("the model's engine has ended");
+            self.requests.send(request).map_err(gone)?;
+        }
+        Ok(Events { events, left })
+    }
+
+    /// Requests that wait or run.
+    pub fn taken(&self) -> usize {
+        self.state.taken.load(Ordering::Relaxed)
+    }
+
+    pub fn status(&self) -> Status {
+        self.state.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has it end all that it has, and itself.
+    pub fn stop(&self) {
+        self.state.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How long an idle worker goes without looking whether it is to stop.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Runs a model's requests until the worker, which `ready` is given, is dropped or stopped. Beside those that
+/// run, `queue` requests may wait.
+pub fn run(opened: Opened<'_>, queue: usize, ready: impl FnOnce(Worker), warn: &dyn Fn(&str)) {
+    let Opened { engine, cache, limits, facts } = opened;
+    let (sender, requests) = channel();
+    let state = Arc::new(State {
+        taken: AtomicUsize::new(0),
+        most: limits.sequences.saturating_add(queue),
+        stop: AtomicBool::new(false),
+        status: Mutex::default(),
+    });
+    let mut scheduler = Scheduler::new(engine, limits, cache);
+    ready(Worker { requests: sender, facts: Arc::new(facts), state: Arc::clone(&state) });
+    let mut busy = Duration::ZERO;
+    while !state.stop.load(Ordering::Relaxed) && take_on(&mut scheduler, &requests).is_continue() {
+        let began = Instant::now();
+        let worked = scheduler.step();
+        busy += began.elapsed();
+        tell(&scheduler, &state, busy);
+        scheduler.take_warnings().iter().for_each(|warning| warn(warning));
+        if !worked {
+            match requests.recv_timeout(LOOK) {
+                Ok(request) => scheduler.submit(request),
+                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
+                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
+            }
+        }
+    }
+    state.stop.store(true, Ordering::Relaxed);
+    let _ = take_on(&mut scheduler, &requests);
+    scheduler.stop();
+}
+
+/// Takes on what has come.
+fn take_on(scheduler: &mut Scheduler<'_>, requests: &Receiver<Request>) -> ControlFlow<()> {
+    loop {
+        match requests.try_recv() {
+            Ok(request) => scheduler.submit(request),
+            Err(TryRecvError::Empty) => return ControlFlow::Continue(()),
+            // What runs has nobody who listens either.
+            Err(TryRecvError::Disconnected) => return ControlFlow::Break(()),
+        }
+    }
+}
+
+fn tell(scheduler: &Scheduler<'_>, state: &State, busy: Duration) {
+    let status = Status {
+        running: scheduler.running(),
+        waiting: scheduler.waiting(),
+        done: scheduler.stats(),
+        held_bytes: scheduler.held_bytes(),
+        held_pages: scheduler.held_pages(),
+        residency: scheduler.engine().model().store().stats(),
+        busy,
+    };
+    *state.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+}
