@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Clicks through the server's page in headless Chromium and attacks it.
 
-With --fake the page's files come from this script, as the server serves them, and answers are scripted: streams,
-errors, attacks. Without it the program is started on the demo, and what needs no scripted answer is checked with it.
+With --fake the page's files come from this script, as the server serves them, and answers are scripted:
+streams, errors, attacks. Without it the program is started on the demo, and what needs no scripted answer is
+checked with it.
 
     apt-get install chromium chromium-driver
     scripts/page-test.py --fake
@@ -15,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "page"))
 
-import chat, safety  # noqa: E402
+import chat, looks, markdown, page, real, safety  # noqa: E402
 from driver import Browser, DriverError  # noqa: E402
 from fake import Fake  # noqa: E402
 
@@ -47,21 +48,32 @@ def first_line(check) -> str:
 
 
 def scripted(report: Report, browser: Browser):
-    for check in safety.CHECKS:
+    for check in [*safety.CHECKS, markdown.markdown]:
         report.run(check.__name__, first_line(check), lambda check=check: check(browser))
 
     def on_page(check, **options):
         with Fake(answers=chat.ANSWERS, **options) as server:
-            page = chat.Page(browser, server)
-            check(page)
-            complaints = browser.complaints()
-            chat.expect(not complaints, "the console says", *complaints)
+            check(page.Page(browser, server))
+            page.equal(browser.complaints(), [], "what the console says")
 
-    for check in chat.SCRIPTED:
+    for check in [*chat.CHECKS, *looks.CHECKS]:
         report.run(check.__name__, first_line(check), lambda check=check: on_page(check))
     report.run("api_key", first_line(chat.api_key), lambda: on_page(chat.api_key, key="secret-key"))
     for what, patches, check in safety.CANARIES:
         report.run("canary", f"noticed: {what}", lambda patches=patches, check=check: check(browser, patches))
+
+
+def unscripted(report: Report, browser: Browser, program: str):
+    browser.patience = real.PATIENCE
+
+    def run(check, *arguments: str):
+        with real.Program(program, *arguments) as server:
+            check(browser, server)
+            page.equal(browser.complaints(), [], "what the console says")
+
+    for check in real.CHECKS:
+        report.run(check.__name__, first_line(check), lambda check=check: run(check))
+    report.run("keys", first_line(real.keys), lambda: run(real.keys, "--api-key", "secret-key"))
 
 
 def main() -> int:
@@ -79,7 +91,7 @@ def main() -> int:
         if options.fake:
             scripted(report, browser)
         else:
-            real(report, browser, options.program)
+            unscripted(report, browser, options.program)
     finally:
         browser.close()
     print(f"{report.count} checks, {report.failed} failed, {time.monotonic() - start:.0f} s")

@@ -1,4 +1,4 @@
-"""Texts that a model may write to run something, to load something, or to hang the page; and how to see that they fail."""
+"""Texts that a model may write to run or load things or to hang the page, and how to see that they fail."""
 from __future__ import annotations
 
 RUN = "window.pwned=(window.pwned||0)+1"
@@ -14,27 +14,33 @@ def attacks(origin: str) -> list[str]:
         f"<svg onload={RUN}><animate onbegin={RUN} attributeName=x></svg>",
         f"<iframe srcdoc='<script>parent.{RUN}</script>'></iframe><iframe src='{js}'></iframe>",
         f"<details open ontoggle={RUN}><summary>x</summary></details>",
-        f"<style>body{{display:none}}</style><link rel=stylesheet href='{origin}pwn.css'><base href='http://x.test/'>",
-        f"<form action='{origin}pwn'><button autofocus onfocus={RUN}>x</button></form><input autofocus onfocus={RUN}>",
+        f"<style>body{{display:none}}</style><link rel=stylesheet href='{origin}pwn.css'>",
+        f"<base href='http://x.test/'><form action='{origin}pwn'><button autofocus onfocus={RUN}>x</button>",
+        f"<input autofocus onfocus={RUN}><body onload={RUN}><video><source onerror={RUN}></video>",
         f"<meta http-equiv=refresh content='0;url={origin}pwn'>",
         f"[click]({js}) [click](<{js}>) [x]( {js}) [x](java\nscript:{RUN}) [x](JaVaScRiPt:{RUN})",
         f"[x](javascript&colon;{RUN}) [x](&#106;avascript:{RUN}) [x](\\javascript:{RUN}) [x](\u0001{js})",
-        f"<{js}> <data:text/html,x> [x](//x.test/) [x](/pwn) [x](vbscript:x) [x](file:///etc/passwd) [x](blob:x)",
+        f"<{js}> <data:text/html,x> [x](//x.test/) [x](/pwn)",
+        "[x](vbscript:x) [x](file:///etc/passwd) [x](blob:x) [x](https:x) [x](http:/pwn) [x](HTTPS://X.IO/)",
         f"[x](data:text/html,<script>{RUN}</script>) [x](data:text/html;base64,PHNjcmlwdD4=)",
         f"![image]({origin}pwn.png) ![]({origin}pwn.png) ![x]({js}) [![x]({origin}pwn.png)](https://x.test/)",
         f"<img src='{origin}pwn.png'> ![x](data:image/svg+xml,<svg onload={RUN}>)",
         f'[x](https://x.test/"onmouseover="{RUN}) [x](https://x.test/ "a" onmouseover="{RUN}")',
-        f"[bank.example](https://evil.example/) [x](https://bank.example@evil.example/) [x](https://xn--80ak6aa92e.com)",
+        "[bank.example](https://evil.example/) [x](https://bank.example@evil.example/)",
+        "[x](https://\u0430pple.example/) https://\u0430pple.example/",
         f"[a [b](https://x.test/) c](https://y.test/) [https://bank.example](https://evil.example/)",
-        f"```html\n<script>{RUN}</script><img src={origin}pwn.png onerror={RUN}>\n</code></pre><script>{RUN}</script>\n```",
+        f"```html\n<script>{RUN}</script><img src={origin}pwn.png onerror={RUN}>\n"
+        f"</code></pre><script>{RUN}</script>\n```",
         f"```\"><img src=x onerror={RUN}>\ncode\n```\n```js\n'</span><script>{RUN}</script>'\n```",
         f"~~~ <script>{RUN}</script>\nx\n~~~\n`<img src=x onerror={RUN}>` ``</code><script>{RUN}</script>``",
-        f"# <script>{RUN}</script>\n> <img src=x onerror={RUN}>\n\n- <svg onload={RUN}>\n1. <script>{RUN}</script>",
+        f"# <script>{RUN}</script>\n> <img src=x onerror={RUN}>\n\n"
+        f"- <svg onload={RUN}>\n1. <script>{RUN}</script>",
         f"|<script>{RUN}</script>|<img src=x onerror={RUN}>|\n|:-|-:|\n|<svg onload={RUN}>|[x]({js})|",
-        f"**<img src=x onerror={RUN}>** *<script>{RUN}</script>* ~~<svg onload={RUN}>~~ &lt;script&gt;{RUN}&lt;/script&gt;",
+        f"**<img src=x onerror={RUN}>** *<script>{RUN}</script>* ~~<svg onload={RUN}>~~",
+        f"&lt;script&gt;{RUN}&lt;/script&gt; &lt;img src=x onerror={RUN}&gt;",
         f"&#60;img src=x onerror={RUN}&#62; \\<script>{RUN}</script> <!--><script>{RUN}</script>-->",
-        f"</div></article></main><script>{RUN}</script><textarea><xmp><noscript><template><script>{RUN}</script>",
-        "__proto__ constructor [constructor](https://x.test/) ```__proto__\nx\n```\n```constructor\nlet x\n```",
+        f"</div></article></main><script>{RUN}</script><textarea><xmp><noscript><template>",
+        "__proto__ [constructor](https://x.test/)\n```__proto__\nx\n```\n```constructor\nlet x\n```",
         "\u202egnp.exe \u0000 \ufffe \u2028 \u2029 {{7*7}} ${alert(1)}",
     ]
 
@@ -69,15 +75,17 @@ HUGE = {
 
 # What an answer may consist of. `host` shows where a link leads.
 INSPECT = r"""
-const tags = new Set(`ARTICLE DIV P SPAN A CODE PRE BUTTON UL OL LI H3 H4 H5 H6 HR BR EM STRONG DEL BLOCKQUOTE TABLE
-  THEAD TBODY TR TH TD DETAILS SUMMARY FORM INPUT OPTION METER DT DD DL`.split(/\s+/));
-const attributes = new Set(`class href target rel title tabindex type hidden start aria-label aria-current id for value
-  selected disabled min max high open`.split(/\s+/));
+const tags = new Set(`ARTICLE DIV P SPAN A CODE PRE BUTTON UL OL LI H3 H4 H5 H6 HR BR EM STRONG DEL BLOCKQUOTE
+  TABLE THEAD TBODY TR TH TD DETAILS SUMMARY OPTION METER DT DD`.split(/\s+/));
+const attributes = new Set(`class href target rel title tabindex type hidden start aria-label aria-current id
+  value selected min max high open`.split(/\s+/));
 const found = new Set();
 const roots = arguments[0].flatMap((css) => [...document.querySelectorAll(css)]);
 for (const node of roots.flatMap((root) => [...root.querySelectorAll("*")])) {
   if (!tags.has(node.tagName)) found.add(`element ${node.tagName}`);
-  for (const { name } of node.attributes) if (!attributes.has(name)) found.add(`attribute ${name} of ${node.tagName}`);
+  for (const { name } of node.attributes) {
+    if (!attributes.has(name)) found.add(`attribute ${name} of ${node.tagName}`);
+  }
   if (node.tagName !== "A") continue;
   if (!/^https?:\/\/[^/]/.test(node.getAttribute("href"))) found.add(`link to ${node.getAttribute("href")}`);
   if (node.target !== "_blank" || !node.relList.contains("noopener")) found.add("link without noopener");

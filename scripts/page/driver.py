@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over the WebDriver protocol by Debian's chromedriver. Needs the standard library alone."""
+"""A headless Chromium, driven over the WebDriver protocol by Debian's chromedriver."""
 from __future__ import annotations
 
 import json, os, re, shutil, subprocess, tempfile, threading, time, urllib.error, urllib.request
@@ -43,7 +43,8 @@ class Browser:
 
     def _capabilities(self) -> dict:
         arguments = ["--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,900",
-                     "--disable-background-networking", "--no-first-run", f"--user-data-dir={self.home}/profile"]
+                     "--disable-background-networking", "--no-first-run",
+                     f"--user-data-dir={self.home}/profile"]
         if os.geteuid() == 0:
             arguments.append("--no-sandbox")
         options = {"args": arguments, "prefs": {"download.default_directory": str(self.downloads),
@@ -54,7 +55,8 @@ class Browser:
 
     def _call(self, method: str, path: str, body: dict | None = None):
         data = None if method == "GET" else json.dumps(body or {}).encode()
-        request = urllib.request.Request(self.base + path, data, {"Content-Type": "application/json"}, method=method)
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.base + path, data, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=30) as response:
                 return json.load(response)["value"]
@@ -124,17 +126,18 @@ class Browser:
         return self.js("return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)", css)
 
     def shown(self, css: str) -> bool:
-        return self.js("return document.querySelector(arguments[0])?.checkVisibility({visibilityProperty: true})"
-                       " ?? false", css)
+        return self.js("return Boolean(document.querySelector(arguments[0])?.checkVisibility("
+                       "{ visibilityProperty: true }))", css)
 
     def focus(self) -> str:
         """What has the focus: its id, else its class, else its tag."""
         return self.js("const e = document.activeElement; return e.id || e.className || e.tagName")
 
     def complaints(self) -> list[str]:
-        """Errors and warnings of the console since the last call, but not failed requests, which tests cause."""
+        """Errors and warnings of the console since the last call, failed requests apart."""
         entries = self.call("POST", "/se/log", {"type": "browser"})
-        return [e["message"] for e in entries if e["level"] in ("SEVERE", "WARNING") and e["source"] != "network"]
+        bad = [e for e in entries if e["level"] in ("SEVERE", "WARNING") and e["source"] != "network"]
+        return [entry["message"] for entry in bad]
 
     def accept(self):
         self.call("POST", "/alert/accept")

@@ -1,4 +1,4 @@
-"""A server that serves the page's files as wayinfer does and answers by a script: streams, errors, attacks."""
+"""A server that serves the page's files as wayinfer does and answers by a script."""
 from __future__ import annotations
 
 import json, threading, time
@@ -6,8 +6,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 FILES = Path(__file__).resolve().parents[2] / "src/server/page"
-POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
-          "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+          "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8",
          ".css": "text/css; charset=utf-8"}
 MODELS = [{"id": "fake-small", "object": "model", "context_length": 4096},
@@ -65,7 +65,8 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def error(self, status: int, message: str, **headers: str):
-        self.reply(status, "application/json", json.dumps({"error": {"message": message, "code": status}}), **headers)
+        body = json.dumps({"error": {"message": message, "code": status}})
+        self.reply(status, "application/json", body, **headers)
 
     def admitted(self) -> bool:
         if self.fake.key is None or self.headers.get("Authorization") == f"Bearer {self.fake.key}":
@@ -76,8 +77,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         name = {"/": "index.html"}.get(self.path, self.path.removeprefix("/page/"))
         if name in self.fake.files and (self.path == "/" or self.path.startswith("/page/")):
-            policy = {"Content_Security_Policy": self.fake.policy} if self.fake.policy else {}
-            self.reply(200, TYPES[Path(name).suffix], self.fake.files[name], Cache_Control="no-store", **policy)
+            headers = {"Cache_Control": "no-store"}
+            if self.fake.policy:
+                headers["Content_Security_Policy"] = self.fake.policy
+            self.reply(200, TYPES[Path(name).suffix], self.fake.files[name], **headers)
         elif self.path == "/v1/models":
             if self.admitted():
                 self.reply(200, "application/json", json.dumps({"object": "list", "data": self.fake.models}))
@@ -125,7 +128,8 @@ class Handler(BaseHTTPRequestHandler):
         self.event({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
         usage = {"prompt_tokens": 93, "completion_tokens": tokens, "total_tokens": 93 + tokens,
                  "prompt_tokens_details": {"cached_tokens": 41}}
-        self.event({"choices": [], "usage": usage, "wayinfer": {"tokens_per_second": 12.5, "expert_hits": 0.973}})
+        own = {"tokens_per_second": 12.5, "expert_hits": 0.973}
+        self.event({"choices": [], "usage": usage, "wayinfer": own})
         self.wfile.write(b"data: [DONE]\n\n")
 
     def stream(self, reasoning: str, content: str):
@@ -158,11 +162,12 @@ class Handler(BaseHTTPRequestHandler):
         self.conclude()
 
     def in_pieces(self):
-        """Events cut anywhere, even within a letter; comments; both kinds of line ends; an event of two lines."""
+        """Events cut anywhere, even within a letter; comments; all kinds of line ends; data of two lines."""
         self.begin()
         chunk = {"choices": [{"index": 0, "delta": {"content": "Zwölf Boxkämpfer 🥊 日本語"}}]}
         raw = (": ping\r\n\r\nevent: x\r\n" f"data: {json.dumps(chunk, ensure_ascii=False)}\r\n\r\n"
-               'data: {"choices": [{"index": 0,\ndata: "delta": {"content": " Ende"}}]}\n\n: ping\n\n').encode()
+               'data: {"choices": [{"index": 0,\rdata: "delta": {"content": " En"}}]}\r\r: ping\n\n'
+               'data: {"choices": [{"index": 0,\ndata: "delta": {"content": "de"}}]}\n\n').encode()
         for at in range(0, len(raw), 3):
             self.wfile.write(raw[at:at + 3])
             self.wfile.flush()

@@ -8,20 +8,20 @@ import { Answer, fit, question, sends, speed } from "./view.js";
 
 const SAMPLING = ["temperature", "top_p", "top_k", "min_p", "seed", "max_tokens"];
 const SAVE_EVERY = 1000; // ms, while an answer grows
-const INTERRUPTED = "Interrupted";
 
 const state = {
   conversations: new Map(),
-  current: null, // is in `conversations` once it has a message
+  current: null, // among the conversations once it has a message
   run: null, // the answer in progress: { conversation, message, view, controller, … }
   models: [],
   settings: { system: "", sampling: {}, ...store.setting("settings") },
   refused: false, // the last answer failed for want of a key
 };
+const page = document.documentElement;
 const list = byId("messages");
 const input = byId("input");
 
-// --- Conversations ---
+// Conversations
 
 function startNew() {
   select(store.create(state.settings.system));
@@ -35,7 +35,7 @@ function select(conversation) {
   setDrawer(false);
 }
 
-/** Shows the current conversation anew. What is shown at once is not read aloud, only what comes later. */
+/** Shows the current conversation. That is not read aloud, only what comes later. */
 function render() {
   list.setAttribute("aria-live", "off");
   const nodes = state.current.messages.map((message) => messageView(state.current, message));
@@ -73,17 +73,17 @@ function remove(conversation) {
   else showConversations();
 }
 
-/** Keeps a conversation, unless it was deleted meanwhile. */
+/** Unless it was deleted meanwhile. */
 function keep(conversation) {
   if (state.conversations.get(conversation.id) === conversation) store.save(conversation).catch(notKept);
 }
 
-const notKept = (error) => notice(`The browser did not keep the change: ${error.message}`);
+const notKept = (error) => notice(`Not kept: ${error.message}`);
 
 /** Another tab may have changed conversations while this one was hidden. */
 async function reload() {
   const kept = await store.all();
-  if (!kept.length || document.hidden || state.run || document.querySelector(".editor, #conversations form")) return;
+  if (!kept.length || document.hidden || state.run || document.querySelector(".editor, li form")) return;
   const old = state.current;
   state.conversations = new Map(kept.map((item) => [item.id, item]));
   const same = state.conversations.get(old.id);
@@ -92,7 +92,7 @@ async function reload() {
   showConversations();
 }
 
-// --- Asking ---
+// Asking
 
 function send(event) {
   event.preventDefault();
@@ -124,11 +124,9 @@ function regenerate(conversation) {
   input.focus();
 }
 
-function stop() {
-  state.run?.controller.abort();
-}
+const stop = () => state.run?.controller.abort();
 
-/** The messages to send. Questions side by side, as a failed answer leaves them, become one: templates refuse two. */
+/** The messages to send. Questions side by side, as failures leave them, become one: templates refuse two. */
 function history(conversation) {
   const messages = conversation.system.trim() ? [{ role: "system", content: conversation.system }] : [];
   for (const { role, content } of conversation.messages) {
@@ -148,7 +146,7 @@ async function answer(conversation) {
   const stream = { stream: true, stream_options: { include_usage: true } };
   const body = { ...sampling, ...stream, model, messages: history(conversation), seed };
   const message = { role: "assistant", content: "", reasoning: "", error: "", model, seed, stats: {} };
-  message.note = INTERRUPTED;
+  message.note = "Interrupted"; // what a reload in its midst shows
   const controller = new AbortController();
   const run = { conversation, message, controller, asked: performance.now(), pieces: 0 };
   conversation.messages.push(message);
@@ -160,7 +158,6 @@ async function answer(conversation) {
   render();
   try {
     for await (const chunk of client.chat(body, controller.signal)) take(run, chunk);
-    if (message.note === INTERRUPTED) message.note = "";
   } catch (error) {
     failed(run, error);
   }
@@ -174,7 +171,6 @@ async function answer(conversation) {
   showPanel();
 }
 
-/** Adds a chunk of the stream to the answer. */
 function take(run, chunk) {
   const { message } = run;
   const choice = chunk.choices?.[0];
@@ -187,11 +183,12 @@ function take(run, chunk) {
     run.pieces += 1;
     message.stats.first = (run.first - run.asked) / 1000;
   }
-  if (choice?.finish_reason === "length") message.note = "Ended by the limit of tokens";
+  const reason = choice?.finish_reason;
+  if (reason) message.note = reason === "length" ? "Ended by the limit of tokens" : "";
   if (chunk.usage) count(run, chunk.usage);
   const { tokens_per_second: speed, expert_hits: experts, context_length: context } = chunk.wayinfer ?? {};
   assign(message.stats, { speed, experts, context });
-  // Shown the more seldom the longer that takes.
+  // The longer that takes, the more seldom.
   run.timer ??= setTimeout(show, run.pause ?? 0, run);
 }
 
@@ -203,7 +200,6 @@ function count({ message, pieces, first, last }, usage) {
   if (pieces > 1 && completion > 1) message.stats.speed = rate(completion, first, last);
 }
 
-/** Sets what is a number. */
 function assign(stats, values) {
   for (const [name, value] of Object.entries(values)) stats[name] = store.number(value) ?? stats[name];
 }
@@ -219,7 +215,7 @@ function failed({ message, controller }, error) {
   if (state.refused) askForKey();
 }
 
-// --- Showing ---
+// Showing
 
 function show(run) {
   const start = performance.now();
@@ -235,7 +231,7 @@ function show(run) {
   run.timer = null;
 }
 
-/** Keeps the end in sight while something grows, if it was. */
+/** Keeps the end in sight, if it was. */
 function following(change) {
   const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 60;
   change();
@@ -262,7 +258,7 @@ function showPanel() {
   show("speed", last ?? now, last == null ? `≈ ${speed(now ?? 0)}` : speed(last));
   show("first", first, `${first?.toFixed(2)} s`);
   show("context", prompt, `${prompt + completion}${context ? ` of ${context}` : ""} tokens`);
-  show("prompt", prompt, `${prompt} tokens${cached ? `, ${cached} kept` : ""}`);
+  show("prompt", prompt, `${prompt} tokens${cached ? `, ${cached} from the cache` : ""}`);
   show("experts", experts, experts <= 1 ? `${(100 * experts).toFixed(1)} %` : `${experts}`);
   byId("experts-row").hidden = experts == null;
   byId("context-meter").hidden = prompt == null || !context;
@@ -277,7 +273,7 @@ function notice(text) {
   byId("notice").replaceChildren(h("span", {}, text), button("Dismiss", dismiss));
 }
 
-// --- Models and the key ---
+// Models and the key
 
 async function loadModels() {
   try {
@@ -307,7 +303,7 @@ async function useKey(event) {
   if (state.refused) regenerate(state.current);
 }
 
-// --- Files ---
+// Files
 
 function exportAll() {
   const text = store.exported([...state.conversations.values()]);
@@ -327,14 +323,14 @@ async function importFile({ target }) {
       await store.save(item);
     }
     select(state.conversations.get(state.current.id) ?? state.current);
-    notice(`Imported ${fresh.length} of ${items.length} conversations; the others were here.`);
+    notice(`Imported ${fresh.length} of ${items.length} conversations; the others are here.`);
   } catch (error) {
     notice(error.message);
   }
   target.value = "";
 }
 
-// --- Settings, theme, drawer ---
+// Settings, theme, drawer
 
 function openSettings() {
   byId("system").value = state.current.system;
@@ -353,17 +349,14 @@ function saveSettings(event) {
   byId("settings").close();
 }
 
-const theme = () => document.documentElement.dataset.theme ?? "system";
-
+/** Without a theme the system's is used. */
 function showTheme() {
-  byId("theme").title = `Theme: ${theme()}`;
+  byId("theme").title = `Theme: ${page.dataset.theme || "system"}`;
 }
 
 function nextTheme() {
-  const next = { system: "dark", dark: "light" }[theme()];
-  if (next) document.documentElement.dataset.theme = next;
-  else delete document.documentElement.dataset.theme;
-  store.setSetting("theme", next ?? null);
+  page.dataset.theme = { dark: "light", light: "" }[page.dataset.theme] ?? "dark";
+  store.setSetting("theme", page.dataset.theme);
   showTheme();
 }
 
@@ -377,7 +370,7 @@ function setDrawer(open) {
   byId(open ? "new" : "menu").focus();
 }
 
-// --- Controls ---
+// Controls
 
 function listen() {
   const on = (id, event, action) => byId(id).addEventListener(event, action);
@@ -414,7 +407,7 @@ async function start() {
   for (const item of await store.all()) state.conversations.set(item.id, item);
   const id = store.setting("current", "sessionStorage");
   select(state.conversations.get(id) ?? store.create(state.settings.system));
-  if (!kept) notice("This browser keeps no conversations here: they last until the page is closed.");
+  if (!kept) notice("Conversations are lost when the page is closed: the browser keeps nothing here.");
   // On a phone the focus would raise the keyboard.
   if (!matchMedia("(pointer: coarse)").matches) input.focus();
   await loadModels();

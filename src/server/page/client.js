@@ -4,7 +4,6 @@ import { setSetting, setting } from "./store.js";
 
 let key = setting("key", "sessionStorage");
 
-/** A request refused, or, without a status, an error within a stream. */
 class ServerError extends Error {
   constructor(message, status) {
     super(message);
@@ -12,7 +11,6 @@ class ServerError extends Error {
   }
 }
 
-/** Keeps the API key for this tab. */
 export function useKey(value) {
   key = value;
   setSetting("key", value, "sessionStorage");
@@ -56,7 +54,7 @@ async function request(path, options = {}) {
   return response;
 }
 
-/** The error of a refused request, in the server's own words where it gave some. */
+/** What is wrong, in the server's own words where it gave some. */
 async function refused(response) {
   const { status, statusText } = response;
   let message = errorText(parsed(await response.text().catch(() => "")));
@@ -79,7 +77,7 @@ function errorText(body) {
   return text && typeof text === "string" ? text : undefined;
 }
 
-/** The data of each event of a stream, without comments, which keep the connection alive, and other fields. */
+/** The data of each event of a stream. */
 async function* eventData(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";

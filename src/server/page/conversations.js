@@ -1,11 +1,14 @@
-// The list of kept conversations, with a form in place of a title while it is renamed.
+// The list of kept conversations. A form stands in place of a title while it is renamed.
 
 import { button, byId, h } from "./dom.js";
 
 /** Shows conversations, the latest first. `actions`: pick, rename(conversation, title), remove. */
 export function showList(conversations, current, actions) {
+  const list = byId("conversations");
+  const focused = list.contains(document.activeElement);
   const sorted = [...conversations].sort((a, b) => b.updated - a.updated);
-  byId("conversations").replaceChildren(...sorted.map((item) => entry(item, item === current, actions)));
+  list.replaceChildren(...sorted.map((item) => entry(item, item === current, actions)));
+  if (focused) (list.querySelector("[aria-current]") ?? byId("new")).focus();
 }
 
 function entry(conversation, isCurrent, actions) {

@@ -16,7 +16,7 @@ export const byId = (id) => document.getElementById(id);
 export const button = (label, click, attributes) =>
   h("button", { type: "button", click, ...attributes }, label);
 
-/** A button that copies what `text()` gives, and says so. */
+/** A button that copies `text()`. */
 export function copyButton(text) {
   const node = button("Copy", async () => {
     node.textContent = (await copied(text())) ? "Copied" : "Not allowed";

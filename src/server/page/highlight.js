@@ -11,7 +11,7 @@ const pattern = (comment, string) =>
 
 const PATTERNS = [
   [
-    "c h cpp c++ hpp cs csharp java js javascript jsx ts typescript tsx json go kotlin swift php css scss dart",
+    "c h cpp c++ cs csharp java js javascript jsx ts typescript tsx json go kotlin swift php css scss dart",
     pattern(SLASHES, STRINGS + "|`(?:\\\\[^]|[^`\\\\])*`?"),
   ],
   // A lifetime has one quote.
@@ -33,13 +33,13 @@ const LANGUAGES = new Map(
 
 // One list for all: few of these are names elsewhere. Small letters serve SQL too.
 const KEYWORDS = new Set(
-  `abstract and as async await begin bool boolean break by case catch char class const continue create crate def
-  default defer del delete do done double echo elif else end enum esac except export extends false fi final
-  finally float fn for from func function global go group if impl implements import in insert instanceof int
-  interface into is join lambda let limit local long loop match mod module move mut namespace new nil none not
-  null on or order override package pass private protected pub public raise ref return select self set short
-  static struct super switch table then this throw trait true try type typedef typeof undefined union unless
-  unsafe unsigned until update use using values var void where while with yield`.split(/\s+/),
+  `and as async await bool boolean break by case catch char class const continue create def default del delete
+  do done double echo elif else end enum except export extends false fi final finally float fn for from
+  func function group if impl implements import in insert instanceof int interface into is join lambda let
+  limit local long loop match mod mut namespace new nil none not null on or order override package pass
+  private protected pub public raise return select self set static struct super switch table then this
+  throw trait true try type typeof undefined unless unsafe unsigned until update use using values var void
+  where while with yield`.split(/\s+/),
 );
 
 /** Nodes and texts of this code, coloured where the language is known. */

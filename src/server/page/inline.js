@@ -1,5 +1,5 @@
-// Markdown within a block: code, emphasis, links. A text is cut into tokens, a stack pairs emphasis as in CommonMark,
-// and the result is built as nodes. Time is linear in the text and depth is bounded: models write anything.
+// Markdown within a block: a text is cut into tokens, a stack pairs emphasis as in CommonMark, nodes follow.
+// Time is linear in the text and depth is bounded: models write anything.
 
 import { h } from "./dom.js";
 
@@ -9,7 +9,7 @@ const ESCAPED = /\\([\\`*_{}#+.!|<>~$-])/y;
 // Stops at what surrounds an address in running text, in other scripts too.
 const BARE = /https?:\/\/[^\s<>"'`*|\\\u3000-\u303f\uff00-\uff0f\uff1a-\uff1f\u201c\u201d]{1,2048}/y;
 // An address, which may hold brackets, and a title, which is dropped.
-const TARGET = /\]\(<?((?:[^\s()<>]|\([^\s()<>]{0,999}\)){1,2048})>?(?:\s{1,9}(?:"[^"]{0,500}"|'[^']{0,500}'))?\)/y;
+const TARGET = /\]\(<?((?:[^\s()<>]|\([^\s()<>]{0,999}\)){1,2048})>?(?:\s{1,9}"[^"]{0,500}")?\)/y;
 const BREAK = /<br ?\/?>/iy;
 const ENTITY = /&(?:#(\d{1,6})|(amp|lt|gt|quot|nbsp));/y;
 const NAMED = { amp: "&", lt: "<", gt: ">", quot: '"', nbsp: "\u00a0" };
@@ -108,7 +108,7 @@ class Scanner {
     return this.push({ text: mark, mark: true }, mark.length);
   }
 
-  /** Turns what follows the last open bracket into a link. Images become links too: nothing is loaded unasked. */
+  /** Turns what follows the last open bracket into a link, for an image too: nothing is loaded unasked. */
   close() {
     const start = this.brackets.pop();
     const match = start === undefined ? null : this.match(TARGET);
@@ -146,7 +146,7 @@ function codeRuns(text) {
   return runs;
 }
 
-/** A run of *, _ or ~. Only _ looks for letters: * may stand beside punctuation, as languages without blanks need. */
+/** A run of *, _ or ~. Only _ looks for letters: languages without blanks need * beside punctuation. */
 function delimiter(text, at) {
   const char = text[at];
   const count = runLength(text, at);
@@ -158,7 +158,7 @@ function delimiter(text, at) {
   return { char, count, opens, closes, closed: [], opened: [] };
 }
 
-/** A bare address without the punctuation that ends a sentence and brackets that it did not open. */
+/** A bare address without a sentence's punctuation after it and brackets that it did not open. */
 function trimmed(target) {
   let open = target.split("(").length - target.split(")").length;
   let end = target.length;
@@ -223,7 +223,7 @@ function build(list, parent) {
 
 /** A link that shows where it leads, whatever its text says. */
 function link({ href, host }, label) {
-  const node = h("a", { href, target: "_blank", rel: "noopener noreferrer nofollow", title: href });
+  const node = h("a", { href, target: "_blank", rel: "noopener noreferrer", title: href });
   build(label ?? [{ text: href }], node);
   if (node.textContent !== href) node.append(h("span", { class: "host" }, ` (${host})`));
   return node;

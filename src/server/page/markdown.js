@@ -13,10 +13,7 @@ const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])( +|\t|$)/;
 const ALIGNED = { ":-": "start", ":-:": "center", "-:": "end" };
 
-/**
- * Shows a growing text in an element. Blocks that did not change keep their nodes: a long answer costs no more than
- * its last block, and a reader's selection stays.
- */
+/** Shows a growing text. Blocks that did not change keep their nodes, and so a reader's selection. */
 export class Markdown {
   constructor(parent) {
     this.parent = parent;
@@ -90,10 +87,7 @@ function paragraph(lines, at, depth) {
 
 function heading(line, at) {
   const level = HEADING.exec(line)[1].length;
-  let text = line.trim().slice(level).trim();
-  let end = text.length;
-  while (text[end - 1] === "#") end -= 1;
-  if (end === 0 || text[end - 1] === " ") text = text.slice(0, end).trim();
+  const text = line.trim().slice(level).trim();
   // The page's own headings are above an answer's.
   return { to: at + 1, make: () => inline(text, h(`h${Math.min(level + 2, 6)}`)) };
 }
@@ -115,7 +109,7 @@ function closesFence(line, mark) {
 }
 
 function codeBlock(code, language, live) {
-  // Colours wait for the block's end: colouring it for each token would cost the square of its length.
+  // Colours wait for the block's end: for each token anew they would cost the square of its length.
   const text = h("code", {}, ...(live ? [code] : highlight(code, language)));
   const name = h("span", {}, language.slice(0, 40) || "text");
   const head = h("div", { class: "code-head" }, name, copyButton(() => code));

@@ -65,7 +65,8 @@ function conversation(item) {
   const messages = item.messages.map(message);
   if (messages.includes(null)) return null;
   const { id, title, system, updated } = item;
-  return { id, title: text(title) || "Untitled", system: text(system), updated: number(updated) ?? 0, messages };
+  const known = { id, title: text(title) || "Untitled", system: text(system), updated: number(updated) ?? 0 };
+  return { ...known, messages };
 }
 
 function message(item) {

@@ -3,7 +3,7 @@
 import { button, copyButton, h } from "./dom.js";
 import { Markdown } from "./markdown.js";
 
-/** Whether a key sends: Enter, but not while an input method composes. */
+/** Enter sends, but not while an input method composes. */
 export const sends = (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing;
 
 /** Makes a field as high as its text, within the bounds of the style sheet. */
@@ -12,7 +12,7 @@ export function fit(area) {
   area.style.height = `${area.scrollHeight + 2}px`;
 }
 
-/** A question. `edited(text)` is called with a new text for it. */
+/** A question. `edited(text)` replaces it. */
 export function question({ content }, edited) {
   const edit = button("Edit", () => node.replaceWith(editor(content, node, edited)), { class: "idle edit" });
   const actions = h("div", { class: "actions" }, copyButton(() => content), edit);
