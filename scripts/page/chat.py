@@ -105,6 +105,18 @@ def switching(page: Page):
     page.done(1)
 
 
+def interrupted(page: Page):
+    """A reload in the midst of an answer keeps what was there a second before, and ends the request."""
+    browser = page.browser
+    page.send("slow")
+    browser.wait(f"return {GROWING}.includes('word60 ')")
+    page.reload()
+    expect("word5 " in page.answer(), page.answer()[:80])
+    expect(page.last(".meta").startswith("Interrupted"), page.last(".meta"))
+    expect(page.server.left.wait(3), "the request goes on")
+    page.ask("and then")
+
+
 def reasoning(page: Page):
     """Reasoning is folded, says when it grows, opens by keyboard, and is not sent back."""
     browser = page.browser
@@ -320,5 +332,5 @@ def copying(page: Page):
 CODE = 'See:\n```rust\nfn main() {\n    let x = "<b>";\n}\n```\n`code` and [a link](https://example.org/)'
 WIDE = "a" * 3000 + "\n\n|" + "long cell|" * 30 + "\n|" + "-|" * 30 + "\n\n```\n" + "x" * 900 + "\n```"
 ANSWERS = {"code": ("", CODE), "wide": ("", WIDE)}
-CHECKS = [sending, figures, streaming, switching, reasoning, regenerate, settings, errors, conversations,
-          two_tabs, copying]
+CHECKS = [sending, figures, streaming, switching, interrupted, reasoning, regenerate, settings, errors,
+          conversations, two_tabs, copying]
