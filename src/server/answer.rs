@@ -9,7 +9,8 @@ use super::error::{ApiError, ErrorKind};
 use super::facts::Facts;
 use super::worker::{Events, Worker};
 use crate::engine::{Drawn, End, Event, StopMatcher, Usage};
-use crate::text::{Part, Splitter, is_mark};
+use crate::text::Part;
+use crate::text::tools::{AnswerParser, AnswerPart};
 
 /// What is new of an answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -100,7 +101,7 @@ struct Choice {
     /// Bytes of a character that has not come whole.
     bytes: crate::text::Utf8Joiner,
     stops: StopMatcher,
-    splitter: Splitter,
+    parser: AnswerParser,
     /// Tokens whose text has not been told of.
     logprobs: Vec<TokenLogprobs>,
     usage: Usage,
@@ -121,7 +122,7 @@ impl Answer {
         let choice = || Choice {
             bytes: Default::default(),
             stops: StopMatcher::new(stops.iter().cloned()),
-            splitter: Splitter::after(prompt),
+            parser: AnswerParser::new(None, prompt, &[]),
             logprobs: Vec::new(),
             usage: Usage::default(),
             over: false,
@@ -245,7 +246,7 @@ impl Answer {
         let mut piece = choice.bytes.push(tokenizer.piece(id, false).unwrap_or_default());
         // A control token is no text, but it may begin or end reasoning.
         if piece.is_empty()
-            && let Some(mark) = tokenizer.token_text(id).filter(|text| is_mark(text))
+            && let Some(mark) = tokenizer.token_text(id).filter(|text| choice.parser.wants(text))
         {
             piece.push_str(mark);
         }
@@ -265,7 +266,7 @@ impl Answer {
     /// Tells of text that is certain.
     fn parts(&mut self, number: usize, certain: &str) {
         let choice = &mut self.choices[number];
-        for (part, text) in choice.splitter.push(certain) {
+        for (part, text) in choice.parser.push(certain).into_iter().filter_map(AnswerPart::text) {
             let logprobs = std::mem::take(&mut choice.logprobs);
             self.ready.push_back((number, Delta::Text(part, Piece { text, logprobs })));
         }
@@ -273,7 +274,7 @@ impl Answer {
 
     fn end(&mut self, number: usize, reason: Reason, stop: Option<String>) {
         let choice = &mut self.choices[number];
-        for (part, text) in choice.splitter.finish() {
+        for (part, text) in choice.parser.finish().into_iter().filter_map(AnswerPart::text) {
             let logprobs = std::mem::take(&mut choice.logprobs);
             self.ready.push_back((number, Delta::Text(part, Piece { text, logprobs })));
         }

@@ -10,7 +10,7 @@ use super::error::{ApiError, ErrorKind};
 use super::facts::Facts;
 use super::worker::{Choice, Worker};
 use crate::engine::{Sampler, SamplerConfig, SamplerError};
-use crate::text::{Conversation, EncodeOptions, Message};
+use crate::text::{Conversation, EncodeOptions, Message, Rendered};
 
 /// Most answers to one request.
 pub const MAX_CHOICES: usize = 128;
@@ -161,8 +161,9 @@ impl Server {
         let invalid = |error: crate::text::TextError| ApiError::new(ErrorKind::Invalid, error.to_string());
         let (tokens, text, stops) = match input {
             Input::Chat(chat) => {
-                let text = self.render(facts, &chat)?;
-                let tokens = tokenizer.encode_chat(&text).map_err(invalid)?;
+                let rendered = self.render(facts, &chat)?;
+                let tokens = tokenizer.encode_chat(&rendered).map_err(invalid)?;
+                let text = rendered.text().to_owned();
                 let stops = facts.template.as_ref().map(|template| template.stops.clone());
                 (tokens, text, stops.unwrap_or_default())
             }
@@ -188,7 +189,7 @@ impl Server {
     ///
     /// # Errors
     /// Where there is no template, or it raises an error.
-    pub fn render(&self, facts: &Facts, chat: &Chat) -> Result<String, ApiError> {
+    pub fn render(&self, facts: &Facts, chat: &Chat) -> Result<Rendered, ApiError> {
         let Some(template) = &facts.template else {
             let message =
                 format!("model {} has no chat template: /v1/completions continues texts", facts.name);
@@ -198,10 +199,12 @@ impl Server {
         for (name, value) in &chat.settings {
             conversation = conversation.with_setting(name.clone(), value.clone());
         }
-        (self.config.render)(&template.source, &conversation).map_err(|error| ApiError {
+        let conversation = conversation.disguised(&facts.tokenizer, &template.source);
+        let text = (self.config.render)(&template.source, &conversation).map_err(|error| ApiError {
             field: Some("messages".to_owned()),
             ..ApiError::new(ErrorKind::Invalid, error)
-        })
+        })?;
+        Ok(Rendered::new(text, &facts.tokenizer))
     }
 }
 
