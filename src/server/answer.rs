@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Server;
+use super::ask::Prompt;
 use super::error::{ApiError, ErrorKind};
 use super::facts::Facts;
 use super::worker::{Events, Worker};
@@ -20,6 +21,19 @@ pub enum Delta {
         of: usize,
     },
     Text(Part, Piece),
+    /// A tool is called: which of the answer's calls it is, a name for the call, the tool's.
+    #[allow(dead_code)] // answers are not read for calls yet
+    Call {
+        index: usize,
+        id: String,
+        name: String,
+    },
+    /// More of a call's arguments; together they are the text of a JSON object.
+    #[allow(dead_code)] // as `Call`
+    Arguments {
+        index: usize,
+        delta: String,
+    },
     Done(Done),
 }
 
@@ -51,6 +65,9 @@ pub struct Done {
 pub enum Reason {
     Stop,
     Length,
+    /// Tools are called.
+    #[allow(dead_code)] // as `Delta::Call`
+    ToolCalls,
 }
 
 /// What came of waiting for an answer to go on.
@@ -85,6 +102,7 @@ impl Timings {
 pub struct Answer {
     pub facts: Arc<Facts>,
     pub seed: u64,
+    pub prompt_tokens: usize,
     server: Arc<Server>,
     worker: Worker,
     events: Events,
@@ -108,20 +126,21 @@ struct Choice {
 }
 
 impl Answer {
-    /// The answer that these events tell of.
+    /// The answer to a prompt that these events tell of; what the prompt says ends it beside `stops`.
     pub fn new(
         server: Arc<Server>,
         worker: &Worker,
         events: Events,
         choices: usize,
-        prompt: &str,
-        stops: Vec<String>,
+        prompt: &Prompt,
+        mut stops: Vec<String>,
         seed: u64,
     ) -> Answer {
+        stops.extend_from_slice(&prompt.stops);
         let choice = || Choice {
             bytes: Default::default(),
             stops: StopMatcher::new(stops.iter().cloned()),
-            splitter: Splitter::after(prompt),
+            splitter: Splitter::after(&prompt.text),
             logprobs: Vec::new(),
             usage: Usage::default(),
             over: false,
@@ -130,6 +149,7 @@ impl Answer {
         Answer {
             facts: Arc::clone(&worker.facts),
             seed,
+            prompt_tokens: prompt.tokens.len(),
             server,
             worker: worker.clone(),
             events,
@@ -288,11 +308,21 @@ impl Drop for Answer {
     }
 }
 
+/// A call of a tool that has come whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Call {
+    pub id: String,
+    pub name: String,
+    /// The text of a JSON object, unless the answer ended within it.
+    pub arguments: String,
+}
+
 /// An answer that has come whole.
 #[derive(Clone, Debug, Default)]
 pub struct Whole {
     pub text: String,
     pub reasoning: String,
+    pub calls: Vec<Call>,
     pub logprobs: Vec<TokenLogprobs>,
     pub done: Option<Done>,
 }
@@ -315,6 +345,12 @@ impl Answer {
                         Part::Reasoning => whole.reasoning.push_str(&piece.text),
                     }
                     whole.logprobs.extend(piece.logprobs);
+                }
+                Delta::Call { id, name, .. } => whole.calls.push(Call { id, name, ..Call::default() }),
+                Delta::Arguments { index, delta } => {
+                    if let Some(call) = whole.calls.get_mut(index) {
+                        call.arguments.push_str(&delta);
+                    }
                 }
                 Delta::Done(done) => whole.done = Some(done),
             }

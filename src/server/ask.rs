@@ -20,7 +20,7 @@ const MAX_STOP: usize = 4096;
 /// Most messages of a conversation.
 const MAX_MESSAGES: usize = 10_000;
 
-/// See the module. Fields are named in errors as the dialect calls them, by `names`.
+/// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Ask {
     pub model: String,
@@ -34,6 +34,8 @@ pub struct Ask {
     pub logprobs: Option<usize>,
     /// Answers; with seeds one after another.
     pub choices: usize,
+    /// JSON that an answer has to be: of this schema, or any object where it is `{}`.
+    pub format: Option<Value>,
 }
 
 /// What is to be continued.
@@ -56,6 +58,61 @@ pub struct Chat {
     pub messages: Vec<Message>,
     /// What the template is told beside them.
     pub settings: Map<String, Value>,
+    /// Functions that may be called, as OpenAI's chats have them.
+    pub tools: Vec<Value>,
+    pub tool_choice: ToolChoice,
+    /// Whether several may be called at a time, where a request says so.
+    #[allow(dead_code)] // no tools can be called yet
+    pub parallel_tool_calls: Option<bool>,
+}
+
+/// Whether tools are to be called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ToolChoice {
+    /// As the model likes.
+    #[default]
+    Auto,
+    None,
+    /// At least one.
+    Required,
+    /// The one of this name.
+    Named(String),
+}
+
+impl Chat {
+    /// Tells the template whether reasoning is wanted, by the names that templates know this by.
+    pub fn think(&mut self, wanted: bool) {
+        for name in ["enable_thinking", "thinking"] {
+            self.settings.entry(name).or_insert(wanted.into());
+        }
+    }
+
+    /// Tells it how much of it is wanted: `low`, `medium`, `high`, ..; `none` is none at all.
+    pub fn effort(&mut self, effort: &str) {
+        match effort {
+            "none" => self.think(false),
+            _ => {
+                self.settings.entry("reasoning_effort").or_insert(effort.into());
+            }
+        }
+    }
+
+    /// The tools that the template tells of.
+    fn callable(&self) -> &[Value] {
+        if self.tool_choice == ToolChoice::None { &[] } else { &self.tools }
+    }
+
+    /// Whether there is what has to be called.
+    fn check_tools(&self) -> Result<(), ApiError> {
+        let wrong = |message: String| Err(ApiError::invalid("tool_choice", message));
+        match &self.tool_choice {
+            ToolChoice::Required if self.tools.is_empty() => wrong("there are no tools to call".to_owned()),
+            ToolChoice::Named(name) if !self.tools.iter().any(|tool| tool["function"]["name"] == **name) => {
+                wrong(format!("there is no tool {name:?}"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// How tokens are chosen, where a request says so.
@@ -125,17 +182,9 @@ impl Server {
         let choice =
             |sampler| Choice { prompt: prompt.tokens.clone(), sampler, max_tokens, logprobs: ask.logprobs };
         let events = worker.submit(samplers.into_iter().map(choice).collect())?;
-        let stops = ask.stop.into_iter().chain(prompt.stops).collect();
         self.metrics.asked(&worker.facts.name);
-        Ok(Answer::new(
-            Arc::clone(self),
-            &worker,
-            events,
-            ask.choices.max(1),
-            &prompt.text,
-            stops,
-            sampling.seed,
-        ))
+        let (server, choices) = (Arc::clone(self), ask.choices.max(1));
+        Ok(Answer::new(server, &worker, events, choices, &prompt, ask.stop, sampling.seed))
     }
 
     /// The prompt of an input.
@@ -187,15 +236,35 @@ impl Server {
                 format!("model {} has no chat template: /v1/completions continues texts", facts.name);
             return Err(ApiError::new(ErrorKind::Unsupported, message));
         };
-        let mut conversation = Conversation::new(&chat.messages, true, &facts.tokenizer);
-        for (name, value) in &chat.settings {
-            conversation = conversation.with_setting(name.clone(), value.clone());
+        if !chat.callable().is_empty() {
+            return Err(ApiError::unsupported("tools", "this server calls no tools yet"));
         }
-        (self.config.render)(&template.source, &conversation).map_err(|error| ApiError {
-            field: Some("messages".to_owned()),
-            ..ApiError::new(ErrorKind::Invalid, error)
+        let render = |messages: &[Message]| {
+            let mut conversation = Conversation::new(messages, true, &facts.tokenizer);
+            for (name, value) in &chat.settings {
+                conversation = conversation.with_setting(name.clone(), value.clone());
+            }
+            (self.config.render)(&template.source, &conversation)
+        };
+        render(&chat.messages).or_else(|error| {
+            // Many templates take a system message in the first place alone.
+            let merged = merged_systems(&chat.messages).and_then(|merged| render(&merged).ok());
+            merged.ok_or_else(|| ApiError {
+                field: Some("messages".to_owned()),
+                ..ApiError::new(ErrorKind::Invalid, error)
+            })
         })
     }
+}
+
+/// The messages with the texts of all system messages in one, the first; `None` where they are so already.
+fn merged_systems(messages: &[Message]) -> Option<Vec<Message>> {
+    let is_system = |message: &&Message| message.role() == "system";
+    messages.iter().skip(1).find(is_system)?;
+    let texts: Vec<&str> = messages.iter().filter(is_system).map(Message::content).collect();
+    let mut merged = vec![Message::new("system", texts.join("\n\n"))];
+    merged.extend(messages.iter().filter(|message| !is_system(message)).cloned());
+    Some(merged)
 }
 
 /// Tokens that an answer may have.
@@ -221,6 +290,9 @@ fn check(ask: &Ask) -> Result<(), ApiError> {
     if ask.max_tokens == Some(0) {
         return Err(ApiError::invalid("max_tokens", "at least 1 is needed"));
     }
+    if ask.format.is_some() {
+        return Err(ApiError::unsupported("response_format", "answers are not held to a format yet"));
+    }
     match &ask.input {
         Input::Chat(chat) if chat.messages.is_empty() => {
             Err(ApiError::invalid("messages", "there is nothing to answer"))
@@ -228,10 +300,56 @@ fn check(ask: &Ask) -> Result<(), ApiError> {
         Input::Chat(chat) if chat.messages.len() > MAX_MESSAGES => {
             Err(ApiError::invalid("messages", format!("there are more than {MAX_MESSAGES}")))
         }
+        Input::Chat(chat) => chat.check_tools(),
         _ => Ok(()),
     }
 }
 
 fn wrong_number(error: SamplerError) -> ApiError {
     ApiError::invalid(error.field, format!("a number {} is needed", error.wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn late_system_messages_are_merged_into_the_first() {
+        let message = |role: &str, text: &str| Message::new(role, text);
+        let plain = [message("system", "a"), message("user", "b")];
+        assert_eq!(merged_systems(&plain), None);
+        assert_eq!(merged_systems(&plain[1..]), None);
+        let late = [
+            message("user", "b"),
+            message("system", "c"),
+            message("assistant", "d").with("x", 1),
+            message("system", "e"),
+        ];
+        let merged = [message("system", "c\n\ne"), late[0].clone(), late[2].clone()];
+        assert_eq!(merged_systems(&late).unwrap(), merged);
+        let two = [message("system", "a"), message("system", "b")];
+        assert_eq!(merged_systems(&two).unwrap(), [message("system", "a\n\nb")]);
+    }
+
+    #[test]
+    fn what_has_to_be_called_is_there() {
+        let tools = vec![serde_json::json!({ "type": "function", "function": { "name": "f" } })];
+        let check = |tools: &[Value], tool_choice| {
+            Chat { tools: tools.to_vec(), tool_choice, ..Chat::default() }.check_tools().is_ok()
+        };
+        assert!(check(&tools, ToolChoice::Required) && check(&tools, ToolChoice::Named("f".into())));
+        assert!(!check(&tools, ToolChoice::Named("g".into())));
+        assert!(!check(&[], ToolChoice::Required) && check(&[], ToolChoice::Auto));
+    }
+
+    #[test]
+    fn wishes_for_reasoning_are_settings_where_the_request_sets_none() {
+        let mut chat = Chat::default();
+        chat.settings.insert("thinking".into(), 5.into());
+        chat.effort("none");
+        chat.effort("low");
+        let settings =
+            serde_json::json!({ "thinking": 5, "enable_thinking": false, "reasoning_effort": "low" });
+        assert_eq!(Value::from(chat.settings), settings);
+    }
 }
