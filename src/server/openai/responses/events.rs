@@ -376,10 +376,10 @@ mod tests {
         let last = events.last().unwrap();
         assert_eq!(last["response"], response);
         // The deltas of an item bear its id and place.
-        let delta = &events[9];
+        let delta = &events[10];
         assert_eq!((&delta["item_id"], &delta["output_index"]), (&output[1]["id"], &1.into()));
-        assert_eq!(events[8]["item_id"], output[1]["id"]);
-        let begun = &events[7]["item"];
+        assert_eq!(events[9]["item_id"], output[1]["id"]);
+        let begun = &events[8]["item"];
         assert_eq!((&begun["status"], &begun["content"]), (&"in_progress".into(), &json!([])));
     }
 
