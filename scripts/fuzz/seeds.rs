@@ -50,6 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tokenizers(&write)?;
     cached_page(&write)?;
     transcripts(&write)?;
+    bodies(&write)?;
     tensors(&root.join("golden"))
 }
 
@@ -130,6 +131,43 @@ fn transcripts(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> std:
         ("harmony", "<|start|>assistant<|channel|>analysis<|message|>a<|end|><|channel|>final<|message|>4".to_owned()),
     ];
     texts.iter().try_for_each(|(name, text)| write("transcript", name, text.as_bytes()))
+}
+
+/// Requests of every dialect; the first byte says where they go.
+fn bodies(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
+    let messages = r#""messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"hello"}]"#;
+    let sampling = r#""temperature":0.7,"top_p":0.9,"top_k":40,"min_p":0.1,"seed":1,"stop":["a"],"n":2,"stream":true"#;
+    let schema = r#"{"type":"object","properties":{"a":{"type":"integer"},"b":{"enum":["x","y"]}},"required":["a"]}"#;
+    let tool = format!(r#"{{"type":"function","function":{{"name":"f","parameters":{schema}}}}}"#);
+    let parts = r#"[{"type":"text","text":"hello"}]"#;
+    let chat = format!(r#"{{{messages},{sampling},"logprobs":true,"top_logprobs":2,"max_tokens":5,"logit_bias":{{"5":1}}}}"#);
+    let format = format!(r#"{{{messages},"response_format":{{"type":"json_schema","json_schema":{{"name":"s","schema":{schema}}}}}}}"#);
+    let tools = format!(r#"{{{messages},"tools":[{tool}],"tool_choice":"required","max_tokens":9}}"#);
+    let text = format!(r#"{{"prompt":"hello",{sampling},"logprobs":2,"max_tokens":5}}"#);
+    let anthropic_tool = format!(r#"[{{"name":"f","input_schema":{schema}}}]"#);
+    let user = format!(r#""messages":[{{"role":"user","content":{parts}}}]"#);
+    let anthropic = format!(r#"{{"max_tokens":5,"system":"a",{user},"tools":{anthropic_tool},"stop_sequences":["a"]}}"#);
+    let responses = r#"{"input":[{"role":"user","content":"hello"}],"instructions":"a","stream":true}"#;
+    let options = r#""options":{"temperature":0.5,"num_predict":5,"seed":1,"stop":["a"]}"#;
+    let ollama = format!(r#"{{"model":"tiny",{messages},"stream":false,"format":{schema},{options}}}"#);
+    let generate = format!(r#"{{"model":"tiny","prompt":"hello","system":"a","raw":false,{options}}}"#);
+    let seeds: [(u8, &str, &str); 14] = [
+        (0, "chat", &chat),
+        (0, "schema", &format),
+        (0, "tools", &tools),
+        (0, "parts", &format!("{{{user}}}")),
+        (1, "text", &text),
+        (1, "tokens", r#"{"prompt":[1,2,3],"max_tokens":5}"#),
+        (2, "tokenize", r#"{"content":"hello","add_special":true,"with_pieces":true}"#),
+        (3, "detokenize", r#"{"tokens":[1,2,3]}"#),
+        (4, "template", &format!("{{{messages}}}")),
+        (5, "responses", responses),
+        (6, "anthropic", &anthropic),
+        (7, "count", &anthropic),
+        (8, "ollama", &ollama),
+        (9, "generate", &generate),
+    ];
+    seeds.iter().try_for_each(|(path, name, body)| write("request", name, &[&[*path], body.as_bytes()].concat()))
 }
 
 fn tensors(folder: &Path) -> Result<(), Box<dyn Error>> {

@@ -68,6 +68,9 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 /// Pieces of a body that are waited for by a client; few, so that a slow one holds little.
 const AHEAD: usize = 16;
 
+/// What a client has to take a piece of its answer.
+const PIECE_TIME: Duration = Duration::from_secs(120);
+
 /// Where the pieces of a streamed answer go.
 pub struct Pieces(Sender<Bytes>);
 
@@ -80,9 +83,9 @@ impl Pieces {
         self.raw(format!("{name}data: {data}\n\n")).await
     }
 
-    /// Sends text as it is; `false` where the client has gone.
+    /// Sends text as it is; `false` where the client has gone, or takes nothing.
     pub async fn raw(&self, text: impl Into<Bytes>) -> bool {
-        self.0.send(text.into()).await.is_ok()
+        self.0.send_timeout(text.into(), PIECE_TIME).await.is_ok()
     }
 }
 
@@ -96,13 +99,21 @@ impl Stream for Streamed {
     }
 }
 
-/// An answer that comes in pieces, which `write` sends; it ends when that does.
+/// An answer that comes in pieces, which `write` sends; it ends when that does. `write` is dropped when the
+/// client goes, also where it waits for the model.
 pub fn streamed<F>(content_type: &'static str, write: impl FnOnce(Pieces) -> F) -> Response
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let (sender, receiver) = channel(AHEAD);
-    tokio::spawn(write(Pieces(sender)));
+    let client = sender.clone();
+    let written = write(Pieces(sender));
+    tokio::spawn(async move {
+        tokio::select! {
+            () = written => {}
+            () = client.closed() => {}
+        }
+    });
     let headers = [(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-store")];
     (headers, Body::from_stream(Streamed(receiver))).into_response()
 }

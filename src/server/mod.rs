@@ -15,6 +15,7 @@ mod body;
 mod connections;
 mod error;
 mod facts;
+mod local;
 mod metrics;
 mod models;
 mod native;
@@ -40,6 +41,8 @@ use crate::text::Conversation;
 pub use access::Access;
 
 pub use facts::{Facts, Template};
+#[doc(hidden)]
+pub use local::Local;
 use metrics::Metrics;
 use models::Registry;
 pub use models::{Described, Listed, Models};
@@ -82,14 +85,18 @@ pub fn serve(
 ) -> std::io::Result<()> {
     // The engine has the cores; a request takes little.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let registry = Registry::new(models, config.any_name, config.queue);
-    let server = Arc::new(Server { config, registry, metrics: Metrics::new() });
+    let server = Arc::new(Server::new(config, models));
     let served = runtime.block_on(connections::serve(server, listening));
     runtime.shutdown_timeout(Duration::from_secs(1));
     served
 }
 
 impl Server {
+    fn new(config: Config, models: Arc<dyn Models>) -> Server {
+        let registry = Registry::new(models, config.any_name, config.queue);
+        Server { config, registry, metrics: Metrics::new() }
+    }
+
     /// All that can be asked for.
     fn router(self: &Arc<Server>) -> Router {
         let router = Router::new()

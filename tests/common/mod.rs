@@ -12,6 +12,7 @@ pub mod nextn;
 pub mod qwen4;
 pub mod rebuilt;
 pub mod runs;
+pub mod server;
 pub mod state_spaces;
 pub mod tiny;
 

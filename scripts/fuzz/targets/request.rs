@@ -1,0 +1,122 @@
+//! Bodies of requests, whatever is sent to whichever path: an answer or an error that says what is wrong, never one of
+//! the server's own.
+#![no_main]
+
+#[path = "../../../tests/common/gguf.rs"]
+#[allow(dead_code)] // a part of it is used
+mod gguf;
+#[path = "../../../tests/common/tiny.rs"]
+#[allow(dead_code)]
+mod tiny;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use libfuzzer_sys::fuzz_target;
+use wayinfer::engine::{Engine, EngineOptions, SamplerConfig, SchedulerLimits};
+use wayinfer::gguf::{Gguf, Source, StaticBytes};
+use wayinfer::model::{KvType, Model};
+use wayinfer::server::{Access, Config, Facts, Listed, Local, Models, Opened, Template};
+use wayinfer::store::Guesses;
+use wayinfer::text::{ChatTemplate, Tokenizer};
+
+/// Where bodies go; the first byte of an input says to which.
+const PATHS: [&str; 10] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/tokenize",
+    "/detokenize",
+    "/apply-template",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/api/chat",
+    "/api/generate",
+];
+
+const CONTEXT: usize = 64;
+const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:";
+
+fuzz_target!(|data: &[u8]| {
+    let Some((&path, body)) = data.split_first() else { return };
+    let path = PATHS[usize::from(path) % PATHS.len()];
+    let Some((status, reply)) = server().post(path, body.to_vec()) else { return };
+    // 503: more answers are asked for than may wait.
+    assert!([200, 400, 404, 413, 501, 503].contains(&status), "{path}: {status}: {}", String::from_utf8_lossy(&reply));
+    let text = std::str::from_utf8(&reply).expect("UTF-8");
+    if status != 200 {
+        let error: serde_json::Value = serde_json::from_str(text).expect("JSON");
+        let message = error["error"]["message"].as_str().or(error["error"].as_str());
+        assert!(message.is_some_and(|message| !message.is_empty()), "{path}: {text}");
+    }
+});
+
+fn server() -> &'static Local {
+    static SERVER: OnceLock<Local> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let config = Config {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            access: Access::default(),
+            queue: 4,
+            any_name: true,
+            drain: Duration::ZERO,
+            render: |source, conversation| {
+                let template = ChatTemplate::new(source).map_err(|error| error.to_string())?;
+                template.render(conversation).map_err(|error| error.to_string())
+            },
+        };
+        Local::new(config, Arc::new(Tiny)).expect("threads")
+    })
+}
+
+/// One model, in memory.
+struct Tiny;
+
+impl Models for Tiny {
+    fn list(&self) -> Vec<Listed> {
+        vec![Listed { name: "tiny".to_owned(), file_bytes: 0, created: 0 }]
+    }
+
+    fn bytes(&self, _: &str) -> u64 {
+        0
+    }
+
+    fn budget(&self) -> u64 {
+        u64::MAX
+    }
+
+    fn open(&self, name: &str, _: u64, run: &mut dyn FnMut(Opened<'_>)) -> Result<(), String> {
+        let bytes: &'static [u8] = Vec::leak(tiny::tiny_bpe().build());
+        let gguf = Gguf::open(Source::Memory { name: "tiny", bytes: StaticBytes(bytes) }).map_err(|e| e.to_string())?;
+        let model = Model::load(&gguf).map_err(|error| error.to_string())?;
+        let tokenizer = Tokenizer::from_metadata(gguf.metadata(), None).map_err(|error| error.to_string())?;
+        let (batch, kv) = (16, KvType::F16);
+        let options =
+            EngineOptions { context: CONTEXT, batch, kv, threads: 1, isa: None, drafts: 0, guesses: Guesses::Off };
+        let engine = Engine::new(&model, &options).map_err(|error| error.to_string())?;
+        let spec = model.spec();
+        let facts = Facts {
+            name: name.to_owned(),
+            template: Some(Template { source: TEMPLATE.to_owned(), stops: Vec::new() }),
+            context: CONTEXT,
+            trained_context: spec.context,
+            vocab: spec.vocab,
+            embd: spec.embd,
+            ends: (0..spec.vocab as u32).filter(|&id| tokenizer.is_end_of_generation(id)).collect(),
+            sampling: SamplerConfig::greedy(),
+            drawing: SamplerConfig::greedy(),
+            architecture: spec.architecture.clone(),
+            parameters: 0,
+            file_bytes: 0,
+            quantization: "F32".to_owned(),
+            created: 0,
+            tokenizer,
+        };
+        let limits = SchedulerLimits { sequences: 4, chunk: 16, sequence_bytes: 1 << 20 };
+        run(Opened { engine, cache: None, limits, facts });
+        Ok(())
+    }
+
+    fn warn(&self, _: &str) {}
+}
