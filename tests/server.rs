@@ -102,7 +102,8 @@ fn a_text_is_continued() {
     let end = &pieces.last().expect("a piece")["choices"][0];
     assert_eq!((&end["text"], &end["finish_reason"]), (&json!(""), &json!("length")));
     // A list of one, and the tokens of it, mean the same.
-    let tokens = server.ask("/tokenize", &json!({ "content": "Once", "add_special": true }))["tokens"].clone();
+    let tokens =
+        server.ask("/tokenize", &json!({ "content": "Once", "add_special": true }))["tokens"].clone();
     for prompt in [json!(["Once"]), tokens.clone(), json!([tokens])] {
         let same = server.ask(TEXT, &with(body.clone(), json!({ "prompt": prompt })));
         assert_eq!(same["choices"], answer["choices"], "{prompt}");
@@ -135,7 +136,8 @@ fn probabilities_tell_of_each_token() {
     let body = json!({ "prompt": "Once", "max_tokens": 6, "seed": 3, "temperature": 1.0, "logprobs": 2 });
     let choice = server.ask(TEXT, &body)["choices"][0].clone();
     let logprobs = &choice["logprobs"];
-    let tokens: Vec<&str> = logprobs["tokens"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let tokens: Vec<&str> =
+        logprobs["tokens"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     assert_eq!(choice["text"], tokens.concat());
     assert_eq!(tokens.len(), 6);
     for name in ["token_logprobs", "top_logprobs", "text_offset"] {
@@ -144,7 +146,8 @@ fn probabilities_tell_of_each_token() {
     let starts: Vec<usize> = (0..6).map(|n| tokens[..n].concat().chars().count()).collect();
     assert_eq!(logprobs["text_offset"], json!(starts));
     let offsets = server.pieces(TEXT, &body);
-    let offsets = offsets.iter().filter_map(|piece| piece["choices"][0]["logprobs"]["text_offset"].as_array());
+    let offsets =
+        offsets.iter().filter_map(|piece| piece["choices"][0]["logprobs"]["text_offset"].as_array());
     assert_eq!(offsets.flatten().filter_map(Value::as_u64).map(|n| n as usize).collect::<Vec<_>>(), starts);
 }
 
@@ -173,7 +176,8 @@ fn texts_end_answers_whatever_tokens_they_lie_in() {
 fn several_answers_are_those_of_the_seeds_that_follow() {
     let server = Server::demo(&[]);
     let body = json!({ "prompt": "Once", "max_tokens": 12, "temperature": 1.5, "top_p": 1, "logprobs": 0 });
-    let one = |seed: u64| server.ask(TEXT, &with(body.clone(), json!({ "seed": seed })))["choices"][0].clone();
+    let one =
+        |seed: u64| server.ask(TEXT, &with(body.clone(), json!({ "seed": seed })))["choices"][0].clone();
     let single: Vec<Value> = (40..45).map(one).collect();
     assert!(single.iter().map(|choice| choice["text"].to_string()).collect::<BTreeSet<_>>().len() > 2);
     let five = with(body.clone(), json!({ "seed": 40, "n": 5 }));
@@ -350,7 +354,9 @@ fn what_there_is_not_is_said_in_json() {
         assert!(status != 405 || reply.header("allow").is_some(), "{method} {path}");
     }
     // What is no HTTP at all ends the connection.
-    for rubbish in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"hello\r\n\r\n", b"GET / HTTP/9\r\n\r\n"] {
+    for rubbish in
+        [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"hello\r\n\r\n", b"GET / HTTP/9\r\n\r\n"]
+    {
         let mut stream = server.connect();
         let _ = stream.write_all(rubbish);
         let _ = stream.shutdown(std::net::Shutdown::Write);
@@ -373,7 +379,8 @@ fn a_prompt_that_does_not_fit() {
     assert_eq!(error["n_ctx"], 64);
     let tokens = error["n_prompt_tokens"].as_u64().expect("a number");
     // The words by which agents know it.
-    let words = format!("maximum context length is 64 tokens. However, your messages resulted in {tokens} tokens");
+    let words =
+        format!("maximum context length is 64 tokens. However, your messages resulted in {tokens} tokens");
     assert!(error["message"].as_str().is_some_and(|message| message.contains(&words)), "{error}");
     // The context may be filled, and ends the answer.
     let room = server.ask(TEXT, &json!({ "prompt": "a", "max_tokens": -1, "seed": 1, "temperature": 3 }));
@@ -405,7 +412,7 @@ fn models_and_tokens() {
     }
     let reply = server.post("/detokenize", &json!({ "tokens": [1, 99_999_999] }));
     assert_eq!(reply.error()["param"], "tokens[1]");
-    let prompt = server.ask("/apply-template", &question("Hello")) ["prompt"].clone();
+    let prompt = server.ask("/apply-template", &question("Hello"))["prompt"].clone();
     assert!(prompt.as_str().is_some_and(|prompt| prompt.contains("Hello")), "{prompt}");
     let health = server.get("/health");
     assert_eq!((health.status, health.json()["status"].clone()), (200, json!("ok")));
@@ -567,10 +574,8 @@ fn a_connection_is_used_again() {
     let server = Server::demo(&[]);
     let mut stream = server.connect();
     let body = with(question("What is 2+2?"), json!({ "max_tokens": 2 })).to_string();
-    let request = format!(
-        "POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
+    let request =
+        format!("POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     stream.write_all(request.repeat(2).as_bytes()).expect("it takes both");
     let mut reader = BufReader::new(stream);
     for _ in 0..2 {
@@ -579,10 +584,8 @@ fn a_connection_is_used_again() {
     }
     // An answer in pieces, and one after it.
     let body = with(question("What is 2+2?"), json!({ "stream": true })).to_string();
-    let request = format!(
-        "POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
+    let request =
+        format!("POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     reader.get_mut().write_all(request.repeat(2).as_bytes()).expect("it takes both");
     for _ in 0..2 {
         assert!(Reply::read(&mut reader).expect("a reply").text().ends_with("data: [DONE]\n\n"));

@@ -50,11 +50,14 @@ fn request(kind: Kind, n: usize) -> Request {
     }
     let subject = n / 2;
     if matches!(kind, Kind::Chats) && n % 4 != 3 {
-        let mut messages = vec![json!({ "role": "user", "content": format!("What is {subject}+{}?", n % 10) })];
+        let mut messages =
+            vec![json!({ "role": "user", "content": format!("What is {subject}+{}?", n % 10) })];
         if n % 5 == 0 {
             let answer = format!("The sum of {subject} and {} is {}.", n % 10, subject + n % 10);
             messages.push(json!({ "role": "assistant", "content": answer }));
-            messages.push(json!({ "role": "user", "content": format!("Spell the word {}.", ["cat", "tree"][n % 2]) }));
+            messages.push(
+                json!({ "role": "user", "content": format!("Spell the word {}.", ["cat", "tree"][n % 2]) }),
+            );
         }
         body["messages"] = json!(messages);
         if n % 3 == 0 {

@@ -33,8 +33,6 @@ impl Options {
     /// What would choose others and is not there, unless it is set to do nothing.
     pub fn sampling(&self) -> Result<Sampling, ApiError> {
         let lacking = [
-            ("presence_penalty", self.presence_penalty, 0.0),
-            ("frequency_penalty", self.frequency_penalty, 0.0),
             ("mirostat", self.mirostat, 0.0),
             ("tfs_z", self.tfs_z, 1.0),
             ("typical_p", self.typical_p, 1.0),
@@ -57,6 +55,9 @@ impl Options {
             // -1 is all of the context.
             repeat_last: self.repeat_last_n.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
             seed: self.seed.filter(|&seed| seed != -1).map(|seed| seed as u64),
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            bias: Vec::new(),
         })
     }
 
@@ -84,7 +85,8 @@ mod tests {
     fn options_by_their_names() {
         let made = options(json!({ "temperature": 0, "top_k": 20, "top_p": 0.9, "min_p": 0.1, "seed": 3,
             "num_predict": 7, "stop": ["a"], "repeat_penalty": 1.1, "repeat_last_n": -1,
-            "num_ctx": 4096, "num_gpu": 1, "mirostat": 0, "typical_p": 1.0, "presence_penalty": 0.0 }));
+            "num_ctx": 4096, "num_gpu": 1, "mirostat": 0, "typical_p": 1.0,
+            "presence_penalty": 0.5, "frequency_penalty": 0.25 }));
         let sampling = Sampling {
             temperature: Some(0.0),
             top_p: Some(0.9),
@@ -93,6 +95,9 @@ mod tests {
             repeat_penalty: Some(1.1),
             repeat_last: Some(usize::MAX),
             seed: Some(3),
+            presence_penalty: Some(0.5),
+            frequency_penalty: Some(0.25),
+            bias: Vec::new(),
         };
         assert_eq!(made.sampling(), Ok(sampling));
         assert_eq!((made.max_tokens(), made.stop()), (Some(7), vec!["a".to_owned()]));
@@ -103,7 +108,7 @@ mod tests {
 
     #[test]
     fn samplers_that_are_not_there_are_named() {
-        for name in ["presence_penalty", "frequency_penalty", "mirostat", "tfs_z", "typical_p"] {
+        for name in ["mirostat", "tfs_z", "typical_p"] {
             let error = options(json!({ name: 0.5 })).sampling().unwrap_err();
             assert_eq!(error.field, Some(format!("options.{name}")));
         }
