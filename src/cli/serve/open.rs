@@ -8,8 +8,7 @@ use serde_json::Value as Json;
 use super::Args;
 use super::folder::{Entry, entries, entry};
 use crate::cli::chat::Template;
-use crate::cli::engine_args::{self, Loaded};
-use crate::cli::generate::open_engine;
+use crate::cli::engine_args::{self, Loaded, open_engine};
 use crate::cli::output::tell;
 use crate::cli::prefix_cache;
 use crate::cli::{CliError, model_arg, placement, safe_text};
@@ -86,7 +85,7 @@ impl Shelf {
             chunk: args.chunk.map_or(chunk, Into::into),
             sequence_bytes: sequence.saturating_mul(parallel as u64),
         };
-        let engine = open_engine(&loaded.model, &options)?;
+        let engine = open_engine(&loaded, &options)?;
         let folder = args.cache.cache.as_deref();
         let never = AtomicBool::new(false);
         let cache = prefix_cache::open(folder, args.cache.cache_size, (&loaded.gguf, &engine), &never);
