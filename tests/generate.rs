@@ -318,6 +318,8 @@ fn awkward_uses_end_in_an_error_that_says_what_is_wrong() {
         (&["bench", "model.bin", "--ram", "-1"], 2, "12G and 800M are sizes"),
         (&["inspect", "model.bin", "--plan", "--ram", "-1"], 2, "12G and 800M are sizes"),
         (&["inspect", "model.bin", "--speculate", "3"], 2, "  --plan"),
+        (&["inspect", "model.bin", "--kv-k", "q8_0"], 2, "  --plan"),
+        (&["inspect", "model.bin", "--plan", "--kv", "q9"], 2, "--kv: 'q9' is none of f16, f32, q8_0, q4_0"),
         (&["generate", "-p", "a", "-m", "model.bin", "--greedy", "--temp", "1"], 2, "cannot be used with"),
         (&["generate", "-p", "a", "-m", "model.bin", "--top-k", "3", "--greedy"], 2, "cannot be used with"),
         (&["trace", "-m", "none.gguf"], 2, "no prompt: standard input is empty"),
@@ -423,8 +425,49 @@ fn a_profile_says_where_the_time_goes() {
 }
 
 #[test]
+fn a_cache_that_the_model_cannot_have_names_its_file() {
+    let commands: [&[&str]; 5] = [
+        &["generate", "-p", "a"],
+        &["chat", "--template", "chatml", "--no-history"],
+        &["bench"],
+        &["trace", "-p", "a"],
+        &["inspect", "--plan"],
+    ];
+    for command in commands {
+        let output = run(&[command, &["-m", "odd-q8_0.gguf", "--kv", "q8_0"]].concat());
+        let wanted = "error: odd-q8_0.gguf: a KV cache of q8_0 takes heads of a multiple of 32 elements: its keys \
+                      have 24\n";
+        assert_eq!(output.status.code(), Some(1), "{command:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).ends_with(wanted), "{}", transcript(&output));
+    }
+}
+
+#[test]
+fn the_plan_counts_the_cache_as_it_is_to_be() {
+    const MIB: u64 = 1 << 20;
+    let other = |kv: &[&str]| {
+        let plan = ["inspect", "--plan", "--json", "dense-q4_k_m.gguf", "-c", "65536", "--ram", "4G"];
+        let output = run(&[&plan[..], kv].concat());
+        assert!(output.status.success(), "{}", transcript(&output));
+        let plan: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        (plan["kv"].as_str().expect("a type").to_owned(), plan["other_bytes"].as_u64().expect("bytes"))
+    };
+    let (name, f16) = other(&[]);
+    assert_eq!(name, "f16");
+    // 512 elements of keys and values a token; the program itself takes a little more or less.
+    let cases: [(&str, &[&str], f64); 2] =
+        [("f32", &["--kv", "f32"], 128.0), ("q8_0/q4_0", &["--kv", "q8_0", "--kv-v", "q4_0"], 26.0)];
+    for (wanted, args, mib) in cases {
+        let (name, bytes) = other(args);
+        let less = (f16 as f64 - bytes as f64) / MIB as f64;
+        assert_eq!(name, wanted);
+        assert!((less - (64.0 - mib)).abs() < 9.0, "{wanted}: {less:.1} MiB less than f16");
+    }
+}
+
+#[test]
 fn help_says_what_there_is() {
-    for command in ["generate", "bench", "tokenize"] {
+    for command in ["generate", "chat", "bench", "tokenize"] {
         assert_snapshot!(format!("help_{command}"), transcript(&run(&[command, "--help"])));
     }
 }

@@ -98,7 +98,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     let mut loaded = engine_args::load(args.model.source())?;
     let options = args.engine.options(context);
     placement::settle(&mut loaded, &args.engine, std::slice::from_ref(&options), 1)?;
-    let mut engine = Engine::new(&loaded.model, &options)?;
+    let mut engine = engine_args::open_engine(&loaded, &options)?;
     let mut sequence = engine.sequence();
     let load_s = loaded.started.elapsed().as_secs_f64();
 

@@ -1,17 +1,18 @@
 //! What the subcommands that run a model share: loading, kernel set, threads, KV cache.
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::time::Instant;
 
 use clap::builder::RangedI64ValueParser;
 use clap::{Args, ValueEnum};
 
 use super::output::tell;
-use super::{CliError, model_arg, safe_text};
-use crate::engine::{DEFAULT_BATCH, EngineOptions, Speculation};
+use super::{CliError, InFile, model_arg, safe_text};
+use crate::engine::{DEFAULT_BATCH, Engine, EngineError, EngineOptions, Speculation};
 use crate::gguf::{Gguf, Source};
 use crate::kernels::Isa;
-use crate::model::{KvElement, KvType, Model, ModelError};
+use crate::model::{KvElement, KvType, Model, ModelError, SequenceState};
 use crate::store::Guesses;
 
 /// Context where neither the user nor the model asks for less.
@@ -31,8 +32,8 @@ pub struct EngineArgs {
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = memory_size)]
     pub ram: Option<u64>,
 
-    /// Guess the experts of the next layer and read them ahead, where experts are streamed; changes no result.
-    /// `auto`: while most guesses are right
+    /// Guess the experts of the next layer and read them ahead, where experts are streamed; changes no
+    /// result. `auto`: while most guesses are right
     #[arg(
         long,
         value_name = "WHEN",
@@ -46,6 +47,13 @@ pub struct EngineArgs {
     #[arg(long, value_name = "TYPE", help = kv_help())]
     kv: Option<KvType>,
 
+    #[command(flatten)]
+    kv_apart: KvApart,
+}
+
+/// Types of keys and of values, where these are not the same.
+#[derive(Args, Debug)]
+pub struct KvApart {
     /// Type of the keys alone, where values are of another
     #[arg(long, value_name = "TYPE")]
     kv_k: Option<KvElement>,
@@ -53,6 +61,17 @@ pub struct EngineArgs {
     /// Type of the values alone
     #[arg(long, value_name = "TYPE")]
     kv_v: Option<KvElement>,
+}
+
+impl KvApart {
+    /// The types of a KV cache, where any was asked for, be it for both or for one.
+    pub fn or_both(&self, both: Option<KvType>) -> Option<KvType> {
+        if both.is_none() && self.kv_k.is_none() && self.kv_v.is_none() {
+            return None;
+        }
+        let both = both.unwrap_or_default();
+        Some(KvType { keys: self.kv_k.unwrap_or(both.keys), values: self.kv_v.unwrap_or(both.values) })
+    }
 }
 
 /// When experts are guessed.
@@ -76,11 +95,7 @@ impl From<GuessExperts> for Guesses {
 impl EngineArgs {
     /// The types of the KV cache, where any was asked for.
     pub fn kv(&self) -> Option<KvType> {
-        if self.kv.is_none() && self.kv_k.is_none() && self.kv_v.is_none() {
-            return None;
-        }
-        let both = self.kv.unwrap_or_default();
-        Some(KvType { keys: self.kv_k.unwrap_or(both.keys), values: self.kv_v.unwrap_or(both.values) })
+        self.kv_apart.or_both(self.kv)
     }
 
     /// The options of an engine with a context of this many tokens.
@@ -146,6 +161,18 @@ pub struct Loaded {
     pub started: Instant,
 }
 
+impl Loaded {
+    /// Its file; of a split model the first.
+    pub fn path(&self) -> &Path {
+        &self.gguf.parts[0].path
+    }
+
+    /// Refuses a KV cache that the model cannot have, before it is planned for.
+    pub fn check_kv(&self, kv: KvType) -> Result<(), CliError> {
+        SequenceState::check(self.model.spec(), kv).in_file(self.path())
+    }
+}
+
 /// Opens and loads a model.
 pub fn load(source: Source<'_>) -> Result<Loaded, CliError> {
     load_by(source, Model::load)
@@ -206,4 +233,12 @@ fn load_by(
         }
     })?;
     Ok(Loaded { gguf, model, started })
+}
+
+/// An engine for a model whose weights are in their places.
+pub fn open_engine<'m>(loaded: &'m Loaded, options: &EngineOptions) -> Result<Engine<'m>, CliError> {
+    Engine::new(&loaded.model, options).map_err(|error| match error {
+        EngineError::OutOfMemory(_) => CliError::from(error).hint("a smaller -c/--ctx needs less"),
+        _ => error.into(),
+    })
 }

@@ -24,7 +24,6 @@ use super::{CliError, InFile, interrupt, output, safe_text};
 use crate::engine::{
     Candidate, Engine, EngineError, EngineOptions, Sampler, Sequence, Speculation, SpeculationStats,
 };
-use crate::model::Model;
 use crate::store::peak_rss_bytes;
 use crate::text::Tokenizer;
 use printer::Printer;
@@ -192,7 +191,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     if let Some(plan) = loaded.model.store().plan().filter(|plan| !plan.is_mapped()) {
         tell!("{}", placement::line(plan, loaded.model.store().reads_directly()));
     }
-    let mut engine = open_engine(&loaded.model, &options)?;
+    let mut engine = engine_args::open_engine(&loaded, &options)?;
     let mut sequence = engine.sequence();
     let load_s = loaded.started.elapsed().as_secs_f64();
     // Until here an interrupt has nothing to end cleanly.
@@ -205,7 +204,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
         let vocab = 0..loaded.model.spec().vocab as u32;
         sampler.ban(vocab.filter(|&id| tokenizer.is_end_of_generation(id)));
     }
-    prompt_ids.iter().for_each(|&id| sampler.accept(id));
+    sampler.read(prompt_ids.iter().copied());
     if args.debug {
         show_prompt(&tokenizer, &prompt_ids, &engine);
     }
@@ -272,13 +271,6 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
         tell!("decode: {}", decode_traffic.line());
     }
     Ok(if stop == StopReason::Interrupted { interrupt::INTERRUPTED.into() } else { 0.into() })
-}
-
-pub(super) fn open_engine<'m>(model: &'m Model, options: &EngineOptions) -> Result<Engine<'m>, CliError> {
-    Engine::new(model, options).map_err(|error| match error {
-        EngineError::OutOfMemory(_) => CliError::from(error).hint("a smaller -c/--ctx needs less"),
-        _ => error.into(),
-    })
 }
 
 fn show_prompt(tokenizer: &Tokenizer, ids: &[u32], engine: &Engine<'_>) {

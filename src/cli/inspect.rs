@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use globset::GlobMatcher;
 
-use super::engine_args::memory_size;
+use super::engine_args::{KvApart, memory_size};
 use super::model_arg::ModelArg;
 use super::{CliError, output, safe_text};
 use crate::engine::Speculation;
@@ -25,11 +25,13 @@ use summary::Summary;
 /// Reads the headers alone and works on any GGUF file, whatever its architecture. Of a split model, any file
 /// will do.
 #[derive(clap::Args, Debug)]
+#[command(mut_arg("kv_k", |arg| arg.requires("plan")), mut_arg("kv_v", |arg| arg.requires("plan")))]
 pub struct Args {
     #[command(flatten)]
     model: ModelArg,
 
-    /// Print the value of one metadata key whole (an array one element a line)
+    /// Print the value of one metadata key whole (an array one element a line). With --plan: the type of the
+    /// KV cache, as `generate` has it
     #[arg(long, value_name = "KEY", conflicts_with_all = ["filter", "no_tensors", "check", "arrays"])]
     kv: Option<String>,
 
@@ -47,7 +49,7 @@ pub struct Args {
 
     /// Show where the weights would go in the memory that there is, the disk's measured bandwidth and the
     /// speed to expect
-    #[arg(long, conflicts_with_all = ["kv", "filter", "no_tensors", "check", "arrays"])]
+    #[arg(long, conflicts_with_all = ["filter", "no_tensors", "check", "arrays"])]
     plan: bool,
 
     /// With --plan: the memory that a run may take in all, in GiB (12G) or MiB (800M) [default: what is
@@ -75,6 +77,9 @@ pub struct Args {
     /// With --plan: the context in tokens [default: the model's, at most 4096]
     #[arg(short = 'c', long, value_name = "N", allow_negative_numbers = true, requires = "plan")]
     ctx: Option<NonZeroUsize>,
+
+    #[command(flatten)]
+    kv_apart: KvApart,
 
     /// Print JSON
     #[arg(long)]

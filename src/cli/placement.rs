@@ -5,7 +5,7 @@ mod traffic;
 
 use super::engine_args::{EngineArgs, Loaded};
 use super::output::tell;
-use super::{CliError, output};
+use super::{CliError, InFile, output};
 use crate::engine::EngineOptions;
 use crate::model::Model;
 use crate::store::{Plan, available_memory_bytes, private_bytes};
@@ -106,11 +106,13 @@ pub fn settle_beside(
     logits: usize,
     sequences: u64,
 ) -> Result<(), CliError> {
-    let path = loaded.gguf.parts[0].path.clone();
+    for engine in engines {
+        loaded.check_kv(engine.kv)?;
+    }
     warn_of_more_than_there_is(ram);
     let mut budget = Budget::new(ram, &loaded.model, engines, logits);
     budget.other = budget.other.saturating_add(sequences);
-    let plan = budget.plan(&loaded.model).map_err(|error| error.in_file(&path))?;
+    let plan = budget.plan(&loaded.model).in_file(loaded.path())?;
     loaded.model.settle(plan)?;
     Ok(())
 }

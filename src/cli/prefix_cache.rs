@@ -68,7 +68,8 @@ pub fn open(
 const LONG: Duration = Duration::from_secs(2);
 
 impl Cache {
-    /// The cache in a folder, for sequences of an engine that runs this model. Without a folder there is none.
+    /// The cache in a folder, for sequences of an engine that runs this model. Without a folder there is
+    /// none.
     pub fn open(
         folder: Option<&Path>,
         limit: u64,

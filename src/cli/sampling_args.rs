@@ -37,8 +37,11 @@ pub struct SamplingArgs {
 
 /// How tokens are drawn where nothing else is said.
 pub const SAMPLING: SamplerConfig = SamplerConfig {
+    bias: Vec::new(),
     repeat_penalty: 1.0,
     repeat_last: 64,
+    presence_penalty: 0.0,
+    frequency_penalty: 0.0,
     top_k: 40,
     top_p: 0.95,
     min_p: 0.05,
@@ -85,12 +88,12 @@ impl SamplingArgs {
     pub fn drawing(&self) -> SamplerConfig {
         SamplerConfig {
             repeat_penalty: self.repeat_penalty.unwrap_or(SAMPLING.repeat_penalty),
-            repeat_last: SAMPLING.repeat_last,
             top_k: self.top_k.unwrap_or(SAMPLING.top_k),
             top_p: self.top_p.unwrap_or(SAMPLING.top_p),
             min_p: self.min_p.unwrap_or(SAMPLING.min_p),
             temperature: self.temp.unwrap_or(SAMPLING.temperature),
             seed: self.seed.unwrap_or_else(random_seed),
+            ..SAMPLING
         }
     }
 }

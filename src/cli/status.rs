@@ -1,10 +1,11 @@
 //! What a run tells while it works: a bar over the prompt, a line about the disk once a second.
 
+use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use crate::cli::output::tell;
 use crate::cli::placement::Traffic;
@@ -72,8 +73,7 @@ fn prefill_under(
     interrupted: &AtomicBool,
     verbose: bool,
 ) -> Result<ControlFlow<()>, CliError> {
-    let style = ProgressStyle::with_template("prefill {bar:30} {pos}/{len} tokens, {per_sec}, {eta} left");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_style(bar_style());
     let show = |done: usize| bar.set_position(done as u64);
     let store = engine.model().store();
     let started = Instant::now();
@@ -90,6 +90,15 @@ fn prefill_under(
         tell!("prefill: {rate:.2} tok/s{}", disk(store, &store.stats(), ids.len(), time));
     }
     Ok(ControlFlow::Continue(()))
+}
+
+fn bar_style() -> ProgressStyle {
+    let style = ProgressStyle::with_template("prefill {bar:30} {pos}/{len} tokens, {rate}, {eta} left");
+    let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
+        // There is nobody to tell of a failure.
+        let _ = write!(out, "{:.1} tok/s", state.per_sec());
+    };
+    style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("rate", rate)
 }
 
 /// Feeds the prompt and shows how many of its tokens are done.
@@ -158,13 +167,74 @@ impl<'a> Status<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use indicatif::{ProgressDrawTarget, TermLike};
 
     use super::*;
     use crate::engine::EngineOptions;
     use crate::gguf::Gguf;
     use crate::model::{KvType, Model};
     use crate::store::Guesses;
+
+    /// What is drawn, without what moves the cursor.
+    #[derive(Clone, Debug, Default)]
+    struct Drawn(Arc<Mutex<String>>);
+
+    impl TermLike for Drawn {
+        fn width(&self) -> u16 {
+            100
+        }
+
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.write_str(text)
+        }
+
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.0.lock().unwrap().push_str(text);
+            Ok(())
+        }
+
+        fn clear_line(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_bar_tells_a_rate_to_one_decimal() {
+        let drawn = Drawn::default();
+        let bar =
+            ProgressBar::with_draw_target(Some(20), ProgressDrawTarget::term_like(Box::new(drawn.clone())));
+        bar.set_style(bar_style());
+        bar.set_position(7);
+        bar.force_draw();
+        let drawn = drawn.0.lock().unwrap();
+        let (_, rate) = drawn.rsplit_once("7/20 tokens, ").unwrap_or_else(|| panic!("{drawn}"));
+        let (rate, left) = rate.split_once(" tok/s, ").unwrap_or_else(|| panic!("{drawn}"));
+        assert!(rate.split_once('.').is_some_and(|(_, decimals)| decimals.len() == 1), "{drawn}");
+        assert!(left.contains(" left"), "{drawn}");
+    }
 
     /// A prompt of several batches: the bar goes on from one to the next and ends at its end.
     #[test]

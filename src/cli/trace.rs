@@ -272,7 +272,7 @@ fn against_file(args: &Args, model: &Path, golden: &Path) -> Result<ExitCode, Cl
     let compare = compare_options(args, default, &options);
     let graph = graph(&loaded)?;
     placement::settle(&mut loaded, &args.engine, std::slice::from_ref(&options), options.batch)?;
-    let mut engine = Engine::new(&loaded.model, &options)?;
+    let mut engine = engine_args::open_engine(&loaded, &options)?;
     let mut sequence = engine.sequence();
     let mut comparer = Comparer::new(&graph, golden.reference(), compare);
     verify::run(&mut engine, &mut sequence, prompt, steps, &mut comparer).map_err(|error| match error {
@@ -323,12 +323,12 @@ fn against_set(args: &Args, loaded: &mut Loaded, prompt: &[u32], set: Isa) -> Re
     let options = options(args, prompt, steps, DEFAULT_BATCH)?;
     let other = EngineOptions { isa: Some(set), ..options.clone() };
     placement::settle(loaded, &args.engine, &[options.clone(), other.clone()], options.batch)?;
-    let mut engine = Engine::new(&loaded.model, &options)?;
+    let mut engine = engine_args::open_engine(loaded, &options)?;
     if engine.isa() == set && args.engine.isa.is_none() {
         let message = format!("the run to check is on {set} already");
         return Err(CliError::usage(message).hint("--isa names another kernel set"));
     }
-    let mut reference = Engine::new(&loaded.model, &other)?;
+    let mut reference = engine_args::open_engine(loaded, &other)?;
     let graph = graph(loaded)?;
     let compare = compare_options(args, Tolerance::SameBits, &options);
     let reports = verify::compare_runs(&mut reference, &mut engine, &graph, prompt, steps, compare)
@@ -354,7 +354,7 @@ fn save(
     let steps = args.steps.unwrap_or(0);
     let options = options(args, prompt, steps, DEFAULT_BATCH)?;
     placement::settle(loaded, &args.engine, std::slice::from_ref(&options), options.batch)?;
-    let mut engine = Engine::new(&loaded.model, &options)?;
+    let mut engine = engine_args::open_engine(loaded, &options)?;
     let mut sequence = engine.sequence();
     let mut recorder = Recorder::new(writer, args.compare.filter());
     watch(args, (&mut engine, &mut sequence), prompt, steps, &mut recorder)
@@ -383,7 +383,7 @@ fn statistics(args: &Args, loaded: &mut Loaded, prompt: &[u32]) -> Result<ExitCo
     let steps = args.steps.unwrap_or(0);
     let options = options(args, prompt, steps, DEFAULT_BATCH)?;
     placement::settle(loaded, &args.engine, std::slice::from_ref(&options), options.batch)?;
-    let mut engine = Engine::new(&loaded.model, &options)?;
+    let mut engine = engine_args::open_engine(loaded, &options)?;
     let mut sequence = engine.sequence();
     let mut statistician = Statistician::new(args.compare.filter());
     watch(args, (&mut engine, &mut sequence), prompt, steps, &mut statistician)

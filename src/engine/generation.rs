@@ -113,8 +113,8 @@ impl<'s> Generation<'s, '_> {
             self.pending = None;
         }
         let logits = self.sequence.usable_logits()?;
-        let Some(chosen) = self.sampler.sample(logits) else { return Ok(None) };
-        self.sampler.accept(chosen.id);
+        let chosen = self.sampler.sample(logits)?;
+        self.sampler.accept(chosen.id)?;
         let run = self.drafter.as_mut().is_some_and(|drafter| drafter.drawn(chosen.id));
         self.stats.accepted += usize::from(run);
         self.wanted = self.wanted.saturating_sub(1);

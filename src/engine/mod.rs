@@ -28,14 +28,13 @@ use crate::model::{
     SequenceState,
 };
 use crate::store::{Guesses, OutOfMemory};
+use crate::text::TextError;
 
 use awake::AwakePool;
 pub use generation::Generation;
 pub use prefixes::{ModelId, PrefixCache, PrefixFolder, RecordedId, Restored};
-pub use sampler::{Candidate, Sampler, SamplerConfig, SamplerError};
-pub use scheduler::{
-    Drawn, End, Event, Logprobs, Request, Scheduler, SchedulerLimits, SchedulerStats, Sink, Usage,
-};
+pub use sampler::{Candidate, Logprobs, Sampler, SamplerConfig, SamplerError, logprobs};
+pub use scheduler::{Drawn, End, Event, Request, Scheduler, SchedulerLimits, SchedulerStats, Sink, Usage};
 pub use sequence::Sequence;
 pub use speculation::{
     DraftOffer, DraftPlan, DraftPolicy, DraftSource, MAX_DRAFT, NgramIndex, Speculation, SpeculationStats,
@@ -69,6 +68,10 @@ pub enum EngineError {
     LogitsEqual { position: usize, value: f32 },
     #[error("there are no logits: no pass has left any")]
     NoLogits,
+    #[error("no token can be chosen: all are banned or against the grammar")]
+    NoToken,
+    #[error(transparent)]
+    Constraint(#[from] TextError),
     #[error("interrupted")]
     Interrupted,
 }

@@ -10,6 +10,8 @@ use super::ModelError;
 const MAX_SIZE: u64 = 1 << 24;
 /// Most layers: each takes some memory, however few its weights are.
 pub(super) const MAX_LAYERS: usize = 1 << 12;
+/// Most floats of a recurrence's state in a layer.
+const MAX_STATE: usize = 1 << 26;
 
 /// Reads keys and remembers which were asked for, so that those that nobody asked for can be refused.
 pub(super) struct Keys<'a> {
@@ -52,6 +54,17 @@ impl<'a> Keys<'a> {
     /// The error of a key that asks for what is not supported.
     pub fn unsupported(&self, name: &str, value: impl ToString) -> ModelError {
         ModelError::UnsupportedKey { key: self.full(name), value: value.to_string() }
+    }
+
+    /// Refuses a length by which a recurrence's state, so many rows of it, would be too large.
+    pub fn check_state(&self, name: &str, len: usize, rows: usize) -> Result<(), ModelError> {
+        match rows.saturating_mul(len) {
+            0..=MAX_STATE => Ok(()),
+            floats => {
+                let state = format!("which makes a state of {floats} numbers");
+                Err(self.problem(name, format!("is {len}, {state}, where at most {MAX_STATE} make sense")))
+            }
+        }
     }
 
     /// A size of at least 1; an array is taken where all its values are equal.

@@ -1,10 +1,13 @@
 //! A pass under way: what all parts of a model work with.
 
+use std::borrow::Borrow;
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::kernels::Kernels;
 use crate::kernels::ops::{Ops, RopeKind, RopeTable};
-use crate::store::{AlignedBuffer, Guesses, Store, StoreError, WeightId};
+use crate::store::{AlignedBuffer, Guesses, OutOfMemory, Store, StoreError, WeightId};
 
 use super::observer::{NodeName, Watch};
 use super::parts::Rope;
@@ -184,6 +187,36 @@ impl<'a> Run<'a> {
         }
         self.rows = kept;
     }
+}
+
+/// Each sequence with its rows of the pass.
+pub(super) fn with_rows<'a, S: Borrow<Segment<'a>>>(
+    segments: impl IntoIterator<Item = S>,
+) -> impl Iterator<Item = (Range<usize>, S)> {
+    segments.into_iter().scan(0, |first, segment| {
+        let rows = *first..*first + segment.borrow().tokens.len();
+        *first = rows.end;
+        Some((rows, segment))
+    })
+}
+
+/// Runs the recurrence of a slot in every sequence: calls `step` with stretches of the pass's rows, one after
+/// another, and the state to change.
+///
+/// # Errors
+/// Where there is no memory for a state.
+pub(super) fn recur(
+    segments: &mut [Segment<'_>],
+    slot: usize,
+    mut step: impl FnMut(Range<usize>, &mut [f32]),
+) -> Result<(), OutOfMemory> {
+    for (rows, segment) in with_rows(segments) {
+        let drafts = segment.logits == Logits::Drafts;
+        segment.state.recurrent(slot, segment.first_pos, rows.len(), drafts, |part, state| {
+            step(rows.start + part.start..rows.start + part.end, state);
+        })?;
+    }
+    Ok(())
 }
 
 /// The first of some values (rows of `cols`) that is not right, by its row and its column. All are looked at

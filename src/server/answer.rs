@@ -240,7 +240,7 @@ impl Answer {
         if let Some(logprobs) = logprobs {
             let bytes = |id: u32| tokenizer.piece(id, true).unwrap_or_default().to_vec();
             let top = logprobs.top.iter().map(|&(id, logprob)| (bytes(id), logprob)).collect();
-            choice.logprobs.push(TokenLogprobs { bytes: bytes(id), logprob: logprobs.drawn, top });
+            choice.logprobs.push(TokenLogprobs { bytes: bytes(id), logprob: logprobs.chosen, top });
         }
         let mut piece = choice.bytes.push(tokenizer.piece(id, false).unwrap_or_default());
         // A control token is no text, but it may begin or end reasoning.

@@ -67,6 +67,10 @@ pub struct Sampling {
     pub min_p: Option<f32>,
     pub repeat_penalty: Option<f32>,
     pub repeat_last: Option<usize>,
+    pub presence_penalty: Option<f32>,
+    pub frequency_penalty: Option<f32>,
+    /// Added to the logits of tokens.
+    pub bias: Vec<(u32, f32)>,
     pub seed: Option<u64>,
 }
 
@@ -79,6 +83,9 @@ impl Sampling {
             || self.seed.is_some();
         let base = if draws { &facts.drawing } else { &facts.sampling };
         SamplerConfig {
+            bias: self.bias.clone(),
+            presence_penalty: self.presence_penalty.unwrap_or(base.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(base.frequency_penalty),
             repeat_penalty: self.repeat_penalty.unwrap_or(base.repeat_penalty),
             repeat_last: self.repeat_last.unwrap_or(base.repeat_last),
             top_k: self.top_k.unwrap_or(base.top_k),

@@ -68,6 +68,21 @@ pub enum TextError {
     /// The chat template is longer than is allowed.
     #[error("the chat template is {len} bytes long, more than {max}")]
     TemplateTooLong { len: usize, max: usize },
+    /// A grammar that an answer is to obey is wrong, or asks for what is not supported.
+    #[error("the {kind} cannot be used: {reason}")]
+    Grammar { kind: &'static str, reason: String },
+    /// It is longer than is allowed.
+    #[error("the {kind} is {len} bytes long, more than {max}")]
+    GrammarTooLong { kind: &'static str, len: usize, max: usize },
+    /// A grammar has no next token, or takes more work than is allowed.
+    #[error("the answer cannot go on by its grammar: {0}")]
+    Constraint(String),
+    /// A grammar could never end.
+    #[error("the vocabulary has no token that ends an answer, without which no grammar can end")]
+    NoEndToken,
+    /// A vocabulary that grammars cannot be checked against.
+    #[error("the trie of the vocabulary has {nodes} nodes, more than {max}")]
+    TrieTooLarge { nodes: usize, max: usize },
     /// The chat template cannot be parsed, or it failed.
     #[error("chat template: {0}")]
     Template(String),

@@ -10,12 +10,14 @@
 //!   the meaning of token types and special ids (`vocabulary`), what ends an answer (`ends`).
 //! - [`TokenStream`] turns generated ids into text as they come.
 //! - [`ChatTemplate`] renders a [`Conversation`].
+//! - [`GrammarFactory`] says which tokens keep an answer within a [`Grammar`].
 
 mod bpe;
 mod byte_level;
 mod chat;
 mod ends;
 mod error;
+mod grammar;
 #[cfg(test)]
 mod naive_spm;
 mod normal_form;
@@ -35,6 +37,7 @@ pub use chat::{
     template_named, template_names,
 };
 pub use error::TextError;
+pub use grammar::{Constraint, Grammar, GrammarFactory, TokenMask};
 pub use pre_tokenizer::pre_tokenizer_names;
 pub use stream::{TokenStream, Utf8Joiner};
 pub use tokenizer::{EncodeOptions, Tokenizer};

@@ -135,9 +135,14 @@ impl Write for NewFile {
     }
 }
 
-/// Where a file is to be put: what a link leads to is replaced, not the link. In full, as far as it is there:
-/// Windows moves files of long paths by no other.
+/// Where a file is to be put: what a link leads to is replaced, not the link. On Windows in full, as far as
+/// it is there: it moves files of long paths by no other. Elsewhere as it is: a path through the root of a
+/// process in another namespace (`/proc/PID/root`) would lead to a folder of ours.
 fn place_of(path: &Path) -> PathBuf {
+    let is_link = path.symlink_metadata().is_ok_and(|found| found.is_symlink());
+    if !is_link && !cfg!(windows) {
+        return path.to_owned();
+    }
     let in_folder = || Some(folder(path).canonicalize().ok()?.join(path.file_name()?));
     path.canonicalize().ok().or_else(in_folder).unwrap_or_else(|| path.to_owned())
 }

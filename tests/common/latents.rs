@@ -13,9 +13,16 @@ pub const VALUE: u64 = 8;
 /// Four heads; keys and values head by head.
 pub trait Latents: Sized {
     /// The lengths, as metadata has them.
-    fn latent_keys(self) -> Self;
+    fn latent_keys(self) -> Self {
+        self.latent_keys_of([LATENT, SHARED])
+    }
+    /// The same for latents and rotated elements of other lengths.
+    fn latent_keys_of(self, lengths: [u64; 2]) -> Self;
     /// A layer's latents and what becomes of them; queries are left to the family.
-    fn latents(self, il: usize) -> Self;
+    fn latents(self, il: usize) -> Self {
+        self.latents_of(il, [LATENT, SHARED])
+    }
+    fn latents_of(self, il: usize, lengths: [u64; 2]) -> Self;
     /// A first layer without experts, and how two of them are chosen elsewhere.
     fn expert_keys(self) -> Self;
     /// A layer's experts beside a shared network.
@@ -23,23 +30,23 @@ pub trait Latents: Sized {
 }
 
 impl Latents for GgufBuilder {
-    fn latent_keys(self) -> Self {
-        self.key("attention.kv_lora_rank", LATENT as u32)
-            .key("attention.key_length", (LATENT + SHARED) as u32)
-            .key("attention.value_length", LATENT as u32)
-            .key("attention.key_length_mla", (NOPE + SHARED) as u32)
+    fn latent_keys_of(self, [latent, shared]: [u64; 2]) -> Self {
+        self.key("attention.kv_lora_rank", latent as u32)
+            .key("attention.key_length", (latent + shared) as u32)
+            .key("attention.value_length", latent as u32)
+            .key("attention.key_length_mla", (NOPE + shared) as u32)
             .key("attention.value_length_mla", VALUE as u32)
-            .key("rope.dimension_count", SHARED as u32)
+            .key("rope.dimension_count", shared as u32)
     }
 
-    fn latents(self, il: usize) -> Self {
+    fn latents_of(self, il: usize, [latent, shared]: [u64; 2]) -> Self {
         let name = |part: &str| format!("blk.{il}.{part}.weight");
-        let norm = random(&name("attn_kv_a_norm"), &[LATENT], 0.3, 1.0);
+        let norm = random(&name("attn_kv_a_norm"), &[latent], 0.3, 1.0);
         self.norm(&name("attn_norm"))
-            .weights(&name("attn_kv_a_mqa"), &[EMBD, LATENT + SHARED])
-            .tensor(name("attn_kv_a_norm"), ty::F32, &[LATENT], norm)
-            .weights(&name("attn_k_b"), &[NOPE, LATENT, 4])
-            .weights(&name("attn_v_b"), &[LATENT, VALUE, 4])
+            .weights(&name("attn_kv_a_mqa"), &[EMBD, latent + shared])
+            .tensor(name("attn_kv_a_norm"), ty::F32, &[latent], norm)
+            .weights(&name("attn_k_b"), &[NOPE, latent, 4])
+            .weights(&name("attn_v_b"), &[latent, VALUE, 4])
             .weights(&name("attn_output"), &[4 * VALUE, EMBD])
     }
 

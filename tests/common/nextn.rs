@@ -2,7 +2,7 @@
 
 use super::delta_nets;
 use super::gguf::{Data, GgufBuilder, ty};
-use super::latents::{Latents, NOPE, SHARED};
+use super::latents::{LATENT, Latents, NOPE, SHARED};
 use super::state_spaces::{EMBD, StateSpaces, of, random};
 use super::tiny::TOKENS;
 
@@ -41,10 +41,15 @@ const Q_RANK: u64 = 12;
 
 /// A dense layer and one with experts.
 pub fn deepseek2() -> GgufBuilder {
+    deepseek2_of([LATENT, SHARED])
+}
+
+/// The same with latents and rotated elements of other lengths.
+pub fn deepseek2_of([latent, shared]: [u64; 2]) -> GgufBuilder {
     let model = of("deepseek2", 2)
         .key("attention.head_count_kv", 1u32)
         .key("attention.q_lora_rank", Q_RANK as u32)
-        .latent_keys()
+        .latent_keys_of([latent, shared])
         .expert_keys();
     let model = (0..2).fold(model, |model, il| {
         let name = |part: &str| format!("blk.{il}.{part}.weight");
@@ -52,8 +57,8 @@ pub fn deepseek2() -> GgufBuilder {
         model
             .weights(&name("attn_q_a"), &[EMBD, Q_RANK])
             .tensor(name("attn_q_a_norm"), ty::F32, &[Q_RANK], norm)
-            .weights(&name("attn_q_b"), &[Q_RANK, 4 * (NOPE + SHARED)])
-            .latents(il)
+            .weights(&name("attn_q_b"), &[Q_RANK, 4 * (NOPE + shared)])
+            .latents_of(il, [latent, shared])
     });
     model.network(0).experts_and_one_for_all(1)
 }

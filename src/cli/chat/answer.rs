@@ -112,7 +112,7 @@ impl<'a> Talk<'a> {
             let Some((text, mut ids)) = self.fit(user, made.len(), answerer)? else { break End::Full };
             cost.prompt = ids.len();
             if made.is_empty() {
-                ids.iter().for_each(|&id| sampler.accept(id));
+                sampler.read(ids.iter().copied());
             }
             ids.extend(made);
             if answerer.read(&ids, self.is_in_terminal(), &mut cost)?.is_break() {

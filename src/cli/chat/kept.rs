@@ -19,7 +19,7 @@ const MAX_NAME: usize = 100;
 const ENDING: &str = "jsonl";
 
 /// Where a conversation is kept, if it is.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Kept {
     /// Of the program, in the user's data folder.
     folder: Option<PathBuf>,
@@ -27,6 +27,8 @@ pub struct Kept {
     file: Option<PathBuf>,
     /// Whether the file is this conversation's: nothing else is replaced.
     ours: bool,
+    /// Whether the last exchange could not be kept, and that has been told.
+    failing: bool,
     /// What the file holds already.
     pub transcript: Option<Transcript>,
 }
@@ -37,7 +39,7 @@ impl Kept {
     /// # Errors
     /// A conversation that cannot be read, or is to be gone on with where there is none.
     pub fn open(args: &Args) -> Result<Kept, CliError> {
-        let nothing = Kept { folder: None, file: None, ours: false, transcript: None };
+        let nothing = Kept::default();
         if args.no_history {
             return Ok(nothing);
         }
@@ -58,7 +60,8 @@ impl Kept {
             Some(Some(name)) => chats.join(format!("{}.{ENDING}", checked(name)?)),
         };
         let transcript = if file.exists() { Some(read(&file)?) } else { None };
-        Ok(Kept { folder: Some(folder), file: Some(file), ours: transcript.is_some(), transcript })
+        let ours = transcript.is_some();
+        Ok(Kept { folder: Some(folder), file: Some(file), ours, failing: false, transcript })
     }
 
     /// The file of the lines that were typed.
@@ -78,7 +81,7 @@ impl Kept {
 
     /// Does not keep what comes: nobody sits there who could go on with it.
     pub fn forget(&mut self) {
-        *self = Kept { folder: None, file: None, ours: false, transcript: None };
+        *self = Kept::default();
     }
 
     /// What comes is another conversation, under another name.
@@ -89,7 +92,8 @@ impl Kept {
         }
     }
 
-    /// Keeps the conversation as it is now. It is told once where that cannot be done.
+    /// Keeps the conversation as it is now. Where that cannot be done, what was kept before stays, and every
+    /// exchange tries again: a full disk may be emptied. It is told once.
     pub fn keep(&mut self, model: &str, transcript: &Transcript) {
         let Some(file) = &mut self.file else { return };
         // Another conversation of this second has taken the name.
@@ -98,11 +102,17 @@ impl Kept {
         }
         let kept = file.parent().map_or(Ok(()), make_private_folder).map_err(CliError::from);
         match kept.and_then(|()| write(file, self.ours, model, transcript)) {
-            Ok(()) => self.ours = true,
+            Ok(()) => {
+                self.ours = true;
+                if std::mem::take(&mut self.failing) {
+                    tell!("the conversation is kept again");
+                }
+            }
             Err(error) => {
-                tell!("warning: the conversation is not kept");
-                let _ = error.report();
-                self.file = None;
+                if !std::mem::replace(&mut self.failing, true) {
+                    tell!("warning: the conversation is not kept");
+                    let _ = error.report();
+                }
             }
         }
     }
@@ -124,9 +134,9 @@ pub fn read(file: &Path) -> Result<Transcript, CliError> {
 /// A file that is there and may not be replaced, or that cannot be written.
 pub fn write(file: &Path, overwrite: bool, model: &str, transcript: &Transcript) -> Result<(), CliError> {
     let mut out = BufWriter::new(NewFile::create(file, overwrite)?);
-    transcript.write(model, &mut out)?;
-    out.flush()?;
-    let file = out.into_inner().map_err(|error| error.into_error())?;
+    let written = transcript.write(model, &mut out).and_then(|()| out.flush());
+    written.map_err(|error| CliError::new(format!("cannot be written: {error}")).in_file(file))?;
+    let (file, _) = out.into_parts();
     Ok(file.finish()?)
 }
 
@@ -177,7 +187,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a.jsonl");
         fs::write(&file, "another's").unwrap();
-        let mut kept = Kept { folder: None, file: Some(file.clone()), ours: false, transcript: None };
+        let mut kept = Kept { file: Some(file.clone()), ..Kept::default() };
         kept.keep("m", &Transcript::default());
         assert_eq!(fs::read_to_string(&file).unwrap(), "another's");
         let name = kept.name().unwrap().to_owned();

@@ -11,8 +11,7 @@ use super::kept::{self, Kept};
 use super::screen::Screen;
 use super::settings::{Change, Settings};
 use super::{Args, Template};
-use crate::cli::engine_args::Loaded;
-use crate::cli::generate::open_engine;
+use crate::cli::engine_args::{self, Loaded};
 use crate::cli::output::{cut_end, tell};
 use crate::cli::prefix_cache::Cache;
 use crate::cli::{CliError, InFile, placement, render_chat, safe_text};
@@ -123,7 +122,7 @@ impl<'a> Talk<'a> {
         if let Some(plan) = store.plan().filter(|plan| !plan.is_mapped()) {
             tell!("{}", placement::line(plan, store.reads_directly()));
         }
-        let engine = open_engine(&loaded.model, &options)?;
+        let engine = engine_args::open_engine(loaded, &options)?;
         let args = &self.args.cache;
         let folder = args.cache.clone().or_else(|| self.prefixes()).filter(|_| !self.args.no_cache);
         let cache = Cache::open(folder.as_deref(), args.cache_size, (&loaded.gguf, &engine), interrupted);

@@ -20,6 +20,7 @@ struct Report {
     #[serde(flatten)]
     plan: PlanReport,
     context: usize,
+    kv: String,
     budget_bytes: u64,
     /// Of the budget, what is no weight.
     other_bytes: u64,
@@ -32,7 +33,12 @@ struct Report {
 /// Plans, measures and prints.
 pub fn run(args: &Args, out: &mut impl Write) -> Result<(), CliError> {
     let path = args.model.path();
-    let Loaded { gguf, model, .. } = engine_args::load_to_draft(args.model.source(), args.speculate)?;
+    let both = args.kv.as_deref().map(str::parse::<KvType>).transpose();
+    let both = both.map_err(|error| CliError::usage(format!("--kv: {error}")))?;
+    let kv = args.kv_apart.or_both(both).unwrap_or_default();
+    let loaded = engine_args::load_to_draft(args.model.source(), args.speculate)?;
+    loaded.check_kv(kv)?;
+    let Loaded { gguf, model, .. } = loaded;
     // A run has it in memory as well, where there is one.
     let _tokenizer = Tokenizer::from_metadata(gguf.metadata(), None).ok();
     let context = engine_args::context(args.ctx, model.spec().context);
@@ -41,7 +47,7 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), CliError> {
     let options = EngineOptions {
         context,
         batch: DEFAULT_BATCH,
-        kv: KvType::default(),
+        kv,
         threads,
         isa: None,
         drafts,
@@ -57,6 +63,7 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), CliError> {
     let memory = SpeedTest::new()?.read_speed();
     let report = Report {
         context,
+        kv: kv.to_string(),
         budget_bytes: budget.total(),
         other_bytes: budget.other(),
         disk_bytes_s: disk,
@@ -84,10 +91,11 @@ fn print(report: &Report, plan: &Plan, out: &mut impl Write) -> Result<(), CliEr
         table.add_row([name.to_owned(), value]);
     };
     let budget = format!(
-        "{}, {} of them for the KV cache of {} tokens, buffers and the program",
+        "{}, {} of them for the KV cache of {} tokens in {}, buffers and the program",
         output::binary_bytes(report.budget_bytes),
         output::binary_bytes(report.other_bytes),
         report.context,
+        report.kv,
     );
     row("budget", budget);
     row("weights", placement::line(plan, report.plan.direct_io));

@@ -115,8 +115,8 @@ mod tests {
         );
         assert_eq!(
             traffic.line(),
-            "hits 25.0 %, 1.00 kB a token from disk at 2.00 kB/s, waited 0.0 of 2.0 s, 50 % of the disk's bound \
-             of 4.00 tok/s"
+            "hits 25.0 %, 1.00 kB a token from disk at 2.00 kB/s, waited 0.0 of 2.0 s, 50 % of the disk's \
+             bound of 4.00 tok/s"
         );
     }
 }

@@ -68,7 +68,7 @@ fn begin<'m>(model: &'m Model, context: usize, batch: usize, prompt: &[u32]) -> 
 fn run(model: &Model, case: &Case, setup: impl Fn(&mut Generation<'_, '_>)) -> (Vec<Seen>, SpeculationStats) {
     let (mut engine, mut sequence) = begin(model, case.context, case.batch, &case.prompt);
     let mut sampler = Sampler::new(case.sampler.clone()).unwrap();
-    case.prompt.iter().for_each(|&id| sampler.accept(id));
+    sampler.read(case.prompt.iter().copied());
     let mut generation = engine.generate(&mut sequence, &mut sampler);
     generation.wanted = case.most;
     setup(&mut generation);

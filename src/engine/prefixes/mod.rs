@@ -1,10 +1,10 @@
 //! Beginnings of texts whose pages are kept in a folder: another run that begins alike reads them back.
 //!
 //! The unit is a full page of 128 positions; what a sequence remembers of it lies in a file for each
-//! [part](KeptPart). A file's name is a chained hash: of the model, of all settings that results depend on, and
-//! of all tokens up to the page's end. States of recurrences are large: of a sequence the last one at a page's
-//! end is kept. What was read back gives the bits of a run that computed it, on any CPU; a file that is not
-//! what it has to be is not used.
+//! [part](KeptPart). A file's name is a chained hash: of the model, of all settings that results depend on,
+//! and of all tokens up to the page's end. States of recurrences are large: of a sequence the last one at a
+//! page's end is kept. What was read back gives the bits of a run that computed it, on any CPU; a file that
+//! is not what it has to be is not used.
 
 mod folder;
 mod format;
@@ -84,8 +84,8 @@ impl PrefixCache {
         }
     }
 
-    /// Whether a sequence can only go on from the ends of pages at which it was kept: it has a recurrence or a
-    /// window.
+    /// Whether a sequence can only go on from the ends of pages at which it was kept: it has a recurrence or
+    /// a window.
     pub fn keeps_ends_alone(&self) -> bool {
         self.trunk().any(|part| part.needs != KeptNeeds::All)
     }
@@ -137,8 +137,8 @@ impl PrefixCache {
         }
     }
 
-    /// Writes what a sequence remembers of its full pages and no file holds yet. Where that cannot be done, it
-    /// is a warning, and nothing more is written.
+    /// Writes what a sequence remembers of its full pages and no file holds yet. Where that cannot be done,
+    /// it is a warning, and nothing more is written.
     pub fn keep(&mut self, sequence: &Sequence) {
         if self.stopped {
             return;

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::super::{EngineError, Feed, Sampler, Sequence};
+use super::super::{EngineError, Feed, Logprobs, Sampler, Sequence, logprobs};
 use crate::model::Logits;
 
 /// A text to continue.
@@ -50,15 +50,6 @@ pub struct Drawn {
     pub logprobs: Option<Logprobs>,
 }
 
-/// The natural logarithms of probabilities.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Logprobs {
-    /// Of the token that was drawn.
-    pub drawn: f32,
-    /// The most probable tokens.
-    pub top: Vec<(u32, f32)>,
-}
-
 /// Why a text ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -99,7 +90,7 @@ pub(super) struct Job {
 impl Job {
     pub fn new(request: Request, sequence: Sequence, bytes: u64) -> Job {
         let Request { prompt, mut sampler, max_tokens, ends, logprobs, sink } = request;
-        prompt.iter().for_each(|&id| sampler.accept(id));
+        sampler.read(prompt.iter().copied());
         let usage = Usage { prompt: prompt.len(), cached: sequence.past(), made: 0 };
         Job { sequence, tokens: prompt, sampler, max_tokens, ends, logprobs, sink, usage, bytes }
     }
@@ -109,11 +100,14 @@ impl Job {
         self.tokens.len() - self.sequence.past()
     }
 
-    /// What brings its sequence to this position; none where it stands there.
-    pub fn feed(&mut self, end: usize) -> Option<Feed<'_>> {
+    /// What brings its sequence to this position; none where it stands there. And its sampler, for what can be
+    /// made ready meanwhile.
+    pub fn feed(&mut self, end: usize) -> (Option<Feed<'_>>, &mut Sampler) {
         let past = self.sequence.past();
         let logits = if end == self.tokens.len() { Logits::Last } else { Logits::None };
-        (past < end).then(|| Feed { sequence: &mut self.sequence, tokens: &self.tokens[past..end], logits })
+        let tokens = self.tokens.get(past..end).filter(|tokens| !tokens.is_empty());
+        let feed = tokens.map(|tokens| Feed { sequence: &mut self.sequence, tokens, logits });
+        (feed, &mut self.sampler)
     }
 
     /// Whether its prompt has not been read whole.
@@ -138,9 +132,9 @@ impl Job {
     /// Draws a token and tells of it.
     fn draw(&mut self) -> Result<ControlFlow<()>, EngineError> {
         let logits = self.sequence.usable_logits()?;
-        let id = self.sampler.sample(logits).ok_or(EngineError::NoLogits)?.id;
-        let logprobs = self.logprobs.map(|top| Logprobs::of(logits, id, top));
-        self.sampler.accept(id);
+        let id = self.sampler.sample(logits)?.id;
+        let logprobs = self.logprobs.map(|top| logprobs(logits, id, top));
+        self.sampler.accept(id)?;
         self.tokens.push(id);
         self.usage.made += 1;
         Ok(self.sink.send(Event::Token(Drawn { id, logprobs })))
@@ -163,18 +157,5 @@ impl Job {
     pub fn finish(mut self, why: Result<End, EngineError>) -> Sequence {
         let _ = self.sink.send(Event::End { why, usage: self.usage });
         self.sequence
-    }
-}
-
-impl Logprobs {
-    fn of(logits: &[f32], id: u32, top: usize) -> Logprobs {
-        let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let below = |logit: f32| f64::from(logit) - f64::from(best);
-        let sum = libm::log(logits.iter().map(|&logit| libm::exp(below(logit))).sum::<f64>());
-        let logprob = |logit: f32| (below(logit) - sum) as f32;
-        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-        order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
-        let top = order.iter().take(top).map(|&id| (id, logprob(logits[id as usize]))).collect();
-        Logprobs { drawn: logprob(logits[id as usize]), top }
     }
 }

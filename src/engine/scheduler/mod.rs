@@ -12,13 +12,13 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use super::{Engine, EngineError, Feed, PrefixCache, Sequence};
+use super::{Engine, EngineError, PrefixCache, Sampler, Sequence};
 use crate::kernels::ops::PAGE;
 use crate::model::SequenceState;
 
 use idle::{Idle, common};
 use job::Job;
-pub use job::{Drawn, End, Event, Logprobs, Request, Sink, Usage};
+pub use job::{Drawn, End, Event, Request, Sink, Usage};
 use shares::shares;
 
 /// What a scheduler may take.
@@ -240,15 +240,20 @@ impl<'m> Scheduler<'m> {
     fn pass(&mut self, shares: &[usize]) -> Vec<(usize, EngineError)> {
         let Scheduler { engine, running, .. } = self;
         let ends: Vec<usize> = running.iter().zip(shares).map(|(job, n)| job.sequence.past() + n).collect();
-        let jobs = running.iter_mut().zip(&ends);
-        let mut feeds: Vec<Feed<'_>> = jobs.filter_map(|(job, &end)| job.feed(end)).collect();
+        let mut feeds = Vec::with_capacity(running.len());
+        let mut samplers = Vec::new();
+        for (job, &end) in running.iter_mut().zip(&ends) {
+            let (feed, sampler) = job.feed(end);
+            feeds.extend(feed);
+            samplers.extend(Some(sampler).filter(|sampler| sampler.is_constrained()));
+        }
         let alone = feeds.len() == 1;
-        let Err(error) = engine.feed_all(&mut feeds) else { return Vec::new() };
+        let Err(error) = beside(&mut samplers, || engine.feed_all(&mut feeds)) else { return Vec::new() };
         if alone {
             return shares.iter().position(|&n| n > 0).map(|at| (at, error)).into_iter().collect();
         }
         let jobs = running.iter_mut().zip(&ends).enumerate();
-        let feeds = jobs.filter_map(|(at, (job, &end))| Some((at, job.feed(end)?)));
+        let feeds = jobs.filter_map(|(at, (job, &end))| Some((at, job.feed(end).0?)));
         feeds
             .filter_map(|(at, mut feed)| Some((at, engine.feed_all(std::slice::from_mut(&mut feed)).err()?)))
             .collect()
@@ -283,6 +288,18 @@ impl<'m> Scheduler<'m> {
         }
         self.idle.keep(sequence);
     }
+}
+
+/// Runs a pass, and beside it what samplers can make ready for the tokens that come of it: which ones a grammar
+/// allows is known before the logits are.
+fn beside<R>(samplers: &mut [&mut Sampler], pass: impl FnOnce() -> R) -> R {
+    if samplers.is_empty() {
+        return pass();
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| samplers.iter_mut().for_each(|sampler| sampler.prepare()));
+        pass()
+    })
 }
 
 fn refuse(mut request: Request, why: End) {

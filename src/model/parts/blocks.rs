@@ -2,7 +2,7 @@
 //! which says of which blocks it attends to the positions; the last blocks are always among them.
 
 use super::super::load::Loader;
-use super::super::run::{Run, project};
+use super::super::run::{Run, project, with_rows};
 use super::super::state::{IndexerBuffers, cleared, grown};
 use super::super::weights::Linear;
 use super::super::{ChoiceSizes, ForwardError, Logits, MemorySpec, ModelError, ScoreSizes, ScratchSizes};
@@ -106,15 +106,13 @@ impl Choosing for Blocks {
             return Ok(());
         }
         cleared(masks, run.rows * heads * *pages)?;
-        let mut first = 0;
-        for segment in &run.segments {
-            let (first_pos, tokens, start) = (segment.first_pos, segment.tokens.len(), first);
-            first += tokens;
+        for (rows, segment) in with_rows(&run.segments) {
+            let (first_pos, tokens) = (segment.first_pos, rows.len());
             let skipped = from.saturating_sub(first_pos).min(tokens);
             if skipped == tokens || last && segment.logits == Logits::None {
                 continue;
             }
-            let rows = start + skipped..start + tokens;
+            let rows = rows.start + skipped..rows.end;
             let queries = IndexQueries {
                 heads,
                 len,

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::super::load::Loader;
 use super::super::observer::Watch;
-use super::super::run::Run;
+use super::super::run::{Run, with_rows};
 use super::super::state::{Buffers, IndexerBuffers, LatentBuffers, cleared, grown};
 use super::super::weights::Linear;
 use super::super::{
@@ -316,11 +316,8 @@ pub(super) fn choose(run: &mut Run<'_>, choice: &Choice, last: bool) -> Result<(
         return Ok(());
     }
     cleared(masks, run.rows * *pages)?;
-    let mut first = 0;
-    for segment in &run.segments {
-        let (first_pos, tokens) = (segment.first_pos, segment.tokens.len());
-        let start = first;
-        first += tokens;
+    for (all, segment) in with_rows(&run.segments) {
+        let (first_pos, tokens) = (segment.first_pos, all.len());
         if last && segment.logits == Logits::None {
             continue;
         }
@@ -330,7 +327,7 @@ pub(super) fn choose(run: &mut Run<'_>, choice: &Choice, last: bool) -> Result<(
             let held = choice.seen(first_pos + tokens).div_ceil(PAGE);
             let most = (MOST_SCORES / (held * PAGE)).clamp(1, ScratchSizes::STRETCH);
             let n = (tokens - token).min(most);
-            let rows = start + token..start + token + n;
+            let rows = all.start + token..all.start + token + n;
             let queries = IndexQueries {
                 heads,
                 len,

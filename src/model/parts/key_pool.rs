@@ -6,7 +6,7 @@ use std::ops::Range;
 use half::f16;
 
 use super::super::load::Loader;
-use super::super::run::{Run, check_finite};
+use super::super::run::{Run, check_finite, with_rows};
 use super::super::state::{IndexerBuffers, KvElement, grown};
 use super::super::weights::Linear;
 use super::super::{ForwardError, Label, MemorySpec, ModelError, Segment, Work};
@@ -73,10 +73,8 @@ impl KeyPool {
         let inputs = [run.cur];
         let label = Label::product(GATES, Work::Projections, self.gate.matrix.described(), &inputs);
         run.watch.show(label, [t, len, 1], gates);
-        let mut first = 0;
-        for segment in &run.segments {
-            let rows = first * len..(first + segment.tokens.len()) * len;
-            first += segment.tokens.len();
+        for (rows, segment) in with_rows(&run.segments) {
+            let rows = rows.start * len..rows.end * len;
             if segment.state.kept_as(self.rows).keys == KvElement::F16 {
                 // ggml pools what its cache holds of them.
                 keys[rows.clone()].iter_mut().chain(&mut gates[rows]).for_each(round);
@@ -132,10 +130,8 @@ pub(super) fn keep_pending(
     [values, scores]: [&[f32]; 2],
     width: usize,
 ) -> Result<(), OutOfMemory> {
-    let mut first = 0;
-    for segment in segments {
-        let rows = first * width..(first + segment.tokens.len()) * width;
-        first += segment.tokens.len();
+    for (rows, segment) in with_rows(segments) {
+        let rows = rows.start * width..rows.end * width;
         segment.state.store(ops, slot, segment.first_pos, &values[rows.clone()], &scores[rows])?;
     }
     Ok(())

@@ -4,18 +4,17 @@
 //! Of head h a token does `M = M * exp(-s[h]) + v k^T` and gives `M q`: Mamba 2's scan with a step of 1, keys
 //! as B and queries as C of each head. ggml does a pass at once, which is the same sum in another order.
 
+use std::ops::Range;
+
 use super::super::load::Loader;
-use super::super::run::{Run, project};
+use super::super::run::{Run, project, recur};
 use super::super::state::Buffers;
 use super::super::weights::Linear;
-use super::super::{ForwardError, Label, Logits, MemorySpec, ModelError, NodeId, NodeKind, RowSizes, Work};
+use super::super::{ForwardError, Label, MemorySpec, ModelError, NodeId, NodeKind, RowSizes, Work};
 use super::Mixer;
 use super::norm::{Norm, NormKind};
 use crate::kernels::ops::SelectiveScan;
 use crate::store::WeightId;
-
-/// Most floats of the state of a layer: more is a broken or hostile file.
-const MAX_STATE: usize = 1 << 26;
 
 /// What a family says of the blocks.
 #[derive(Clone, Copy, Debug)]
@@ -39,13 +38,7 @@ impl LightningSpec {
         if layers < 2 {
             return Err(l.keys.problem("block_count", "is 1, where decays depend on the depth of a layer"));
         }
-        let floats = heads.saturating_mul(len).saturating_mul(len);
-        if floats > MAX_STATE {
-            let what = format!(
-                "is {len}, which makes a state of {floats} numbers, where at most {MAX_STATE} make sense"
-            );
-            return Err(l.keys.problem("attention.key_length", what));
-        }
+        l.keys.check_state("attention.key_length", len, heads.saturating_mul(len))?;
         Ok(LightningSpec { heads, len, layers, eps })
     }
 
@@ -152,20 +145,13 @@ impl Mixer for Lightning {
         self.sort(&q[..t * 3 * values], k);
         let steps = &mut v[..t * heads];
         steps.fill(1.0);
-        let mut first = 0;
-        for segment in &mut run.segments {
-            let rows = segment.tokens.len();
-            let drafts = segment.logits == Logits::Drafts;
-            segment.state.recurrent(self.slot, segment.first_pos, rows, drafts, |part, state| {
-                let (from, to) = (first + part.start, first + part.end);
-                let inputs = &k[from * 3 * values..to * 3 * values];
-                // What is not sorted is needed no more.
-                let scratch = &mut q[..(to - from) * values];
-                let out = &mut attn[from * values..to * values];
-                ops.selective_scan(&scan, inputs, &steps[from * heads..to * heads], state, scratch, out);
-            })?;
-            first += rows;
-        }
+        recur(&mut run.segments, self.slot, |Range { start, end }, state| {
+            let inputs = &k[start * 3 * values..end * 3 * values];
+            // What is not sorted is needed no more.
+            let scratch = &mut q[..(end - start) * values];
+            let out = &mut attn[start * values..end * values];
+            ops.selective_scan(&scan, inputs, &steps[start * heads..end * heads], state, scratch, out);
+        })?;
         let inputs = [qkv];
         let label = Label::new("qkv_permuted", NodeKind::LinearAttention, Work::Recurrence, &inputs);
         run.attended = run.watch.show(label, [t, heads, len], &mut attn[..t * values]);

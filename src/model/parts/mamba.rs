@@ -2,20 +2,17 @@
 //! and gives, the selective scan of each channel, a gate, and the output projection: ggml's
 //! `build_mamba_layer`.
 
+use std::ops::Range;
+
 use super::super::load::Loader;
-use super::super::run::{Run, add_bias, project};
+use super::super::run::{Run, add_bias, project, recur};
 use super::super::weights::Linear;
-use super::super::{
-    Buffers, ForwardError, Label, Logits, MemorySpec, ModelError, NodeId, NodeKind, RowSizes, Work,
-};
+use super::super::{Buffers, ForwardError, Label, MemorySpec, ModelError, NodeId, NodeKind, RowSizes, Work};
 use super::Mixer;
 use super::mamba2::ConvWeights;
 use super::norm::{Norm, NormKind};
 use crate::kernels::ops::{ChannelRows, ChannelScan};
 use crate::store::WeightId;
-
-/// Most floats of the state of a layer: more is a broken or hostile file.
-const MAX_STATE: usize = 1 << 26;
 
 /// Norms of the steps, of B and of C, before the steps' projection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,14 +63,7 @@ impl MambaSpec {
             let what = format!("is {}, where twice the embedding length of {embd} is needed", spec.inner);
             return Err(keys.problem("ssm.inner_size", what));
         }
-        if spec.inner * spec.state_len > MAX_STATE {
-            let what = format!(
-                "is {}, which makes a state of {} numbers, where at most {MAX_STATE} make sense",
-                spec.state_len,
-                spec.inner * spec.state_len
-            );
-            return Err(keys.problem("ssm.state_size", what));
-        }
+        keys.check_state("ssm.state_size", spec.state_len, spec.inner)?;
         Ok(spec)
     }
 
@@ -165,17 +155,11 @@ impl Mamba {
     /// The convolution with SiLU, to the buffer of keys.
     fn convolve(&self, run: &mut Run<'_>, x: NodeId<'static>) -> Result<NodeId<'static>, ForwardError> {
         let (ops, inner, conv) = (run.kernels.ops(), self.spec.inner, self.conv.conv(true));
-        let mut first = 0;
-        for segment in &mut run.segments {
-            let rows = segment.tokens.len();
-            let drafts = segment.logits == Logits::Drafts;
-            let Buffers { q, k, .. } = &mut *run.buffers;
-            segment.state.recurrent(self.window, segment.first_pos, rows, drafts, |part, window| {
-                let at = (first + part.start) * inner..(first + part.end) * inner;
-                ops.causal_conv(&conv, &q[at.clone()], window, &mut k[at]);
-            })?;
-            first += rows;
-        }
+        let Buffers { q, k, .. } = &mut *run.buffers;
+        recur(&mut run.segments, self.window, |rows, window| {
+            let at = rows.start * inner..rows.end * inner;
+            ops.causal_conv(&conv, &q[at.clone()], window, &mut k[at]);
+        })?;
         let inputs = [x];
         let label = Label::new("mamba_conv", NodeKind::Convolution, Work::Recurrence, &inputs);
         Ok(run.watch.show(label, [run.rows, inner, 1], &mut run.buffers.k[..run.rows * inner]))
@@ -229,26 +213,20 @@ impl Mamba {
         let (t, ops) = (run.rows, run.kernels.ops());
         let MambaSpec { inner, rank, state_len: n, .. } = self.spec;
         let scan = ChannelScan { state_len: n, a: &self.a, d: &self.d };
-        let mut first = 0;
-        for segment in &mut run.segments {
-            let rows = segment.tokens.len();
-            let drafts = segment.logits == Logits::Drafts;
-            let Buffers { q, k, v, attn, .. } = &mut *run.buffers;
-            let (x, scratch) = k.split_at_mut(t * inner);
-            let (b, c) = v[t * rank..].split_at(t * n);
-            segment.state.recurrent(self.state, segment.first_pos, rows, drafts, |part, state| {
-                let (from, to) = (first + part.start, first + part.end);
-                let (wide, narrow) = (from * inner..to * inner, from * n..to * n);
-                let rows = ChannelRows {
-                    x: &x[wide.clone()],
-                    dt: &q[wide.clone()],
-                    b: &b[narrow.clone()],
-                    c: &c[narrow],
-                };
-                ops.channel_scan(&scan, &rows, state, &mut scratch[..wide.len()], &mut attn[wide]);
-            })?;
-            first += rows;
-        }
+        let Buffers { q, k, v, attn, .. } = &mut *run.buffers;
+        let (x, scratch) = k.split_at_mut(t * inner);
+        let (b, c) = v[t * rank..].split_at(t * n);
+        recur(&mut run.segments, self.state, |rows, state| {
+            let Range { start, end } = rows;
+            let (wide, narrow) = (start * inner..end * inner, start * n..end * n);
+            let rows = ChannelRows {
+                x: &x[wide.clone()],
+                dt: &q[wide.clone()],
+                b: &b[narrow.clone()],
+                c: &c[narrow],
+            };
+            ops.channel_scan(&scan, &rows, state, &mut scratch[..wide.len()], &mut attn[wide]);
+        })?;
         let label = Label::new("mamba_y", NodeKind::Scan, Work::Recurrence, inputs);
         run.attended = run.watch.show(label, [t, inner, 1], &mut run.buffers.attn[..t * inner]);
         Ok(())

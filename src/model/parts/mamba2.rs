@@ -1,18 +1,17 @@
 //! Mamba 2's block: one projection, the short convolution, the selective scan, a gate, a norm by groups and
 //! the output projection: ggml's `build_mamba2_layer`.
 
+use std::ops::Range;
+
 use super::super::load::Loader;
-use super::super::run::{Run, add_bias, project};
+use super::super::run::{Run, add_bias, project, recur};
 use super::super::weights::Linear;
-use super::super::{ForwardError, Label, Logits, MemorySpec, ModelError, NodeId, NodeKind, RowSizes, Work};
+use super::super::{Buffers, ForwardError, Label, MemorySpec, ModelError, NodeId, NodeKind, RowSizes, Work};
 use super::Mixer;
 use super::delta_net::transposed;
 use super::norm::{Norm, NormKind};
 use crate::kernels::ops::{CausalConv, SelectiveScan};
 use crate::store::WeightId;
-
-/// Most floats of the state of a layer: more is a broken or hostile file.
-const MAX_STATE: usize = 1 << 26;
 
 /// Sizes of a model's blocks, and what a family says of them.
 #[derive(Clone, Copy, Debug)]
@@ -58,14 +57,7 @@ impl Mamba2Spec {
             let what = format!("is {}, which does not divide {} heads", spec.groups, spec.heads);
             return Err(keys.problem("ssm.group_count", what));
         }
-        if spec.inner * spec.state_len > MAX_STATE {
-            let what = format!(
-                "is {}, which makes a state of {} numbers, where at most {MAX_STATE} make sense",
-                spec.state_len,
-                spec.inner * spec.state_len
-            );
-            return Err(keys.problem("ssm.state_size", what));
-        }
+        keys.check_state("ssm.state_size", spec.state_len, spec.inner)?;
         Ok(spec)
     }
 
@@ -190,25 +182,18 @@ impl Mamba2 {
         let (ops, channels, all) = (run.kernels.ops(), self.spec.channels(), run.rows);
         let conv = self.conv.conv(true);
         let scan = SelectiveScan { head_len: inner / heads, groups, state_len, a: &self.a, d: &self.d };
-        let mut first = 0;
-        for segment in &mut run.segments {
-            let rows = segment.tokens.len();
-            let drafts = segment.logits == Logits::Drafts;
-            let buffers = &mut *run.buffers;
-            segment.state.recurrent(self.slot, segment.first_pos, rows, drafts, |part, state| {
-                let (from, to) = (first + part.start, first + part.end);
-                let (window, state) = state.split_at_mut(conv.window_len());
-                let x = &mut buffers.q[from * channels..to * channels];
-                let (xbc, y) = buffers.k.split_at_mut(all * channels);
-                let xbc = &mut xbc[from * channels..to * channels];
-                ops.causal_conv(&conv, x, window, xbc);
-                let y = &mut y[from * inner..to * inner];
-                // The convolution's input is needed no more.
-                let scratch = &mut x[..y.len()];
-                ops.selective_scan(&scan, xbc, &buffers.v[from * heads..to * heads], state, scratch, y);
-            })?;
-            first += rows;
-        }
+        let Buffers { q, k, v, .. } = &mut *run.buffers;
+        let (xbc, y) = k.split_at_mut(all * channels);
+        recur(&mut run.segments, self.slot, |Range { start, end }, state| {
+            let (window, state) = state.split_at_mut(conv.window_len());
+            let x = &mut q[start * channels..end * channels];
+            let xbc = &mut xbc[start * channels..end * channels];
+            ops.causal_conv(&conv, x, window, xbc);
+            let y = &mut y[start * inner..end * inner];
+            // The convolution's input is needed no more.
+            let scratch = &mut x[..y.len()];
+            ops.selective_scan(&scan, xbc, &v[start * heads..end * heads], state, scratch, y);
+        })?;
         Ok(())
     }
 

@@ -4,9 +4,9 @@
 
 use super::super::load::{Loader, Sizes};
 use super::super::observer::{NodeName, Numbered};
-use super::super::run::{Run, check_finite, look_up, project};
+use super::super::run::{Run, check_finite, look_up, project, recur};
 use super::super::weights::{Linear, Matrix};
-use super::super::{Buffers, ForwardError, Label, Logits, MemorySpec, ModelError, NodeId, NodeKind, Work};
+use super::super::{Buffers, ForwardError, Label, MemorySpec, ModelError, NodeId, NodeKind, Work};
 use super::delta_net::transposed;
 use super::norm::Norm;
 use crate::kernels::ops::CausalConv;
@@ -236,16 +236,14 @@ impl Ngrams {
     fn look_up(&self, run: &mut Run<'_>) -> Result<NodeId<'static>, ForwardError> {
         let (t, embd) = (run.rows, self.embd);
         let mut rows = Vec::with_capacity(t * self.hashes.ranges.len());
-        for segment in &mut run.segments {
-            let (tokens, drafts) = (segment.tokens, segment.logits == Logits::Drafts);
-            segment.state.recurrent(self.tokens, segment.first_pos, tokens.len(), drafts, |part, past| {
-                for &token in &tokens[part] {
-                    self.hashes.rows(token, past, &mut rows);
-                    past.rotate_right(1);
-                    past[0] = (token + 1) as f32;
-                }
-            })?;
-        }
+        let tokens: Vec<u32> = run.segments.iter().flat_map(|segment| segment.tokens).copied().collect();
+        recur(&mut run.segments, self.tokens, |at, past| {
+            for &token in &tokens[at] {
+                self.hashes.rows(token, past, &mut rows);
+                past.rotate_right(1);
+                past[0] = (token + 1) as f32;
+            }
+        })?;
         let x = &mut run.buffers.x[..t * embd];
         look_up(run.store, &self.table, rows.iter(), x)?;
         let name = NodeName { name: "ple_embd", numbered: Numbered::Not };
@@ -327,16 +325,10 @@ impl Ngrams {
         normed.copy_from_slice(&up[..t * row]);
         self.conv_norm.apply(ops, normed);
         let conv = CausalConv { channels: row, weight: &self.conv, bias: None, silu: true };
-        let mut first = 0;
-        for segment in &mut run.segments {
-            let (at, rows) = (first, segment.tokens.len());
-            first += rows;
-            let drafts = segment.logits == Logits::Drafts;
-            segment.state.recurrent(self.window, segment.first_pos, rows, drafts, |part, window| {
-                let part = (at + part.start) * row..(at + part.end) * row;
-                ops.causal_conv(&conv, &normed[part.clone()], window, &mut out[part]);
-            })?;
-        }
+        recur(&mut run.segments, self.window, |rows, window| {
+            let at = rows.start * row..rows.end * row;
+            ops.causal_conv(&conv, &normed[at.clone()], window, &mut out[at]);
+        })?;
         let inputs = [gated];
         // ggml names neither the norm nor the sum before SiLU.
         let label = Label::new("ple_conv_out", NodeKind::RmsNorm, Work::PerLayer, &inputs);

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::super::load::Loader;
-use super::super::run::{Run, check_finite, project};
+use super::super::run::{Run, check_finite, project, with_rows};
 use super::super::state::{IndexerBuffers, grown};
 use super::super::weights::Linear;
 use super::super::{ChoiceSizes, ForwardError, Label, MemorySpec, ModelError, ScratchSizes, Work};
@@ -141,11 +141,9 @@ impl Choosing for Pools {
         };
         run.watch.show(product("indexer_k_raw", &self.k), [t, len, 1], k);
         check_finite("indexer_k_raw", il, k, len)?;
-        let mut first = 0;
-        for segment in &mut run.segments {
-            let rows = first * len..(first + segment.tokens.len()) * len;
-            first += segment.tokens.len();
-            segment.state.store(ops, self.pending, segment.first_pos, &k[rows], &[])?;
+        for (rows, segment) in with_rows(&mut run.segments) {
+            let keys = &k[rows.start * len..rows.end * len];
+            segment.state.store(ops, self.pending, segment.first_pos, keys, &[])?;
         }
         self.q_norm.apply(ops, q);
         ops.rope(run.rope_kinds[rope], &buffers.rope[rope], q, heads, len);

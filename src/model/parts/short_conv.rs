@@ -1,10 +1,10 @@
 //! LFM2's short convolution between two gates: `out_proj(c * conv(b * x))`, b, c and x from one projection.
 
 use super::super::load::Loader;
-use super::super::run::{Run, add_bias, project, show_side_by_side};
+use super::super::run::{Run, add_bias, project, recur, show_side_by_side};
 use super::super::weights::Linear;
 use super::super::{
-    ForwardError, Label, Logits, MemorySpec, ModelError, NodeId, NodeKind, NodeWeight, RowSizes, Work,
+    ForwardError, Label, MemorySpec, ModelError, NodeId, NodeKind, NodeWeight, RowSizes, Work,
 };
 use super::Mixer;
 use super::mamba2::ConvWeights;
@@ -93,17 +93,11 @@ impl Mixer for ShortConv {
         let inputs = [projected];
         let label = Label::elementwise("conv_bx", Work::Recurrence, &inputs);
         let bx = run.watch.show(label, [run.rows, n, 1], bx);
-        let mut first = 0;
-        for segment in &mut run.segments {
-            let rows = segment.tokens.len();
-            let drafts = segment.logits == Logits::Drafts;
-            let buffers = &mut *run.buffers;
-            segment.state.recurrent(self.slot, segment.first_pos, rows, drafts, |part, window| {
-                let at = (first + part.start) * n..(first + part.end) * n;
-                ops.causal_conv(&conv, &buffers.q[at.clone()], window, &mut buffers.attn[at]);
-            })?;
-            first += rows;
-        }
+        let buffers = &mut *run.buffers;
+        recur(&mut run.segments, self.slot, |rows, window| {
+            let at = rows.start * n..rows.end * n;
+            ops.causal_conv(&conv, &buffers.q[at.clone()], window, &mut buffers.attn[at]);
+        })?;
         let inputs = [bx];
         let [_, name, _] = self.spec.names;
         let label = Label::new(name, NodeKind::Convolution, Work::Recurrence, &inputs);

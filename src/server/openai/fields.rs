@@ -61,6 +61,21 @@ impl Fields {
         self.stream_options.as_ref().is_some_and(|options| options.include_usage == Some(true))
     }
 
+    /// What is added to the logits of tokens, by their ids.
+    fn bias(&self) -> Result<Vec<(u32, f32)>, ApiError> {
+        let entry = |(id, value): (&String, &Value)| {
+            let wrong = |what| ApiError::invalid(format!("logit_bias[{id:?}]"), what);
+            let number = match value {
+                // To some clients that is a ban.
+                Value::Bool(false) => Some(-100.0),
+                value => value.as_f64(),
+            };
+            let id = id.parse().map_err(|_| wrong("the id of a token is needed"))?;
+            Ok((id, number.ok_or_else(|| wrong("a number is needed"))? as f32))
+        };
+        self.logit_bias.iter().flatten().map(entry).collect()
+    }
+
     /// All but the input.
     ///
     /// # Errors
@@ -76,6 +91,9 @@ impl Fields {
             min_p: self.min_p,
             repeat_penalty: self.repeat_penalty.or(self.repetition_penalty),
             repeat_last: limit(self.repeat_last_n),
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            bias: self.bias()?,
             seed: self.seed.filter(|&seed| seed != -1).map(|seed| seed as u64),
         };
         if self.n == Some(0) {

@@ -5,7 +5,7 @@ mod projections;
 mod spec;
 
 use super::super::load::Loader;
-use super::super::run::{Run, add_bias, check_finite, first_wrong, project};
+use super::super::run::{Run, add_bias, check_finite, first_wrong, project, with_rows};
 use super::super::state::{KvElement, KvType};
 use super::super::weights::Linear;
 use super::super::{
@@ -253,10 +253,7 @@ impl Mixer for Attention {
         if let Some(choosing) = &self.choosing {
             choosing.choose(run, last)?;
         }
-        let mut first = 0;
-        for segment in &run.segments {
-            let rows = first..first + segment.tokens.len();
-            first = rows.end;
+        for (rows, segment) in with_rows(&run.segments) {
             if rows.is_empty() || last && segment.logits == Logits::None {
                 continue;
             }
@@ -378,10 +375,7 @@ pub(super) fn keep(
     slot: usize,
     [(k_node, keys, k_row), (v_node, values, v_row)]: [(&'static str, &[f32], usize); 2],
 ) -> Result<(), ForwardError> {
-    let mut first = 0;
-    for segment in segments {
-        let rows = first..first + segment.tokens.len();
-        first = rows.end;
+    for (rows, segment) in with_rows(segments) {
         let keys = &keys[rows.start * k_row..rows.end * k_row];
         let values = &values[rows.start * v_row..rows.end * v_row];
         let KvType { keys: key_type, values: value_type } = segment.state.kept_as(slot);

@@ -7,7 +7,7 @@ use crate::model::load::Loader;
 use crate::model::parts::indexer::{Choice, choose, ones};
 use crate::model::parts::latent::plain;
 use crate::model::parts::rope::Rope;
-use crate::model::run::Run;
+use crate::model::run::{Run, with_rows};
 use crate::model::state::{IndexerBuffers, LatentBuffers, cleared, grown};
 use crate::model::weights::Linear;
 use crate::model::{ForwardError, Label, Logits, ModelError, NodeId, NodeKind, ScratchSizes, Work};
@@ -167,10 +167,7 @@ impl Compressed {
     pub(super) fn attend(&self, run: &mut Run<'_>, last: bool) -> Result<(), OutOfMemory> {
         let CompressedSpec { heads, len, .. } = self.spec;
         let (row, ops) = (heads * len, run.kernels.ops());
-        let mut first = 0;
-        for segment in &run.segments {
-            let rows = first..first + segment.tokens.len();
-            first = rows.end;
+        for (rows, segment) in with_rows(&run.segments) {
             if rows.is_empty() || last && segment.logits == Logits::None {
                 continue;
             }

@@ -6,10 +6,10 @@ mod gated;
 mod kda;
 
 use super::super::load::Loader;
-use super::super::run::{Run, project};
+use super::super::run::{Run, project, recur};
 use super::super::state::Buffers;
 use super::super::weights::Linear;
-use super::super::{ForwardError, Label, Logits, MemorySpec, ModelError, NodeId, NodeKind, Work};
+use super::super::{ForwardError, Label, MemorySpec, ModelError, NodeId, NodeKind, Work};
 use super::norm::{Norm, NormKind};
 use crate::kernels::ops::{CausalConv, Decay, DeltaRule, HeadMap, StridedRows};
 
@@ -133,21 +133,14 @@ impl Core {
         // Where nobody looks SiLU is part of the convolution: the same bits.
         let apart = run.watch.active();
         let Buffers { q, v, .. } = &mut *run.buffers;
-        let mut first = 0;
-        for segment in &mut run.segments {
-            let (at, rows) = (first, segment.tokens.len());
-            first += rows;
-            let drafts = segment.logits == Logits::Drafts;
-            segment.state.recurrent(self.window, segment.first_pos, rows, drafts, |part, windows| {
-                let windows = windows.chunks_exact_mut(channels * (self.spec.taps - 1));
-                for (plane, (weight, window)) in self.convolutions.iter().zip(windows).enumerate() {
-                    let from = plane * t + at;
-                    let part = (from + part.start) * channels..(from + part.end) * channels;
-                    let conv = CausalConv { channels, weight, bias: None, silu: !apart };
-                    ops.causal_conv(&conv, &q[part.clone()], window, &mut v[part]);
-                }
-            })?;
-        }
+        recur(&mut run.segments, self.window, |rows, windows| {
+            let windows = windows.chunks_exact_mut(channels * (self.spec.taps - 1));
+            for (plane, (weight, window)) in self.convolutions.iter().zip(windows).enumerate() {
+                let at = (plane * t + rows.start) * channels..(plane * t + rows.end) * channels;
+                let conv = CausalConv { channels, weight, bias: None, silu: !apart };
+                ops.causal_conv(&conv, &q[at.clone()], window, &mut v[at]);
+            }
+        })?;
         let out = &mut v[..t * self.mixed()];
         let Some([raw, silu]) = self.names.convolved else {
             if apart {
@@ -242,29 +235,23 @@ impl Core {
         // The projections are used up: their place is the scratch of the rule.
         let Buffers { q: scratch, k, v, attn, .. } = &mut *run.buffers;
         let (beta, decay) = k.split_at(t * heads);
-        let mut first = 0;
-        for segment in &mut run.segments {
-            let (at, rows) = (first, segment.tokens.len());
-            first += rows;
-            let drafts = segment.logits == Logits::Drafts;
-            segment.state.recurrent(self.state, segment.first_pos, rows, drafts, |part, state| {
-                let [from, to] = [at + part.start, at + part.end];
-                let decay = &decay[from * decays..to * decays];
-                let rule = DeltaRule {
-                    tokens: part.len(),
-                    heads,
-                    key_heads,
-                    map,
-                    len,
-                    q: self.rows(v, t, [from, to], 0),
-                    k: self.rows(v, t, [from, to], 1),
-                    v: self.rows(v, t, [from, to], 2),
-                    decay: if decays == heads { Decay::Head(decay) } else { Decay::Channel(decay) },
-                    beta: &beta[from * heads..to * heads],
-                };
-                ops.delta_rule(&rule, state, &mut attn[from * values..to * values], scratch);
-            })?;
-        }
+        recur(&mut run.segments, self.state, |rows, state| {
+            let [from, to] = [rows.start, rows.end];
+            let decay = &decay[from * decays..to * decays];
+            let rule = DeltaRule {
+                tokens: rows.len(),
+                heads,
+                key_heads,
+                map,
+                len,
+                q: self.rows(v, t, [from, to], 0),
+                k: self.rows(v, t, [from, to], 1),
+                v: self.rows(v, t, [from, to], 2),
+                decay: if decays == heads { Decay::Head(decay) } else { Decay::Channel(decay) },
+                beta: &beta[from * heads..to * heads],
+            };
+            ops.delta_rule(&rule, state, &mut attn[from * values..to * values], scratch);
+        })?;
         let label = Label::new("attn_output", NodeKind::Recurrence, Work::Recurrence, inputs);
         run.attended = run.watch.show(label, [t, heads, len], &mut attn[..t * values]);
         Ok(())

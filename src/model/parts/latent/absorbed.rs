@@ -9,7 +9,7 @@ use super::heads::{PARALLEL, by_heads, by_tokens, each_row, show_by_head};
 use super::{Latent, LatentSpec, scale_by_position};
 use crate::kernels::ops::Chosen;
 use crate::model::parts::indexer::Indexing;
-use crate::model::run::{Run, multiply_heads};
+use crate::model::run::{Run, multiply_heads, with_rows};
 use crate::model::state::{Inputs, LatentBuffers, grown};
 use crate::model::weights::HeadMatrices;
 use crate::model::{ForwardError, Label, Logits, NodeId, Work};
@@ -68,10 +68,7 @@ impl Latent {
         let buffers = &mut *run.buffers;
         let LatentBuffers { q, attended, indexer, .. } = &mut buffers.latent;
         let attended = grown(attended, rows.len() * heads * latent)?;
-        let mut first = 0;
-        for segment in &run.segments {
-            let own = first..first + segment.tokens.len();
-            first = own.end;
+        for (own, segment) in with_rows(&run.segments) {
             let here = own.start.max(rows.start)..own.end.min(rows.end);
             if here.is_empty() {
                 continue;

@@ -13,7 +13,7 @@ mod spec;
 use std::ops::Range;
 
 use super::super::load::Loader;
-use super::super::run::{Run, project};
+use super::super::run::{Run, project, with_rows};
 use super::super::state::{LatentBuffers, grown};
 use super::super::weights::{HeadMatrices, Linear};
 use super::super::{
@@ -304,10 +304,7 @@ impl Latent {
     fn attend_whole(&self, run: &mut Run<'_>, last: bool, inputs: [NodeId<'static>; 3]) {
         let LatentSpec { heads, value_len, .. } = self.spec;
         let (q_row, out_row) = (heads * self.spec.query_len(), heads * value_len);
-        let mut first = 0;
-        for segment in &run.segments {
-            let rows = first..first + segment.tokens.len();
-            first = rows.end;
+        for (rows, segment) in with_rows(&run.segments) {
             if last && segment.logits == Logits::None {
                 continue;
             }

@@ -1,0 +1,82 @@
+//! Where in a JSON schema what was refused is.
+
+use llguidance::api::TopLevelGrammar;
+use serde_json::{Map, Value};
+
+/// Most parts of a schema that are tried.
+const MAX_TRIES: usize = 64;
+
+/// Keywords whose value is a schema or a list of schemas, and those whose value maps names to schemas.
+const SCHEMAS: [&str; 9] = [
+    "items",
+    "additionalProperties",
+    "additionalItems",
+    "prefixItems",
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "not",
+    "contains",
+];
+const MAPS: [&str; 4] = ["properties", "patternProperties", "$defs", "definitions"];
+
+/// The JSON pointer of the smallest part that is refused for the same reason by itself; `None` for the whole.
+pub fn find(
+    schema: &Value,
+    reason: &str,
+    compiles: &mut dyn FnMut(TopLevelGrammar) -> Option<String>,
+) -> Option<String> {
+    let (mut place, mut part, mut tries) = (String::new(), schema, 0);
+    'down: loop {
+        for (pointer, child) in children(part) {
+            tries += 1;
+            if tries > MAX_TRIES {
+                break 'down;
+            }
+            let alone =
+                TopLevelGrammar::from_json_schema(super::with_options(&with_definitions(child, schema)));
+            if compiles(alone).is_some_and(|other| other == reason) {
+                place += &pointer;
+                part = child;
+                continue 'down;
+            }
+        }
+        break;
+    }
+    (!place.is_empty()).then(|| format!("#{place}"))
+}
+
+/// The schemas directly within one, each with its pointer from there.
+fn children(schema: &Value) -> Vec<(String, &Value)> {
+    let mut found = Vec::new();
+    for (key, value) in schema.as_object().into_iter().flatten() {
+        match value {
+            Value::Object(map) if MAPS.contains(&key.as_str()) => {
+                found.extend(map.iter().map(|(name, value)| (format!("/{key}/{}", escaped(name)), value)));
+            }
+            Value::Object(_) if SCHEMAS.contains(&key.as_str()) => found.push((format!("/{key}"), value)),
+            Value::Array(list) if SCHEMAS.contains(&key.as_str()) => {
+                found.extend(list.iter().enumerate().map(|(i, value)| (format!("/{key}/{i}"), value)));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// A part by itself, with the definitions that it may refer to.
+fn with_definitions(part: &Value, whole: &Value) -> Value {
+    let Some(part) = part.as_object() else { return part.clone() };
+    let mut alone: Map<String, Value> = part.clone();
+    for key in ["$defs", "definitions"] {
+        if let Some(definitions) = whole.get(key) {
+            alone.entry(key).or_insert_with(|| definitions.clone());
+        }
+    }
+    Value::Object(alone)
+}
+
+/// A name within a JSON pointer (RFC 6901).
+fn escaped(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
