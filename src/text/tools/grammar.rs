@@ -11,6 +11,7 @@ use super::Format;
 use super::formats::{Body, GEMMA_QUOTE, Head, Layout, Parameters, Typed};
 use super::types::Kinds;
 use crate::text::chat::{PAIRS, Splitter};
+use crate::text::grammar::with_options;
 use crate::text::{TextError, Tokenizer};
 
 /// Schemas within schemas that Gemma's grammar follows.
@@ -140,7 +141,7 @@ impl Writer<'_> {
     }
 
     fn json(&mut self, schema: &Json) -> String {
-        self.rule("json", &format!("%json {schema}"))
+        self.rule("json", &format!("%json {}", with_options(schema)))
     }
 
     /// One call or several, with what stands around them.
