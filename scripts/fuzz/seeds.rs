@@ -48,6 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     tokenizers(&write)?;
+    grammars(&write)?;
     cached_page(&write)?;
     transcripts(&write)?;
     bodies(&write)?;
@@ -103,6 +104,20 @@ fn tokenizers(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> Resul
         write("tokenizer", &format!("{name}-long"), &bytes.repeat(8))?;
     }
     Ok(())
+}
+
+/// A grammar of each kind, behind the bytes that choose it and the walk.
+fn grammars(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
+    let schema = r##"{"type":"object","properties":{"a":{"enum":[1,"b",null]},"c":{"type":"array","items":{"$ref":"#/$defs/d"},
+        "maxItems":3}},"required":["a"],"$defs":{"d":{"anyOf":[{"type":"string","pattern":"^[a-c]{2}$"},{"type":"integer",
+        "minimum":-5}]}},"additionalProperties":false}"##;
+    let lark = "start: item (\",\" item)* | <|none|>\nitem: NUMBER | \"(\" start \")\"\nNUMBER: /[0-9]+/\n%ignore / +/";
+    let gbnf = "root ::= item (\",\" ws item)* # a list\nitem ::= [^,()\\n]{1,4} | \"(\" root \")\"\nws ::= (\" \" ws)?";
+    let texts = [("schema", 0, schema), ("regex", 1, "(a|b)*[^\\d]{2,3}é?"), ("lark", 2, lark), ("gbnf", 3, gbnf)];
+    let walk: Vec<u8> = (0..24u8).map(|step| step.wrapping_mul(37)).collect();
+    texts.iter().try_for_each(|&(name, kind, text)| {
+        write("grammar", name, &[&[kind], &walk[..], text.as_bytes()].concat())
+    })
 }
 
 /// A page of a text in a prefix cache, whole and cut.

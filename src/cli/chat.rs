@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use clap::{Args as ClapArgs, ValueEnum};
 
 use super::engine_args::{self, EngineArgs};
+use super::grammar_args::GrammarArgs;
 use super::model_arg::ModelArg;
 use super::output::tell;
 use super::prefix_cache::CacheArgs;
@@ -79,6 +80,9 @@ pub struct Args {
     #[command(flatten)]
     sampling: SamplingArgs,
 
+    #[command(flatten)]
+    grammar: GrammarArgs,
+
     /// Draft tokens and verify several in one pass, which changes no token: N, mtp, auto or off, as in
     /// generate
     #[arg(long, value_name = "MODE", default_value = "auto", allow_negative_numbers = true)]
@@ -110,6 +114,7 @@ pub fn template_help() -> String {
 
 /// See [`Args`].
 pub fn run(args: &Args) -> Result<ExitCode, CliError> {
+    let grammar = args.grammar.read()?;
     let kept = Kept::open(args)?;
     let mut loaded = engine_args::load_to_draft(args.model.source(), args.speculate)?;
     if args.model.is_demo() {
@@ -117,7 +122,8 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     }
     let tokenizer = args.tokenizer.tokenizer(&loaded.gguf)?;
     let template = Template::of(args, &loaded.gguf)?;
-    let mut talk = Talk::new(args, template, &tokenizer, kept)?;
+    let constraint = grammar.map(|grammar| grammar.constraint(&tokenizer, args.model.path())).transpose()?;
+    let mut talk = Talk::new(args, template, &tokenizer, constraint, kept)?;
     let interrupted = interrupt::watch_to_leave(screen::restore())?;
     let mut input = Input::open(talk.kept().typed().as_deref())?;
     talk.greet(&input);

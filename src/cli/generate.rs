@@ -13,6 +13,7 @@ use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 
 use super::engine_args::{self, EngineArgs};
+use super::grammar_args::GrammarArgs;
 use super::model_arg::ModelArg;
 use super::output::tell;
 use super::placement::{self, Residency, Traffic};
@@ -69,8 +70,11 @@ pub struct Args {
     #[command(flatten)]
     sampling: SamplingArgs,
 
+    #[command(flatten)]
+    grammar: GrammarArgs,
+
     /// Go on where the model would end (end tokens are never chosen)
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["json_schema", "grammar"])]
     ignore_eos: bool,
 
     /// End before this text; may be given several times
@@ -165,6 +169,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
         return Err(CliError::usage("--system is a part of a chat").hint("--chat makes the prompt one"));
     }
     let prompt = read_prompt(&args.prompt)?;
+    let grammar = args.grammar.read()?;
     let mut loaded = engine_args::load_to_draft(args.model.source(), args.speculate)?;
     if args.model.is_demo() {
         tell!("the demo answers, a small model that is part of wayinfer; -m MODEL runs another");
@@ -172,6 +177,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     let path = args.model.path();
     let tokenizer = args.tokenizer.tokenizer(&loaded.gguf)?;
     let prompt_ids = encode(args, &loaded.gguf, &tokenizer, prompt)?;
+    let constraint = grammar.map(|grammar| grammar.constraint(&tokenizer, path)).transpose()?;
     let context = engine_args::context(args.ctx, loaded.model.spec().context);
     if prompt_ids.is_empty() {
         let error = CliError::new("the prompt is empty and the model has no token to begin with");
@@ -205,6 +211,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
         sampler.ban(vocab.filter(|&id| tokenizer.is_end_of_generation(id)));
     }
     sampler.read(prompt_ids.iter().copied());
+    constraint.into_iter().for_each(|constraint| sampler.constrain(constraint));
     if args.debug {
         show_prompt(&tokenizer, &prompt_ids, &engine);
     }

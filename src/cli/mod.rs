@@ -9,6 +9,7 @@ mod dot_check;
 mod engine_args;
 mod error;
 mod generate;
+mod grammar_args;
 mod input;
 mod inspect;
 mod interrupt;

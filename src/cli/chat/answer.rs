@@ -106,6 +106,7 @@ impl<'a> Talk<'a> {
         answerer: &mut Answerer<'_, '_>,
     ) -> Result<Answered, CliError> {
         let mut sampler = Sampler::new(SamplerConfig { seed, ..self.settings.sampler.clone() })?;
+        self.constraint().into_iter().for_each(|constraint| sampler.constrain(constraint));
         let mut cost = Cost::default();
         let mut draft: Option<Draft<'_>> = None;
         let end = loop {

@@ -16,13 +16,15 @@ use crate::cli::output::{cut_end, tell};
 use crate::cli::prefix_cache::Cache;
 use crate::cli::{CliError, InFile, placement, render_chat, safe_text};
 use crate::engine::{Engine, EngineOptions};
-use crate::text::{Conversation, Exchange, Message, Rendered, Tokenizer, Transcript};
+use crate::text::{Constraint, Conversation, Exchange, Message, Rendered, Tokenizer, Transcript};
 
 /// See the module.
 pub struct Talk<'a> {
     args: &'a Args,
     template: Template,
     tokenizer: &'a Tokenizer,
+    /// What each answer has to be.
+    constraint: Option<Constraint>,
     kept: Kept,
     pub(super) transcript: Transcript,
     pub(super) settings: Settings,
@@ -55,6 +57,7 @@ impl<'a> Talk<'a> {
         args: &'a Args,
         template: Template,
         tokenizer: &'a Tokenizer,
+        constraint: Option<Constraint>,
         mut kept: Kept,
     ) -> Result<Talk<'a>, CliError> {
         let resumed = kept.transcript.take();
@@ -64,6 +67,7 @@ impl<'a> Talk<'a> {
             args,
             template,
             tokenizer,
+            constraint,
             kept,
             transcript: resumed.unwrap_or_default(),
             settings: Settings { sampler, max_tokens: args.max_tokens, on_full: args.on_full },
@@ -385,6 +389,11 @@ impl<'a> Talk<'a> {
 
     pub(super) fn tokenizer(&self) -> &'a Tokenizer {
         self.tokenizer
+    }
+
+    /// What an answer has to be, at its beginning.
+    pub(super) fn constraint(&self) -> Option<Constraint> {
+        self.constraint.clone()
     }
 
     /// What ends an answer beside end tokens.

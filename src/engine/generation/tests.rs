@@ -9,6 +9,7 @@ use super::*;
 use crate::gguf::{Gguf, Source, StaticBytes};
 use crate::model::{KvType, Model};
 use crate::store::Guesses;
+use crate::text::{Constraint, Grammar, GrammarFactory, Tokenizer};
 
 /// Dense in floats and in blocks, with experts, and with an output tied to the embedding.
 const FIXTURES: [&str; 6] =
@@ -31,11 +32,12 @@ struct Case {
     context: usize,
     batch: usize,
     most: usize,
+    constraint: Option<Constraint>,
 }
 
 impl Case {
     fn new(prompt: Vec<u32>, sampler: SamplerConfig) -> Case {
-        Case { prompt, sampler, context: 160, batch: 64, most: 60 }
+        Case { prompt, sampler, context: 160, batch: 64, most: 60, constraint: None }
     }
 }
 
@@ -69,6 +71,7 @@ fn run(model: &Model, case: &Case, setup: impl Fn(&mut Generation<'_, '_>)) -> (
     let (mut engine, mut sequence) = begin(model, case.context, case.batch, &case.prompt);
     let mut sampler = Sampler::new(case.sampler.clone()).unwrap();
     sampler.read(case.prompt.iter().copied());
+    case.constraint.iter().for_each(|constraint| sampler.constrain(constraint.clone()));
     let mut generation = engine.generate(&mut sequence, &mut sampler);
     generation.wanted = case.most;
     setup(&mut generation);
@@ -146,6 +149,39 @@ fn speculation_changes_nothing_but_the_passes() {
         assert!(accepted > 0, "{name}: no draft was ever accepted");
         println!("{name}: {accepted} accepted");
     }
+}
+
+/// Drafts that the grammar does not allow are never drawn, and those that it does count as they do without.
+#[test]
+fn speculation_changes_nothing_under_a_grammar() {
+    let (gguf, model) = (fixture("demo-q4_k_m"), load("demo-q4_k_m"));
+    let tokenizer = Tokenizer::from_metadata(gguf.metadata(), None).expect("a tokenizer");
+    let factory = GrammarFactory::new(&tokenizer).expect("a factory");
+    let grammar =
+        Grammar::regex(r#"(\{"day": (true|false), "of": "[a-z]{2,4}"\}, ?){40}"#).expect("a grammar");
+    let constraint = factory.constraint(&grammar).expect("a constraint");
+    let mut accepted = 0;
+    for sampler in samplers() {
+        let case = Case { constraint: Some(constraint.clone()), ..Case::new(varied(&model), sampler) };
+        let (plain, _) = run(&model, &case, off);
+        let text = ids(&plain);
+        assert_eq!(text.len(), 60);
+        let read = tokenizer.decode(&text, false);
+        assert!(read.starts_with("{\"day\": "), "{read}");
+        let texts = [&text[..], &text.iter().map(|id| (id + 1) % 300).collect::<Vec<_>>()];
+        let setups = texts.map(|text| drafts_from(&case, text));
+        for (got, stats) in setups.iter().map(|setup| run(&model, &case, setup)) {
+            assert_eq!(first_difference(&plain, &got), None, "{:?}", case.sampler);
+            accepted += stats.accepted;
+        }
+        for most in [1, 3, 8, 15] {
+            let (got, stats) = run(&model, &case, drafter(most, None));
+            assert_eq!(first_difference(&plain, &got), None, "{most} drafts, {:?}", case.sampler);
+            accepted += stats.accepted;
+        }
+    }
+    assert!(accepted > 100, "{accepted} accepted");
+    println!("{accepted} accepted");
 }
 
 /// The comparison above sees a draft that stands unseen.

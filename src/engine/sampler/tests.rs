@@ -1,6 +1,7 @@
 //! What is chosen, and what never is.
 
 use super::*;
+use crate::text::{Grammar, GrammarFactory, Tokenizer};
 
 fn config() -> SamplerConfig {
     SamplerConfig { temperature: 1.0, seed: 7, ..SamplerConfig::greedy() }
@@ -120,4 +121,116 @@ fn infinite_logits_do_not_make_nan() {
     let mut s = Sampler::new(config()).unwrap();
     assert_eq!(s.sample(&[f32::INFINITY, 1.0]).unwrap().id, 0);
     assert!(s.sample(&[f32::NEG_INFINITY; 3]).unwrap().probability > 0.3);
+}
+
+#[test]
+fn biases_are_added_before_all_else() {
+    let bias = vec![(2, 3.0), (0, -1.0), (2, 1.0), (99, 5.0)];
+    let mut s = Sampler::new(SamplerConfig { bias, repeat_penalty: 2.0, ..SamplerConfig::greedy() }).unwrap();
+    let chosen = s.sample(&[3.0, 2.5, 0.0]).unwrap();
+    assert_eq!((chosen.id, chosen.logit), (2, 4.0));
+    s.read([2]);
+    assert_eq!(s.sample(&[3.0, 2.5, 0.0]).unwrap().id, 1, "halved after the bias");
+    let wrong = Sampler::new(SamplerConfig { bias: vec![(1, 0.0), (1, 101.0)], ..config() }).unwrap_err();
+    assert_eq!(wrong.to_string(), "bias is 101, where a number from -100 to 100 is needed");
+}
+
+/// OpenAI's formula, over the answer and not the prompt.
+#[test]
+fn presence_and_frequency_count_the_answers_tokens() {
+    let config = SamplerConfig { presence_penalty: 0.5, frequency_penalty: 0.25, ..SamplerConfig::greedy() };
+    let mut s = Sampler::new(config.clone()).unwrap();
+    let logits = [1.0, 0.9, -5.0];
+    s.read([0, 0, 0]);
+    assert_eq!(s.sample(&logits).unwrap().logit, 1.0, "the prompt does not count");
+    s.accept(0).unwrap();
+    assert_eq!(s.sample(&logits).unwrap().id, 1);
+    s.accept(0).unwrap();
+    s.accept(1).unwrap();
+    let mut wide = s.clone();
+    wide.config.temperature = 1.0;
+    wide.sample(&logits).unwrap();
+    let adjusted: Vec<(u32, f32)> = wide.candidates().iter().map(|c| (c.id, c.logit)).collect();
+    assert_eq!(adjusted, [(1, 0.9 - 0.75), (0, 1.0 - 1.0), (2, -5.0)]);
+    assert_eq!(
+        Sampler::new(SamplerConfig { presence_penalty: f32::NAN, ..config }).unwrap_err().field,
+        "presence_penalty"
+    );
+}
+
+#[test]
+fn logprobs_are_of_the_plain_softmax() {
+    let logits = [0.5f32, 0.25, 0.25, f32::NAN].map(f32::ln);
+    let found = logprobs(&logits, 1, 2);
+    assert_eq!(found.chosen, 0.25f32.ln());
+    assert_eq!(found.top, [(0, 0.5f32.ln()), (1, 0.25f32.ln())]);
+    let sum: f64 = logprobs(&logits, 0, 9).top.iter().map(|&(_, p)| f64::from(p).exp()).sum();
+    assert!((sum - 1.0).abs() < 1e-6, "{sum}");
+    // No overflow, and nothing of what has no logit.
+    let high = logprobs(&[1e38, 0.0, -1e38], 0, 1);
+    assert_eq!((high.chosen, high.top), (0.0, vec![(0, 0.0)]));
+    assert_eq!(logprobs(&[f32::INFINITY, 1.0], 1, 0), Logprobs { chosen: f32::NEG_INFINITY, top: vec![] });
+    assert_eq!(logprobs(&logits, 3, 0).chosen, f32::NEG_INFINITY);
+    assert_eq!(logprobs(&logits, 4, 0).chosen, f32::NEG_INFINITY);
+    assert_eq!(logprobs(&[], 0, 5), Logprobs { chosen: f32::NEG_INFINITY, top: vec![] });
+}
+
+/// The demo's tokenizer, and a constraint over it.
+fn demo(grammar: &Grammar) -> (Tokenizer, Constraint) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/demo-q4_k_m.gguf");
+    let gguf = crate::gguf::Gguf::open(&path).unwrap();
+    let tokenizer = Tokenizer::from_metadata(gguf.metadata(), None).unwrap();
+    let constraint = GrammarFactory::new(&tokenizer).unwrap().constraint(grammar).unwrap();
+    (tokenizer, constraint)
+}
+
+#[test]
+fn nothing_but_what_a_constraint_allows_is_chosen() {
+    let (tokenizer, mut constraint) = demo(&Grammar::regex("[ab]c").unwrap());
+    let mask = constraint.mask().unwrap().clone();
+    let vocab = tokenizer.vocab_len();
+    let piece = |id| String::from_utf8(tokenizer.piece(id, true).unwrap().to_vec()).unwrap();
+    // What is allowed is among the worst, and the vocabulary of the model is padded.
+    let logits: Vec<f32> =
+        (0..vocab + 40).map(|id| if mask.allows(id as u32) { -9.0 } else { id as f32 }).collect();
+    for config in [SamplerConfig::greedy(), config(), SamplerConfig { top_k: 1, ..config() }] {
+        let mut s = Sampler::new(config).unwrap();
+        // The prompt does not count.
+        s.read([5, 6]);
+        s.constrain(constraint.clone());
+        let mut text = String::new();
+        let end = loop {
+            let id = s.sample(&logits).unwrap().id;
+            s.accept(id).unwrap();
+            if tokenizer.is_end_of_generation(id) {
+                break id;
+            }
+            text += &piece(id);
+        };
+        assert!(text == "ac" || text == "bc", "{text}");
+        // It ends again and again, and where that is banned there is nothing left.
+        assert!(tokenizer.is_end_of_generation(s.sample(&logits).unwrap().id));
+        s.accept(end).unwrap();
+        s.ban((0..vocab as u32).filter(|&id| tokenizer.is_end_of_generation(id)));
+        assert!(matches!(s.sample(&logits), Err(EngineError::NoToken)));
+    }
+    let mut s = Sampler::new(config()).unwrap();
+    s.constrain(constraint);
+    assert!(matches!(s.accept(vocab as u32 + 1), Err(EngineError::Constraint(_))));
+    assert!(matches!(s.sample(&logits), Err(EngineError::Constraint(_))));
+}
+
+#[test]
+fn masks_leave_the_allowed_logits_as_they_are() {
+    let (_, mut constraint) = demo(&Grammar::regex("(?s:.*)").unwrap());
+    let mask = constraint.mask().unwrap();
+    let bits = mask.words().len() * 32;
+    for len in [0, 1, 31, 32, 33, 100, bits, bits + 70] {
+        let mut logits: Vec<f32> = (0..len).map(|i| i as f32).collect();
+        mask_out(mask, &mut logits);
+        for (id, logit) in logits.iter().enumerate() {
+            let wanted = if mask.allows(id as u32) { id as f32 } else { f32::NAN };
+            assert!(*logit == wanted || (logit.is_nan() && wanted.is_nan()), "{id} of {len}: {logit}");
+        }
+    }
 }

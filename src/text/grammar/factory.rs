@@ -48,7 +48,12 @@ impl GrammarFactory {
                 grammar.refused(found, place)
             })
         })??;
-        Ok(Constraint::new(Matcher::new(Ok(parser)), self.ends.clone()))
+        let mut constraint = Constraint::new(Matcher::new(Ok(parser)), self.ends.clone());
+        match constraint.mask() {
+            Ok(_) => Ok(constraint),
+            // A schema that refers to itself alone, say.
+            Err(error) => Err(grammar.refused(format!("no answer can obey it: {error}"), None)),
+        }
     }
 
     fn compile(&self, grammar: TopLevelGrammar) -> Result<TokenParser, String> {

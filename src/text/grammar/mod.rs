@@ -5,6 +5,7 @@
 
 mod constraint;
 mod factory;
+mod gbnf;
 mod places;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,8 @@ enum Source {
     Schema(Value),
     Regex(String),
     Lark(String),
+    /// The Lark that GBNF became.
+    Gbnf(String),
 }
 
 impl Grammar {
@@ -54,6 +57,10 @@ impl Grammar {
         }
         let len = size(schema, MAX_DEPTH).ok_or_else(|| refused(format!("over {MAX_DEPTH} levels deep")))?;
         check_len(KIND, len, MAX_SCHEMA_BYTES)?;
+        // References would be read against another base than the schema's.
+        if let Some(place) = places::with_id(schema) {
+            return Err(refused(format!("a part has its own $id (at {place}), which is not supported")));
+        }
         Ok(Grammar(Source::Schema(schema.clone())))
     }
 
@@ -87,12 +94,26 @@ impl Grammar {
         Ok(Grammar(Source::Lark(lark.to_owned())))
     }
 
+    /// A grammar in llama.cpp's GBNF, which begins with the rule `root`.
+    ///
+    /// # Errors
+    /// What is wrong, or not supported (tokens), with line and column; one of over 128 KiB, or that becomes
+    /// too large.
+    pub fn gbnf(gbnf: &str) -> Result<Grammar, TextError> {
+        Ok(Grammar(Source::Gbnf(gbnf::to_lark(gbnf)?)))
+    }
+
+    /// Whether a text is GBNF rather than Lark: whether it has a rule `root ::=`.
+    pub fn is_gbnf(text: &str) -> bool {
+        gbnf::looks_like(text)
+    }
+
     /// As the crate takes it.
     fn inner(&self) -> TopLevelGrammar {
         match &self.0 {
             Source::Schema(schema) => TopLevelGrammar::from_json_schema(with_options(schema)),
             Source::Regex(regex) => TopLevelGrammar::from_regex(regex),
-            Source::Lark(lark) => TopLevelGrammar::from_lark(lark.clone()),
+            Source::Lark(lark) | Source::Gbnf(lark) => TopLevelGrammar::from_lark(lark.clone()),
         }
     }
 
@@ -110,6 +131,7 @@ impl Grammar {
             Source::Schema(_) => "JSON schema",
             Source::Regex(_) => "regular expression",
             Source::Lark(_) => "Lark grammar",
+            Source::Gbnf(_) => "GBNF grammar",
         };
         let at = place.map(|place| format!(" (at {place})")).unwrap_or_default();
         TextError::Grammar { kind, reason: reason + &at }

@@ -46,6 +46,18 @@ pub fn find(
     (!place.is_empty()).then(|| format!("#{place}"))
 }
 
+/// The JSON pointer of a part of a schema, not the whole, that has an `$id`.
+pub fn with_id(schema: &Value) -> Option<String> {
+    let mut parts = children(schema);
+    while let Some((place, part)) = parts.pop() {
+        if part.get("$id").is_some_and(Value::is_string) {
+            return Some(format!("#{place}"));
+        }
+        parts.extend(children(part).into_iter().map(|(pointer, child)| (format!("{place}{pointer}"), child)));
+    }
+    None
+}
+
 /// The schemas directly within one, each with its pointer from there.
 fn children(schema: &Value) -> Vec<(String, &Value)> {
     let mut found = Vec::new();
