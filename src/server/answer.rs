@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::Server;
 use super::error::{ApiError, ErrorKind};
 use super::facts::Facts;
+use super::prompt::Prompt;
 use super::worker::{Events, Worker};
 use crate::engine::{Drawn, End, Event, StopMatcher, Usage};
 use crate::text::Part;
@@ -21,6 +22,17 @@ pub enum Delta {
         of: usize,
     },
     Text(Part, Piece),
+    /// A tool is called: which of the answer's calls it is, a name for the call, the tool's.
+    Call {
+        index: usize,
+        id: String,
+        name: String,
+    },
+    /// More of a call's arguments; together they are the text of a JSON object.
+    Arguments {
+        index: usize,
+        delta: String,
+    },
     Done(Done),
 }
 
@@ -52,6 +64,8 @@ pub struct Done {
 pub enum Reason {
     Stop,
     Length,
+    /// Tools are called.
+    ToolCalls,
 }
 
 /// What came of waiting for an answer to go on.
@@ -86,6 +100,11 @@ impl Timings {
 pub struct Answer {
     pub facts: Arc<Facts>,
     pub seed: u64,
+    pub prompt_tokens: usize,
+    /// Of the prompt's tokens.
+    prompt_hash: [u8; 32],
+    /// Whether an answer may have several calls.
+    parallel_calls: bool,
     server: Arc<Server>,
     worker: Worker,
     events: Events,
@@ -102,6 +121,8 @@ struct Choice {
     bytes: crate::text::Utf8Joiner,
     stops: StopMatcher,
     parser: AnswerParser,
+    /// Calls of tools that it has so far.
+    calls: usize,
     /// Tokens whose text has not been told of.
     logprobs: Vec<TokenLogprobs>,
     usage: Usage,
@@ -109,20 +130,25 @@ struct Choice {
 }
 
 impl Answer {
-    /// The answer that these events tell of.
+    /// The answer to a prompt that these events tell of; what the prompt says ends it beside `stops`.
     pub fn new(
         server: Arc<Server>,
         worker: &Worker,
         events: Events,
         choices: usize,
-        prompt: &str,
-        stops: Vec<String>,
+        prompt: &Prompt,
+        mut stops: Vec<String>,
         seed: u64,
     ) -> Answer {
+        stops.extend_from_slice(&prompt.stops);
         let choice = || Choice {
             bytes: Default::default(),
             stops: StopMatcher::new(stops.iter().cloned()),
-            parser: AnswerParser::new(None, prompt, &[]),
+            parser: match &prompt.calls {
+                Some(calls) => AnswerParser::new(Some(calls.format), &prompt.text, &calls.tools),
+                None => AnswerParser::new(None, &prompt.text, &[]),
+            },
+            calls: 0,
             logprobs: Vec::new(),
             usage: Usage::default(),
             over: false,
@@ -131,6 +157,9 @@ impl Answer {
         Answer {
             facts: Arc::clone(&worker.facts),
             seed,
+            prompt_tokens: prompt.tokens.len(),
+            prompt_hash: hash_of(&prompt.tokens),
+            parallel_calls: prompt.calls.as_ref().is_none_or(|calls| calls.parallel),
             server,
             worker: worker.clone(),
             events,
@@ -265,21 +294,66 @@ impl Answer {
 
     /// Tells of text that is certain.
     fn parts(&mut self, number: usize, certain: &str) {
-        let choice = &mut self.choices[number];
-        for (part, text) in choice.parser.push(certain).into_iter().filter_map(AnswerPart::text) {
-            let logprobs = std::mem::take(&mut choice.logprobs);
-            self.ready.push_back((number, Delta::Text(part, Piece { text, logprobs })));
+        let parts = self.choices[number].parser.push(certain);
+        self.tell(number, parts);
+    }
+
+    fn tell(&mut self, number: usize, parts: Vec<AnswerPart>) {
+        for part in parts {
+            let choice = &mut self.choices[number];
+            if choice.over {
+                return;
+            }
+            let delta = match part {
+                AnswerPart::Call { .. } if choice.calls > 0 && !self.parallel_calls => {
+                    self.events.leave(number);
+                    choice.over = true;
+                    self.ready.push_back((number, Delta::Done(choice.done(Reason::ToolCalls, None))));
+                    return;
+                }
+                AnswerPart::Call { index, name } => {
+                    choice.calls += 1;
+                    Delta::Call { index, id: self.call_id(number, index), name }
+                }
+                AnswerPart::Arguments { index, delta } => Delta::Arguments { index, delta },
+                AnswerPart::Reasoning(text) => Delta::Text(Part::Reasoning, choice.piece(text)),
+                AnswerPart::Text(text) => Delta::Text(Part::Answer, choice.piece(text)),
+            };
+            self.ready.push_back((number, delta));
         }
     }
 
+    /// A name for a call: the same for the same request.
+    fn call_id(&self, number: usize, index: usize) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.prompt_hash);
+        for part in [self.seed, number as u64, index as u64] {
+            hasher.update(&part.to_le_bytes());
+        }
+        format!("call_{}", &hasher.finalize().to_hex()[..24])
+    }
+
     fn end(&mut self, number: usize, reason: Reason, stop: Option<String>) {
+        let parts = self.choices[number].parser.finish();
+        self.tell(number, parts);
         let choice = &mut self.choices[number];
-        for (part, text) in choice.parser.finish().into_iter().filter_map(AnswerPart::text) {
-            let logprobs = std::mem::take(&mut choice.logprobs);
-            self.ready.push_back((number, Delta::Text(part, Piece { text, logprobs })));
+        if choice.over {
+            return;
         }
         choice.over = true;
-        self.ready.push_back((number, Delta::Done(Done { reason, stop, usage: choice.usage })));
+        let called = choice.calls > 0 && reason == Reason::Stop;
+        let done = choice.done(if called { Reason::ToolCalls } else { reason }, stop);
+        self.ready.push_back((number, Delta::Done(done)));
+    }
+}
+
+impl Choice {
+    fn piece(&mut self, text: String) -> Piece {
+        Piece { text, logprobs: std::mem::take(&mut self.logprobs) }
+    }
+
+    fn done(&self, reason: Reason, stop: Option<String>) -> Done {
+        Done { reason, stop, usage: self.usage }
     }
 }
 
@@ -289,11 +363,29 @@ impl Drop for Answer {
     }
 }
 
+fn hash_of(tokens: &[u32]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for token in tokens {
+        hasher.update(&token.to_le_bytes());
+    }
+    hasher.finalize().into()
+}
+
+/// A call of a tool that has come whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Call {
+    pub id: String,
+    pub name: String,
+    /// The text of a JSON object, unless the answer ended within it.
+    pub arguments: String,
+}
+
 /// An answer that has come whole.
 #[derive(Clone, Debug, Default)]
 pub struct Whole {
     pub text: String,
     pub reasoning: String,
+    pub calls: Vec<Call>,
     pub logprobs: Vec<TokenLogprobs>,
     pub done: Option<Done>,
 }
@@ -316,6 +408,12 @@ impl Answer {
                         Part::Reasoning => whole.reasoning.push_str(&piece.text),
                     }
                     whole.logprobs.extend(piece.logprobs);
+                }
+                Delta::Call { id, name, .. } => whole.calls.push(Call { id, name, ..Call::default() }),
+                Delta::Arguments { index, delta } => {
+                    if let Some(call) = whole.calls.get_mut(index) {
+                        call.arguments.push_str(&delta);
+                    }
                 }
                 Delta::Done(done) => whole.done = Some(done),
             }

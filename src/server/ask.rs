@@ -6,11 +6,12 @@ use serde_json::{Map, Value};
 
 use super::Server;
 use super::answer::Answer;
-use super::error::{ApiError, ErrorKind};
+use super::error::ApiError;
 use super::facts::Facts;
-use super::worker::{Choice, Worker};
+use super::prompt::Held;
+use super::worker::Choice;
 use crate::engine::{Sampler, SamplerConfig, SamplerError};
-use crate::text::{Conversation, EncodeOptions, Message, Rendered};
+use crate::text::{Grammar, Message};
 
 /// Most answers to one request.
 pub const MAX_CHOICES: usize = 128;
@@ -20,7 +21,7 @@ const MAX_STOP: usize = 4096;
 /// Most messages of a conversation.
 const MAX_MESSAGES: usize = 10_000;
 
-/// See the module. Fields are named in errors as the dialect calls them, by `names`.
+/// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Ask {
     pub model: String,
@@ -34,6 +35,10 @@ pub struct Ask {
     pub logprobs: Option<usize>,
     /// Answers; with seeds one after another.
     pub choices: usize,
+    /// JSON that an answer has to be: of this schema, or any object where it is `{}`.
+    pub format: Option<Value>,
+    /// What it has to be otherwise.
+    pub grammar: Option<Grammar>,
 }
 
 /// What is to be continued.
@@ -56,6 +61,60 @@ pub struct Chat {
     pub messages: Vec<Message>,
     /// What the template is told beside them.
     pub settings: Map<String, Value>,
+    /// Functions that may be called, as OpenAI's chats have them.
+    pub tools: Vec<Value>,
+    pub tool_choice: ToolChoice,
+    /// Whether several may be called at a time, where a request says so.
+    pub parallel_tool_calls: Option<bool>,
+}
+
+/// Whether tools are to be called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ToolChoice {
+    /// As the model likes.
+    #[default]
+    Auto,
+    None,
+    /// At least one.
+    Required,
+    /// The one of this name.
+    Named(String),
+}
+
+impl Chat {
+    /// Tells the template whether reasoning is wanted, by the names that templates know this by.
+    pub fn think(&mut self, wanted: bool) {
+        for name in ["enable_thinking", "thinking"] {
+            self.settings.entry(name).or_insert(wanted.into());
+        }
+    }
+
+    /// Tells it how much of it is wanted: `low`, `medium`, `high`, ..; `none` is none at all.
+    pub fn effort(&mut self, effort: &str) {
+        match effort {
+            "none" => self.think(false),
+            _ => {
+                self.settings.entry("reasoning_effort").or_insert(effort.into());
+            }
+        }
+    }
+
+    /// The tools that the template tells of.
+    pub fn callable(&self) -> &[Value] {
+        if self.tool_choice == ToolChoice::None { &[] } else { &self.tools }
+    }
+
+    /// Whether there is what has to be called.
+    fn check_tools(&self) -> Result<(), ApiError> {
+        let wrong = |message: String| Err(ApiError::invalid("tool_choice", message));
+        match &self.tool_choice {
+            ToolChoice::Required if self.tools.is_empty() => wrong("there are no tools to call".to_owned()),
+            ToolChoice::Named(name) if !self.tools.iter().any(|tool| tool["function"]["name"] == **name) => {
+                wrong(format!("there is no tool {name:?}"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// How tokens are chosen, where a request says so.
@@ -103,15 +162,6 @@ fn random_seed() -> u64 {
     RandomState::new().hash_one(std::process::id()) & u64::from(u32::MAX)
 }
 
-/// A prompt as the model reads it.
-pub struct Prompt {
-    pub tokens: Vec<u32>,
-    /// As text, where it was one.
-    pub text: String,
-    /// What ends an answer to it beside what the request says.
-    pub stops: Vec<String>,
-}
-
 impl Server {
     /// Has a request answered.
     ///
@@ -125,86 +175,20 @@ impl Server {
             let config = SamplerConfig { seed: sampling.seed.wrapping_add(n as u64), ..sampling.clone() };
             Sampler::new(config).map_err(wrong_number)
         };
-        let samplers = (0..ask.choices.max(1)).map(sampler).collect::<Result<Vec<_>, _>>()?;
-        let prompt = self.prompt(&worker, ask.input).await?;
+        let choices = ask.choices.max(1);
+        let mut samplers = (0..choices).map(sampler).collect::<Result<Vec<_>, _>>()?;
+        let held = Held { format: ask.format, grammar: ask.grammar };
+        let prompt = self.prompt(&worker, ask.input, held).await?;
+        if let Some(constraint) = &prompt.constraint {
+            samplers.iter_mut().for_each(|sampler| sampler.constrain(constraint.clone()));
+        }
         let room = room(&prompt.tokens, &worker.facts)?;
         let max_tokens = ask.max_tokens.unwrap_or(usize::MAX).min(room);
         let choice =
             |sampler| Choice { prompt: prompt.tokens.clone(), sampler, max_tokens, logprobs: ask.logprobs };
         let events = worker.submit(samplers.into_iter().map(choice).collect())?;
-        let stops = ask.stop.into_iter().chain(prompt.stops).collect();
         self.metrics.asked(&worker.facts.name);
-        Ok(Answer::new(
-            Arc::clone(self),
-            &worker,
-            events,
-            ask.choices.max(1),
-            &prompt.text,
-            stops,
-            sampling.seed,
-        ))
-    }
-
-    /// The prompt of an input.
-    ///
-    /// # Errors
-    /// What the template raises; what is no text of the vocabulary; none at all.
-    pub async fn prompt(self: &Arc<Server>, worker: &Worker, input: Input) -> Result<Prompt, ApiError> {
-        let (server, facts) = (Arc::clone(self), Arc::clone(&worker.facts));
-        // A template runs in a process of its own, and a long text takes a while.
-        let made = tokio::task::spawn_blocking(move || server.make_prompt(&facts, input));
-        made.await.map_err(|_| ApiError::internal("the prompt could not be made"))?
-    }
-
-    fn make_prompt(&self, facts: &Facts, input: Input) -> Result<Prompt, ApiError> {
-        let tokenizer = &facts.tokenizer;
-        let invalid = |error: crate::text::TextError| ApiError::new(ErrorKind::Invalid, error.to_string());
-        let (tokens, text, stops) = match input {
-            Input::Chat(chat) => {
-                let rendered = self.render(facts, &chat)?;
-                let tokens = tokenizer.encode_chat(&rendered).map_err(invalid)?;
-                let text = rendered.text().to_owned();
-                let stops = facts.template.as_ref().map(|template| template.stops.clone());
-                (tokens, text, stops.unwrap_or_default())
-            }
-            Input::Text(text) => {
-                let options = EncodeOptions { add_special: true, parse_special: true };
-                (tokenizer.encode(&text, options).map_err(invalid)?, text, Vec::new())
-            }
-            Input::Tokens(tokens) => {
-                if let Some(id) = tokens.iter().find(|&&id| id as usize >= facts.vocab) {
-                    let message = format!("token {id} is outside the vocabulary of {}", facts.vocab);
-                    return Err(ApiError::invalid("prompt", message));
-                }
-                (tokens, String::new(), Vec::new())
-            }
-        };
-        if tokens.is_empty() {
-            return Err(ApiError::new(ErrorKind::Invalid, "the prompt is empty"));
-        }
-        Ok(Prompt { tokens, text, stops })
-    }
-
-    /// A conversation as the model's template writes it.
-    ///
-    /// # Errors
-    /// Where there is no template, or it raises an error.
-    pub fn render(&self, facts: &Facts, chat: &Chat) -> Result<Rendered, ApiError> {
-        let Some(template) = &facts.template else {
-            let message =
-                format!("model {} has no chat template: /v1/completions continues texts", facts.name);
-            return Err(ApiError::new(ErrorKind::Unsupported, message));
-        };
-        let mut conversation = Conversation::new(&chat.messages, true, &facts.tokenizer);
-        for (name, value) in &chat.settings {
-            conversation = conversation.with_setting(name.clone(), value.clone());
-        }
-        let conversation = conversation.disguised(&facts.tokenizer, &template.source);
-        let text = (self.config.render)(&template.source, &conversation).map_err(|error| ApiError {
-            field: Some("messages".to_owned()),
-            ..ApiError::new(ErrorKind::Invalid, error)
-        })?;
-        Ok(Rendered::new(text, &facts.tokenizer))
+        Ok(Answer::new(Arc::clone(self), &worker, events, choices, &prompt, ask.stop, sampling.seed))
     }
 }
 
@@ -238,10 +222,38 @@ fn check(ask: &Ask) -> Result<(), ApiError> {
         Input::Chat(chat) if chat.messages.len() > MAX_MESSAGES => {
             Err(ApiError::invalid("messages", format!("there are more than {MAX_MESSAGES}")))
         }
+        Input::Chat(chat) => chat.check_tools(),
         _ => Ok(()),
     }
 }
 
 fn wrong_number(error: SamplerError) -> ApiError {
     ApiError::invalid(error.field, format!("a number {} is needed", error.wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_to_be_called_is_there() {
+        let tools = vec![serde_json::json!({ "type": "function", "function": { "name": "f" } })];
+        let check = |tools: &[Value], tool_choice| {
+            Chat { tools: tools.to_vec(), tool_choice, ..Chat::default() }.check_tools().is_ok()
+        };
+        assert!(check(&tools, ToolChoice::Required) && check(&tools, ToolChoice::Named("f".into())));
+        assert!(!check(&tools, ToolChoice::Named("g".into())));
+        assert!(!check(&[], ToolChoice::Required) && check(&[], ToolChoice::Auto));
+    }
+
+    #[test]
+    fn wishes_for_reasoning_are_settings_where_the_request_sets_none() {
+        let mut chat = Chat::default();
+        chat.settings.insert("thinking".into(), 5.into());
+        chat.effort("none");
+        chat.effort("low");
+        let settings =
+            serde_json::json!({ "thinking": 5, "enable_thinking": false, "reasoning_effort": "low" });
+        assert_eq!(Value::from(chat.settings), settings);
+    }
 }

@@ -2,7 +2,11 @@
 
 use std::fmt;
 
+use axum::Json;
 use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
+use axum::response::{IntoResponse, Response};
+use serde_json::Value;
 
 /// A request that is not answered, or not to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +24,8 @@ pub enum ErrorKind {
     Invalid,
     /// It asks for what there is not.
     Unsupported,
+    /// Its path is one of the API's, but leads nowhere here.
+    NotImplemented,
     /// Its prompt does not fit the context.
     ContextLength {
         tokens: usize,
@@ -48,6 +54,7 @@ impl ErrorKind {
             ErrorKind::Invalid | ErrorKind::Unsupported | ErrorKind::ContextLength { .. } => {
                 StatusCode::BAD_REQUEST
             }
+            ErrorKind::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             ErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
             ErrorKind::Forbidden => StatusCode::FORBIDDEN,
             ErrorKind::NotFound | ErrorKind::NoModel => StatusCode::NOT_FOUND,
@@ -87,6 +94,15 @@ impl ApiError {
 
     pub fn internal(message: impl fmt::Display) -> ApiError {
         ApiError::new(ErrorKind::Internal, message.to_string())
+    }
+
+    /// The response that tells of it, in the words of a dialect.
+    pub fn response(&self, body: Value) -> Response {
+        let mut response = (self.kind.status(), Json(body)).into_response();
+        if let Some(seconds) = self.kind.retry_after() {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        response
     }
 
     /// A prompt that does not fit. The words are those by which agents know that they have to shorten it.

@@ -1,13 +1,15 @@
 //! FACE: the HTTP server. One file an API dialect; all of them have requests answered by [`Server::ask`].
 //!
 //! - `models` loads models when they are asked for; `worker` runs one on a thread of its own.
-//! - `ask` is a request as all dialects have it, `answer` what comes of it.
+//! - `ask` is a request as all dialects have it, `answer` what comes of it, `stream` has it
+//!   written while it comes.
 //! - `access` says who may ask, `limits` how much.
 //!
 //! An answer depends on the model, the request and its seed alone.
 
 mod access;
 mod answer;
+mod anthropic;
 mod ask;
 mod body;
 mod connections;
@@ -17,8 +19,12 @@ mod local;
 mod metrics;
 mod models;
 mod native;
+mod ollama;
 mod openai;
 mod page;
+mod prompt;
+mod stream;
+mod tools;
 mod worker;
 
 use std::net::SocketAddr;
@@ -40,7 +46,7 @@ pub use facts::{Facts, Template};
 pub use local::Local;
 use metrics::Metrics;
 use models::Registry;
-pub use models::{Listed, Models};
+pub use models::{Described, Listed, Models};
 pub use worker::Opened;
 
 /// Runs a chat template's source over a conversation, where it can do no harm.
@@ -97,6 +103,8 @@ impl Server {
         let router = Router::new()
             .merge(native::routes())
             .merge(openai::routes())
+            .merge(anthropic::routes())
+            .merge(ollama::routes())
             .merge(page::routes())
             .fallback(native::not_found)
             .method_not_allowed_fallback(native::method_not_allowed)

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
 use super::error::{ApiError, ErrorKind};
@@ -16,6 +17,12 @@ use super::worker::{Opened, Worker, run};
 pub trait Models: Send + Sync {
     /// All that may be asked for.
     fn list(&self) -> Vec<Listed>;
+
+    /// What the headers of a model's files say.
+    ///
+    /// # Errors
+    /// Why they cannot be read.
+    fn describe(&self, name: &str) -> Result<Described, String>;
 
     /// Bytes that a model would take, streamed as little as may be.
     fn bytes(&self, name: &str) -> u64;
@@ -42,6 +49,21 @@ pub struct Listed {
     pub created: u64,
 }
 
+/// What is known of a model without loading it.
+#[derive(Clone, Debug, Default)]
+pub struct Described {
+    pub architecture: String,
+    pub parameters: u64,
+    /// The type of most of its weights, by its name.
+    pub quantization: String,
+    /// Positions that a sequence may have here.
+    pub context: usize,
+    /// The source of its chat template.
+    pub template: Option<String>,
+    /// Numbers, booleans and short texts of its metadata.
+    pub metadata: Map<String, Value>,
+}
+
 /// See the module.
 pub struct Registry {
     models: Arc<dyn Models>,
@@ -50,6 +72,8 @@ pub struct Registry {
     /// Requests that may wait for a model beside those that run.
     queue: usize,
     loaded: Mutex<HashMap<String, Loaded>>,
+    /// Those that were asked for.
+    described: Mutex<HashMap<String, Arc<Described>>>,
     /// One model is loaded at a time.
     loading: tokio::sync::Mutex<()>,
     closed: AtomicBool,
@@ -65,7 +89,8 @@ struct Loaded {
 impl Registry {
     pub fn new(models: Arc<dyn Models>, any_name: bool, queue: usize) -> Registry {
         let (loaded, loading) = (Mutex::default(), tokio::sync::Mutex::default());
-        Registry { models, any_name, queue, loaded, loading, closed: AtomicBool::new(false) }
+        let (described, closed) = (Mutex::default(), AtomicBool::new(false));
+        Registry { models, any_name, queue, loaded, described, loading, closed }
     }
 
     pub fn list(&self) -> Vec<Listed> {
@@ -101,6 +126,26 @@ impl Registry {
                 })
             }
         }
+    }
+
+    /// The model of this name, and what is known of it without loading it.
+    ///
+    /// # Errors
+    /// Where there is none of this name, or its headers cannot be read.
+    pub async fn describe(&self, asked: &str) -> Result<(Listed, Arc<Described>), ApiError> {
+        let name = self.resolve(asked)?;
+        let listed = self.models.list().into_iter().find(|listed| listed.name == name);
+        let listed = listed.ok_or_else(|| ApiError::internal("the model has gone"))?;
+        let described = || self.described.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = described().get(&name) {
+            return Ok((listed, Arc::clone(known)));
+        }
+        let models = Arc::clone(&self.models);
+        let read = tokio::task::spawn_blocking(move || models.describe(&name).map(|made| (name, made))).await;
+        let (name, made) = read.map_err(ApiError::internal)?.map_err(ApiError::internal)?;
+        let made = Arc::new(made);
+        described().insert(name, Arc::clone(&made));
+        Ok((listed, made))
     }
 
     fn running(&self, name: &str) -> Option<Worker> {

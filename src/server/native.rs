@@ -4,19 +4,18 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Server;
 use super::ask::Chat;
 use super::body::json as read_json;
 use super::error::{ApiError, ErrorKind};
-use super::openai;
 use super::openai::{InMessage, messages};
+use super::{Server, anthropic, ollama, openai};
 use crate::text::EncodeOptions;
 
 pub fn routes() -> Router<Arc<Server>> {
@@ -29,12 +28,16 @@ pub fn routes() -> Router<Arc<Server>> {
 }
 
 /// An error as the dialect of a path has it.
-pub fn error(_path: &str, error: ApiError) -> Response {
-    let mut response = openai::error(&error);
-    if let Some(seconds) = error.kind.retry_after() {
-        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+pub fn error(path: &str, error: ApiError) -> Response {
+    let is_under =
+        |root: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    if is_under("/v1/messages") {
+        anthropic::error(&error)
+    } else if is_under("/api") {
+        ollama::error(&error)
+    } else {
+        openai::error(&error)
     }
-    response
 }
 
 pub async fn not_found(request: Request) -> Response {
@@ -124,7 +127,8 @@ async fn apply_template(State(server): State<Arc<Server>>, body: Body) -> Respon
     let made = async {
         let asked: ApplyTemplate = read_json(body).await?;
         let worker = server.registry.get(asked.model.as_deref().unwrap_or_default()).await?;
-        let chat = Chat { messages: messages(asked.messages)?, settings: asked.chat_template_kwargs };
+        let (messages, settings) = (messages(asked.messages)?, asked.chat_template_kwargs);
+        let chat = Chat { messages, settings, ..Chat::default() };
         let (server, facts) = (Arc::clone(&server), Arc::clone(&worker.facts));
         let rendered = tokio::task::spawn_blocking(move || server.render(&facts, &chat)).await;
         Ok(json!({ "prompt": rendered.map_err(ApiError::internal)??.text() }))

@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
-use super::chat::{Disguise, is_reserved};
 use super::TextError;
+use super::chat::{Disguise, is_reserved};
 use super::vocabulary::{TokenKind, Vocabulary};
 use crate::gguf::Metadata;
 
@@ -61,7 +61,8 @@ impl SpecialTokens {
         let finder = |wanted: fn(TokenKind, &str) -> bool| Finder::new(vocabulary, wanted, strip_right);
         let texts = |wanted: fn(TokenKind, &str) -> bool| {
             let tokens = (0u32..).zip(vocabulary.kinds());
-            let text = move |(id, &kind): (u32, &TokenKind)| vocabulary.text(id).filter(|text| wanted(kind, text));
+            let text =
+                move |(id, &kind): (u32, &TokenKind)| vocabulary.text(id).filter(|text| wanted(kind, text));
             tokens.filter_map(text)
         };
         let is_mark = |kind, text: &str| kind == TokenKind::UserDefined && is_reserved(text);

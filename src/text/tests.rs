@@ -116,7 +116,10 @@ fn bos_and_eos_follow_the_metadata() {
 #[test]
 fn a_chat_has_one_bos() {
     let tokenizer = tokenizer(&spm(&[("▁a", -1.0, 1)])).unwrap();
-    assert_eq!(tokenizer.encode_chat(&Rendered::new("<s>a</s>".to_owned(), &tokenizer)).unwrap(), [1, SPM_FIRST, 2]);
+    assert_eq!(
+        tokenizer.encode_chat(&Rendered::new("<s>a</s>".to_owned(), &tokenizer)).unwrap(),
+        [1, SPM_FIRST, 2]
+    );
     assert_eq!(tokenizer.encode_chat(&Rendered::new("a".to_owned(), &tokenizer)).unwrap(), [1, SPM_FIRST]);
     assert_eq!(tokenizer.encode_chat(&Rendered::new("".to_owned(), &tokenizer)).unwrap(), [1]);
     assert!(tokenizer.is_end_of_generation(2) && !tokenizer.is_end_of_generation(1));

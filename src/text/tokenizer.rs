@@ -8,8 +8,8 @@ use std::sync::Arc;
 use tokenizers::Model;
 use tokenizers::models::bpe::BpeTrainer;
 
-use super::pre_tokenizer::PreTokenizer;
 use super::chat::{Disguise, Rendered};
+use super::pre_tokenizer::PreTokenizer;
 use super::special::{Fragment, SpecialTokens, Which};
 use super::spm::Spm;
 use super::stream::TokenStream;

@@ -17,12 +17,12 @@ use libfuzzer_sys::fuzz_target;
 use wayinfer::engine::{Engine, EngineOptions, SamplerConfig, SchedulerLimits};
 use wayinfer::gguf::{Gguf, Source, StaticBytes};
 use wayinfer::model::{KvType, Model};
-use wayinfer::server::{Access, Config, Facts, Listed, Local, Models, Opened, Template};
+use wayinfer::server::{Access, Config, Described, Facts, Listed, Local, Models, Opened, Template};
 use wayinfer::store::Guesses;
 use wayinfer::text::{ChatTemplate, Tokenizer};
 
 /// Where bodies go; the first byte of an input says to which.
-const PATHS: [&str; 10] = [
+const PATHS: [&str; 11] = [
     "/v1/chat/completions",
     "/v1/completions",
     "/tokenize",
@@ -33,6 +33,7 @@ const PATHS: [&str; 10] = [
     "/v1/messages/count_tokens",
     "/api/chat",
     "/api/generate",
+    "/api/show",
 ];
 
 const CONTEXT: usize = 64;
@@ -76,6 +77,10 @@ struct Tiny;
 impl Models for Tiny {
     fn list(&self) -> Vec<Listed> {
         vec![Listed { name: "tiny".to_owned(), file_bytes: 0, created: 0 }]
+    }
+
+    fn describe(&self, _: &str) -> Result<Described, String> {
+        Ok(Described::default())
     }
 
     fn bytes(&self, _: &str) -> u64 {

@@ -383,7 +383,8 @@ impl<'a> Talk<'a> {
     /// What the template makes of messages, with the beginning of an answer.
     pub(super) fn render(&self, messages: &[Message]) -> Result<Rendered, CliError> {
         let conversation = Conversation::new(messages, true, self.tokenizer);
-        render_chat::render_apart(&self.template.source, &conversation, self.tokenizer).in_file(self.args.model.path())
+        render_chat::render_apart(&self.template.source, &conversation, self.tokenizer)
+            .in_file(self.args.model.path())
     }
 
     pub(super) fn tokenizer(&self) -> &'a Tokenizer {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
+use serde_json::Value as Json;
+
 use super::Args;
 use super::folder::{Entry, entries, entry};
 use crate::cli::chat::Template;
@@ -11,8 +13,8 @@ use crate::cli::output::tell;
 use crate::cli::prefix_cache;
 use crate::cli::{CliError, model_arg, placement, safe_text};
 use crate::engine::{EngineOptions, SchedulerLimits};
-use crate::gguf::Gguf;
-use crate::server::{self, Facts, Listed, Models, Opened};
+use crate::gguf::{self, Gguf};
+use crate::server::{self, Described, Facts, Listed, Models, Opened};
 use crate::store::available_memory_bytes;
 use crate::text::Tokenizer;
 
@@ -93,6 +95,31 @@ impl Shelf {
     }
 }
 
+/// Metadata texts longer than this are not told of.
+const LONG_TEXT: usize = 1024;
+
+/// What the headers of a model say.
+fn described(args: &Args, gguf: &Gguf) -> Result<Described, CliError> {
+    let metadata = gguf.metadata();
+    let architecture = metadata.str("general.architecture").ok().flatten().unwrap_or_default();
+    let trained = metadata.u64(&format!("{architecture}.context_length")).ok().flatten();
+    let trained = trained.and_then(|n| usize::try_from(n).ok()).unwrap_or(DEFAULT_CONTEXT);
+    let plain = |(key, value): (&str, &gguf::Value)| {
+        let number = value.as_u64().map(Json::from).or(value.as_i64().map(Json::from));
+        let number = number.or(value.as_f64().map(Json::from)).or(value.as_bool().map(Json::from));
+        let text = || value.as_str().filter(|text| text.len() <= LONG_TEXT).map(Json::from);
+        Some((key.to_owned(), number.or_else(text)?))
+    };
+    Ok(Described {
+        architecture: architecture.to_owned(),
+        parameters: gguf.tensors.iter().map(|tensor| tensor.elements()).sum(),
+        quantization: most_used_type(gguf),
+        context: args.ctx.map_or(trained.min(DEFAULT_CONTEXT), Into::into),
+        template: Template::named_or_own(args.template.as_deref(), gguf)?.map(|template| template.source),
+        metadata: metadata.iter().filter_map(plain).collect(),
+    })
+}
+
 /// The model that is served alone.
 fn single(args: &Args) -> Result<Entry, CliError> {
     let path = args.model.path();
@@ -125,10 +152,11 @@ fn facts(
     let ends = (0..spec.vocab as u32).filter(|&id| tokenizer.is_end_of_generation(id)).collect();
     Ok(Facts {
         name: entry.listed.name.clone(),
-        template: template.map(|template| server::Template {
-            source: template.source,
-            stops: template.stops.iter().map(|&stop| stop.to_owned()).collect(),
+        template: template.map(|template| {
+            let stops = template.stops.iter().map(|&stop| stop.to_owned()).collect();
+            server::Template::new(template.source, stops)
         }),
+        grammars: std::sync::OnceLock::new(),
         context: options.context,
         trained_context: spec.context,
         vocab: spec.vocab,
@@ -157,6 +185,12 @@ fn most_used_type(gguf: &Gguf) -> String {
 impl Models for Shelf {
     fn list(&self) -> Vec<Listed> {
         self.entries.iter().map(|entry| entry.listed.clone()).collect()
+    }
+
+    fn describe(&self, name: &str) -> Result<Described, String> {
+        let described =
+            || described(&self.args, &model_arg::open(model_arg::source(&self.entry(name)?.path))?);
+        described().map_err(|error| error.message())
     }
 
     fn bytes(&self, name: &str) -> u64 {

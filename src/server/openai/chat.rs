@@ -10,10 +10,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::super::Server;
-use super::super::answer::{Answer, Delta, Piece, SIGN_OF_LIFE, Waited};
+use super::super::answer::{Answer, Call, Delta, Piece, SIGN_OF_LIFE, Waited};
 use super::super::ask::{Ask, Chat, Input};
 use super::super::body::{EVENTS, Pieces, parse, read, streamed};
 use super::super::error::ApiError;
+use super::super::tools;
 use super::fields::Fields;
 use super::messages::{InMessage, messages};
 use super::{Head, error, error_value, extras, logprobs_value, reason_value, usage_value};
@@ -26,6 +27,11 @@ struct ChatFields {
     top_logprobs: Option<usize>,
     chat_template_kwargs: Option<Map<String, Value>>,
     reasoning_effort: Option<String>,
+    tools: Option<Vec<Value>>,
+    tool_choice: Option<Value>,
+    parallel_tool_calls: Option<bool>,
+    functions: Option<Vec<Value>>,
+    response_format: Option<Value>,
 }
 
 /// Most tokens that probabilities are told of beside the one drawn.
@@ -52,6 +58,12 @@ async fn answer(server: &Arc<Server>, body: Body) -> Result<Response, ApiError> 
     let whole = answer.whole().await?;
     let choices = whole.iter().enumerate().map(|(index, whole)| {
         let mut message = json!({ "role": "assistant", "content": whole.text });
+        if !whole.calls.is_empty() {
+            message["tool_calls"] = whole.calls.iter().map(call_value).collect();
+            if whole.text.is_empty() {
+                message["content"] = Value::Null;
+            }
+        }
         if !whole.reasoning.is_empty() {
             message["reasoning_content"] = whole.reasoning.trim().into();
         }
@@ -79,12 +91,27 @@ fn ask(fields: &Fields, chat: ChatFields) -> Result<Ask, ApiError> {
     if logprobs > Some(MAX_TOP_LOGPROBS) {
         return Err(ApiError::invalid("top_logprobs", format!("at most {MAX_TOP_LOGPROBS} can be had")));
     }
-    let mut settings = chat.chat_template_kwargs.unwrap_or_default();
-    if let Some(effort) = chat.reasoning_effort {
-        settings.entry("reasoning_effort").or_insert(effort.into());
+    if chat.functions.is_some_and(|functions| !functions.is_empty()) {
+        return Err(ApiError::unsupported("functions", "tools are their newer form"));
     }
-    let input = Input::Chat(Chat { messages: messages(chat.messages)?, settings });
-    Ok(Ask { input, logprobs, ..fields.ask()? })
+    let format = tools::format(chat.response_format.as_ref(), "response_format")?;
+    let mut input = Chat {
+        messages: messages(chat.messages)?,
+        settings: chat.chat_template_kwargs.unwrap_or_default(),
+        tools: tools::functions(chat.tools.unwrap_or_default())?,
+        tool_choice: tools::tool_choice(chat.tool_choice.as_ref())?,
+        parallel_tool_calls: chat.parallel_tool_calls,
+    };
+    if let Some(effort) = chat.reasoning_effort {
+        input.effort(&effort);
+    }
+    Ok(Ask { input: Input::Chat(input), logprobs, format, ..fields.ask()? })
+}
+
+/// A call of a tool as it begins, or whole.
+fn call_value(call: &Call) -> Value {
+    let function = json!({ "name": call.name, "arguments": call.arguments });
+    json!({ "id": call.id, "type": "function", "function": function })
 }
 
 /// A piece of a stream.
@@ -118,6 +145,15 @@ async fn stream(mut answer: Answer, pieces: Pieces, usage: bool) {
                 };
                 let logprobs = if logprobs.is_empty() { Value::Null } else { logprobs_value(&logprobs) };
                 chunk(&head, index, json!({ name: text }), None, logprobs)
+            }
+            Waited::Next(Some(Ok((index, Delta::Call { index: of, id, name })))) => {
+                let mut call = call_value(&Call { id, name, ..Call::default() });
+                call["index"] = of.into();
+                chunk(&head, index, json!({ "tool_calls": [call] }), None, Value::Null)
+            }
+            Waited::Next(Some(Ok((index, Delta::Arguments { index: of, delta })))) => {
+                let call = json!({ "index": of, "function": { "arguments": delta } });
+                chunk(&head, index, json!({ "tool_calls": [call] }), None, Value::Null)
             }
             Waited::Next(Some(Ok((index, Delta::Done(done))))) => {
                 let mut last = chunk(&head, index, json!({}), Some(reason_value(done.reason)), Value::Null);

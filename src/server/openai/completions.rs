@@ -144,7 +144,11 @@ async fn stream(mut answer: Answer, pieces: Pieces, usage: bool) {
                 pieces.event(None, &error_value(&error)).await;
                 return;
             }
-            Waited::Next(Some(Ok((_, Delta::Prefill { .. })))) => continue,
+            // Texts call nothing.
+            Waited::Next(Some(Ok((
+                _,
+                Delta::Prefill { .. } | Delta::Call { .. } | Delta::Arguments { .. },
+            )))) => continue,
             Waited::Next(Some(Ok((index, Delta::Text(_, Piece { text, logprobs }))))) => {
                 let offset = offsets[index];
                 offsets[index] += text.chars().count();

@@ -4,6 +4,7 @@ mod chat;
 mod completions;
 mod fields;
 mod messages;
+mod responses;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use super::answer::{Answer, Reason, TokenLogprobs};
 use super::error::{ApiError, ErrorKind};
 use super::models::Listed;
 use crate::engine::Usage;
+pub use fields::OneOrMany;
 pub use messages::{InMessage, messages};
 
 pub fn routes() -> Router<Arc<Server>> {
@@ -28,6 +30,7 @@ pub fn routes() -> Router<Arc<Server>> {
         .route("/chat/completions", post(chat::completions))
         .route("/v1/completions", post(completions::completions))
         .route("/completions", post(completions::completions))
+        .merge(responses::routes())
         .route("/v1/models", get(models))
         .route("/models", get(models))
         .route("/v1/models/{*name}", get(model))
@@ -35,14 +38,14 @@ pub fn routes() -> Router<Arc<Server>> {
 
 /// An error as this dialect has it.
 pub fn error(error: &ApiError) -> Response {
-    (error.kind.status(), Json(error_value(error))).into_response()
+    error.response(error_value(error))
 }
 
 fn error_value(error: &ApiError) -> Value {
     let (ty, code) = match error.kind {
         ErrorKind::ContextLength { .. } => ("invalid_request_error", Some("context_length_exceeded")),
         ErrorKind::Invalid | ErrorKind::TooLarge | ErrorKind::Timeout => ("invalid_request_error", None),
-        ErrorKind::Unsupported => ("invalid_request_error", Some("unsupported")),
+        ErrorKind::Unsupported | ErrorKind::NotImplemented => ("invalid_request_error", Some("unsupported")),
         ErrorKind::Unauthorized => ("authentication_error", Some("invalid_api_key")),
         ErrorKind::Forbidden => ("permission_error", None),
         ErrorKind::NoModel => ("invalid_request_error", Some("model_not_found")),
@@ -60,7 +63,16 @@ fn error_value(error: &ApiError) -> Value {
 
 async fn models(State(server): State<Arc<Server>>) -> Json<Value> {
     let data: Vec<Value> = server.registry.list().iter().map(|listed| model_value(&server, listed)).collect();
-    Json(json!({ "object": "list", "data": data }))
+    let id = |model: Option<&Value>| model.map(|model| model["id"].clone());
+    let (first, last) = (id(data.first()), id(data.last()));
+    let mut list = json!({ "object": "list", "data": data });
+    // Anthropic's clients read a page of a list.
+    list["has_more"] = false.into();
+    list["first_id"] = first.into();
+    list["last_id"] = last.into();
+    // Codex looks for `models`; where it is empty it goes by the name that it is told.
+    list["models"] = json!([]);
+    Json(list)
 }
 
 async fn model(State(server): State<Arc<Server>>, Path(name): Path<String>) -> Response {
@@ -77,6 +89,9 @@ fn model_value(server: &Server, listed: &Listed) -> Value {
         "object": "model",
         "created": listed.created,
         "owned_by": "wayinfer",
+        "type": "model",
+        "display_name": listed.name,
+        "created_at": rfc3339(listed.created),
         "size": listed.file_bytes,
     });
     let workers = server.registry.workers();
@@ -129,6 +144,12 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// Seconds since 1970 as a date and time.
+pub fn rfc3339(seconds: u64) -> String {
+    let seconds = i64::try_from(seconds).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
+    seconds.unwrap_or_default().to_string()
+}
+
 /// A name that nothing else has.
 pub fn new_id(prefix: &str) -> String {
     let random = || RandomState::new().hash_one(prefix);
@@ -162,15 +183,21 @@ fn reason_value(reason: Reason) -> &'static str {
     match reason {
         Reason::Stop => "stop",
         Reason::Length => "length",
+        Reason::ToolCalls => "tool_calls",
     }
 }
 
 fn logprobs_value(tokens: &[TokenLogprobs]) -> Value {
+    json!({ "content": token_logprobs(tokens) })
+}
+
+/// Each token with its log-probability and those of others.
+pub fn token_logprobs(tokens: &[TokenLogprobs]) -> Value {
     let entry = |bytes: &[u8], logprob: f32| json!({ "token": String::from_utf8_lossy(bytes), "logprob": logprob, "bytes": bytes });
     let content = tokens.iter().map(|token| {
         let mut value = entry(&token.bytes, token.logprob);
         value["top_logprobs"] = token.top.iter().map(|(bytes, logprob)| entry(bytes, *logprob)).collect();
         value
     });
-    json!({ "content": content.collect::<Vec<_>>() })
+    content.collect()
 }

@@ -34,6 +34,11 @@ impl Message {
         self.0.get(key)?.as_str()
     }
 
+    /// As JSON.
+    pub fn to_json(&self) -> Json {
+        Json::Object(self.0.clone())
+    }
+
     /// Its role.
     pub fn role(&self) -> &str {
         self.text("role").unwrap_or_default()

@@ -28,10 +28,10 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind};
 
 pub use self::conversation::{Conversation, Message};
-pub use self::disguise::Rendered;
 pub(in crate::text) use self::disguise::Disguise;
+pub use self::disguise::Rendered;
 pub use self::named::{named as template_named, names as template_names};
-pub(in crate::text) use self::reasoning::{Kind, Splitter, is_mark, is_reserved, overlap, PAIRS};
+pub(in crate::text) use self::reasoning::{Kind, PAIRS, Splitter, is_mark, is_reserved, overlap};
 pub use self::transcript::{Exchange, Transcript, TranscriptError};
 use super::TextError;
 use crate::gguf::Metadata;

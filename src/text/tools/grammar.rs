@@ -5,12 +5,13 @@
 
 use std::fmt::Write;
 
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
+use super::Format;
 use super::formats::{Body, GEMMA_QUOTE, Head, Layout, Parameters, Typed};
 use super::types::Kinds;
-use super::Format;
 use crate::text::chat::{PAIRS, Splitter};
+use crate::text::grammar::with_options;
 use crate::text::{TextError, Tokenizer};
 
 /// Schemas within schemas that Gemma's grammar follows.
@@ -61,6 +62,28 @@ impl Format {
         let thought = writer.thought(prompt);
         Ok(format!("start: {thought}{calls}\n{}", writer.rules))
     }
+}
+
+/// The grammar of an answer to this prompt that is JSON of a schema once reasoning, which comes first, is over;
+/// `None` where the model cannot reason, so that the answer is JSON from its beginning.
+pub fn json_after_thought(
+    format: Option<Format>,
+    schema: &Json,
+    prompt: &str,
+    tokenizer: &Tokenizer,
+) -> Option<String> {
+    let layout = format.or_else(|| Format::named("hermes"))?.0;
+    let mut writer = Writer { layout, tokenizer, rules: String::new(), count: 0 };
+    let mut thought = writer.thought(prompt);
+    if thought.is_empty() {
+        return None;
+    }
+    if matches!(layout.head, Head::Header) {
+        thought += &writer.text("<|channel|>final<|message|>");
+    }
+    let any = schema.as_object().is_some_and(Map::is_empty);
+    let json = writer.json(&if any { json!({ "type": "object" }) } else { schema.clone() });
+    Some(format!("start: {thought} {json}\n{}", writer.rules))
 }
 
 /// A schema of an object, whatever a tool says.
@@ -118,7 +141,7 @@ impl Writer<'_> {
     }
 
     fn json(&mut self, schema: &Json) -> String {
-        self.rule("json", &format!("%json {schema}"))
+        self.rule("json", &format!("%json {}", with_options(schema)))
     }
 
     /// One call or several, with what stands around them.
@@ -131,7 +154,12 @@ impl Writer<'_> {
         };
         match head {
             Head::Object { list: true, .. } => {
-                format!("{} {} {}", self.text(&format!("{open}[")), several(", "), self.text(&format!("]{close}")))
+                format!(
+                    "{} {} {}",
+                    self.text(&format!("{open}[")),
+                    several(", "),
+                    self.text(&format!("]{close}"))
+                )
             }
             Head::Object { bare: true, .. } => several("; "),
             _ if section[0].is_empty() => several(gap),

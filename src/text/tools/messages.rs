@@ -37,7 +37,8 @@ impl Wants {
         let source: String = source.chars().filter(|c| !c.is_whitespace()).collect();
         let has = |text: &str| source.contains(text);
         let joins = ["['arguments']+", ".arguments+", "['arguments']~", ".arguments~"];
-        let is_json = [".arguments|tojson", "['arguments']|tojson", "argumentsisstring", "['arguments']isstring"];
+        let is_json =
+            [".arguments|tojson", "['arguments']|tojson", "argumentsisstring", "['arguments']isstring"];
         let nine = ["id|length!=9", "id|length<9", "['id']|length!=9", "['id']|length<9"];
         Wants {
             text_arguments: joins.iter().any(|sign| has(sign)) && !is_json.iter().any(|sign| has(sign)),
@@ -68,7 +69,8 @@ pub fn messages(messages: &[Json], source: &str) -> Result<Vec<Message>, TextErr
     for (index, message) in messages.iter().enumerate() {
         let wrong = |what: String| TextError::Message { index, what };
         let message = message.as_object().ok_or_else(|| wrong("it is no object".to_owned()))?;
-        let role = message.get("role").and_then(Json::as_str).ok_or_else(|| wrong("it has no role".to_owned()))?;
+        let role =
+            message.get("role").and_then(Json::as_str).ok_or_else(|| wrong("it has no role".to_owned()))?;
         let mut fields = message.clone();
         fields.retain(|_, value| !value.is_null());
         if role == "developer" && !wants.developer {
@@ -78,7 +80,8 @@ pub fn messages(messages: &[Json], source: &str) -> Result<Vec<Message>, TextErr
         let calls = message.get("tool_calls").filter(|calls| !calls.is_null());
         if let Some(calls) = calls {
             let calls = calls.as_array().ok_or_else(|| wrong("tool_calls is no list".to_owned()))?;
-            let calls: Result<Vec<Json>, String> = calls.iter().map(|call| called.call(call, &wants)).collect();
+            let calls: Result<Vec<Json>, String> =
+                calls.iter().map(|call| called.call(call, &wants)).collect();
             let calls = calls.map_err(wrong)?;
             if calls.is_empty() {
                 fields.remove("tool_calls");
@@ -91,7 +94,9 @@ pub fn messages(messages: &[Json], source: &str) -> Result<Vec<Message>, TextErr
         }
         if role == "tool" {
             called.answer(&mut fields);
-            if wants.responses && let Some(caller) = out.last_mut().filter(|last| last["role"] == "assistant") {
+            if wants.responses
+                && let Some(caller) = out.last_mut().filter(|last| last["role"] == "assistant")
+            {
                 respond(caller, &fields);
                 continue;
             }

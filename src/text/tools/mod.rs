@@ -20,8 +20,8 @@ mod tests;
 mod types;
 
 pub use answer::AnswerParser;
-pub use grammar::Choice;
 pub(super) use grammar::TextPart;
+pub use grammar::{Choice, json_after_thought};
 pub use messages::messages;
 
 use formats::{LAYOUTS, Layout, PROMPT_MARKS};

@@ -221,7 +221,9 @@ impl Scanner {
     }
 
     fn hex(&mut self, c: char, left: u8, value: u16) -> Step {
-        let Some(digit) = c.to_digit(16).and_then(|digit| u16::try_from(digit).ok()) else { return Step::Bad };
+        let Some(digit) = c.to_digit(16).and_then(|digit| u16::try_from(digit).ok()) else {
+            return Step::Bad;
+        };
         let value = value << 4 | digit;
         if left > 1 {
             self.state = State::Hex(left - 1, value);
@@ -295,9 +297,40 @@ mod tests {
             assert_eq!(scan(value.trim_end()), (value.trim_end().to_owned(), true), "{value}");
         }
         let others = [
-            "{\"a\":1,}", "[1,]", "{a:1}", "{'a':1}", "[1 2]", "{\"a\" 1}", "01", "1.", ".5", "+1", "1e", "-",
-            "tru", "trux", "nul", "\"\\x\"", "\"\\u12g4\"", "\"\\ud83d\"", "\"\\ude42\"", "\"\\ud83d\\u0041\"",
-            "[", "{", "\"", "]", "}", "[}", "{]", "{\"a\"}", "{\"a\":}", "{,}", "[,]", "{}{}", "1 2", "",
+            "{\"a\":1,}",
+            "[1,]",
+            "{a:1}",
+            "{'a':1}",
+            "[1 2]",
+            "{\"a\" 1}",
+            "01",
+            "1.",
+            ".5",
+            "+1",
+            "1e",
+            "-",
+            "tru",
+            "trux",
+            "nul",
+            "\"\\x\"",
+            "\"\\u12g4\"",
+            "\"\\ud83d\"",
+            "\"\\ude42\"",
+            "\"\\ud83d\\u0041\"",
+            "[",
+            "{",
+            "\"",
+            "]",
+            "}",
+            "[}",
+            "{]",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{,}",
+            "[,]",
+            "{}{}",
+            "1 2",
+            "",
         ];
         for other in others {
             assert!(serde_json::from_str::<serde_json::Value>(other).is_err(), "{other}");
@@ -310,7 +343,9 @@ mod tests {
     /// Random texts of JSON's characters: both readers agree on each.
     #[test]
     fn random_texts_are_values_where_serde_json_says_so() {
-        let parts = ["{", "}", "[", "]", "\"", ":", ",", "a", "\\", "u", "12", "0", "-", ".", "e", "true", "null", " "];
+        let parts = [
+            "{", "}", "[", "]", "\"", ":", ",", "a", "\\", "u", "12", "0", "-", ".", "e", "true", "null", " ",
+        ];
         let mut state = 5u64;
         let mut below = |n: usize| {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);

@@ -148,7 +148,10 @@ fn calls_of(format: &str) -> Vec<(String, Vec<(&'static str, Json)>)> {
                          <parameter=exact>{line}True{line}</parameter>\n\
                          <parameter=where>{line}{{\"lat\": 1.5}}{line}</parameter>\n</function>\n{close}"
                     ),
-                    vec![("weather", json!({"place": "a\n<b>\n</c>\n", "exact": true, "where": {"lat": 1.5}}))],
+                    vec![(
+                        "weather",
+                        json!({"place": "a\n<b>\n</c>\n", "exact": true, "where": {"lat": 1.5}}),
+                    )],
                 ),
             ]
         }
@@ -161,7 +164,9 @@ fn calls_of(format: &str) -> Vec<(String, Vec<(&'static str, Json)>)> {
             )),
         ],
         "mistral" => vec![
-            one(&format!("[TOOL_CALLS] [{{\"name\": \"weather\", \"arguments\": {PLACE}, \"id\": \"123456789\"}}]")),
+            one(&format!(
+                "[TOOL_CALLS] [{{\"name\": \"weather\", \"arguments\": {PLACE}, \"id\": \"123456789\"}}]"
+            )),
             two(format!(
                 "[TOOL_CALLS][{{\"name\": \"weather\", \"arguments\": {PLACE}}}, \
                  {{\"name\": \"now\", \"arguments\": {{}}}}]"
@@ -172,9 +177,12 @@ fn calls_of(format: &str) -> Vec<(String, Vec<(&'static str, Json)>)> {
         ],
         "deepseek-v3" => {
             let call = |name, arguments: &str| {
-                format!("<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{arguments}\n```<｜tool▁call▁end｜>")
+                format!(
+                    "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{arguments}\n```<｜tool▁call▁end｜>"
+                )
             };
-            let all = |calls: &[String]| format!("<｜tool▁calls▁begin｜>{}<｜tool▁calls▁end｜>", calls.join("\n"));
+            let all =
+                |calls: &[String]| format!("<｜tool▁calls▁begin｜>{}<｜tool▁calls▁end｜>", calls.join("\n"));
             vec![
                 one(&all(&[call("weather", PLACE)])),
                 two(all(&[call("weather", PLACE), call("now", "{}")])),
@@ -182,13 +190,12 @@ fn calls_of(format: &str) -> Vec<(String, Vec<(&'static str, Json)>)> {
             ]
         }
         "deepseek-v3.1" => {
-            let call =
-                |name, arguments: &str| format!("<｜tool▁call▁begin｜>{name}<｜tool▁sep｜>{arguments}<｜tool▁call▁end｜>");
-            let all = |calls: &[String]| format!("<｜tool▁calls▁begin｜>{}<｜tool▁calls▁end｜>", calls.concat());
-            vec![
-                one(&all(&[call("weather", PLACE)])),
-                two(all(&[call("weather", PLACE), call("now", "{}")])),
-            ]
+            let call = |name, arguments: &str| {
+                format!("<｜tool▁call▁begin｜>{name}<｜tool▁sep｜>{arguments}<｜tool▁call▁end｜>")
+            };
+            let all =
+                |calls: &[String]| format!("<｜tool▁calls▁begin｜>{}<｜tool▁calls▁end｜>", calls.concat());
+            vec![one(&all(&[call("weather", PLACE)])), two(all(&[call("weather", PLACE), call("now", "{}")]))]
         }
         "deepseek-v3.2" | "deepseek-v4" => {
             let block = if format == "deepseek-v4" { "tool_calls" } else { "function_calls" };
@@ -215,7 +222,8 @@ fn calls_of(format: &str) -> Vec<(String, Vec<(&'static str, Json)>)> {
             let call = |id, arguments: &str| {
                 format!("<|tool_call_begin|>{id}<|tool_call_argument_begin|>{arguments}<|tool_call_end|>")
             };
-            let all = |calls: String| format!("<|tool_calls_section_begin|>{calls}<|tool_calls_section_end|>");
+            let all =
+                |calls: String| format!("<|tool_calls_section_begin|>{calls}<|tool_calls_section_end|>");
             vec![
                 one(&all(call("functions.weather:0", PLACE))),
                 two(all(call("functions.weather:0", PLACE) + &call("functions.now:1", "{}"))),
@@ -226,10 +234,7 @@ fn calls_of(format: &str) -> Vec<(String, Vec<(&'static str, Json)>)> {
             let weather = "<invoke name=\"weather\">\n<parameter name=\"place\">Saint-\"Étienne\"</parameter>\n\
                 <parameter name=\"days\">3</parameter>\n</invoke>\n";
             let all = |calls: &str| format!("<minimax:tool_call>\n{calls}</minimax:tool_call>");
-            vec![
-                one(&all(weather)),
-                two(all(&format!("{weather}<invoke name=\"now\">\n</invoke>\n"))),
-            ]
+            vec![one(&all(weather)), two(all(&format!("{weather}<invoke name=\"now\">\n</invoke>\n")))]
         }
         "gemma4" => {
             let weather = "<|tool_call>call:weather{place:<|\"|>Saint-\"Étienne\"<|\"|>,days:3}<tool_call|>";
@@ -237,7 +242,8 @@ fn calls_of(format: &str) -> Vec<(String, Vec<(&'static str, Json)>)> {
                 one(weather),
                 two(format!("{weather}<|tool_call>call:now{{}}<tool_call|>")),
                 (
-                    "<|tool_call>call:f{a:[1,{b:<|\"|>}\n<|<|\"|>},null],c:{d:true, e: -1.5}}<tool_call|>".to_owned(),
+                    "<|tool_call>call:f{a:[1,{b:<|\"|>}\n<|<|\"|>},null],c:{d:true, e: -1.5}}<tool_call|>"
+                        .to_owned(),
                     vec![("f", json!({"a": [1, {"b": "}\n<|"}, null], "c": {"d": true, "e": -1.5}}))],
                 ),
             ]
@@ -378,7 +384,11 @@ fn what_is_malformed_is_text() {
                 assert_eq!((sum.text.as_str(), sum.calls.len()), ("x", 1), "the first is a call");
                 continue;
             }
-            assert_eq!((sum.text.as_str(), sum.calls.as_slice()), (text, &[][..]), "{format}, whole: {whole}");
+            assert_eq!(
+                (sum.text.as_str(), sum.calls.as_slice()),
+                (text, &[][..]),
+                "{format}, whole: {whole}"
+            );
         }
     }
 }
@@ -435,8 +445,30 @@ fn arguments_are_streamed() {
 fn any_text_comes_out_the_same_in_any_pieces() {
     let mut below = random(11);
     let between = [
-        "{", "}", "[", "]", "\"", ":", ",", "\n", " ", "weather", "f", "place", "é", "<", "3", "{}", "\"name\": \"f\"",
-        "\"arguments\": {", "\"a\": 1", "<think>", "</think>", "```", "{\"name\": \"f\", \"arguments\": {}}", ";",
+        "{",
+        "}",
+        "[",
+        "]",
+        "\"",
+        ":",
+        ",",
+        "\n",
+        " ",
+        "weather",
+        "f",
+        "place",
+        "é",
+        "<",
+        "3",
+        "{}",
+        "\"name\": \"f\"",
+        "\"arguments\": {",
+        "\"a\": 1",
+        "<think>",
+        "</think>",
+        "```",
+        "{\"name\": \"f\", \"arguments\": {}}",
+        ";",
     ];
     for format in Format::names() {
         let marks = Format::named(format).expect("a format").0.marks();
@@ -449,7 +481,9 @@ fn any_text_comes_out_the_same_in_any_pieces() {
                     1..=4 if !marks.is_empty() => marks[below(marks.len())],
                     _ => between[below(between.len())],
                 };
-                let cut = (0..=mark.len()).filter(|at| mark.is_char_boundary(*at)).nth(below(mark.chars().count() + 1));
+                let cut = (0..=mark.len())
+                    .filter(|at| mark.is_char_boundary(*at))
+                    .nth(below(mark.chars().count() + 1));
                 text.push_str(&mark[..if below(4) == 0 { cut.unwrap_or(0) } else { mark.len() }]);
             }
             for whole in [false, true] {

@@ -26,7 +26,8 @@ impl Kinds {
     const NONE: Kinds =
         Kinds { text: false, number: false, boolean: false, null: false, array: false, object: false };
     pub const TEXT: Kinds = Kinds { text: true, ..Kinds::NONE };
-    pub const ALL: Kinds = Kinds { text: true, number: true, boolean: true, null: true, array: true, object: true };
+    pub const ALL: Kinds =
+        Kinds { text: true, number: true, boolean: true, null: true, array: true, object: true };
 
     /// Whether only a text is allowed.
     pub fn is_text(self) -> bool {
