@@ -280,8 +280,8 @@ fn ids(template: &str, messages: &[(&str, &str)]) -> Vec<u32> {
     let gguf = Gguf::open(Path::new("fixtures/demo-q4_k_m.gguf")).expect("the demo");
     let tokenizer = Tokenizer::from_metadata(gguf.metadata(), None).expect("a tokenizer");
     let messages: Vec<Message> = messages.iter().map(|(role, text)| Message::new(*role, *text)).collect();
-    let text =
-        ChatTemplate::new(template).and_then(|t| t.render(&Conversation::new(&messages, true, &tokenizer)));
+    let conversation = Conversation::new(&messages, true, &tokenizer);
+    let text = ChatTemplate::new(template).and_then(|t| t.render_apart(&conversation, &tokenizer));
     tokenizer.encode_chat(&text.expect("a text")).expect("ids")
 }
 

@@ -68,8 +68,8 @@ impl Demo {
     fn prompt(&self, said: &[&str]) -> Vec<u32> {
         let roles = ["user", "assistant"].iter().cycle();
         let messages: Vec<Message> = roles.zip(said).map(|(&role, &text)| Message::new(role, text)).collect();
-        let rendered =
-            self.template.render(&Conversation::new(&messages, true, &self.tokenizer)).expect("a rendering");
+        let conversation = Conversation::new(&messages, true, &self.tokenizer);
+        let rendered = self.template.render_apart(&conversation, &self.tokenizer).expect("a rendering");
         self.tokenizer.encode_chat(&rendered).expect("ids")
     }
 

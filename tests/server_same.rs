@@ -34,9 +34,9 @@ fn requests(kind: Kind) -> Vec<Request> {
 }
 
 fn request(kind: Kind, n: usize) -> Request {
-    let (temperature, top_k) = ([0.0, 0.8, 1.3, 2.0][n % 4], [0, 40, 5][n % 3]);
+    let temperature = [0.0, 0.8, 1.3, 2.0][n % 4];
     let mut body = json!({
-        "seed": 1000 + n, "temperature": temperature, "max_tokens": 4 + n % 9, "top_k": top_k,
+        "seed": 1000 + n, "temperature": temperature, "max_tokens": 4 + n % 9, "top_k": n % 3 * 20,
         "top_p": 1.0 - (n % 5) as f64 / 50.0, "min_p": (n % 2) as f64 / 50.0,
     });
     if n % 7 == 3 {

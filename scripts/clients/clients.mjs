@@ -17,7 +17,7 @@ const answer = "The sum of 2 and 2 is 4.";
 const messages = [{ role: "user", content: question }];
 const chat = "/v1/chat/completions";
 
-const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: key, maxRetries: 0, timeout: 60_000 });
+const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: key, maxRetries: 0, timeout: 120_000 });
 const provider = createOpenAICompatible({
   name: "wayinfer",
   baseURL: `${url}/v1`,

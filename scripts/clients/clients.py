@@ -43,7 +43,7 @@ def has(path, body):
     data = json.dumps(body or {}).encode()
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
     try:
-        with urllib.request.urlopen(urllib.request.Request(URL + path, data, headers), timeout=60):
+        with urllib.request.urlopen(urllib.request.Request(URL + path, data, headers), timeout=120):
             return body is None
     except urllib.error.HTTPError as error:
         return error.code != 404
@@ -92,7 +92,7 @@ class Thing(pydantic.BaseModel):
 
 
 def openai_client(**more):
-    return openai.OpenAI(base_url=URL + "/v1", api_key=KEY, max_retries=0, timeout=60, **more)
+    return openai.OpenAI(base_url=URL + "/v1", api_key=KEY, max_retries=0, timeout=120, **more)
 
 
 @test("/v1/chat/completions")
@@ -141,7 +141,7 @@ def openai_chat_streamed():
 @test("/v1/chat/completions")
 def openai_many():
     async def all_at_once():
-        client = openai.AsyncOpenAI(base_url=URL + "/v1", api_key=KEY, max_retries=0, timeout=60)
+        client = openai.AsyncOpenAI(base_url=URL + "/v1", api_key=KEY, max_retries=0, timeout=120)
 
         async def ask(n, stream):
             message = [{"role": "user", "content": f"What is {n}+{n}?"}]
@@ -246,7 +246,7 @@ def openai_schema():
 
 
 def anthropic_client(key=KEY):
-    return anthropic.Anthropic(base_url=URL, api_key=key, max_retries=0, timeout=60)
+    return anthropic.Anthropic(base_url=URL, api_key=key, max_retries=0, timeout=120)
 
 
 @test("/v1/messages")
@@ -304,7 +304,7 @@ def anthropic_tools():
 
 
 def ollama_client(key=KEY):
-    return ollama.Client(host=URL, headers={"Authorization": f"Bearer {key}"}, timeout=60)
+    return ollama.Client(host=URL, headers={"Authorization": f"Bearer {key}"}, timeout=120)
 
 
 @test("/api/chat")

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::CliError;
 use crate::store::confine;
-use crate::text::{ChatTemplate, Conversation, TextError};
+use crate::text::{ChatTemplate, Conversation, Rendered, TextError, Tokenizer};
 
 /// Time of its processor; real templates take some milliseconds.
 const MOST_TIME: Duration = Duration::from_millis(600);
@@ -41,6 +41,16 @@ pub fn run(_: &Args) -> Result<ExitCode, CliError> {
     };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(code.into())
+}
+
+/// The conversation as a template has it, with no text of it that becomes a control token.
+pub fn render_apart(
+    source: &str,
+    conversation: &Conversation,
+    tokenizer: &Tokenizer,
+) -> Result<Rendered, CliError> {
+    let text = render(source, &conversation.disguised(tokenizer, source))?;
+    Ok(Rendered::new(text, tokenizer))
 }
 
 /// The conversation as a template has it, which is run in a process of its own.

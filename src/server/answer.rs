@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Server;
-use super::ask::Prompt;
 use super::error::{ApiError, ErrorKind};
 use super::facts::Facts;
+use super::prompt::Prompt;
 use super::worker::{Events, Worker};
 use crate::engine::{Drawn, End, Event, StopMatcher, Usage};
-use crate::text::{Part, Splitter, is_mark};
+use crate::text::Part;
+use crate::text::tools::{AnswerParser, AnswerPart};
 
 /// What is new of an answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,14 +23,12 @@ pub enum Delta {
     },
     Text(Part, Piece),
     /// A tool is called: which of the answer's calls it is, a name for the call, the tool's.
-    #[allow(dead_code)] // answers are not read for calls yet
     Call {
         index: usize,
         id: String,
         name: String,
     },
     /// More of a call's arguments; together they are the text of a JSON object.
-    #[allow(dead_code)] // as `Call`
     Arguments {
         index: usize,
         delta: String,
@@ -66,7 +65,6 @@ pub enum Reason {
     Stop,
     Length,
     /// Tools are called.
-    #[allow(dead_code)] // as `Delta::Call`
     ToolCalls,
 }
 
@@ -103,6 +101,10 @@ pub struct Answer {
     pub facts: Arc<Facts>,
     pub seed: u64,
     pub prompt_tokens: usize,
+    /// Of the prompt's tokens.
+    prompt_hash: [u8; 32],
+    /// Whether an answer may have several calls.
+    parallel_calls: bool,
     server: Arc<Server>,
     worker: Worker,
     events: Events,
@@ -118,7 +120,9 @@ struct Choice {
     /// Bytes of a character that has not come whole.
     bytes: crate::text::Utf8Joiner,
     stops: StopMatcher,
-    splitter: Splitter,
+    parser: AnswerParser,
+    /// Calls of tools that it has so far.
+    calls: usize,
     /// Tokens whose text has not been told of.
     logprobs: Vec<TokenLogprobs>,
     usage: Usage,
@@ -140,7 +144,11 @@ impl Answer {
         let choice = || Choice {
             bytes: Default::default(),
             stops: StopMatcher::new(stops.iter().cloned()),
-            splitter: Splitter::after(&prompt.text),
+            parser: match &prompt.calls {
+                Some(calls) => AnswerParser::new(Some(calls.format), &prompt.text, &calls.tools),
+                None => AnswerParser::new(None, &prompt.text, &[]),
+            },
+            calls: 0,
             logprobs: Vec::new(),
             usage: Usage::default(),
             over: false,
@@ -150,6 +158,8 @@ impl Answer {
             facts: Arc::clone(&worker.facts),
             seed,
             prompt_tokens: prompt.tokens.len(),
+            prompt_hash: hash_of(&prompt.tokens),
+            parallel_calls: prompt.calls.as_ref().is_none_or(|calls| calls.parallel),
             server,
             worker: worker.clone(),
             events,
@@ -265,7 +275,7 @@ impl Answer {
         let mut piece = choice.bytes.push(tokenizer.piece(id, false).unwrap_or_default());
         // A control token is no text, but it may begin or end reasoning.
         if piece.is_empty()
-            && let Some(mark) = tokenizer.token_text(id).filter(|text| is_mark(text))
+            && let Some(mark) = tokenizer.token_text(id).filter(|text| choice.parser.wants(text))
         {
             piece.push_str(mark);
         }
@@ -284,21 +294,66 @@ impl Answer {
 
     /// Tells of text that is certain.
     fn parts(&mut self, number: usize, certain: &str) {
-        let choice = &mut self.choices[number];
-        for (part, text) in choice.splitter.push(certain) {
-            let logprobs = std::mem::take(&mut choice.logprobs);
-            self.ready.push_back((number, Delta::Text(part, Piece { text, logprobs })));
+        let parts = self.choices[number].parser.push(certain);
+        self.tell(number, parts);
+    }
+
+    fn tell(&mut self, number: usize, parts: Vec<AnswerPart>) {
+        for part in parts {
+            let choice = &mut self.choices[number];
+            if choice.over {
+                return;
+            }
+            let delta = match part {
+                AnswerPart::Call { .. } if choice.calls > 0 && !self.parallel_calls => {
+                    self.events.leave(number);
+                    choice.over = true;
+                    self.ready.push_back((number, Delta::Done(choice.done(Reason::ToolCalls, None))));
+                    return;
+                }
+                AnswerPart::Call { index, name } => {
+                    choice.calls += 1;
+                    Delta::Call { index, id: self.call_id(number, index), name }
+                }
+                AnswerPart::Arguments { index, delta } => Delta::Arguments { index, delta },
+                AnswerPart::Reasoning(text) => Delta::Text(Part::Reasoning, choice.piece(text)),
+                AnswerPart::Text(text) => Delta::Text(Part::Answer, choice.piece(text)),
+            };
+            self.ready.push_back((number, delta));
         }
     }
 
+    /// A name for a call: the same for the same request.
+    fn call_id(&self, number: usize, index: usize) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.prompt_hash);
+        for part in [self.seed, number as u64, index as u64] {
+            hasher.update(&part.to_le_bytes());
+        }
+        format!("call_{}", &hasher.finalize().to_hex()[..24])
+    }
+
     fn end(&mut self, number: usize, reason: Reason, stop: Option<String>) {
+        let parts = self.choices[number].parser.finish();
+        self.tell(number, parts);
         let choice = &mut self.choices[number];
-        for (part, text) in choice.splitter.finish() {
-            let logprobs = std::mem::take(&mut choice.logprobs);
-            self.ready.push_back((number, Delta::Text(part, Piece { text, logprobs })));
+        if choice.over {
+            return;
         }
         choice.over = true;
-        self.ready.push_back((number, Delta::Done(Done { reason, stop, usage: choice.usage })));
+        let called = choice.calls > 0 && reason == Reason::Stop;
+        let done = choice.done(if called { Reason::ToolCalls } else { reason }, stop);
+        self.ready.push_back((number, Delta::Done(done)));
+    }
+}
+
+impl Choice {
+    fn piece(&mut self, text: String) -> Piece {
+        Piece { text, logprobs: std::mem::take(&mut self.logprobs) }
+    }
+
+    fn done(&self, reason: Reason, stop: Option<String>) -> Done {
+        Done { reason, stop, usage: self.usage }
     }
 }
 
@@ -306,6 +361,14 @@ impl Drop for Answer {
     fn drop(&mut self) {
         self.server.metrics.answered(&self.facts.name, &self.usage(), &self.timings());
     }
+}
+
+fn hash_of(tokens: &[u32]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for token in tokens {
+        hasher.update(&token.to_le_bytes());
+    }
+    hasher.finalize().into()
 }
 
 /// A call of a tool that has come whole.

@@ -6,11 +6,12 @@ use serde_json::{Map, Value};
 
 use super::Server;
 use super::answer::Answer;
-use super::error::{ApiError, ErrorKind};
+use super::error::ApiError;
 use super::facts::Facts;
-use super::worker::{Choice, Worker};
+use super::prompt::Held;
+use super::worker::Choice;
 use crate::engine::{Sampler, SamplerConfig, SamplerError};
-use crate::text::{Conversation, EncodeOptions, Message};
+use crate::text::{Grammar, Message};
 
 /// Most answers to one request.
 pub const MAX_CHOICES: usize = 128;
@@ -36,6 +37,8 @@ pub struct Ask {
     pub choices: usize,
     /// JSON that an answer has to be: of this schema, or any object where it is `{}`.
     pub format: Option<Value>,
+    /// What it has to be otherwise.
+    pub grammar: Option<Grammar>,
 }
 
 /// What is to be continued.
@@ -62,7 +65,6 @@ pub struct Chat {
     pub tools: Vec<Value>,
     pub tool_choice: ToolChoice,
     /// Whether several may be called at a time, where a request says so.
-    #[allow(dead_code)] // no tools can be called yet
     pub parallel_tool_calls: Option<bool>,
 }
 
@@ -98,7 +100,7 @@ impl Chat {
     }
 
     /// The tools that the template tells of.
-    fn callable(&self) -> &[Value] {
+    pub fn callable(&self) -> &[Value] {
         if self.tool_choice == ToolChoice::None { &[] } else { &self.tools }
     }
 
@@ -160,15 +162,6 @@ fn random_seed() -> u64 {
     RandomState::new().hash_one(std::process::id()) & u64::from(u32::MAX)
 }
 
-/// A prompt as the model reads it.
-pub struct Prompt {
-    pub tokens: Vec<u32>,
-    /// As text, where it was one.
-    pub text: String,
-    /// What ends an answer to it beside what the request says.
-    pub stops: Vec<String>,
-}
-
 impl Server {
     /// Has a request answered.
     ///
@@ -182,96 +175,21 @@ impl Server {
             let config = SamplerConfig { seed: sampling.seed.wrapping_add(n as u64), ..sampling.clone() };
             Sampler::new(config).map_err(wrong_number)
         };
-        let samplers = (0..ask.choices.max(1)).map(sampler).collect::<Result<Vec<_>, _>>()?;
-        let prompt = self.prompt(&worker, ask.input).await?;
+        let choices = ask.choices.max(1);
+        let mut samplers = (0..choices).map(sampler).collect::<Result<Vec<_>, _>>()?;
+        let held = Held { format: ask.format, grammar: ask.grammar };
+        let prompt = self.prompt(&worker, ask.input, held).await?;
+        if let Some(constraint) = &prompt.constraint {
+            samplers.iter_mut().for_each(|sampler| sampler.constrain(constraint.clone()));
+        }
         let room = room(&prompt.tokens, &worker.facts)?;
         let max_tokens = ask.max_tokens.unwrap_or(usize::MAX).min(room);
         let choice =
             |sampler| Choice { prompt: prompt.tokens.clone(), sampler, max_tokens, logprobs: ask.logprobs };
         let events = worker.submit(samplers.into_iter().map(choice).collect())?;
         self.metrics.asked(&worker.facts.name);
-        let (server, choices) = (Arc::clone(self), ask.choices.max(1));
-        Ok(Answer::new(server, &worker, events, choices, &prompt, ask.stop, sampling.seed))
+        Ok(Answer::new(Arc::clone(self), &worker, events, choices, &prompt, ask.stop, sampling.seed))
     }
-
-    /// The prompt of an input.
-    ///
-    /// # Errors
-    /// What the template raises; what is no text of the vocabulary; none at all.
-    pub async fn prompt(self: &Arc<Server>, worker: &Worker, input: Input) -> Result<Prompt, ApiError> {
-        let (server, facts) = (Arc::clone(self), Arc::clone(&worker.facts));
-        // A template runs in a process of its own, and a long text takes a while.
-        let made = tokio::task::spawn_blocking(move || server.make_prompt(&facts, input));
-        made.await.map_err(|_| ApiError::internal("the prompt could not be made"))?
-    }
-
-    fn make_prompt(&self, facts: &Facts, input: Input) -> Result<Prompt, ApiError> {
-        let tokenizer = &facts.tokenizer;
-        let invalid = |error: crate::text::TextError| ApiError::new(ErrorKind::Invalid, error.to_string());
-        let (tokens, text, stops) = match input {
-            Input::Chat(chat) => {
-                let text = self.render(facts, &chat)?;
-                let tokens = tokenizer.encode_chat(&text).map_err(invalid)?;
-                let stops = facts.template.as_ref().map(|template| template.stops.clone());
-                (tokens, text, stops.unwrap_or_default())
-            }
-            Input::Text(text) => {
-                let options = EncodeOptions { add_special: true, parse_special: true };
-                (tokenizer.encode(&text, options).map_err(invalid)?, text, Vec::new())
-            }
-            Input::Tokens(tokens) => {
-                if let Some(id) = tokens.iter().find(|&&id| id as usize >= facts.vocab) {
-                    let message = format!("token {id} is outside the vocabulary of {}", facts.vocab);
-                    return Err(ApiError::invalid("prompt", message));
-                }
-                (tokens, String::new(), Vec::new())
-            }
-        };
-        if tokens.is_empty() {
-            return Err(ApiError::new(ErrorKind::Invalid, "the prompt is empty"));
-        }
-        Ok(Prompt { tokens, text, stops })
-    }
-
-    /// A conversation as the model's template writes it.
-    ///
-    /// # Errors
-    /// Where there is no template, or it raises an error.
-    pub fn render(&self, facts: &Facts, chat: &Chat) -> Result<String, ApiError> {
-        let Some(template) = &facts.template else {
-            let message =
-                format!("model {} has no chat template: /v1/completions continues texts", facts.name);
-            return Err(ApiError::new(ErrorKind::Unsupported, message));
-        };
-        if !chat.callable().is_empty() {
-            return Err(ApiError::unsupported("tools", "this server calls no tools yet"));
-        }
-        let render = |messages: &[Message]| {
-            let mut conversation = Conversation::new(messages, true, &facts.tokenizer);
-            for (name, value) in &chat.settings {
-                conversation = conversation.with_setting(name.clone(), value.clone());
-            }
-            (self.config.render)(&template.source, &conversation)
-        };
-        render(&chat.messages).or_else(|error| {
-            // Many templates take a system message in the first place alone.
-            let merged = merged_systems(&chat.messages).and_then(|merged| render(&merged).ok());
-            merged.ok_or_else(|| ApiError {
-                field: Some("messages".to_owned()),
-                ..ApiError::new(ErrorKind::Invalid, error)
-            })
-        })
-    }
-}
-
-/// The messages with the texts of all system messages in one, the first; `None` where they are so already.
-fn merged_systems(messages: &[Message]) -> Option<Vec<Message>> {
-    let is_system = |message: &&Message| message.role() == "system";
-    messages.iter().skip(1).find(is_system)?;
-    let texts: Vec<&str> = messages.iter().filter(is_system).map(Message::content).collect();
-    let mut merged = vec![Message::new("system", texts.join("\n\n"))];
-    merged.extend(messages.iter().filter(|message| !is_system(message)).cloned());
-    Some(merged)
 }
 
 /// Tokens that an answer may have.
@@ -297,9 +215,6 @@ fn check(ask: &Ask) -> Result<(), ApiError> {
     if ask.max_tokens == Some(0) {
         return Err(ApiError::invalid("max_tokens", "at least 1 is needed"));
     }
-    if ask.format.is_some() {
-        return Err(ApiError::unsupported("response_format", "answers are not held to a format yet"));
-    }
     match &ask.input {
         Input::Chat(chat) if chat.messages.is_empty() => {
             Err(ApiError::invalid("messages", "there is nothing to answer"))
@@ -319,24 +234,6 @@ fn wrong_number(error: SamplerError) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn late_system_messages_are_merged_into_the_first() {
-        let message = |role: &str, text: &str| Message::new(role, text);
-        let plain = [message("system", "a"), message("user", "b")];
-        assert_eq!(merged_systems(&plain), None);
-        assert_eq!(merged_systems(&plain[1..]), None);
-        let late = [
-            message("user", "b"),
-            message("system", "c"),
-            message("assistant", "d").with("x", 1),
-            message("system", "e"),
-        ];
-        let merged = [message("system", "c\n\ne"), late[0].clone(), late[2].clone()];
-        assert_eq!(merged_systems(&late).unwrap(), merged);
-        let two = [message("system", "a"), message("system", "b")];
-        assert_eq!(merged_systems(&two).unwrap(), [message("system", "a\n\nb")]);
-    }
 
     #[test]
     fn what_has_to_be_called_is_there() {

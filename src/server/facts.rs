@@ -1,9 +1,11 @@
 //! What is known of a model without asking its engine.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use super::error::{ApiError, ErrorKind};
 use crate::engine::SamplerConfig;
-use crate::text::Tokenizer;
+use crate::text::tools::Format;
+use crate::text::{GrammarFactory, Tokenizer};
 
 /// See the module.
 pub struct Facts {
@@ -31,6 +33,7 @@ pub struct Facts {
     pub quantization: String,
     /// When its file was changed last, in seconds since 1970.
     pub created: u64,
+    pub grammars: OnceLock<Result<GrammarFactory, String>>,
 }
 
 /// A chat template.
@@ -38,4 +41,27 @@ pub struct Template {
     pub source: String,
     /// What ends an answer beside end tokens.
     pub stops: Vec<String>,
+    /// How it has tools called, where it knows of tools.
+    pub calls: Option<Format>,
+}
+
+impl Template {
+    /// The template of this source.
+    pub fn new(source: String, stops: Vec<String>) -> Template {
+        let calls = Format::of_template(&source);
+        Template { source, stops, calls }
+    }
+}
+
+impl Facts {
+    /// Makes constraints in the model's vocabulary; built when it is asked for first.
+    ///
+    /// # Errors
+    /// Where the vocabulary has no token that ends a text.
+    pub fn grammars(&self) -> Result<&GrammarFactory, ApiError> {
+        let made = self
+            .grammars
+            .get_or_init(|| GrammarFactory::new(&self.tokenizer).map_err(|error| error.to_string()));
+        made.as_ref().map_err(|error| ApiError::new(ErrorKind::Unsupported, error.clone()))
+    }
 }

@@ -22,6 +22,7 @@ mod native;
 mod ollama;
 mod openai;
 mod page;
+mod prompt;
 mod stream;
 mod tools;
 mod worker;

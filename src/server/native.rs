@@ -131,7 +131,7 @@ async fn apply_template(State(server): State<Arc<Server>>, body: Body) -> Respon
         let chat = Chat { messages, settings, ..Chat::default() };
         let (server, facts) = (Arc::clone(&server), Arc::clone(&worker.facts));
         let rendered = tokio::task::spawn_blocking(move || server.render(&facts, &chat)).await;
-        Ok(json!({ "prompt": rendered.map_err(ApiError::internal)?? }))
+        Ok(json!({ "prompt": rendered.map_err(ApiError::internal)??.text() }))
     };
     respond(made.await)
 }

@@ -86,4 +86,10 @@ pub enum TextError {
     /// The chat template cannot be parsed, or it failed.
     #[error("chat template: {0}")]
     Template(String),
+    /// A message that a chat template cannot be given.
+    #[error("message {index}: {what}")]
+    Message { index: usize, what: String },
+    /// A call of a tool is asked for that there cannot be.
+    #[error("tools: {0}")]
+    Tool(String),
 }

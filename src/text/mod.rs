@@ -9,7 +9,8 @@
 //!   (`special`), the pre-tokenizers by their names in GGUF (one table, `pre_tokenizer/table.rs`),
 //!   the meaning of token types and special ids (`vocabulary`), what ends an answer (`ends`).
 //! - [`TokenStream`] turns generated ids into text as they come.
-//! - [`ChatTemplate`] renders a [`Conversation`].
+//! - [`ChatTemplate`] renders a [`Conversation`]; what people say in it stays text.
+//! - [`tools`] tells an answer apart into reasoning, text and calls of tools.
 //! - [`GrammarFactory`] says which tokens keep an answer within a [`Grammar`].
 
 mod bpe;
@@ -30,15 +31,17 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
+pub mod tools;
 mod vocabulary;
 
 pub use chat::{
-    ChatTemplate, Conversation, Exchange, Message, Part, Splitter, Transcript, TranscriptError, is_mark,
-    template_named, template_names,
+    ChatTemplate, Conversation, Exchange, Message, Rendered, Transcript, TranscriptError, template_named,
+    template_names,
 };
 pub use error::TextError;
 pub use grammar::{Constraint, Grammar, GrammarFactory, TokenMask};
 pub use pre_tokenizer::pre_tokenizer_names;
 pub use stream::{TokenStream, Utf8Joiner};
 pub use tokenizer::{EncodeOptions, Tokenizer};
+pub use tools::Part;
 pub use vocabulary::TokenKind;

@@ -9,6 +9,7 @@ use std::ops::Range;
 use aho_corasick::{AhoCorasick, MatchKind};
 
 use super::TextError;
+use super::chat::{Disguise, is_reserved};
 use super::vocabulary::{TokenKind, Vocabulary};
 use crate::gguf::Metadata;
 
@@ -22,12 +23,23 @@ pub enum Fragment {
     Text(Range<usize>),
 }
 
+/// Which special tokens are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Those of every kind: user-defined, control and unknown.
+    All,
+    /// The user-defined ones alone.
+    UserDefined,
+    /// Those that what people say may hold: the user-defined ones that do not mark parts of a chat.
+    Said,
+}
+
 /// The special tokens of a vocabulary.
 pub struct SpecialTokens {
-    /// Those of every kind: user-defined, control and unknown.
     all: Finder,
-    /// The user-defined ones alone.
     user_defined: Finder,
+    said: Finder,
+    disguise: Disguise,
 }
 
 /// Finds some of the special tokens.
@@ -46,17 +58,34 @@ impl SpecialTokens {
     /// The special tokens by their types; the model's name tells which of them take white space.
     pub fn from_metadata(meta: &Metadata, vocabulary: &Vocabulary) -> Result<SpecialTokens, TextError> {
         let strip_right = strips_right(meta)?;
-        let finder = |wanted: fn(TokenKind) -> bool| Finder::new(vocabulary, wanted, strip_right);
-        let is_user_defined = |kind| kind == TokenKind::UserDefined;
+        let finder = |wanted: fn(TokenKind, &str) -> bool| Finder::new(vocabulary, wanted, strip_right);
+        let texts = |wanted: fn(TokenKind, &str) -> bool| {
+            let tokens = (0u32..).zip(vocabulary.kinds());
+            let text =
+                move |(id, &kind): (u32, &TokenKind)| vocabulary.text(id).filter(|text| wanted(kind, text));
+            tokens.filter_map(text)
+        };
+        let is_mark = |kind, text: &str| kind == TokenKind::UserDefined && is_reserved(text);
         Ok(SpecialTokens {
-            all: finder(|kind| kind.is_control() || kind == TokenKind::UserDefined)?,
-            user_defined: finder(is_user_defined)?,
+            all: finder(|kind, _| kind.is_control() || kind == TokenKind::UserDefined)?,
+            user_defined: finder(|kind, _| kind == TokenKind::UserDefined)?,
+            said: finder(|kind, text| kind == TokenKind::UserDefined && !is_reserved(text))?,
+            disguise: Disguise::new(texts(|kind, _| kind.is_control()), texts(is_mark)),
         })
     }
 
-    /// Cuts a text at its special tokens; those of type control or unknown count only with `parse_control`.
-    pub fn partition(&self, text: &str, parse_control: bool) -> Vec<Fragment> {
-        let finder = if parse_control { &self.all } else { &self.user_defined };
+    /// How texts of people are disguised, so that no [`Which::All`] but those of their own are found in them.
+    pub fn disguise(&self) -> &Disguise {
+        &self.disguise
+    }
+
+    /// Cuts a text at those special tokens that are looked for.
+    pub fn partition(&self, text: &str, which: Which) -> Vec<Fragment> {
+        let finder = match which {
+            Which::All => &self.all,
+            Which::UserDefined => &self.user_defined,
+            Which::Said => &self.said,
+        };
         let mut fragments = Vec::new();
         let mut at = 0;
         while let Some(found) = finder.automaton.find(aho_corasick::Input::new(text).range(at..)) {
@@ -83,12 +112,12 @@ impl Finder {
     /// except those named.
     fn new(
         vocabulary: &Vocabulary,
-        wanted: fn(TokenKind) -> bool,
+        wanted: fn(TokenKind, &str) -> bool,
         strip_right: Option<&[&str]>,
     ) -> Result<Finder, TextError> {
         let (mut tokens, mut texts, mut bytes) = (Vec::new(), Vec::new(), 0);
         for (id, &kind) in (0u32..).zip(vocabulary.kinds()) {
-            let Some(text) = vocabulary.text(id).filter(|_| wanted(kind)) else { continue };
+            let Some(text) = vocabulary.text(id).filter(|text| wanted(kind, text)) else { continue };
             tokens.push(Special { id, strip_right: strip_right.is_some_and(|not| !not.contains(&text)) });
             texts.push(text);
             bytes += text.len();

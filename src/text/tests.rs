@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::naive_spm::naive_spm;
 use super::testing::{GgufBuilder, Kv, Rng, SPM_FIRST, bpe, metadata, spm, tokenizer, vocabulary};
-use super::{EncodeOptions, TextError, Tokenizer};
+use super::{EncodeOptions, Rendered, TextError, Tokenizer};
 
 const PLAIN: EncodeOptions = EncodeOptions { add_special: false, parse_special: false };
 const PARSE: EncodeOptions = EncodeOptions { add_special: false, parse_special: true };
@@ -116,9 +116,12 @@ fn bos_and_eos_follow_the_metadata() {
 #[test]
 fn a_chat_has_one_bos() {
     let tokenizer = tokenizer(&spm(&[("▁a", -1.0, 1)])).unwrap();
-    assert_eq!(tokenizer.encode_chat("<s>a</s>").unwrap(), [1, SPM_FIRST, 2]);
-    assert_eq!(tokenizer.encode_chat("a").unwrap(), [1, SPM_FIRST]);
-    assert_eq!(tokenizer.encode_chat("").unwrap(), [1]);
+    assert_eq!(
+        tokenizer.encode_chat(&Rendered::new("<s>a</s>".to_owned(), &tokenizer)).unwrap(),
+        [1, SPM_FIRST, 2]
+    );
+    assert_eq!(tokenizer.encode_chat(&Rendered::new("a".to_owned(), &tokenizer)).unwrap(), [1, SPM_FIRST]);
+    assert_eq!(tokenizer.encode_chat(&Rendered::new("".to_owned(), &tokenizer)).unwrap(), [1]);
     assert!(tokenizer.is_end_of_generation(2) && !tokenizer.is_end_of_generation(1));
 }
 

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use tokenizers::Model;
 use tokenizers::models::bpe::BpeTrainer;
 
+use super::chat::{Disguise, Rendered};
 use super::pre_tokenizer::PreTokenizer;
-use super::special::{Fragment, SpecialTokens};
+use super::special::{Fragment, SpecialTokens, Which};
 use super::spm::Spm;
 use super::stream::TokenStream;
+use super::tools::TextPart;
 use super::vocabulary::{self, Family, TokenKind, Vocabulary};
 use super::{TextError, bpe, byte_level};
 use crate::gguf::Metadata;
@@ -110,40 +112,93 @@ impl Tokenizer {
     /// # Errors
     /// A byte for which the vocabulary has no token; a text of over 1 GiB.
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TextError> {
-        if text.len() > MAX_TEXT {
-            return Err(TextError::TextTooLong { len: text.len(), max: MAX_TEXT });
-        }
         let mut ids = Vec::new();
         if options.add_special && self.add_bos {
             ids.extend(self.vocabulary.bos);
         }
-        let mut after_special = true;
-        for fragment in self.special.partition(text, options.parse_special) {
-            match fragment {
-                Fragment::Token(id) => ids.push(id),
-                Fragment::Text(ref range) => {
-                    self.encode_text(&text[range.clone()], after_special, &mut ids)?
-                }
-            }
-            after_special = matches!(fragment, Fragment::Token(_));
-        }
+        let which = if options.parse_special { Which::All } else { Which::UserDefined };
+        self.encode_fragments(text, which, &mut true, &mut ids)?;
         if options.add_special && self.add_eos {
             ids.extend(self.vocabulary.eos);
         }
         Ok(ids)
     }
 
-    /// The ids of a rendered chat template: special tokens are parsed and added, with one BOS where both
-    /// the template and the metadata put one.
+    /// The ids of a rendered chat: the template's special tokens are parsed, what people said is text; special
+    /// tokens are added, with one BOS where both the template and the metadata put one.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
-    pub fn encode_chat(&self, rendered: &str) -> Result<Vec<u32>, TextError> {
-        let mut ids = self.encode(rendered, EncodeOptions { add_special: true, parse_special: true })?;
+    pub fn encode_chat(&self, rendered: &Rendered) -> Result<Vec<u32>, TextError> {
+        let bos = self.vocabulary.bos.filter(|_| self.add_bos);
+        let mut ids: Vec<u32> = bos.into_iter().collect();
+        let (text, mut after_special) = (rendered.disguised(), true);
+        for fragment in self.special.partition(text, Which::All) {
+            match fragment {
+                Fragment::Token(id) => {
+                    ids.push(id);
+                    after_special = true;
+                }
+                Fragment::Text(range) => {
+                    let said = self.disguise().off(&text[range]);
+                    self.encode_fragments(&said, Which::Said, &mut after_special, &mut ids)?;
+                }
+            }
+        }
+        if self.add_eos {
+            ids.extend(self.vocabulary.eos);
+        }
         if self.add_bos && ids.len() > 1 && Some(ids[0]) == self.bos() && Some(ids[1]) == self.bos() {
             ids.remove(0);
         }
         Ok(ids)
+    }
+
+    /// How texts of people in a chat are disguised.
+    pub(super) fn disguise(&self) -> &Disguise {
+        self.special.disguise()
+    }
+
+    /// The control tokens in a text, and the text between them.
+    pub(super) fn text_parts(&self, text: &str) -> Vec<TextPart> {
+        let mut parts: Vec<TextPart> = Vec::new();
+        for fragment in self.special.partition(text, Which::All) {
+            let between = match fragment {
+                Fragment::Token(id) if self.token_kind(id).is_some_and(TokenKind::is_control) => {
+                    parts.push(TextPart::Token(id));
+                    continue;
+                }
+                Fragment::Token(id) => self.token_text(id).unwrap_or_default(),
+                Fragment::Text(range) => &text[range],
+            };
+            match parts.last_mut() {
+                Some(TextPart::Text(last)) => last.push_str(between),
+                _ => parts.push(TextPart::Text(between.to_owned())),
+            }
+        }
+        parts
+    }
+
+    /// Encodes text and the special tokens in it that are looked for. `after_special`: one comes before it, or
+    /// nothing.
+    fn encode_fragments(
+        &self,
+        text: &str,
+        which: Which,
+        after_special: &mut bool,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), TextError> {
+        if text.len() > MAX_TEXT {
+            return Err(TextError::TextTooLong { len: text.len(), max: MAX_TEXT });
+        }
+        for fragment in self.special.partition(text, which) {
+            match fragment {
+                Fragment::Token(id) => ids.push(id),
+                Fragment::Text(ref range) => self.encode_text(&text[range.clone()], *after_special, ids)?,
+            }
+            *after_special = matches!(fragment, Fragment::Token(_));
+        }
+        Ok(())
     }
 
     /// Encodes text that holds no special token.

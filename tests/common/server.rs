@@ -218,7 +218,7 @@ fn find<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
 }
 
 fn read_head(reader: &mut impl BufRead) -> io::Result<(u16, Vec<(String, String)>)> {
-    let mut line = || {
+    let mut line = || -> io::Result<String> {
         let mut line = String::new();
         match reader.read_line(&mut line)? {
             0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),

@@ -14,7 +14,8 @@ use crate::cli::{CliError, InFile};
 use crate::engine::{
     Engine, EngineError, Sampler, SamplerConfig, Sequence, Speculation, SpeculationStats, StopMatcher,
 };
-use crate::text::{Exchange, Part, Splitter, TokenStream, Tokenizer, is_mark};
+use crate::text::tools::{AnswerParser, AnswerPart};
+use crate::text::{Exchange, Part, TokenStream, Tokenizer};
 
 /// What answers: an engine, and the sequence that remembers the conversation.
 pub struct Answerer<'e, 'm> {
@@ -90,7 +91,7 @@ struct Draft<'t> {
     tokenizer: &'t Tokenizer,
     stream: TokenStream<'t>,
     stops: StopMatcher,
-    splitter: Splitter,
+    parser: AnswerParser,
     made: Vec<u32>,
     answer: String,
     reasoning: String,
@@ -154,7 +155,7 @@ impl<'a> Talk<'a> {
             tokenizer: self.tokenizer(),
             stream: self.tokenizer().stream(false),
             stops: StopMatcher::new(self.stops().iter().map(|&stop| stop.to_owned())),
-            splitter: Splitter::after(prompt),
+            parser: AnswerParser::new(None, prompt, &[]),
             made: Vec::new(),
             answer: String::new(),
             reasoning: String::new(),
@@ -214,14 +215,13 @@ impl Draft<'_> {
         let mut piece = self.stream.push(id);
         // A control token is no text, but it may begin or end reasoning.
         if piece.is_empty()
-            && let Some(mark) = self.tokenizer.token_text(id).filter(|text| is_mark(text))
+            && let Some(mark) = self.tokenizer.token_text(id).filter(|text| self.parser.wants(text))
         {
             piece.push_str(mark);
         }
         let piece = self.stops.push(&piece);
-        let parts = self.splitter.push(&piece);
-        self.note(&parts);
-        parts
+        let parts = self.parser.push(&piece);
+        self.note(parts)
     }
 
     /// What was held back.
@@ -230,19 +230,21 @@ impl Draft<'_> {
         if !self.stops.stopped() {
             rest = self.stops.push(&self.stream.finish()) + &self.stops.finish();
         }
-        let mut parts = self.splitter.push(&rest);
-        parts.extend(self.splitter.finish());
-        self.note(&parts);
-        parts
+        let mut parts = self.parser.push(&rest);
+        parts.extend(self.parser.finish());
+        self.note(parts)
     }
 
-    fn note(&mut self, parts: &[(Part, String)]) {
-        for (part, text) in parts {
+    /// Adds to what was said; there are no tools to call.
+    fn note(&mut self, parts: Vec<AnswerPart>) -> Vec<(Part, String)> {
+        let parts: Vec<(Part, String)> = parts.into_iter().filter_map(AnswerPart::text).collect();
+        for (part, text) in &parts {
             match part {
                 Part::Reasoning => self.reasoning.push_str(text),
                 Part::Answer => self.answer.push_str(text),
             }
         }
+        parts
     }
 }
 

@@ -70,12 +70,12 @@ impl Talk<'_> {
     fn prompt(&self, user: &str, dropped: usize, answerer: &Answerer<'_, '_>) -> Result<Prompt, CliError> {
         let mut messages = self.transcript.messages_after(dropped);
         messages.push(Message::new("user", user));
-        let text = self.render(&messages)?;
-        let ids = self.tokenizer().encode_chat(&text).in_file(answerer.path)?;
+        let rendered = self.render(&messages)?;
+        let ids = self.tokenizer().encode_chat(&rendered).in_file(answerer.path)?;
         if ids.is_empty() {
             let error = CliError::new("the chat template makes nothing of the conversation");
             return Err(error.in_file(answerer.path));
         }
-        Ok((text, ids))
+        Ok((rendered.text().to_owned(), ids))
     }
 }

@@ -16,7 +16,7 @@ use crate::cli::output::{cut_end, tell};
 use crate::cli::prefix_cache::Cache;
 use crate::cli::{CliError, InFile, placement, render_chat, safe_text};
 use crate::engine::{Engine, EngineOptions};
-use crate::text::{Constraint, Conversation, Exchange, Message, Tokenizer, Transcript};
+use crate::text::{Constraint, Conversation, Exchange, Message, Rendered, Tokenizer, Transcript};
 
 /// See the module.
 pub struct Talk<'a> {
@@ -381,9 +381,10 @@ impl<'a> Talk<'a> {
     }
 
     /// What the template makes of messages, with the beginning of an answer.
-    pub(super) fn render(&self, messages: &[Message]) -> Result<String, CliError> {
+    pub(super) fn render(&self, messages: &[Message]) -> Result<Rendered, CliError> {
         let conversation = Conversation::new(messages, true, self.tokenizer);
-        render_chat::render(&self.template.source, &conversation).in_file(self.args.model.path())
+        render_chat::render_apart(&self.template.source, &conversation, self.tokenizer)
+            .in_file(self.args.model.path())
     }
 
     pub(super) fn tokenizer(&self) -> &'a Tokenizer {

@@ -74,14 +74,14 @@ pub fn encode(
             .hint("without --chat the prompt goes in as given")
     })?;
     let render = |messages: &[Message]| {
-        render_chat::render(template, &Conversation::new(messages, true, tokenizer)).in_file(path)
+        let conversation = Conversation::new(messages, true, tokenizer);
+        render_chat::render_apart(template, &conversation, tokenizer).in_file(path)
     };
     let mut messages = vec![Message::new("user", &text)];
     let mut rendered = render(&messages)?;
     if let Some(system) = &args.system {
         messages.insert(0, Message::new("system", system));
-        let without = std::mem::take(&mut rendered);
-        rendered = render(&messages)?;
+        let without = std::mem::replace(&mut rendered, render(&messages)?);
         if rendered == without {
             let error = CliError::new("the chat template leaves system messages out");
             return Err(error.in_file(path).hint("leave --system out"));

@@ -152,10 +152,11 @@ fn facts(
     let ends = (0..spec.vocab as u32).filter(|&id| tokenizer.is_end_of_generation(id)).collect();
     Ok(Facts {
         name: entry.listed.name.clone(),
-        template: template.map(|template| server::Template {
-            source: template.source,
-            stops: template.stops.iter().map(|&stop| stop.to_owned()).collect(),
+        template: template.map(|template| {
+            let stops = template.stops.iter().map(|&stop| stop.to_owned()).collect();
+            server::Template::new(template.source, stops)
         }),
+        grammars: std::sync::OnceLock::new(),
         context: options.context,
         trained_context: spec.context,
         vocab: spec.vocab,

@@ -17,6 +17,7 @@ use super::Server;
 use super::ask::Input;
 use super::body::{EVENTS, json as read_json, parse, read, streamed};
 use super::error::{ApiError, ErrorKind};
+use super::prompt::Held;
 use super::stream::{take, write};
 use events::Events;
 use request::{Conversation, Request};
@@ -81,7 +82,7 @@ async fn tokens_counted(State(server): State<Arc<Server>>, body: Body) -> Respon
     let counted = async {
         let conversation: Conversation = read_json(body).await?;
         let worker = server.registry.get(conversation.model()).await?;
-        let prompt = server.prompt(&worker, Input::Chat(conversation.chat()?)).await?;
+        let prompt = server.prompt(&worker, Input::Chat(conversation.chat()?), Held::default()).await?;
         Ok(Json(json!({ "input_tokens": prompt.tokens.len() })).into_response())
     };
     counted.await.unwrap_or_else(|wrong: ApiError| error(&wrong))

@@ -61,6 +61,7 @@ impl Common {
             logprobs,
             choices: 1,
             format,
+            grammar: None,
             model: self.model.unwrap_or_default(),
         })
     }

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::super::ask::{Ask, Sampling};
 use super::super::error::ApiError;
+use crate::text::{Grammar, TextError};
 
 /// See the module. What is null is not there.
 #[derive(Debug, Default, Deserialize)]
@@ -27,6 +28,12 @@ pub struct Fields {
     seed: Option<i64>,
     n: Option<usize>,
     stop: Option<OneOrMany>,
+    /// What the answer has to be, as llama.cpp and vLLM have it.
+    grammar: Option<String>,
+    json_schema: Option<Value>,
+    guided_json: Option<Value>,
+    guided_regex: Option<String>,
+    guided_grammar: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -76,6 +83,27 @@ impl Fields {
         self.logit_bias.iter().flatten().map(entry).collect()
     }
 
+    /// What the answer has to be beside its format.
+    fn grammar(&self) -> Result<Option<Grammar>, ApiError> {
+        type Made = Result<Grammar, TextError>;
+        let text = |text: &String| -> Made {
+            if Grammar::is_gbnf(text) { Grammar::gbnf(text) } else { Grammar::lark(text) }
+        };
+        let wanted: [(&str, Option<Made>); 5] = [
+            ("grammar", self.grammar.as_ref().map(text)),
+            ("guided_grammar", self.guided_grammar.as_ref().map(text)),
+            ("guided_regex", self.guided_regex.as_ref().map(|regex| Grammar::regex(regex))),
+            ("json_schema", self.json_schema.as_ref().map(Grammar::json_schema)),
+            ("guided_json", self.guided_json.as_ref().map(Grammar::json_schema)),
+        ];
+        let mut wanted = wanted.into_iter().filter_map(|(field, made)| Some((field, made?)));
+        let Some((field, made)) = wanted.next() else { return Ok(None) };
+        if let Some((other, _)) = wanted.next() {
+            return Err(ApiError::invalid(other, format!("{field} says what the answer has to be")));
+        }
+        made.map(Some).map_err(|error| ApiError::invalid(field, error))
+    }
+
     /// All but the input.
     ///
     /// # Errors
@@ -105,6 +133,7 @@ impl Fields {
             max_tokens: limit(most),
             stop: self.stop.clone().map(Vec::from).unwrap_or_default(),
             choices: self.n.unwrap_or(1),
+            grammar: self.grammar()?,
             ..Ask::default()
         })
     }

@@ -8,13 +8,13 @@ use crate::text::Tokenizer;
 
 /// The names under which a message's reasoning goes; most templates read the first, those of gpt-oss
 /// `thinking`.
-const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+pub(super) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// A message of a conversation: `role`, `content`, and what else a template reads, such as
 /// `reasoning_content`, `tool_calls` and `tool_call_id`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Message(Map<String, Json>);
+pub struct Message(pub(super) Map<String, Json>);
 
 impl Message {
     /// A message of this role: `system`, `user`, `assistant`, ..
@@ -32,6 +32,11 @@ impl Message {
     /// A field that is a text.
     pub fn text(&self, key: &str) -> Option<&str> {
         self.0.get(key)?.as_str()
+    }
+
+    /// As JSON.
+    pub fn to_json(&self) -> Json {
+        Json::Object(self.0.clone())
     }
 
     /// Its role.

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Error, ErrorKind};
 
+use super::disguise::is_disguise;
 use super::python::{self, MAX_DEPTH, MAX_LEN};
 
 /// How `json.dumps` writes.
@@ -138,7 +139,7 @@ impl Style {
                 '\t' => out.push_str("\\t"),
                 '\u{8}' => out.push_str("\\b"),
                 '\u{C}' => out.push_str("\\f"),
-                c if c < ' ' || self.ensure_ascii && !(' '..='~').contains(&c) => {
+                c if c < ' ' || self.ensure_ascii && !(' '..='~').contains(&c) && !is_disguise(c) => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
                         let _ = write!(out, "\\u{unit:04x}");
                     }

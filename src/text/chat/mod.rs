@@ -8,9 +8,10 @@
 //!
 //! - `source` rewrites what only Python's Jinja understands; `python` and `json` add its functions, methods
 //!   and texts of values.
-//! - `conversation` is what a template sees.
+//! - `conversation` is what a template sees; `disguise` keeps what people say from becoming control tokens.
 
 mod conversation;
+mod disguise;
 #[cfg(test)]
 mod goldens;
 mod json;
@@ -27,8 +28,10 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind};
 
 pub use self::conversation::{Conversation, Message};
+pub(in crate::text) use self::disguise::Disguise;
+pub use self::disguise::Rendered;
 pub use self::named::{named as template_named, names as template_names};
-pub use self::reasoning::{Part, Splitter, is_mark};
+pub(in crate::text) use self::reasoning::{Kind, PAIRS, Splitter, is_mark, is_reserved, overlap};
 pub use self::transcript::{Exchange, Transcript, TranscriptError};
 use super::TextError;
 use crate::gguf::Metadata;
@@ -47,6 +50,7 @@ const FUEL: u64 = 500_000;
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
 }
 
 impl ChatTemplate {
@@ -86,10 +90,10 @@ impl ChatTemplate {
         environment.set_fuel(Some(FUEL));
         python::extend(&mut environment, now);
         environment.add_template_owned(NAME, source::adapted(source)).map_err(failed)?;
-        Ok(ChatTemplate { environment })
+        Ok(ChatTemplate { environment, source: source.to_owned() })
     }
 
-    /// The conversation as text for [`Tokenizer::encode_chat`](super::Tokenizer::encode_chat).
+    /// The conversation as text. [`render_apart`](Self::render_apart) makes what is to be tokenised.
     ///
     /// # Errors
     /// What the template raises, an error in it, or more work than it is allowed.

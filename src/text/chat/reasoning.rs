@@ -3,31 +3,41 @@
 //! Families mark reasoning by a pair of texts around it, of which the template may put the first into the
 //! prompt; those of OpenAI's Harmony format by a header before each part: `<|channel|>analysis<|message|>`.
 
+use crate::text::tools;
+
 /// The pairs around reasoning, by family: Qwen, DeepSeek, GLM and most others; Magistral; Seed OSS; Command
 /// A; Gemma 4; EXAONE.
-const PAIRS: &[[&str; 2]] = &[
+pub(in crate::text) const PAIRS: &[[&str; 2]] = &[
     ["<think>", "</think>"],
     ["[THINK]", "[/THINK]"],
     ["<seed:think>", "</seed:think>"],
     ["<|START_THINKING|>", "<|END_THINKING|>"],
     ["<|channel>thought", "<channel|>"],
     ["<thought>", "</thought>"],
+    ["<mm:think>", "</mm:think>"],
 ];
 
 const START: &str = "<|start|>";
 const CHANNEL: &str = "<|channel|>";
 const MESSAGE: &str = "<|message|>";
 const END: &str = "<|end|>";
+const CONSTRAIN: &str = "<|constrain|>";
 /// What a prompt in Harmony ends with: a header follows.
 const HARMONY_TURN: &str = "<|start|>assistant";
-/// The channel of what the user is to see.
-const FINAL: &str = "final";
+/// The channel of reasoning. What is for the user comes in `final`, and in `commentary` where it goes with calls.
+const ANALYSIS: &str = "analysis";
+/// What stands before a recipient in a header.
+const TO: &str = "to=";
 
 /// Parts of what a model writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum Kind {
     Reasoning,
     Answer,
+    /// Whom the part that begins is for, where that is not the user: a tool.
+    Recipient,
+    /// What the recipient gets.
+    Message,
 }
 
 /// Where the text stands.
@@ -41,7 +51,7 @@ enum State {
     /// A header of Harmony, until [`MESSAGE`].
     Header,
     /// A part of Harmony, until a header or the end of the part.
-    Harmony(Part),
+    Harmony(Kind),
 }
 
 /// Tells the parts apart, piece by piece; holds back what may be the start of a mark.
@@ -58,7 +68,15 @@ pub struct Splitter {
 /// token.
 pub fn is_mark(text: &str) -> bool {
     PAIRS.iter().flatten().any(|mark| mark.contains(text) && !text.is_empty())
-        || [START, CHANNEL, MESSAGE, END].contains(&text)
+        || [START, CHANNEL, MESSAGE, END, CONSTRAIN].contains(&text)
+}
+
+/// Whether this text marks parts of a chat, in some family: a user-defined token of it is no part of what
+/// people say.
+pub fn is_reserved(text: &str) -> bool {
+    let is_tag = text.len() > 2 && text.starts_with(['<', '[']) && text.ends_with(['>', ']']);
+    let mut marks = PAIRS.iter().flatten().copied().chain(tools::marks());
+    is_tag && marks.any(|mark| mark.starts_with(text))
 }
 
 impl Splitter {
@@ -76,11 +94,19 @@ impl Splitter {
 
     /// Whether reasoning is under way.
     pub fn in_reasoning(&self) -> bool {
-        matches!(self.state, State::Reasoning(_) | State::Harmony(Part::Reasoning))
+        matches!(self.state, State::Reasoning(_) | State::Harmony(Kind::Reasoning))
+    }
+
+    /// What ends the reasoning that is under way, where that is one text.
+    pub fn close(&self) -> Option<&'static str> {
+        match self.state {
+            State::Reasoning(close) => Some(close),
+            _ => None,
+        }
     }
 
     /// Takes the next piece; returns what is certain of the text so far, part by part.
-    pub fn push(&mut self, piece: &str) -> Vec<(Part, String)> {
+    pub fn push(&mut self, piece: &str) -> Vec<(Kind, String)> {
         self.held.push_str(piece);
         let mut out = Vec::new();
         while let Some((at, mark)) = self.next_mark() {
@@ -89,7 +115,7 @@ impl Splitter {
             if self.state != State::Start {
                 self.give(before, &mut out);
             }
-            self.pass(mark);
+            self.pass(mark, &mut out);
         }
         let keep = self.marks().iter().map(|mark| overlap(&self.held, mark)).max().unwrap_or(0);
         let certain = self.held.len() - keep;
@@ -102,7 +128,7 @@ impl Splitter {
     }
 
     /// What was held back, at the end of the text.
-    pub fn finish(&mut self) -> Vec<(Part, String)> {
+    pub fn finish(&mut self) -> Vec<(Kind, String)> {
         let mut out = Vec::new();
         let rest = std::mem::take(&mut self.held);
         self.give(rest, &mut out);
@@ -127,14 +153,19 @@ impl Splitter {
     }
 
     /// Goes on behind a mark.
-    fn pass(&mut self, mark: &'static str) {
+    fn pass(&mut self, mark: &'static str, out: &mut Vec<(Kind, String)>) {
         self.trims = true;
         self.state = match (self.state, mark) {
             (State::Header, _) => {
                 let header = std::mem::take(&mut self.header);
-                let channel = header.split(CHANNEL).nth(1).unwrap_or(FINAL);
-                let part =
-                    if channel.trim_start().starts_with(FINAL) { Part::Answer } else { Part::Reasoning };
+                let part = match recipient(&header) {
+                    Some(recipient) => {
+                        out.push((Kind::Recipient, recipient.to_owned()));
+                        Kind::Message
+                    }
+                    None if header.contains(&format!("{CHANNEL}{ANALYSIS}")) => Kind::Reasoning,
+                    None => Kind::Answer,
+                };
                 State::Harmony(part)
             }
             (_, START) => State::Header,
@@ -142,7 +173,7 @@ impl Splitter {
                 self.header.push_str(CHANNEL);
                 State::Header
             }
-            (State::Harmony(_), _) => State::Harmony(Part::Answer),
+            (State::Harmony(_), _) => State::Harmony(Kind::Answer),
             (State::Reasoning(_), _) => State::Answer,
             (_, open) => {
                 let pair = PAIRS.iter().find(|pair| pair[0] == open);
@@ -152,11 +183,12 @@ impl Splitter {
     }
 
     /// Gives out text of the part that the state says.
-    fn give(&mut self, text: String, out: &mut Vec<(Part, String)>) {
+    fn give(&mut self, text: String, out: &mut Vec<(Kind, String)>) {
         let part = match self.state {
             State::Header => return self.header.push_str(&text),
-            State::Reasoning(_) | State::Harmony(Part::Reasoning) => Part::Reasoning,
-            State::Start | State::Answer | State::Harmony(Part::Answer) => Part::Answer,
+            State::Reasoning(_) => Kind::Reasoning,
+            State::Harmony(part) => part,
+            State::Start | State::Answer => Kind::Answer,
         };
         let shown = if self.trims { text.trim_start() } else { &text };
         if shown.is_empty() {
@@ -170,8 +202,16 @@ impl Splitter {
     }
 }
 
+/// The tool that a header of Harmony names.
+fn recipient(header: &str) -> Option<&str> {
+    let ends = |c: char| c.is_whitespace() || c == '<';
+    let recipient = header.split(TO).nth(1)?.split(ends).next()?;
+    let recipient = recipient.strip_prefix("functions.").unwrap_or(recipient);
+    (!recipient.is_empty() && !["assistant", "user", "all"].contains(&recipient)).then_some(recipient)
+}
+
 /// Bytes of the longest end of `text` that is a proper start of `mark`.
-fn overlap(text: &str, mark: &str) -> usize {
+pub(in crate::text) fn overlap(text: &str, mark: &str) -> usize {
     mark.char_indices().map(|(at, _)| at).rev().find(|&n| text.ends_with(&mark[..n])).unwrap_or(0)
 }
 
@@ -183,12 +223,12 @@ mod tests {
     fn parts(prompt: &str, text: &str, size: usize) -> [String; 2] {
         let mut splitter = Splitter::after(prompt);
         let chars: Vec<char> = text.chars().collect();
-        let mut out: Vec<(Part, String)> = Vec::new();
+        let mut out: Vec<(Kind, String)> = Vec::new();
         for piece in chars.chunks(size) {
             out.extend(splitter.push(&piece.iter().collect::<String>()));
         }
         out.extend(splitter.finish());
-        [Part::Reasoning, Part::Answer]
+        [Kind::Reasoning, Kind::Answer]
             .map(|wanted| out.iter().filter(|(part, _)| *part == wanted).map(|(_, t)| t.as_str()).collect())
     }
 
@@ -249,12 +289,12 @@ mod tests {
     #[test]
     fn only_what_may_become_a_mark_is_held_back() {
         let mut splitter = Splitter::after("");
-        assert_eq!(splitter.push("Hello"), [(Part::Answer, "Hello".to_owned())]);
-        assert_eq!(splitter.push(" <thi"), [(Part::Answer, " <thi".to_owned())], "an answer has begun");
+        assert_eq!(splitter.push("Hello"), [(Kind::Answer, "Hello".to_owned())]);
+        assert_eq!(splitter.push(" <thi"), [(Kind::Answer, " <thi".to_owned())], "an answer has begun");
         let mut splitter = Splitter::after("<think>");
         assert!(splitter.in_reasoning());
-        assert_eq!(splitter.push("a</thin"), [(Part::Reasoning, "a".to_owned())]);
-        assert_eq!(splitter.push("k>b"), [(Part::Answer, "b".to_owned())]);
+        assert_eq!(splitter.push("a</thin"), [(Kind::Reasoning, "a".to_owned())]);
+        assert_eq!(splitter.push("k>b"), [(Kind::Answer, "b".to_owned())]);
         assert!(!splitter.in_reasoning());
     }
 
