@@ -118,10 +118,9 @@ pub fn run(args: Args) -> Result<ExitCode, CliError> {
         drain: Duration::from_secs(args.drain),
         render: |source, conversation| render_chat::render(source, conversation).map_err(|e| e.message()),
     };
-    let address = config.address;
     let shelf = Arc::new(Shelf::new(args)?);
     serve(config, shelf, |address| tell!("listening on http://{address}"))
-        .map_err(|error| CliError::new(format!("{address}: {error}")))?;
+        .map_err(|error| CliError::new(error.to_string()))?;
     tell!("ended");
     Ok(ExitCode::SUCCESS)
 }
