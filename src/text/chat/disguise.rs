@@ -108,6 +108,8 @@ impl Rendered {
 pub struct Disguise {
     /// What control tokens begin with.
     opens: Vec<char>,
+    /// What they end with.
+    closes: Vec<char>,
     /// The control tokens without what they begin with, each with a NUL behind it.
     insides: String,
     /// User-defined tokens that mark parts of an answer.
@@ -134,18 +136,22 @@ impl Disguise {
         let mut tokens: Vec<&str> = control.filter(|token| !token.is_empty()).collect();
         tokens.extend(marks.iter().map(String::as_str));
         tokens.sort_by_key(|token| token.chars().count().min(2));
-        let (mut opens, mut insides) = (Vec::new(), String::new());
+        let (mut opens, mut closes, mut insides) = (Vec::new(), Vec::new(), String::new());
         for token in &tokens {
             let open = token.chars().next().unwrap_or_default();
             if !opens.contains(&open) {
                 opens.push(open);
+            }
+            let close = token.chars().next_back().unwrap_or_default();
+            if !closes.contains(&close) {
+                closes.push(close);
             }
             if token.len() <= MAX_INSIDE {
                 insides.push_str(&token[open.len_utf8()..]);
                 insides.push('\0');
             }
         }
-        Disguise { opens, insides, marks }
+        Disguise { opens, closes, insides, marks }
     }
 
     /// The text in disguise.
@@ -203,6 +209,9 @@ impl Disguise {
         let mut start = String::with_capacity(MAX_INSIDE + 1);
         text.chars().take(MAX_INSIDE).any(|c| {
             start.push(c);
+            if !self.closes.contains(&c) {
+                return false;
+            }
             start.push('\0');
             let found = self.insides.contains(&start);
             start.pop();

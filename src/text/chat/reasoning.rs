@@ -78,7 +78,7 @@ pub fn is_mark(text: &str) -> bool {
 /// people say.
 pub fn is_reserved(text: &str) -> bool {
     let is_tag = text.len() > 2 && text.starts_with(['<', '[']) && text.ends_with(['>', ']']);
-    let mut marks = PAIRS.iter().flatten().copied().chain(tools::marks());
+    let mut marks = PAIRS.iter().flatten().copied().chain(tools::marks().iter().copied());
     is_tag && marks.any(|mark| mark.starts_with(text))
 }
 

@@ -28,6 +28,8 @@ pub(super) use grammar::TextPart;
 pub use grammar::{Choice, json_after_thought};
 pub use messages::messages;
 
+use std::sync::LazyLock;
+
 use formats::{LAYOUTS, Layout, PROMPT_MARKS};
 
 use super::chat::overlap;
@@ -115,6 +117,9 @@ impl Format {
 }
 
 /// All marks of all formats, and those of results.
-pub(super) fn marks() -> impl Iterator<Item = &'static str> {
-    LAYOUTS.iter().flat_map(Layout::marks).chain(PROMPT_MARKS.iter().copied())
+pub(super) fn marks() -> &'static [&'static str] {
+    static MARKS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+        LAYOUTS.iter().flat_map(Layout::marks).chain(PROMPT_MARKS.iter().copied()).collect()
+    });
+    &MARKS
 }

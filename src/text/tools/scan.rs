@@ -104,7 +104,8 @@ impl Scanner {
     }
 
     /// Whether what came is a value, or a number that may end.
-    pub fn may_end(&self) -> bool {
+    #[cfg(test)]
+    fn may_end(&self) -> bool {
         match self.state {
             State::Done => true,
             State::Number(number) => self.open.is_empty() && number.is_whole() && self.is_finite(),

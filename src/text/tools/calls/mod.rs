@@ -130,9 +130,8 @@ impl Calls {
     /// The end of the text, or of a part of it.
     pub fn finish(&mut self, out: &mut Vec<AnswerPart>) {
         while self.step(out) {}
-        match &mut self.state {
+        match &self.state {
             State::Behind | State::End => self.commit(out),
-            State::Json(scanner) if scanner.may_end() => self.commit(out),
             // The text goes on to its end.
             State::Value(value) if value.kinds.is_text() && !self.whole => {
                 let rest = std::mem::take(&mut self.held);
