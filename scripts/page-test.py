@@ -66,14 +66,14 @@ def scripted(report: Report, browser: Browser):
 def unscripted(report: Report, browser: Browser, program: str):
     browser.patience = real.PATIENCE
 
-    def run(check, *arguments: str):
-        with real.Program(program, *arguments) as server:
-            check(browser, server)
-            page.equal(browser.complaints(), [], "what the console says")
+    def run(check, server):
+        check(browser, server)
+        page.equal(browser.complaints(), [], "what the console says")
 
-    for check in real.CHECKS:
-        report.run(check.__name__, first_line(check), lambda check=check: run(check))
-    report.run("keys", first_line(real.keys), lambda: run(real.keys, "--api-key", "secret-key"))
+    for checks, arguments in ((real.CHECKS, []), (real.KEYED, ["--api-key", real.KEY])):
+        with real.Program(program, *arguments) as server:
+            for check in checks:
+                report.run(check.__name__, first_line(check), lambda check=check: run(check, server))
 
 
 def main() -> int:
@@ -84,6 +84,8 @@ def main() -> int:
     options = parser.parse_args()
     signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(TimeoutError(f"not done in {LIMIT} s")))
     signal.alarm(LIMIT)
+    # What ends this script ends the browser too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     start = time.monotonic()
     report = Report(options.only)
     browser = Browser()

@@ -219,7 +219,8 @@ fn a_conversation_is_not_lost() {
     assert_eq!(name, "talk.jsonl");
     let exchanges = |transcript: &[u8]| {
         let text = std::str::from_utf8(transcript).expect("UTF-8");
-        text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")).count() / 2
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        lines.len() / 2
     };
     assert_eq!(exchanges(transcript), 1);
 

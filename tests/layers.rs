@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// As the map has them.
-const LAYERS: [&str; 9] = ["gguf", "quant", "kernels", "store", "text", "model", "engine", "verify", "cli"];
+const LAYERS: [&str; 10] =
+    ["gguf", "quant", "kernels", "store", "text", "model", "engine", "verify", "server", "cli"];
 
 /// Every source file below `src`, with its path there.
 fn sources() -> Vec<(PathBuf, String)> {

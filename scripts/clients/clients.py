@@ -87,6 +87,7 @@ class Colour(str, Enum):
 
 
 class Thing(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
     colour: Colour
     large: bool
 
@@ -222,7 +223,7 @@ def openai_tools():
     again = client.chat.completions.create(model="demo", messages=messages, tools=[ADD_TOOL],
                                            tool_choice="none", max_tokens=20)
     assert not again.choices[0].message.tool_calls
-    wrong = ADD_TOOL | {"function": {"name": "add", "parameters": {"type": "nothing"}}}
+    wrong = ADD_TOOL | {"function": {"name": "add", "parameters": 5}}
     raises(openai.BadRequestError, lambda: client.chat.completions.create(**ask | {"tools": [wrong]}))
     other = {"type": "function", "function": {"name": "other"}}
     raises(openai.BadRequestError, lambda: client.chat.completions.create(**ask | {"tool_choice": other}))
@@ -252,7 +253,8 @@ def anthropic_client(key=KEY):
 @test("/v1/messages")
 def anthropic_messages():
     client = anthropic_client()
-    ask = dict(model="demo", max_tokens=50, messages=MESSAGES, temperature=0)
+    # This client has no temperature of its own any more.
+    ask = dict(model="demo", max_tokens=50, messages=MESSAGES, extra_body={"temperature": 0})
     answer = client.messages.create(**ask)
     assert answer.content[0].text == ANSWER and answer.stop_reason == "end_turn", answer
     assert answer.usage.input_tokens > 0 and answer.usage.output_tokens > 0
@@ -276,7 +278,8 @@ def anthropic_messages():
 def anthropic_errors():
     client = anthropic_client()
     ask = dict(model="demo", max_tokens=5, messages=MESSAGES)
-    raises(anthropic.BadRequestError, lambda: client.messages.create(**ask, temperature="hot"))
+    raises(anthropic.BadRequestError, lambda: client.messages.create(
+        **ask, extra_body={"temperature": "hot"}))
     raises(anthropic.BadRequestError, lambda: client.messages.create(**ask | {"messages": []}))
     long = [{"role": "user", "content": "What is 2+2? " * 500}]
     error = raises(anthropic.BadRequestError, lambda: client.messages.create(**ask | {"messages": long}))
@@ -288,7 +291,7 @@ def anthropic_errors():
 def anthropic_tools():
     client = anthropic_client()
     tools = [{"name": "add", "description": "Adds two numbers.", "input_schema": ADD}]
-    ask = dict(model="demo", max_tokens=200, messages=MESSAGES, tools=tools, temperature=0,
+    ask = dict(model="demo", max_tokens=200, messages=MESSAGES, tools=tools, extra_body={"temperature": 0},
                tool_choice={"type": "tool", "name": "add"})
     answer = client.messages.create(**ask)
     use = next(block for block in answer.content if block.type == "tool_use")

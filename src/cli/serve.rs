@@ -22,10 +22,11 @@ use super::{CliError, render_chat};
 use crate::server::{Access, Config, serve};
 use open::Shelf;
 
-/// Serve models over HTTP: OpenAI's API.
+/// Serve models over HTTP, in the dialects of OpenAI, Anthropic and Ollama.
 ///
 /// An answer depends on the model, the request and its seed alone, not on what else is asked for at the time,
-/// on what is cached, or on the machine. Without a model it is the demo that answers.
+/// on what is cached, or on the machine. Without a model it is the demo that answers. At / there is a page to
+/// chat in.
 #[derive(ClapArgs, Debug)]
 #[command(mut_group("model_arg", |group| group.required(false)))]
 pub struct Args {
@@ -118,10 +119,9 @@ pub fn run(args: Args) -> Result<ExitCode, CliError> {
         drain: Duration::from_secs(args.drain),
         render: |source, conversation| render_chat::render(source, conversation).map_err(|e| e.message()),
     };
-    let address = config.address;
     let shelf = Arc::new(Shelf::new(args)?);
     serve(config, shelf, |address| tell!("listening on http://{address}"))
-        .map_err(|error| CliError::new(format!("{address}: {error}")))?;
+        .map_err(|error| CliError::new(error.to_string()))?;
     tell!("ended");
     Ok(ExitCode::SUCCESS)
 }

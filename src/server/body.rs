@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes, HttpBody, to_bytes};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use futures_core::Stream;
@@ -33,12 +33,18 @@ pub async fn json<T: DeserializeOwned>(body: Body) -> Result<T, ApiError> {
 /// # Errors
 /// A body that is too long or too slow.
 pub async fn read(body: Body) -> Result<Bytes, ApiError> {
+    let too_large =
+        || ApiError::new(ErrorKind::TooLarge, format!("the body is longer than {MAX_BODY} bytes"));
+    // What the head says of it: nothing has to come.
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(too_large());
+    }
     let read = timeout(BODY_TIME, to_bytes(body, MAX_BODY)).await;
     let read = read.map_err(|_| ApiError::new(ErrorKind::Timeout, "the body does not come"))?;
     read.map_err(|error| {
         let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
         match source.contains("length limit") {
-            true => ApiError::new(ErrorKind::TooLarge, format!("the body is longer than {MAX_BODY} bytes")),
+            true => too_large(),
             false => ApiError::new(ErrorKind::Invalid, "the body was broken off"),
         }
     })

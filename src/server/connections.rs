@@ -24,7 +24,10 @@ const HEAD_BYTES: usize = 64 << 10;
 
 /// Serves until a signal comes.
 pub async fn serve(server: Arc<Server>, listening: impl FnOnce(SocketAddr)) -> std::io::Result<()> {
-    let listener = TcpListener::bind(server.config.address).await?;
+    let address = server.config.address;
+    let listener = TcpListener::bind(address).await;
+    let listener = listener
+        .map_err(|error| std::io::Error::new(error.kind(), format!("{address} cannot be listened at: {error}")))?;
     let mut ended = std::pin::pin!(end()?);
     // What is wrong with the only model is told at once.
     if server.config.any_name {

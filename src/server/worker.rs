@@ -157,6 +157,9 @@ impl Worker {
 /// How long an idle worker goes without looking whether it is to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// How often a busy worker tells how it does.
+const TELL: Duration = Duration::from_millis(20);
+
 /// Runs a model's requests until the worker, which `ready` is given, is dropped or stopped. Beside those that
 /// run, `queue` requests may wait.
 pub fn run(opened: Opened<'_>, queue: usize, ready: impl FnOnce(Worker), warn: &dyn Fn(&str)) {
@@ -170,12 +173,16 @@ pub fn run(opened: Opened<'_>, queue: usize, ready: impl FnOnce(Worker), warn: &
     });
     let mut scheduler = Scheduler::new(engine, limits, cache);
     ready(Worker { requests: sender, facts: Arc::new(facts), state: Arc::clone(&state) });
-    let mut busy = Duration::ZERO;
+    let (mut busy, mut told) = (Duration::ZERO, Instant::now());
     while !state.stop.load(Ordering::Relaxed) && take_on(&mut scheduler, &requests).is_continue() {
         let began = Instant::now();
         let worked = scheduler.step();
         busy += began.elapsed();
-        tell(&scheduler, &state, busy);
+        // Passes of a small model are shorter than what there is to tell takes to count.
+        if !worked || told.elapsed() >= TELL {
+            tell(&scheduler, &state, busy);
+            told = Instant::now();
+        }
         scheduler.take_warnings().iter().for_each(|warning| warn(warning));
         if !worked {
             match requests.recv_timeout(LOOK) {

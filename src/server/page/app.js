@@ -146,7 +146,7 @@ async function answer(conversation) {
   const stream = { stream: true, stream_options: { include_usage: true } };
   const body = { ...sampling, ...stream, model, messages: history(conversation), seed };
   const message = { role: "assistant", content: "", reasoning: "", error: "", model, seed, stats: {} };
-  message.note = "Interrupted"; // what a reload in its midst shows
+  message.note = "Interrupted"; // if nothing ends it
   const controller = new AbortController();
   const run = { conversation, message, controller, asked: performance.now(), pieces: 0 };
   conversation.messages.push(message);
@@ -397,7 +397,13 @@ function listen() {
     else stop();
   });
   document.addEventListener("visibilitychange", reload);
-  addEventListener("pagehide", () => state.run && keep(state.run.conversation));
+  addEventListener("pagehide", leave);
+}
+
+function leave() {
+  if (!state.run) return;
+  keep(state.run.conversation);
+  stop();
 }
 
 async function start() {

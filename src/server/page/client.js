@@ -19,13 +19,13 @@ export function useKey(value) {
 /** Models as the server lists them, `{ id, context }`. */
 export async function models() {
   const list = await (await request("v1/models")).json().catch(() => null);
-  if (!Array.isArray(list?.data)) throw new ServerError("The server's list of models cannot be read.");
+  if (!Array.isArray(list?.data)) throw new ServerError("The list of models cannot be read.");
   return list.data
     .filter((model) => typeof model?.id === "string")
     .map(({ id, context_length: length, meta }) => ({ id, context: length ?? meta?.n_ctx }));
 }
 
-/** The chunks of a streamed chat completion, up to `[DONE]`. Throws where the stream ends before it. */
+/** The chunks of a streamed chat completion. Throws where the stream ends before `[DONE]`. */
 export async function* chat(body, signal) {
   const headers = { "Content-Type": "application/json" };
   const options = { method: "POST", headers, body: JSON.stringify(body), signal };
@@ -33,14 +33,14 @@ export async function* chat(body, signal) {
   for await (const data of eventData(response.body)) {
     if (data === "[DONE]") return;
     const chunk = parsed(data);
-    if (!chunk) throw new ServerError("The server sent a piece of an answer that cannot be read.");
+    if (!chunk) throw new ServerError("The server sent something that cannot be read.");
     if (chunk.error) throw new ServerError(errorText(chunk) ?? "The server reports an error.");
     yield chunk;
   }
   throw new ServerError("The connection ended before the answer did.");
 }
 
-/** Addresses are relative: the page works below a proxy's prefix too. */
+/** Paths are relative: the page works below a proxy's prefix too. */
 async function request(path, options = {}) {
   const headers = { ...options.headers };
   if (key) headers.Authorization = `Bearer ${key}`;

@@ -67,7 +67,7 @@ function blockAt(lines, at, depth) {
   return paragraph(lines, at, depth);
 }
 
-/** Whether a line ends the paragraph before it. */
+/** Whether a line ends the paragraph above. */
 function interrupts(lines, at, depth) {
   const line = lines[at];
   if (!line.trim() || FENCE.test(line) || HEADING.test(line) || RULE.test(line)) return true;
@@ -88,7 +88,6 @@ function paragraph(lines, at, depth) {
 function heading(line, at) {
   const level = HEADING.exec(line)[1].length;
   const text = line.trim().slice(level).trim();
-  // The page's own headings are above an answer's.
   return { to: at + 1, make: () => inline(text, h(`h${Math.min(level + 2, 6)}`)) };
 }
 
@@ -136,7 +135,7 @@ function list(lines, at, depth) {
   let to = at;
   while (to < lines.length) {
     const match = ITEM.exec(lines[to]);
-    // Another mark is another list, and so is one further out or in by more than a column.
+    // Another mark is another list, and so is one further out or in.
     if (match?.[2].at(-1) !== mark.at(-1) || RULE.test(lines[to])) break;
     if (Math.abs(match[1].length - margin.length) > 1) break;
     const item = itemAt(lines, to, match, depth);

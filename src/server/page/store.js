@@ -24,15 +24,18 @@ function finished(request) {
 
 async function run(mode, method, ...values) {
   if (!database) return [];
-  const table = database.transaction("conversations", mode).objectStore("conversations");
-  return finished(table[method](...values));
+  const transaction = database.transaction("conversations", mode);
+  const request = transaction.objectStore("conversations")[method](...values);
+  // By itself it commits later, and a reload meanwhile would undo it.
+  transaction.commit();
+  return finished(request);
 }
 
 export const all = async () => (await run("readonly", "getAll")).map(conversation).filter(Boolean);
 export const save = (item) => run("readwrite", "put", item);
 export const remove = (id) => run("readwrite", "delete", id);
 
-/** A new conversation. Its id comes from getRandomValues, for randomUUID needs TLS. */
+/** A new conversation. Without TLS there is no randomUUID. */
 export function create(system) {
   const id = crypto.getRandomValues(new Uint32Array(4)).join("-");
   return { id, title: "", system, updated: Date.now(), messages: [] };
@@ -87,8 +90,6 @@ const text = (value) => (typeof value === "string" ? value : "");
 /** The value if it is a finite number. */
 export const number = (value) => (Number.isFinite(value) ? value : undefined);
 
-// Storages throw where they are blocked or full: settings then last as long as the page.
-
 /** A setting of this browser, or of this tab (`sessionStorage`). Undefined without one. */
 export function setting(name, storage = "localStorage") {
   try {
@@ -102,6 +103,6 @@ export function setSetting(name, value, storage = "localStorage") {
   try {
     window[storage].setItem(`wayinfer.${name}`, JSON.stringify(value));
   } catch {
-    // As above.
+    // Storage is blocked or full: settings then last as long as the page.
   }
 }

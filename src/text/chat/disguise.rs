@@ -294,12 +294,13 @@ fn reasoning_apart(message: &Map<String, Json>, tokenizer: &Tokenizer, source: &
             || source.contains(&format!("split('{mark}')"))
             || source.contains(&format!("split(\"{mark}\")"))
     };
-    let pair =
-        PAIRS.iter().find(|[_, close]| content.contains(close) && is_control(close) && looks_for(close));
-    let Some([open, close]) = pair else { return message };
-    let (thought, said) = content.split_once(close).unwrap_or_default();
-    let thought = thought.rsplit(open).next().unwrap_or_default().trim_matches('\n').to_owned();
-    let said = said.rsplit(close).next().unwrap_or_default().trim_start_matches('\n').to_owned();
+    let pair = PAIRS.iter().find_map(|[open, close]| {
+        let (thought, said) = content.trim_start().strip_prefix(open)?.split_once(close)?;
+        (is_control(close) && looks_for(close)).then_some((thought, said))
+    });
+    let Some((thought, said)) = pair else { return message };
+    let thought = thought.trim_matches('\n').to_owned();
+    let said = said.trim_start_matches('\n').to_owned();
     message.insert("content".to_owned(), said.into());
     message.insert("reasoning_content".to_owned(), thought.into());
     message

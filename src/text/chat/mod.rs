@@ -13,6 +13,8 @@
 mod conversation;
 mod disguise;
 #[cfg(test)]
+mod disguise_tests;
+#[cfg(test)]
 mod goldens;
 mod json;
 mod named;

@@ -62,6 +62,8 @@ pub struct Splitter {
     header: String,
     /// Whether white space is left out until text comes.
     trims: bool,
+    /// What ends reasoning as well and belongs to the answer.
+    ends: Vec<&'static str>,
 }
 
 /// Whether a token of this text marks a part: it has to reach [`Splitter::push`] though it is a control
@@ -89,7 +91,18 @@ impl Splitter {
             None if prompt.ends_with(HARMONY_TURN) => State::Header,
             None => State::Start,
         };
-        Splitter { state, held: String::new(), header: String::new(), trims: opened.is_some() }
+        Splitter {
+            state,
+            held: String::new(),
+            header: String::new(),
+            trims: opened.is_some(),
+            ends: Vec::new(),
+        }
+    }
+
+    /// The same, where these texts end reasoning as well: an answer may begin with them.
+    pub fn ending_at(self, ends: Vec<&'static str>) -> Splitter {
+        Splitter { ends, ..self }
     }
 
     /// Whether reasoning is under way.
@@ -110,11 +123,15 @@ impl Splitter {
         self.held.push_str(piece);
         let mut out = Vec::new();
         while let Some((at, mark)) = self.next_mark() {
-            let before = self.held[..at].to_owned();
-            self.held.drain(..at + mark.len());
+            let before: String = self.held.drain(..at).collect();
             if self.state != State::Start {
                 self.give(before, &mut out);
             }
+            if matches!(self.state, State::Reasoning(close) if close != mark) {
+                self.state = State::Answer;
+                continue;
+            }
+            self.held.drain(..mark.len());
             self.pass(mark, &mut out);
         }
         let keep = self.marks().iter().map(|mark| overlap(&self.held, mark)).max().unwrap_or(0);
@@ -139,7 +156,7 @@ impl Splitter {
         match self.state {
             State::Start => PAIRS.iter().map(|[open, _]| *open).chain([START, CHANNEL]).collect(),
             State::Answer => Vec::new(),
-            State::Reasoning(close) => vec![close],
+            State::Reasoning(close) => self.ends.iter().copied().chain([close]).collect(),
             State::Header => vec![MESSAGE],
             State::Harmony(_) => vec![START, CHANNEL, END],
         }

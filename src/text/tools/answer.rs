@@ -26,7 +26,8 @@ impl AnswerParser {
     /// no calls. `tools`, as OpenAI's API has them, tell which values are texts where a format does not.
     pub fn new(format: Option<Format>, prompt: &str, tools: &[Json]) -> AnswerParser {
         let calls = format.map(|format| Calls::new(format.0, Tools::new(tools)));
-        AnswerParser { splitter: Splitter::after(prompt), format, calls, in_message: false }
+        let ends = format.map_or_else(Vec::new, Format::ends_of_thought);
+        AnswerParser { splitter: Splitter::after(prompt).ending_at(ends), format, calls, in_message: false }
     }
 
     /// The same, with calls given out when they have come to their end: their arguments are JSON without

@@ -592,7 +592,7 @@ impl Calls {
     fn expect(&mut self, texts: &[&str]) -> Found {
         self.take_blanks();
         let is_next = |text: &&str| !text.is_empty() && self.held.starts_with(*text);
-        if let Some(place) = texts.iter().position(|text| is_next(&text)) {
+        if let Some(place) = texts.iter().position(|text| is_next(text)) {
             self.take(texts[place].len());
             return Found::This(place);
         }

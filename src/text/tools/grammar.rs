@@ -146,30 +146,30 @@ impl Writer<'_> {
 
     /// One call or several, with what stands around them.
     fn calls(&mut self, call: &str, parallel: bool) -> String {
-        let Layout { section, call: [open, close], head, gap, .. } = self.layout;
-        let several = |between: &str| match (parallel, between.is_empty()) {
+        let Layout { section, apart, call: [open, close], head, body, gap, .. } = self.layout;
+        let several = |call: &str, between: &str| match (parallel, between.is_empty()) {
             (false, _) => call.to_owned(),
             (true, true) => format!("{call}+"),
             (true, false) => format!("{call} ({} {call})*", quoted(between)),
         };
+        // Those of tags have lines of their own.
+        let gap_within = if matches!(body, Body::Parameters(_)) { gap } else { "" };
+        let begin = self.text(&format!("{}{gap_within}", section[0]));
+        let end = self.text(section[1]);
         match head {
+            // The answer ends with it.
+            Head::Header => call.to_owned(),
             Head::Object { list: true, .. } => {
-                format!(
-                    "{} {} {}",
-                    self.text(&format!("{open}[")),
-                    several(", "),
-                    self.text(&format!("]{close}"))
-                )
+                let (begin, end) = (self.text(&format!("{open}[")), self.text(&format!("]{close}")));
+                format!("{begin} {} {end}", several(call, ", "))
             }
-            Head::Object { bare: true, .. } => several("; "),
-            _ if section[0].is_empty() => several(gap),
-            _ => {
-                // Those of tags have lines of their own.
-                let gap_within = if matches!(self.layout.body, Body::Parameters(_)) { gap } else { "" };
-                let begin = self.text(&format!("{}{gap_within}", section[0]));
-                let end = self.text(&format!("{gap_within}{}", section[1]));
-                format!("{begin} {} {end}", several(gap))
+            Head::Object { bare: true, .. } => several(call, "; "),
+            _ if section[0].is_empty() => several(call, gap),
+            _ if *apart => {
+                let call = self.rule("section", &format!("{begin} {call} {end}"));
+                several(&call, gap)
             }
+            _ => format!("{begin} {} {end}", several(call, if gap_within.is_empty() { gap } else { "" })),
         }
     }
 
@@ -197,7 +197,9 @@ impl Writer<'_> {
                 let Head::Name { ends, .. } = head else { return String::new() };
                 let begin = self.text(&format!("{open}{name}{}{gap}", ends.first().unwrap_or(&"")));
                 let arguments = self.parameters(parameters, schema);
-                format!("{begin} {arguments} {}", self.text(close))
+                // With the line's end, which could begin what comes next: tokens are told apart by their longest.
+                let gap = if self.layout.section[0].is_empty() { "" } else { gap };
+                format!("{begin} {arguments} {}", self.text(&format!("{close}{gap}")))
             }
             (_, Body::Dict) => {
                 let dict = self.dict(schema, schema, 0);

@@ -12,6 +12,10 @@ mod answer;
 mod calls;
 mod formats;
 mod grammar;
+#[cfg(test)]
+mod grammar_tests;
+#[cfg(test)]
+mod message_tests;
 mod messages;
 mod object;
 mod scan;
@@ -96,6 +100,12 @@ impl Format {
     /// Its name.
     pub fn name(self) -> &'static str {
         self.0.name
+    }
+
+    /// What ends reasoning beside its own mark.
+    fn ends_of_thought(self) -> Vec<&'static str> {
+        let marks = [self.0.section[0], self.0.call[0]];
+        marks.into_iter().filter(|mark| self.0.ends_thought && !mark.is_empty()).collect()
     }
 
     /// Whether a control token of this text is one of the format's marks, or part of one.

@@ -319,6 +319,12 @@ fn calls_stand_among_reasoning_and_text() {
             assert_eq!((sum.reasoning.as_str(), sum.text.as_str()), ("Hm.", "Done. "), "{text}");
         }
     }
+    for format in ["kimi-k2", "qwen3-coder", "deepseek-v3.2"] {
+        let (text, expected) = calls_of(format).remove(0);
+        let sum = sum(format, "assistant\n<think>\n", &format!("Hm.{text}"), false);
+        assert_calls(&sum, &expected, &text);
+        assert_eq!((sum.reasoning.as_str(), sum.text.as_str()), ("Hm.", ""), "{format}: it goes on to call");
+    }
     let answer = format!(
         "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary<|message|>Let me see.<|end|>\
          <|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{PLACE}"
