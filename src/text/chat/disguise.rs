@@ -1,11 +1,13 @@
-//! What people say cannot become a control token: in a rendered chat their texts are told from the template's.
+//! What people say cannot become a control token: in a rendered chat their texts are told from the
+//! template's.
 //!
-//! A control token's text that stands in a message is text. Once a template has put messages and its own marks
-//! together nobody can tell who wrote which, so the messages are disguised before: each character that some
-//! control token begins with becomes a noncharacter that stands for it (U+FDD1 to U+FDEF; those that were in
-//! the text are left out, as Unicode has it for characters that are never interchanged). The template may then
-//! cut, trim, join and escape the text as it likes: no control token begins in it. After rendering, control
-//! tokens are looked for in the disguised text, and what lies between them is encoded with the disguise off.
+//! A control token's text that stands in a message is text. Once a template has put messages and its own
+//! marks together nobody can tell who wrote which, so the messages are disguised before: each character
+//! that some control token begins with becomes a noncharacter that stands for it (U+FDD1 to U+FDEF; those
+//! that were in the text are left out, as Unicode has it for characters that are never interchanged). The
+//! template may then cut, trim, join and escape the text as it likes: no control token begins in it. After
+//! rendering, control tokens are looked for in the disguised text, and what lies between them is encoded
+//! with the disguise off.
 //!
 //! A token may also begin in the template's words and go on in a message, as where a template writes `<`, a
 //! name that it was given, and `>`. A text that could go on so gets U+FDD0 before it, which parts the two.
@@ -124,7 +126,8 @@ enum By {
 }
 
 impl Disguise {
-    /// For a vocabulary with these control tokens, and these user-defined tokens that mark parts of an answer.
+    /// For a vocabulary with these control tokens, and these user-defined tokens that mark parts of an
+    /// answer.
     pub fn new<'a>(control: impl Iterator<Item = &'a str>, marks: impl Iterator<Item = &'a str>) -> Disguise {
         let marks: Vec<String> = marks.map(str::to_owned).collect();
         // Those of one character first: nothing else keeps these apart.
@@ -276,8 +279,8 @@ impl super::ChatTemplate {
     }
 }
 
-/// An answer with its reasoning in a field of its own, where the marks around reasoning are control tokens and
-/// the template would look for them in the content: in disguise it does not find them there.
+/// An answer with its reasoning in a field of its own, where the marks around reasoning are control tokens
+/// and the template would look for them in the content: in disguise it does not find them there.
 fn reasoning_apart(message: &Map<String, Json>, tokenizer: &Tokenizer, source: &str) -> Map<String, Json> {
     let mut message = message.clone();
     let told = REASONING.iter().any(|name| message.get(*name).is_some_and(|value| !value.is_null()));

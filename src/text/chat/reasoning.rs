@@ -24,7 +24,8 @@ const END: &str = "<|end|>";
 const CONSTRAIN: &str = "<|constrain|>";
 /// What a prompt in Harmony ends with: a header follows.
 const HARMONY_TURN: &str = "<|start|>assistant";
-/// The channel of reasoning. What is for the user comes in `final`, and in `commentary` where it goes with calls.
+/// The channel of reasoning. What is for the user comes in `final`, and in `commentary` where it goes with
+/// calls.
 const ANALYSIS: &str = "analysis";
 /// What stands before a recipient in a header.
 const TO: &str = "to=";

@@ -42,8 +42,8 @@ pub enum AnswerPart {
     Text(String),
     /// It calls a tool: the name as it wrote it, known or not.
     Call { index: usize, name: String },
-    /// More of a call's arguments: put together they are JSON, unless the answer was cut off or the model lost
-    /// the thread (see [`AnswerParser::whole`]).
+    /// More of a call's arguments: put together they are JSON, unless the answer was cut off or the model
+    /// lost the thread (see [`AnswerParser::whole`]).
     Arguments { index: usize, delta: String },
 }
 
@@ -78,8 +78,8 @@ impl PartialEq for Format {
 impl Eq for Format {}
 
 impl Format {
-    /// The format that a chat template of this source teaches; `None` where it knows no tools, or writes calls
-    /// in a way that is not known.
+    /// The format that a chat template of this source teaches; `None` where it knows no tools, or writes
+    /// calls in a way that is not known.
     pub fn of_template(source: &str) -> Option<Format> {
         let fits = |layout: &&Layout| {
             layout.signs.iter().any(|signs| signs.iter().all(|sign| source.contains(sign)))

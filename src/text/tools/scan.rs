@@ -86,6 +86,12 @@ pub struct Scanner {
     number: String,
 }
 
+impl Default for Scanner {
+    fn default() -> Scanner {
+        Scanner::new()
+    }
+}
+
 impl Scanner {
     /// Before a value.
     pub fn new() -> Scanner {
