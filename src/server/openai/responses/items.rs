@@ -139,7 +139,8 @@ mod tests {
     fn items_of_a_turn_are_a_message() {
         let call =
             |id: &str| json!({ "type": "function_call", "call_id": id, "name": "f", "arguments": "{}" });
-        let output = |id: &str, output: Value| json!({ "type": "function_call_output", "call_id": id, "output": output });
+        let ty = "function_call_output";
+        let output = |id: &str, output: Value| json!({ "type": ty, "call_id": id, "output": output });
         let items = json!([
             { "role": "developer", "content": [{ "type": "input_text", "text": "d" }] },
             { "type": "message", "role": "user", "content": "?" },
