@@ -1,4 +1,5 @@
-//! The server's other dialects from outside: Anthropic's messages, Ollama's chats and texts, OpenAI's responses.
+//! The server's other dialects from outside: Anthropic's messages, Ollama's chats and texts, OpenAI's
+//! responses.
 
 mod common;
 
@@ -64,11 +65,13 @@ fn types(events: &[Value]) -> Vec<&str> {
 }
 
 fn message(text: &str) -> Value {
-    json!({ "model": "m", "max_tokens": 100, "temperature": 0, "messages": [{ "role": "user", "content": text }] })
+    json!({ "model": "m", "max_tokens": 100, "temperature": 0,
+        "messages": [{ "role": "user", "content": text }] })
 }
 
 fn chat(text: &str) -> Value {
-    json!({ "model": "m", "options": { "temperature": 0 }, "messages": [{ "role": "user", "content": text }] })
+    json!({ "model": "m", "options": { "temperature": 0 },
+        "messages": [{ "role": "user", "content": text }] })
 }
 
 fn input(text: &str) -> Value {
@@ -324,7 +327,8 @@ fn a_response_is_given_whole_and_in_events() {
     assert_eq!((&last["output"][0]["content"], &last["status"]), (&content, &json!("completed")));
     assert_eq!(last["id"], events[0]["response"]["id"]);
     // Items say the same as a text.
-    let items = json!([{ "type": "message", "role": "user", "content": [{ "type": "input_text", "text": QUESTION }] }]);
+    let part = json!({ "type": "input_text", "text": QUESTION });
+    let items = json!([{ "type": "message", "role": "user", "content": [part] }]);
     let items = server.ask(RESPONSES, &with(body.clone(), json!({ "input": items })));
     assert_eq!(
         (&items["output"][0]["content"], &items["usage"]["input_tokens"]),
@@ -409,7 +413,8 @@ fn late_system_messages_are_taken_by_templates_that_want_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let template = folder.path().join("strict.jinja");
     let source = "{% for m in messages %}{% if m.role == 'system' and not loop.first %}\
-                  {{ raise_exception('the system comes first') }}{% endif %}<{{ m.role }}>{{ m.content }}\n{% endfor %}";
+                  {{ raise_exception('the system comes first') }}{% endif %}\
+                  <{{ m.role }}>{{ m.content }}\n{% endfor %}";
     std::fs::write(&template, source).expect("a file");
     let server = Server::demo(&["--template", template.to_str().expect("UTF-8")]);
     let prompt =
@@ -453,7 +458,8 @@ fn tools_are_called_in_each_dialect() {
     let (name, parameters) = ("set_light", schema());
     // OpenAI's chats.
     let tool = json!({ "type": "function", "function": { "name": name, "parameters": parameters } });
-    let body = json!({ "temperature": 0, "max_tokens": 100, "messages": [{ "role": "user", "content": QUESTION }],
+    let body = json!({ "temperature": 0, "seed": 1, "max_tokens": 100,
+        "messages": [{ "role": "user", "content": QUESTION }],
         "tools": [tool], "tool_choice": "required", "parallel_tool_calls": false });
     let choice = server.ask("/v1/chat/completions", &body)["choices"][0].clone();
     let call = &choice["message"]["tool_calls"][0];
@@ -484,7 +490,8 @@ fn tools_are_called_in_each_dialect() {
     let tool = json!({ "name": name, "input_schema": parameters });
     let body = with(
         message(QUESTION),
-        json!({ "tools": [tool], "tool_choice": { "type": "any", "disable_parallel_tool_use": true } }),
+        json!({ "seed": 1, "tools": [tool],
+            "tool_choice": { "type": "any", "disable_parallel_tool_use": true } }),
     );
     let answer = server.ask(MESSAGES, &body);
     let block = &answer["content"][0];
@@ -515,7 +522,8 @@ fn tools_are_called_in_each_dialect() {
     let choice = json!({ "type": "function", "name": name });
     let body = with(
         input(QUESTION),
-        json!({ "tools": [tool, { "type": "web_search" }], "tool_choice": choice, "parallel_tool_calls": false }),
+        json!({ "tools": [tool, { "type": "web_search" }], "tool_choice": choice,
+            "parallel_tool_calls": false }),
     );
     let response = server.ask(RESPONSES, &body);
     let item = &response["output"][0];
@@ -538,10 +546,12 @@ fn tools_are_called_in_each_dialect() {
         .ask(RESPONSES, &with(body, json!({ "input": said, "tool_choice": "auto", "max_output_tokens": 5 })));
     // Ollama's, where calls are the model's choice: those of before and their results are read.
     let call = json!({ "function": { "name": name, "arguments": arguments } });
-    let said = json!([{ "role": "user", "content": QUESTION }, { "role": "assistant", "content": "", "tool_calls": [call] },
+    let said = json!([{ "role": "user", "content": QUESTION },
+        { "role": "assistant", "content": "", "tool_calls": [call] },
         { "role": "tool", "tool_name": name, "content": "done" }]);
     let tool = json!({ "type": "function", "function": { "name": name, "parameters": parameters } });
-    let body = json!({ "model": "m", "messages": said, "tools": [tool], "options": { "num_predict": 5 }, "stream": false });
+    let body = json!({ "model": "m", "messages": said, "tools": [tool], "options": { "num_predict": 5 },
+        "stream": false });
     assert_eq!(server.ask("/api/chat", &body)["done"], true);
 }
 
@@ -550,7 +560,8 @@ fn answers_are_held_to_a_schema_in_each_dialect() {
     let server = Server::demo(&[]);
     let messages = json!([{ "role": "user", "content": QUESTION }]);
     let chat = json!({ "temperature": 0, "messages": messages,
-        "response_format": { "type": "json_schema", "json_schema": { "name": "light", "schema": schema() } } });
+        "response_format": { "type": "json_schema",
+            "json_schema": { "name": "light", "schema": schema() } } });
     let openai = server.ask("/v1/chat/completions", &chat)["choices"][0]["message"]["content"].clone();
     assert!(is_on(&read(&openai)), "{openai}");
     let format = json!({ "type": "json_schema", "name": "light", "schema": schema() });
