@@ -46,7 +46,7 @@ pub use facts::{Facts, Template};
 pub use local::Local;
 use metrics::Metrics;
 use models::Registry;
-pub use models::{Described, Listed, Models};
+pub use models::{Described, Listed, Models, NotOpened};
 pub use worker::Opened;
 
 /// Runs a chat template's source over a conversation, where it can do no harm.

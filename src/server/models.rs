@@ -34,10 +34,18 @@ pub trait Models: Send + Sync {
     ///
     /// # Errors
     /// Why it cannot be loaded.
-    fn open(&self, name: &str, taken: u64, run: &mut dyn FnMut(Opened<'_>)) -> Result<(), String>;
+    fn open(&self, name: &str, taken: u64, run: &mut dyn FnMut(Opened<'_>)) -> Result<(), NotOpened>;
 
     /// Something that its user should know.
     fn warn(&self, what: &str);
+}
+
+/// Why a model is not opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotOpened {
+    pub why: String,
+    /// It may be opened where others take less.
+    pub for_memory: bool,
 }
 
 /// A model that may be asked for.
@@ -176,25 +184,37 @@ impl Registry {
             return Err(ApiError::new(ErrorKind::ShuttingDown, "the server is being shut down"));
         }
         let bytes = self.models.bytes(&name);
-        let taken = self.make_room(bytes).await;
-        self.load(name, bytes, taken).await
+        self.make_room(bytes).await;
+        loop {
+            let taken = self.taken();
+            let NotOpened { why, for_memory } = match self.load(&name, bytes, taken).await {
+                Ok(worker) => return Ok(worker),
+                Err(error) => error,
+            };
+            match self.oldest_idle().filter(|_| for_memory) {
+                Some(idle) => self.unload(&idle).await,
+                None => return Err(ApiError::internal(format!("model {name} cannot be loaded: {why}"))),
+            }
+        }
     }
 
-    /// Unloads models until there is room, those that have nothing to do and were used longest ago first; the
-    /// bytes that are taken then.
-    async fn make_room(&self, bytes: u64) -> u64 {
-        loop {
-            let (taken, oldest) = {
-                let all = self.loaded();
-                let taken: u64 = all.values().map(|loaded| loaded.bytes).sum();
-                let idle = all.iter().filter(|(_, loaded)| loaded.worker.taken() == 0);
-                let oldest = idle.min_by_key(|(_, loaded)| loaded.used).map(|(name, _)| name.clone());
-                (taken, oldest)
-            };
-            match oldest.filter(|_| taken.saturating_add(bytes) > self.models.budget()) {
-                Some(name) => self.unload(&name).await,
-                None => return taken,
-            }
+    /// Bytes that the loaded ones take.
+    fn taken(&self) -> u64 {
+        self.loaded().values().map(|loaded| loaded.bytes).sum()
+    }
+
+    /// The one that has nothing to do and was used longest ago.
+    fn oldest_idle(&self) -> Option<String> {
+        let all = self.loaded();
+        let idle = all.iter().filter(|(_, loaded)| loaded.worker.taken() == 0);
+        idle.min_by_key(|(_, loaded)| loaded.used).map(|(name, _)| name.clone())
+    }
+
+    /// Unloads models until there is room, those that have nothing to do and were used longest ago first.
+    async fn make_room(&self, bytes: u64) {
+        while self.taken().saturating_add(bytes) > self.models.budget() {
+            let Some(idle) = self.oldest_idle() else { return };
+            self.unload(&idle).await;
         }
     }
 
@@ -207,9 +227,9 @@ impl Registry {
     }
 
     /// Loads a model on a thread of its own.
-    async fn load(&self, name: String, bytes: u64, taken: u64) -> Result<Worker, ApiError> {
+    async fn load(&self, name: &str, bytes: u64, taken: u64) -> Result<Worker, NotOpened> {
         let (ready, loaded) = oneshot::channel();
-        let (models, queue, of) = (Arc::clone(&self.models), self.queue, name.clone());
+        let (models, queue, of) = (Arc::clone(&self.models), self.queue, name.to_owned());
         let serve = move || {
             let mut ready = Some(ready);
             let opened = models.open(&of, taken, &mut |opened| {
@@ -224,11 +244,11 @@ impl Registry {
             }
         };
         let thread = thread::Builder::new().name("engine".to_owned()).spawn(serve);
-        let thread = thread.map_err(|error| ApiError::internal(format!("no thread: {error}")))?;
-        let failed = |error: String| ApiError::internal(format!("model {name} cannot be loaded: {error}"));
-        let worker = loaded.await.map_err(|_| failed("its thread has ended".to_owned()))?.map_err(failed)?;
+        let failed = |why: String| NotOpened { why, for_memory: false };
+        let thread = thread.map_err(|error| failed(format!("no thread: {error}")))?;
+        let worker = loaded.await.map_err(|_| failed("its thread has ended".to_owned()))??;
         let entry = Loaded { worker: worker.clone(), thread, bytes, used: Instant::now() };
-        self.loaded().insert(name, entry);
+        self.loaded().insert(name.to_owned(), entry);
         Ok(worker)
     }
 

@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use wayinfer::engine::{Engine, EngineOptions, SamplerConfig, SchedulerLimits};
 use wayinfer::gguf::{Gguf, Source, StaticBytes};
 use wayinfer::model::{KvType, Model};
-use wayinfer::server::{Access, Config, Described, Facts, Listed, Local, Models, Opened, Template};
+use wayinfer::server::{Access, Config, Described, Facts, Listed, Local, Models, NotOpened, Opened, Template};
 use wayinfer::store::Guesses;
 use wayinfer::text::{ChatTemplate, Tokenizer};
 
@@ -73,6 +73,10 @@ struct Tiny;
 
 const FILE: &[u8] = include_bytes!("../../../fixtures/dense-q8_0.gguf");
 
+fn not_opened(error: &dyn std::fmt::Display) -> NotOpened {
+    NotOpened { why: error.to_string(), for_memory: false }
+}
+
 impl Models for Tiny {
     fn list(&self) -> Vec<Listed> {
         vec![Listed { name: "tiny".to_owned(), file_bytes: 0, created: 0 }]
@@ -90,15 +94,15 @@ impl Models for Tiny {
         u64::MAX
     }
 
-    fn open(&self, name: &str, _: u64, run: &mut dyn FnMut(Opened<'_>)) -> Result<(), String> {
+    fn open(&self, name: &str, _: u64, run: &mut dyn FnMut(Opened<'_>)) -> Result<(), NotOpened> {
         let bytes: &'static [u8] = Vec::leak(FILE.to_vec());
-        let gguf = Gguf::open(Source::Memory { name: "tiny", bytes: StaticBytes(bytes) }).map_err(|e| e.to_string())?;
-        let model = Model::load(&gguf).map_err(|error| error.to_string())?;
-        let tokenizer = Tokenizer::from_metadata(gguf.metadata(), None).map_err(|error| error.to_string())?;
+        let gguf = Gguf::open(Source::Memory { name: "tiny", bytes: StaticBytes(bytes) }).map_err(|error| not_opened(&error))?;
+        let model = Model::load(&gguf).map_err(|error| not_opened(&error))?;
+        let tokenizer = Tokenizer::from_metadata(gguf.metadata(), None).map_err(|error| not_opened(&error))?;
         let (batch, kv) = (16, KvType::F16);
         let options =
             EngineOptions { context: CONTEXT, batch, kv, threads: 1, isa: None, drafts: 0, guesses: Guesses::Off };
-        let engine = Engine::new(&model, &options).map_err(|error| error.to_string())?;
+        let engine = Engine::new(&model, &options).map_err(|error| not_opened(&error))?;
         let spec = model.spec();
         let facts = Facts {
             name: name.to_owned(),

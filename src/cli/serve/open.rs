@@ -14,7 +14,7 @@ use crate::cli::prefix_cache;
 use crate::cli::{CliError, model_arg, placement, safe_text};
 use crate::engine::{EngineOptions, SchedulerLimits};
 use crate::gguf::{self, Gguf};
-use crate::server::{self, Described, Facts, Listed, Models, Opened};
+use crate::server::{self, Described, Facts, Listed, Models, NotOpened, Opened};
 use crate::store::available_memory_bytes;
 use crate::text::Tokenizer;
 
@@ -61,7 +61,7 @@ impl Shelf {
         found.ok_or_else(|| CliError::new(format!("there is no model {name:?}")))
     }
 
-    fn open(&self, name: &str, taken: u64, run: &mut dyn FnMut(Opened<'_>)) -> Result<(), CliError> {
+    fn open(&self, name: &str, taken: u64, run: &mut dyn FnMut(Opened<'_>)) -> Result<(), Failed> {
         let args = &self.args;
         let entry = self.entry(name)?;
         let mut loaded = engine_args::load(model_arg::source(&entry.path))?;
@@ -73,7 +73,8 @@ impl Shelf {
         let sequence = options.sequence_bytes(loaded.model.spec());
         let ram = if taken > 0 { Some(self.budget.saturating_sub(taken)) } else { args.engine.ram };
         let others = sequence.saturating_mul(parallel as u64 - 1);
-        placement::settle_beside(&mut loaded, ram, std::slice::from_ref(&options), parallel, others)?;
+        placement::settle_beside(&mut loaded, ram, std::slice::from_ref(&options), parallel, others)
+            .map_err(|error| Failed { error, for_memory: taken > 0 })?;
         let facts = facts(args, entry, &loaded, tokenizer, &options)?;
         let plan = loaded.model.store().plan().filter(|plan| !plan.is_mapped());
         if let Some(plan) = plan {
@@ -118,6 +119,18 @@ fn described(args: &Args, gguf: &Gguf) -> Result<Described, CliError> {
         template: Template::named_or_own(args.template.as_deref(), gguf)?.map(|template| template.source),
         metadata: metadata.iter().filter_map(plain).collect(),
     })
+}
+
+/// Why a model is not opened, and whether less of others would help.
+struct Failed {
+    error: CliError,
+    for_memory: bool,
+}
+
+impl<E: Into<CliError>> From<E> for Failed {
+    fn from(error: E) -> Failed {
+        Failed { error: error.into(), for_memory: false }
+    }
 }
 
 /// The model that is served alone.
@@ -201,8 +214,9 @@ impl Models for Shelf {
         self.budget
     }
 
-    fn open(&self, name: &str, taken: u64, run: &mut dyn FnMut(Opened<'_>)) -> Result<(), String> {
-        Shelf::open(self, name, taken, run).map_err(|error| error.message())
+    fn open(&self, name: &str, taken: u64, run: &mut dyn FnMut(Opened<'_>)) -> Result<(), NotOpened> {
+        let opened = Shelf::open(self, name, taken, run);
+        opened.map_err(|Failed { error, for_memory }| NotOpened { why: error.message(), for_memory })
     }
 
     fn warn(&self, what: &str) {
