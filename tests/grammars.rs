@@ -28,7 +28,9 @@ fn is_short(value: &Value, most: usize) -> bool {
 }
 
 fn is_from(value: &Value, least: i64, most: i64) -> bool {
-    value.as_i64().is_some_and(|number| (least..=most).contains(&number))
+    // -0 is read as a fraction, and is an integer.
+    let number = value.as_i64().or((value.as_f64() == Some(0.0)).then_some(0));
+    number.is_some_and(|number| (least..=most).contains(&number))
 }
 
 fn all(value: &Value, lengths: std::ops::RangeInclusive<usize>, fits: impl Fn(&Value) -> bool) -> bool {
@@ -100,7 +102,7 @@ fn cases() -> Vec<Case> {
             json!({ "allOf": [
                 { "type": "object", "properties": { "a": { "type": "integer", "minimum": 3 } }, "required": ["a"] },
                 { "type": "object", "properties": { "a": { "maximum": 30 }, "b": { "const": "x" } } } ],
-                "unevaluatedProperties": false, "additionalProperties": false,
+                "additionalProperties": false,
                 "properties": { "a": true, "b": true } }),
             |v| is_from(&v["a"], 3, 30) && (v["b"].is_null() || v["b"] == "x") && keys(v).len() <= 2,
         ),
