@@ -312,6 +312,37 @@ fn bodies_that_are_no_requests() {
 }
 
 #[test]
+fn errors_are_those_of_the_dialect() {
+    let server = Server::demo(&["--api-key", "k"]);
+    for (path, key, status, ty) in [
+        ("/v1/chat/completions", "k", 400, Some("invalid_request_error")),
+        ("/v1/responses", "k", 400, Some("invalid_request_error")),
+        ("/v1/messages", "k", 400, Some("invalid_request_error")),
+        ("/v1/messages/count_tokens", "k", 400, Some("invalid_request_error")),
+        ("/v1/messages/nothing", "k", 404, Some("not_found_error")),
+        ("/v1/messages", "", 401, Some("authentication_error")),
+        ("/v1/responses", "", 401, Some("authentication_error")),
+        ("/api/chat", "k", 400, None),
+        ("/api/generate", "k", 400, None),
+        ("/api/show", "k", 400, None),
+        ("/api/nothing", "k", 404, None),
+        ("/api/chat", "", 401, None),
+    ] {
+        let headers = format!("X-Api-Key: {key}\r\n");
+        for body in [&b"{"[..], b"[5]", b"{\"messages\":5,\"input\":5,\"prompt\":5,\"model\":5}"] {
+            let reply = server.request("POST", path, &headers, body);
+            let error = reply.json()["error"].clone();
+            assert_eq!(reply.status, status, "{path}: {error}");
+            assert_eq!(error["type"].as_str(), ty, "{path}: {error}");
+            let message = error.as_str().or(error["message"].as_str());
+            assert!(message.is_some_and(|message| !message.is_empty()), "{path}: {error}");
+            let of_anthropic = path.starts_with("/v1/messages");
+            assert_eq!(reply.json()["type"] == "error", of_anthropic, "{path}: {}", reply.text());
+        }
+    }
+}
+
+#[test]
 fn bodies_that_are_too_large() {
     let server = Server::demo(&[]);
     // What it says of itself is enough.

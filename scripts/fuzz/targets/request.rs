@@ -2,13 +2,6 @@
 //! the server's own.
 #![no_main]
 
-#[path = "../../../tests/common/gguf.rs"]
-#[allow(dead_code)] // a part of it is used
-mod gguf;
-#[path = "../../../tests/common/tiny.rs"]
-#[allow(dead_code)]
-mod tiny;
-
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -36,8 +29,12 @@ const PATHS: [&str; 11] = [
     "/api/show",
 ];
 
-const CONTEXT: usize = 64;
-const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:";
+const CONTEXT: usize = 256;
+/// Calls of tools are those of Hermes.
+const TEMPLATE: &str = "{% for t in tools or [] %}<tools>{{ t | tojson }}</tools>\n{% endfor %}\
+    {% for m in messages %}{{ m.role }}: {{ m.content }}\
+    {% for c in m.tool_calls or [] %}<tool_call>\n{{ c.function | tojson }}\n</tool_call>{% endfor %}\n\
+    {% endfor %}assistant:";
 
 fuzz_target!(|data: &[u8]| {
     let Some((&path, body)) = data.split_first() else { return };
@@ -71,8 +68,10 @@ fn server() -> &'static Local {
     })
 }
 
-/// One model, in memory.
+/// One model, in memory, whose vocabulary has every byte.
 struct Tiny;
+
+const FILE: &[u8] = include_bytes!("../../../fixtures/dense-q8_0.gguf");
 
 impl Models for Tiny {
     fn list(&self) -> Vec<Listed> {
@@ -92,7 +91,7 @@ impl Models for Tiny {
     }
 
     fn open(&self, name: &str, _: u64, run: &mut dyn FnMut(Opened<'_>)) -> Result<(), String> {
-        let bytes: &'static [u8] = Vec::leak(tiny::tiny_bpe().build());
+        let bytes: &'static [u8] = Vec::leak(FILE.to_vec());
         let gguf = Gguf::open(Source::Memory { name: "tiny", bytes: StaticBytes(bytes) }).map_err(|e| e.to_string())?;
         let model = Model::load(&gguf).map_err(|error| error.to_string())?;
         let tokenizer = Tokenizer::from_metadata(gguf.metadata(), None).map_err(|error| error.to_string())?;
@@ -103,7 +102,8 @@ impl Models for Tiny {
         let spec = model.spec();
         let facts = Facts {
             name: name.to_owned(),
-            template: Some(Template { source: TEMPLATE.to_owned(), stops: Vec::new() }),
+            template: Some(Template::new(TEMPLATE.to_owned(), Vec::new())),
+            grammars: OnceLock::new(),
             context: CONTEXT,
             trained_context: spec.context,
             vocab: spec.vocab,
