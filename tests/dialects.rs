@@ -1,4 +1,5 @@
-//! The server's other dialects from outside: Anthropic's messages, Ollama's chats and texts, OpenAI's responses.
+//! The server's other dialects from outside: Anthropic's messages, Ollama's chats and texts, OpenAI's
+//! responses.
 
 mod common;
 
@@ -64,11 +65,13 @@ fn types(events: &[Value]) -> Vec<&str> {
 }
 
 fn message(text: &str) -> Value {
-    json!({ "model": "m", "max_tokens": 100, "temperature": 0, "messages": [{ "role": "user", "content": text }] })
+    json!({ "model": "m", "max_tokens": 100, "temperature": 0,
+        "messages": [{ "role": "user", "content": text }] })
 }
 
 fn chat(text: &str) -> Value {
-    json!({ "model": "m", "options": { "temperature": 0 }, "messages": [{ "role": "user", "content": text }] })
+    json!({ "model": "m", "options": { "temperature": 0 },
+        "messages": [{ "role": "user", "content": text }] })
 }
 
 fn input(text: &str) -> Value {
@@ -324,7 +327,8 @@ fn a_response_is_given_whole_and_in_events() {
     assert_eq!((&last["output"][0]["content"], &last["status"]), (&content, &json!("completed")));
     assert_eq!(last["id"], events[0]["response"]["id"]);
     // Items say the same as a text.
-    let items = json!([{ "type": "message", "role": "user", "content": [{ "type": "input_text", "text": QUESTION }] }]);
+    let part = json!({ "type": "input_text", "text": QUESTION });
+    let items = json!([{ "type": "message", "role": "user", "content": [part] }]);
     let items = server.ask(RESPONSES, &with(body.clone(), json!({ "input": items })));
     assert_eq!(
         (&items["output"][0]["content"], &items["usage"]["input_tokens"]),
@@ -409,7 +413,8 @@ fn late_system_messages_are_taken_by_templates_that_want_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let template = folder.path().join("strict.jinja");
     let source = "{% for m in messages %}{% if m.role == 'system' and not loop.first %}\
-                  {{ raise_exception('the system comes first') }}{% endif %}<{{ m.role }}>{{ m.content }}\n{% endfor %}";
+                  {{ raise_exception('the system comes first') }}{% endif %}\
+                  <{{ m.role }}>{{ m.content }}\n{% endfor %}";
     std::fs::write(&template, source).expect("a file");
     let server = Server::demo(&["--template", template.to_str().expect("UTF-8")]);
     let prompt =
@@ -425,9 +430,152 @@ fn late_system_messages_are_taken_by_templates_that_want_one() {
     };
     assert!(counted(json!([said("system", "c"), said("user", "b")])) > counted(json!([said("user", "b")])));
     // A template that takes several is given them where they are.
+    let source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}";
+    std::fs::write(&template, source).expect("a file");
+    let server = Server::demo(&["--template", template.to_str().expect("UTF-8")]);
+    let prompt =
+        server.ask("/apply-template", &json!({ "messages": [said("user", "b"), said("system", "c")] }));
+    assert_eq!(prompt["prompt"], "<user>b\n<system>c\n");
+}
+
+/// The only object that the schema allows but for its value.
+fn is_on(value: &Value) -> bool {
+    value.as_object().is_some_and(|fields| fields.len() == 1) && value["on"].is_boolean()
+}
+
+fn schema() -> Value {
+    let on = json!({ "on": { "type": "boolean" } });
+    json!({ "type": "object", "properties": on, "required": ["on"], "additionalProperties": false })
+}
+
+fn read(text: &Value) -> Value {
+    serde_json::from_str(text.as_str().expect("a text")).expect("JSON")
+}
+
+#[test]
+fn tools_are_called_in_each_dialect() {
     let server = Server::demo(&[]);
-    let prompt = server
-        .ask("/apply-template", &json!({ "messages": [said("user", "first"), said("system", "second")] }));
-    let prompt = prompt["prompt"].as_str().expect("a text");
-    assert!(prompt.find("first") < prompt.find("second"), "{prompt}");
+    let (name, parameters) = ("set_light", schema());
+    // OpenAI's chats.
+    let tool = json!({ "type": "function", "function": { "name": name, "parameters": parameters } });
+    let body = json!({ "temperature": 0, "seed": 1, "max_tokens": 100,
+        "messages": [{ "role": "user", "content": QUESTION }],
+        "tools": [tool], "tool_choice": "required", "parallel_tool_calls": false });
+    let choice = server.ask("/v1/chat/completions", &body)["choices"][0].clone();
+    let call = &choice["message"]["tool_calls"][0];
+    let arguments = read(&call["function"]["arguments"]);
+    assert!(call["type"] == "function" && call["function"]["name"] == name && is_on(&arguments), "{choice}");
+    assert_eq!(
+        (&choice["finish_reason"], &choice["message"]["content"]),
+        (&json!("tool_calls"), &Value::Null)
+    );
+    let pieces = server.pieces("/v1/chat/completions", &body);
+    let calls: Vec<&Value> =
+        pieces.iter().filter_map(|piece| piece.pointer("/choices/0/delta/tool_calls/0")).collect();
+    assert_eq!(
+        (&calls[0]["index"], &calls[0]["id"], &calls[0]["function"]["name"]),
+        (&json!(0), &call["id"], &json!(name))
+    );
+    let parts = calls.iter().filter_map(|call| call["function"]["arguments"].as_str());
+    assert_eq!(read(&parts.collect::<String>().into()), arguments);
+    assert!(calls[1..].iter().all(|call| call.get("id").is_none() && call["function"].get("name").is_none()));
+    assert!(pieces.iter().any(|piece| piece["choices"][0]["finish_reason"] == "tool_calls"));
+    let said = json!([{ "role": "user", "content": QUESTION }, choice["message"],
+        { "role": "tool", "tool_call_id": call["id"], "content": "done" }]);
+    server.ask(
+        "/v1/chat/completions",
+        &with(body, json!({ "messages": said, "tool_choice": "auto", "max_tokens": 5 })),
+    );
+    // Anthropic's.
+    let tool = json!({ "name": name, "input_schema": parameters });
+    let body = with(
+        message(QUESTION),
+        json!({ "seed": 1, "tools": [tool],
+            "tool_choice": { "type": "any", "disable_parallel_tool_use": true } }),
+    );
+    let answer = server.ask(MESSAGES, &body);
+    let block = &answer["content"][0];
+    assert_eq!(
+        (&block["type"], &block["name"], &block["input"]),
+        (&json!("tool_use"), &json!(name), &arguments)
+    );
+    assert_eq!(
+        (&answer["stop_reason"], answer["content"].as_array().map(Vec::len)),
+        (&json!("tool_use"), Some(1))
+    );
+    let events_ = events(&server, MESSAGES, &body);
+    let begun = events_.iter().find(|event| event["type"] == "content_block_start").expect("a block");
+    assert_eq!(
+        begun["content_block"],
+        json!({ "type": "tool_use", "id": block["id"], "name": name, "input": {} })
+    );
+    assert_eq!(read(&joined(&events_, "content_block_delta", "/delta/partial_json").into()), arguments);
+    let result = json!({ "type": "tool_result", "tool_use_id": block["id"], "content": "done" });
+    let said = json!([{ "role": "user", "content": QUESTION }, { "role": "assistant", "content": [block] },
+        { "role": "user", "content": [result] }]);
+    server.ask(
+        MESSAGES,
+        &with(body, json!({ "messages": said, "tool_choice": { "type": "none" }, "max_tokens": 5 })),
+    );
+    // OpenAI's responses.
+    let tool = json!({ "type": "function", "name": name, "parameters": parameters });
+    let choice = json!({ "type": "function", "name": name });
+    let body = with(
+        input(QUESTION),
+        json!({ "tools": [tool, { "type": "web_search" }], "tool_choice": choice,
+            "parallel_tool_calls": false }),
+    );
+    let response = server.ask(RESPONSES, &body);
+    let item = &response["output"][0];
+    assert_eq!(
+        (&item["type"], &item["name"], &item["status"]),
+        (&json!("function_call"), &json!(name), &json!("completed"))
+    );
+    assert_eq!(read(&item["arguments"]), arguments);
+    assert_eq!(response["status"], "completed");
+    let events = events(&server, RESPONSES, &body);
+    let done = events
+        .iter()
+        .find(|event| event["type"] == "response.function_call_arguments.done")
+        .expect("an event");
+    assert_eq!(read(&done["arguments"]), arguments);
+    assert_eq!(joined(&events, "response.function_call_arguments.delta", "/delta"), done["arguments"]);
+    let said = json!([{ "role": "user", "content": QUESTION }, item,
+        { "type": "function_call_output", "call_id": item["call_id"], "output": "done" }]);
+    server
+        .ask(RESPONSES, &with(body, json!({ "input": said, "tool_choice": "auto", "max_output_tokens": 5 })));
+    // Ollama's, where calls are the model's choice: those of before and their results are read.
+    let call = json!({ "function": { "name": name, "arguments": arguments } });
+    let said = json!([{ "role": "user", "content": QUESTION },
+        { "role": "assistant", "content": "", "tool_calls": [call] },
+        { "role": "tool", "tool_name": name, "content": "done" }]);
+    let tool = json!({ "type": "function", "function": { "name": name, "parameters": parameters } });
+    let body = json!({ "model": "m", "messages": said, "tools": [tool], "options": { "num_predict": 5 },
+        "stream": false });
+    assert_eq!(server.ask("/api/chat", &body)["done"], true);
+}
+
+#[test]
+fn answers_are_held_to_a_schema_in_each_dialect() {
+    let server = Server::demo(&[]);
+    let messages = json!([{ "role": "user", "content": QUESTION }]);
+    let chat = json!({ "temperature": 0, "messages": messages,
+        "response_format": { "type": "json_schema",
+            "json_schema": { "name": "light", "schema": schema() } } });
+    let openai = server.ask("/v1/chat/completions", &chat)["choices"][0]["message"]["content"].clone();
+    assert!(is_on(&read(&openai)), "{openai}");
+    let format = json!({ "type": "json_schema", "name": "light", "schema": schema() });
+    let anthropic =
+        server.ask(MESSAGES, &with(message(QUESTION), json!({ "output_config": { "format": format } })));
+    assert_eq!(anthropic["content"], json!([{ "type": "text", "text": openai }]));
+    let responses = server.ask(RESPONSES, &with(input(QUESTION), json!({ "text": { "format": format } })));
+    assert_eq!(responses["output"][0]["content"][0]["text"], openai);
+    let body = with(self::chat(QUESTION), json!({ "format": schema(), "stream": false }));
+    assert_eq!(server.ask("/api/chat", &body)["message"]["content"], openai);
+    let body =
+        json!({ "prompt": QUESTION, "format": schema(), "stream": false, "options": { "temperature": 0 } });
+    assert_eq!(server.ask("/api/generate", &body)["response"], openai);
+    let wrong = server
+        .post("/api/chat", &with(body, json!({ "messages": messages, "format": { "type": "nothing" } })));
+    assert_eq!((wrong.status, wrong.json()["error"].is_string()), (400, true));
 }

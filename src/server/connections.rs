@@ -18,7 +18,7 @@ use super::Server;
 /// Connections at a time.
 const MOST: usize = 1024;
 /// What a client has for the head of a request.
-const HEAD_TIME: Duration = Duration::from_secs(15);
+const HEAD_TIME: Duration = Duration::from_secs(30);
 /// Bytes of the head of a request.
 const HEAD_BYTES: usize = 64 << 10;
 
@@ -26,12 +26,16 @@ const HEAD_BYTES: usize = 64 << 10;
 pub async fn serve(server: Arc<Server>, listening: impl FnOnce(SocketAddr)) -> std::io::Result<()> {
     let address = server.config.address;
     let listener = TcpListener::bind(address).await;
-    let listener = listener
-        .map_err(|error| std::io::Error::new(error.kind(), format!("{address} cannot be listened at: {error}")))?;
+    let listener = listener.map_err(|error| {
+        std::io::Error::new(error.kind(), format!("{address} cannot be listened at: {error}"))
+    })?;
     let mut ended = std::pin::pin!(end()?);
     // What is wrong with the only model is told at once.
     if server.config.any_name {
-        let loaded = server.registry.get("").await;
+        let loaded = tokio::select! {
+            loaded = server.registry.get("") => loaded,
+            () = &mut ended => return Ok(()),
+        };
         loaded.map_err(|error| std::io::Error::other(error.message))?;
     }
     listening(listener.local_addr()?);
@@ -41,9 +45,12 @@ pub async fn serve(server: Arc<Server>, listening: impl FnOnce(SocketAddr)) -> s
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD_BYTES);
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
-        let taken = tokio::select! {
-            taken = listener.accept() => taken,
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, taken) = tokio::select! {
+            next = next => next,
             () = &mut ended => break,
         };
         let Some(stream) = accepted(taken).await else { continue };

@@ -85,8 +85,8 @@ pub fn tool_choice(choice: Option<&Value>) -> Result<ToolChoice, ApiError> {
     }
 }
 
-/// What a field of this name says of an answer's format: of type `text`, `json_object` or `json_schema`, whose
-/// schema may be nested. `{}` stands for any object.
+/// What a field of this name says of an answer's format: of type `text`, `json_object` or `json_schema`,
+/// whose schema may be nested. `{}` stands for any object.
 ///
 /// # Errors
 /// Another type; no schema where there has to be one.

@@ -124,8 +124,8 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The ids of a rendered chat: the template's special tokens are parsed, what people said is text; special
-    /// tokens are added, with one BOS where both the template and the metadata put one.
+    /// The ids of a rendered chat: the template's special tokens are parsed, what people said is text;
+    /// special tokens are added, with one BOS where both the template and the metadata put one.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
@@ -179,8 +179,8 @@ impl Tokenizer {
         parts
     }
 
-    /// Encodes text and the special tokens in it that are looked for. `after_special`: one comes before it, or
-    /// nothing.
+    /// Encodes text and the special tokens in it that are looked for. `after_special`: one comes before it,
+    /// or nothing.
     fn encode_fragments(
         &self,
         text: &str,

@@ -194,7 +194,10 @@ mod tests {
                 { "type": "text", "text": "well?" },
             ] },
         ]);
-        let call = |id: &str, name: &str, arguments: &str| json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments } });
+        let call = |id: &str, name: &str, arguments: &str| {
+            let function = json!({ "name": name, "arguments": arguments });
+            json!({ "id": id, "type": "function", "function": function })
+        };
         let calls = [call("t1", "f", "{\"b\":1,\"a\":[2]}"), call("t2", "g", "{}")];
         let expected = json!([
             { "role": "user", "content": "weather?" },
@@ -209,7 +212,10 @@ mod tests {
 
     #[test]
     fn documents_are_read_where_they_are_text() {
-        let document = |source: Value| json!([{ "role": "user", "content": [{ "type": "document", "source": source }] }]);
+        let document = |source: Value| {
+            let block = json!({ "type": "document", "source": source });
+            json!([{ "role": "user", "content": [block] }])
+        };
         let text = json!({ "type": "text", "media_type": "text/plain", "data": "a" });
         assert_eq!(made(Value::Null, document(text)).unwrap()[0]["content"], "a");
         let error = made(Value::Null, document(json!({ "type": "base64" }))).unwrap_err();
@@ -219,7 +225,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let user = |block: Value| json!([{ "role": "user", "content": [block] }]);
-        let said = |block: Value| json!([{ "role": "assistant", "content": [block] }, { "role": "user", "content": "a" }]);
+        let last = json!({ "role": "user", "content": "a" });
+        let said = |block: Value| json!([{ "role": "assistant", "content": [block] }, last]);
         for (all, field) in [
             (json!([{ "role": "tool", "content": "a" }]), "messages[0].role"),
             (json!([{ "role": "assistant", "content": "a" }]), "messages"),

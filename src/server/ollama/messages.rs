@@ -115,7 +115,10 @@ mod tests {
             { "role": "assistant", "tool_calls": [{ "id": "own", "function": { "name": "f" } }] },
             { "role": "tool", "tool_call_id": "own", "content": "3" },
         ]);
-        let call = |id: &str, name: &str, arguments: &str| json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments } });
+        let call = |id: &str, name: &str, arguments: &str| {
+            let function = json!({ "name": name, "arguments": arguments });
+            json!({ "id": id, "type": "function", "function": function })
+        };
         let first = [call("call_0", "f", "{\"a\":1}"), call("call_1", "g", "{\"a\":1}")];
         let expected = json!([
             { "role": "user", "content": "?" },
@@ -134,7 +137,8 @@ mod tests {
             (json!({ "role": "me" }), "messages[0].role"),
             (json!({ "role": "user", "content": "a", "images": ["x"] }), "messages[0].images"),
             (
-                json!({ "role": "assistant", "tool_calls": [{ "function": { "name": "f", "arguments": "{}" } }] }),
+                json!({ "role": "assistant",
+                    "tool_calls": [{ "function": { "name": "f", "arguments": "{}" } }] }),
                 "messages[0].tool_calls[0].function.arguments",
             ),
         ] {

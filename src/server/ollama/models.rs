@@ -67,6 +67,10 @@ fn capabilities(template: Option<&str>) -> Vec<&'static str> {
     let reads =
         |names: &[&str]| template.is_some_and(|source| names.iter().any(|name| source.contains(name)));
     let mut all = vec!["completion"];
+    // A template that knows no tools is told of them in words.
+    if template.is_some() {
+        all.push("tools");
+    }
     if reads(&["enable_thinking", "reasoning_content", "reasoning_effort", "<think>"]) {
         all.push("thinking");
     }
@@ -154,7 +158,7 @@ mod tests {
         let expected = json!({ "llama.context_length": 512, "llama.block_count": 4,
             "general.architecture": "llama", "general.parameter_count": 1_235_000_000u64 });
         assert_eq!(*info, expected);
-        assert_eq!(shown["capabilities"], json!(["completion"]));
+        assert_eq!(shown["capabilities"], json!(["completion", "tools"]));
         assert_eq!(shown["details"]["parameter_size"], "1.2B");
         let entry = entry(&listed, &described());
         assert_eq!(
@@ -168,7 +172,7 @@ mod tests {
     fn sizes_are_short() {
         let sizes = [7, 7_350, 7_350_528, 7_241_000_000].map(parameter_size);
         assert_eq!(sizes, ["7", "7.35K", "7.35M", "7.2B"]);
-        assert_eq!(capabilities(Some("{% if enable_thinking %}")), ["completion", "thinking"]);
+        assert_eq!(capabilities(Some("{% if enable_thinking %}")), ["completion", "tools", "thinking"]);
         assert_eq!(capabilities(None), ["completion"]);
         assert_eq!(tagged("a:b"), "a:b");
     }

@@ -6,7 +6,7 @@ use super::super::ask::Sampling;
 use super::super::error::ApiError;
 use super::super::openai::OneOrMany;
 
-/// See the module. What says how a model is run (`num_gpu`, `num_thread`, ..) is not for a request to say here.
+/// See the module. What says how a model is run (`num_gpu`, `num_thread`, ..) is not for a request to say.
 /// `num_ctx` is not looked at either: a prompt that does not fit the server's context is refused, never cut.
 #[derive(Debug, Default, Deserialize)]
 pub struct Options {

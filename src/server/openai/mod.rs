@@ -193,7 +193,10 @@ fn logprobs_value(tokens: &[TokenLogprobs]) -> Value {
 
 /// Each token with its log-probability and those of others.
 pub fn token_logprobs(tokens: &[TokenLogprobs]) -> Value {
-    let entry = |bytes: &[u8], logprob: f32| json!({ "token": String::from_utf8_lossy(bytes), "logprob": logprob, "bytes": bytes });
+    let entry = |bytes: &[u8], logprob: f32| {
+        let token = String::from_utf8_lossy(bytes);
+        json!({ "token": token, "logprob": logprob, "bytes": bytes })
+    };
     let content = tokens.iter().map(|token| {
         let mut value = entry(&token.bytes, token.logprob);
         value["top_logprobs"] = token.top.iter().map(|(bytes, logprob)| entry(bytes, *logprob)).collect();

@@ -1,11 +1,13 @@
-//! What people say cannot become a control token: in a rendered chat their texts are told from the template's.
+//! What people say cannot become a control token: in a rendered chat their texts are told from the
+//! template's.
 //!
-//! A control token's text that stands in a message is text. Once a template has put messages and its own marks
-//! together nobody can tell who wrote which, so the messages are disguised before: each character that some
-//! control token begins with becomes a noncharacter that stands for it (U+FDD1 to U+FDEF; those that were in
-//! the text are left out, as Unicode has it for characters that are never interchanged). The template may then
-//! cut, trim, join and escape the text as it likes: no control token begins in it. After rendering, control
-//! tokens are looked for in the disguised text, and what lies between them is encoded with the disguise off.
+//! A control token's text that stands in a message is text. Once a template has put messages and its own
+//! marks together nobody can tell who wrote which, so the messages are disguised before: each character
+//! that some control token begins with becomes a noncharacter that stands for it (U+FDD1 to U+FDEF; those
+//! that were in the text are left out, as Unicode has it for characters that are never interchanged). The
+//! template may then cut, trim, join and escape the text as it likes: no control token begins in it. After
+//! rendering, control tokens are looked for in the disguised text, and what lies between them is encoded
+//! with the disguise off.
 //!
 //! A token may also begin in the template's words and go on in a message, as where a template writes `<`, a
 //! name that it was given, and `>`. A text that could go on so gets U+FDD0 before it, which parts the two.
@@ -106,6 +108,8 @@ impl Rendered {
 pub struct Disguise {
     /// What control tokens begin with.
     opens: Vec<char>,
+    /// What they end with.
+    closes: Vec<char>,
     /// The control tokens without what they begin with, each with a NUL behind it.
     insides: String,
     /// User-defined tokens that mark parts of an answer.
@@ -124,25 +128,30 @@ enum By {
 }
 
 impl Disguise {
-    /// For a vocabulary with these control tokens, and these user-defined tokens that mark parts of an answer.
+    /// For a vocabulary with these control tokens, and these user-defined tokens that mark parts of an
+    /// answer.
     pub fn new<'a>(control: impl Iterator<Item = &'a str>, marks: impl Iterator<Item = &'a str>) -> Disguise {
         let marks: Vec<String> = marks.map(str::to_owned).collect();
         // Those of one character first: nothing else keeps these apart.
         let mut tokens: Vec<&str> = control.filter(|token| !token.is_empty()).collect();
         tokens.extend(marks.iter().map(String::as_str));
         tokens.sort_by_key(|token| token.chars().count().min(2));
-        let (mut opens, mut insides) = (Vec::new(), String::new());
+        let (mut opens, mut closes, mut insides) = (Vec::new(), Vec::new(), String::new());
         for token in &tokens {
             let open = token.chars().next().unwrap_or_default();
             if !opens.contains(&open) {
                 opens.push(open);
+            }
+            let close = token.chars().next_back().unwrap_or_default();
+            if !closes.contains(&close) {
+                closes.push(close);
             }
             if token.len() <= MAX_INSIDE {
                 insides.push_str(&token[open.len_utf8()..]);
                 insides.push('\0');
             }
         }
-        Disguise { opens, insides, marks }
+        Disguise { opens, closes, insides, marks }
     }
 
     /// The text in disguise.
@@ -200,6 +209,9 @@ impl Disguise {
         let mut start = String::with_capacity(MAX_INSIDE + 1);
         text.chars().take(MAX_INSIDE).any(|c| {
             start.push(c);
+            if !self.closes.contains(&c) {
+                return false;
+            }
             start.push('\0');
             let found = self.insides.contains(&start);
             start.pop();
@@ -276,8 +288,8 @@ impl super::ChatTemplate {
     }
 }
 
-/// An answer with its reasoning in a field of its own, where the marks around reasoning are control tokens and
-/// the template would look for them in the content: in disguise it does not find them there.
+/// An answer with its reasoning in a field of its own, where the marks around reasoning are control tokens
+/// and the template would look for them in the content: in disguise it does not find them there.
 fn reasoning_apart(message: &Map<String, Json>, tokenizer: &Tokenizer, source: &str) -> Map<String, Json> {
     let mut message = message.clone();
     let told = REASONING.iter().any(|name| message.get(*name).is_some_and(|value| !value.is_null()));

@@ -24,7 +24,8 @@ const END: &str = "<|end|>";
 const CONSTRAIN: &str = "<|constrain|>";
 /// What a prompt in Harmony ends with: a header follows.
 const HARMONY_TURN: &str = "<|start|>assistant";
-/// The channel of reasoning. What is for the user comes in `final`, and in `commentary` where it goes with calls.
+/// The channel of reasoning. What is for the user comes in `final`, and in `commentary` where it goes with
+/// calls.
 const ANALYSIS: &str = "analysis";
 /// What stands before a recipient in a header.
 const TO: &str = "to=";
@@ -77,7 +78,7 @@ pub fn is_mark(text: &str) -> bool {
 /// people say.
 pub fn is_reserved(text: &str) -> bool {
     let is_tag = text.len() > 2 && text.starts_with(['<', '[']) && text.ends_with(['>', ']']);
-    let mut marks = PAIRS.iter().flatten().copied().chain(tools::marks());
+    let mut marks = PAIRS.iter().flatten().copied().chain(tools::marks().iter().copied());
     is_tag && marks.any(|mark| mark.starts_with(text))
 }
 

@@ -10,8 +10,9 @@ use llguidance::{Matcher, ParserFactory, TokenParser};
 use super::{Constraint, Grammar, places, reason, trie};
 use crate::text::{TextError, Tokenizer};
 
-/// Stack of the thread that compiles: what recurses in a grammar of the size that is allowed has room.
-const STACK: usize = 256 << 20;
+/// Stack of the thread that compiles: 50,000 levels, the crate's bound of a schema, take some 3 KB each. What is
+/// not used of it takes no memory.
+const STACK: usize = 512 << 20;
 
 /// Makes constraints for answers in one vocabulary. Its trie is built once; clones share it.
 #[derive(Clone)]

@@ -3,8 +3,12 @@
 use llguidance::api::TopLevelGrammar;
 use serde_json::{Map, Value};
 
-/// Most parts of a schema that are tried.
+/// Most parts of a schema that are tried, and bytes of the largest schema whose parts are.
 const MAX_TRIES: usize = 64;
+const MAX_BYTES: usize = 32 << 10;
+
+/// Most characters of a place that are shown: its last ones.
+const MAX_SHOWN: usize = 160;
 
 /// Keywords whose value is a schema or a list of schemas, and those whose value maps names to schemas.
 const SCHEMAS: [&str; 9] = [
@@ -26,6 +30,9 @@ pub fn find(
     reason: &str,
     compiles: &mut dyn FnMut(TopLevelGrammar) -> Option<String>,
 ) -> Option<String> {
+    if super::size(schema, super::MAX_DEPTH).is_none_or(|size| size > MAX_BYTES) {
+        return None;
+    }
     let (mut place, mut part, mut tries) = (String::new(), schema, 0);
     'down: loop {
         for (pointer, child) in children(part) {
@@ -43,7 +50,14 @@ pub fn find(
         }
         break;
     }
-    (!place.is_empty()).then(|| format!("#{place}"))
+    (!place.is_empty()).then(|| shown(&place))
+}
+
+fn shown(place: &str) -> String {
+    match place.char_indices().rev().nth(MAX_SHOWN) {
+        Some((at, _)) => format!("..{}", &place[at..]),
+        None => format!("#{place}"),
+    }
 }
 
 /// The JSON pointer of a part of a schema, not the whole, that has an `$id`.
@@ -51,7 +65,7 @@ pub fn with_id(schema: &Value) -> Option<String> {
     let mut parts = children(schema);
     while let Some((place, part)) = parts.pop() {
         if part.get("$id").is_some_and(Value::is_string) {
-            return Some(format!("#{place}"));
+            return Some(shown(&place));
         }
         parts.extend(children(part).into_iter().map(|(pointer, child)| (format!("{place}{pointer}"), child)));
     }

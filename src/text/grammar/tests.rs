@@ -233,6 +233,15 @@ fn chain(n: usize) -> Value {
     json!({ "$ref": "#/$defs/0", "$defs": definitions })
 }
 
+/// The same with each reference at the bottom of a hundred lists.
+fn deep_chain(n: usize) -> Value {
+    let mut whole = chain(n);
+    for definition in whole["$defs"].as_object_mut().into_iter().flatten().map(|(_, value)| value) {
+        (0..100).for_each(|_| *definition = json!({ "items": definition.take() }));
+    }
+    whole
+}
+
 /// A schema whose definitions are each twice the next: in all 2 to the n.
 fn doubling(n: usize) -> Value {
     let twice = |i: usize| {
@@ -254,8 +263,28 @@ fn gbnf_chain(last: &str) -> String {
     format!("root ::= a0\n{rules}a5000 ::= {last}\n")
 }
 
-fn hostile() -> Vec<(&'static str, Result<Grammar, TextError>)> {
-    let schema = |value: Value| Grammar::json_schema(&value);
+type Made = Box<dyn Fn() -> Result<Grammar, TextError>>;
+
+fn hostile() -> Vec<(&'static str, Made)> {
+    let schema = |value: Value| -> Made { Box::new(move || Grammar::json_schema(&value)) };
+    let regex = |text: &str| -> Made {
+        Box::new({
+            let text = text.to_owned();
+            move || Grammar::regex(&text)
+        })
+    };
+    let lark = |text: &str| -> Made {
+        Box::new({
+            let text = text.to_owned();
+            move || Grammar::lark(&text)
+        })
+    };
+    let gbnf = |text: &str| -> Made {
+        Box::new({
+            let text = text.to_owned();
+            move || Grammar::gbnf(&text)
+        })
+    };
     let options = |n: usize| json!({ "anyOf": (0..n).map(|i| json!({ "const": i })).collect::<Vec<_>>() });
     let objects = |key: usize| {
         let one = |i: usize| json!({ "properties": { format!("k{key}"): { "const": i } } });
@@ -271,7 +300,8 @@ fn hostile() -> Vec<(&'static str, Result<Grammar, TextError>)> {
     }
     let rules: String = (0..9000).map(|i| format!("a{i}: a{}\n", i + 1)).collect();
     vec![
-        ("a chain of references", schema(chain(33_000))),
+        ("a chain of references", schema(chain(31_000))),
+        ("deep references", schema(deep_chain(900))),
         ("references doubled", schema(doubling(40))),
         ("products of alternatives", schema(json!({ "allOf": (0..30).map(objects).collect::<Vec<_>>() }))),
         ("alternatives of alternatives", schema(json!({ "allOf": vec![options(300); 12] }))),
@@ -294,20 +324,20 @@ fn hostile() -> Vec<(&'static str, Result<Grammar, TextError>)> {
         ("great numbers", schema(json!({ "type": "number", "multipleOf": 1e-300, "minimum": 1e308 }))),
         ("a pattern repeated", schema(json!({ "type": "string", "pattern": "((a{1000}){1000}){1000}" }))),
         ("a pattern of all pasts", schema(json!({ "type": "string", "pattern": "(a|b)*a(a|b){200}" }))),
-        ("an expression repeated", Grammar::regex("((a{1000}){1000}){1000}")),
-        ("an expression of all pasts", Grammar::regex("(a|b)*a(a|b){40}")),
-        ("a nested expression", Grammar::regex(&("(".repeat(60_000) + "a" + &")".repeat(60_000)))),
-        ("a chain of rules", Grammar::lark(&format!("start: a0\n{rules}a9000: \"x\"\n"))),
-        ("rules within rules", Grammar::lark("start: start start | \"a\" | \"\"")),
-        ("a rule without an end", Grammar::lark("start: start \"a\"")),
-        ("rules repeated", Grammar::lark("start: ((\"a\"{1000}){1000}){1000}")),
-        ("brackets", Grammar::lark(&format!("start: {}\"a\"{}", "(".repeat(40_000), ")".repeat(40_000)))),
-        ("no text", Grammar::lark("")),
-        ("a chain of GBNF rules", Grammar::gbnf(&gbnf_chain("\"x\""))),
-        ("long rules in a chain", Grammar::gbnf(&gbnf_chain(&format!("\"{}\"", "x".repeat(3900))))),
+        ("an expression repeated", regex("((a{1000}){1000}){1000}")),
+        ("an expression of all pasts", regex("(a|b)*a(a|b){40}")),
+        ("a nested expression", regex(&("(".repeat(60_000) + "a" + &")".repeat(60_000)))),
+        ("a chain of rules", lark(&format!("start: a0\n{rules}a9000: \"x\"\n"))),
+        ("rules within rules", lark("start: start start | \"a\" | \"\"")),
+        ("a rule without an end", lark("start: start \"a\"")),
+        ("rules repeated", lark("start: ((\"a\"{1000}){1000}){1000}")),
+        ("brackets", lark(&format!("start: {}\"a\"{}", "(".repeat(40_000), ")".repeat(40_000)))),
+        ("no text", lark("")),
+        ("a chain of GBNF rules", gbnf(&gbnf_chain("\"x\""))),
+        ("long rules in a chain", gbnf(&gbnf_chain(&format!("\"{}\"", "x".repeat(3900))))),
         (
             "GBNF rules doubled",
-            Grammar::gbnf(
+            gbnf(
                 &(0..40)
                     .fold("root ::= a0\n".to_owned(), |text, i| {
                         text + &format!("a{i} ::= a{} a{}\n", i + 1, i + 1)
@@ -315,15 +345,12 @@ fn hostile() -> Vec<(&'static str, Result<Grammar, TextError>)> {
                     .add("a40 ::= \"x\"\n"),
             ),
         ),
-        ("a GBNF chain that comes back", Grammar::gbnf(&gbnf_chain("\"(\" root \")\" | \"x\""))),
-        (
-            "GBNF repetitions",
-            Grammar::gbnf("root ::= \"(\" root \")\" | (([a-z]{0,2000}){0,2000}){0,2000} \"x\""),
-        ),
-        ("GBNF of everything", Grammar::gbnf("root ::= .* root .* | .+ | [^a]{0,60} root")),
-        ("GBNF without an end", Grammar::gbnf("root ::= \"x\" root")),
-        ("GBNF brackets", Grammar::gbnf(&format!("root ::= {}", "(".repeat(100_000)))),
-        ("noughts", Grammar::lark("start: \"\0\\u0000\" /\0/")),
+        ("a GBNF chain that comes back", gbnf(&gbnf_chain("\"(\" root \")\" | \"x\""))),
+        ("GBNF repetitions", gbnf("root ::= \"(\" root \")\" | (([a-z]{0,2000}){0,2000}){0,2000} \"x\"")),
+        ("GBNF of everything", gbnf("root ::= .* root .* | .+ | [^a]{0,60} root")),
+        ("GBNF without an end", gbnf("root ::= \"x\" root")),
+        ("GBNF brackets", gbnf(&format!("root ::= {}", "(".repeat(100_000)))),
+        ("noughts", lark("start: \"\0\\u0000\" /\0/")),
     ]
 }
 
@@ -333,7 +360,7 @@ fn hostile_grammars_end_in_an_error_or_a_constraint() {
     let factory = factory();
     for (what, grammar) in hostile() {
         let started = Instant::now();
-        let constraint = grammar.and_then(|grammar| factory.constraint(&grammar));
+        let constraint = grammar().and_then(|grammar| factory.constraint(&grammar));
         let compiled = started.elapsed();
         let said = match constraint {
             Ok(mut constraint) => {
@@ -349,7 +376,7 @@ fn hostile_grammars_end_in_an_error_or_a_constraint() {
         };
         println!("{what}: {compiled:.2?}, {:.2?}: {said}", started.elapsed());
         assert!(!said.contains("panic"), "{what}: {said}");
-        assert!(said.len() < 400, "{what}: {said}");
+        assert!(said.len() < 600, "{what}: {said}");
         assert!(started.elapsed() < Duration::from_secs(20), "{what} took {:?}", started.elapsed());
     }
     for grammar in [Grammar::lark(&"x".repeat(MAX_BYTES + 1)), Grammar::regex(&"x".repeat(MAX_BYTES + 1))] {

@@ -9,8 +9,8 @@ use crate::text::chat::{Kind, Splitter, is_mark};
 
 /// Tells an answer apart into reasoning, text and calls of tools.
 ///
-/// Its parts do not depend on the pieces that the text comes in, except for where they are cut. Control tokens
-/// are no text: those that it needs are told by [`wants`](Self::wants), and their texts go to
+/// Its parts do not depend on the pieces that the text comes in, except for where they are cut. Control
+/// tokens are no text: those that it needs are told by [`wants`](Self::wants), and their texts go to
 /// [`push`](Self::push) as if the model had written them out.
 #[derive(Clone, Debug)]
 pub struct AnswerParser {
@@ -22,8 +22,9 @@ pub struct AnswerParser {
 }
 
 impl AnswerParser {
-    /// For the answer to this prompt: its end tells whether reasoning is under way. Without a format there are
-    /// no calls. `tools`, as OpenAI's API has them, tell which values are texts where a format does not.
+    /// For the answer to this prompt: its end tells whether reasoning is under way. Without a format there
+    /// are no calls. `tools`, as OpenAI's API has them, tell which values are texts where a format does
+    /// not.
     pub fn new(format: Option<Format>, prompt: &str, tools: &[Json]) -> AnswerParser {
         let calls = format.map(|format| Calls::new(format.0, Tools::new(tools)));
         let ends = format.map_or_else(Vec::new, Format::ends_of_thought);

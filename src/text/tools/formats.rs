@@ -27,8 +27,8 @@ pub struct Layout {
 /// What a call begins with.
 #[derive(Debug)]
 pub enum Head {
-    /// An object with name and arguments, under these keys, or a list of such; `list`: always a list. `bare`: an
-    /// answer may begin with one, with nothing before it.
+    /// An object with name and arguments, under these keys, or a list of such; `list`: always a list.
+    /// `bare`: an answer may begin with one, with nothing before it.
     Object { keys: [&'static str; 2], list: bool, bare: bool },
     /// A name, until one of these texts; `stops` belong to what follows.
     Name { prefixes: &'static [&'static str], ends: &'static [&'static str], stops: &'static [&'static str] },

@@ -25,8 +25,8 @@ pub enum Choice {
 }
 
 impl Format {
-    /// The grammar of an answer to this prompt that calls one of the tools, or several where `parallel` is set;
-    /// reasoning may come first.
+    /// The grammar of an answer to this prompt that calls one of the tools, or several where `parallel` is
+    /// set; reasoning may come first.
     ///
     /// # Errors
     /// No tools, a tool without a name, or none of the name that is chosen.
@@ -64,7 +64,8 @@ impl Format {
     }
 }
 
-/// The grammar of an answer to this prompt that is JSON of a schema once reasoning, which comes first, is over;
+/// The grammar of an answer to this prompt that is JSON of a schema once reasoning, which comes first, is
+/// over;
 /// `None` where the model cannot reason, so that the answer is JSON from its beginning.
 pub fn json_after_thought(
     format: Option<Format>,
@@ -197,7 +198,8 @@ impl Writer<'_> {
                 let Head::Name { ends, .. } = head else { return String::new() };
                 let begin = self.text(&format!("{open}{name}{}{gap}", ends.first().unwrap_or(&"")));
                 let arguments = self.parameters(parameters, schema);
-                // With the line's end, which could begin what comes next: tokens are told apart by their longest.
+                // With the line's end, which could begin what comes next: tokens are told apart by their
+                // longest.
                 let gap = if self.layout.section[0].is_empty() { "" } else { gap };
                 format!("{begin} {arguments} {}", self.text(&format!("{close}{gap}")))
             }

@@ -20,7 +20,7 @@ fn tools() -> Vec<Json> {
     });
     vec![
         json!({"type": "function", "function": {"name": "weather", "parameters": parameters}}),
-        json!({"name": "now", "parameters": {"type": "object", "properties": {}, "additionalProperties": false}}),
+        json!({"name": "now", "parameters": {"properties": {}, "additionalProperties": false}}),
     ]
 }
 
@@ -89,7 +89,8 @@ fn examples(format: &str) -> [String; 2] {
         "deepseek-v3" => {
             let call = |name, arguments: &str| {
                 format!(
-                    "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{arguments}\n```<｜tool▁call▁end｜>"
+                    "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{arguments}\n\
+                     ```<｜tool▁call▁end｜>"
                 )
             };
             let calls = [call("weather", PLACE), call("now", "{}")];

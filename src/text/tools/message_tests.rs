@@ -110,12 +110,17 @@ fn what_is_wrong_is_told_with_its_message() {
 #[test]
 fn what_templates_write_is_read_back() {
     let tokenizer = vocabulary();
-    let arguments = json!({"place": "Saint-\"Étienne\"\n\\ 中", "days": 3, "exact": true, "where": {"lat": 45.5, "lon": null}});
+    let arguments = json!({
+        "place": "Saint-\"Étienne\"\n\\ 中",
+        "days": 3,
+        "exact": true,
+        "where": {"lat": 45.5, "lon": null},
+    });
     let schema = json!({"properties": {"place": {"type": "string"}, "days": {"type": "integer"},
         "exact": {"type": "boolean"}, "where": {"type": "object"}}});
     let tools = vec![
         json!({"type": "function", "function": {"name": "weather", "description": "", "parameters": schema}}),
-        json!({"type": "function", "function": {"name": "now", "description": "", "parameters": {"type": "object", "properties": {}}}}),
+        json!({"type": "function", "function": {"name": "now", "description": "", "parameters": {"properties": {}}}}),
     ];
     let cases = [
         ("qwen3", "hermes", 2),
@@ -124,14 +129,13 @@ fn what_templates_write_is_read_back() {
         ("own-brackets", "mistral", 2),
         ("own-channels", "harmony", 1),
     ];
+    let call = |id: &str, name: &str, arguments: &str| json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
     for (name, format, calls) in cases {
         let source = source(name);
         let found = Format::of_template(&source).expect(name);
         assert_eq!(found.name(), format);
-        let mut written = vec![
-            json!({"id": "call00001", "type": "function", "function": {"name": "weather", "arguments": arguments.to_string()}}),
-            json!({"id": "call00002", "type": "function", "function": {"name": "now", "arguments": "{}"}}),
-        ];
+        let mut written =
+            vec![call("call00001", "weather", &arguments.to_string()), call("call00002", "now", "{}")];
         written.truncate(calls);
         let said = [
             json!({"role": "user", "content": "How warm is it?"}),

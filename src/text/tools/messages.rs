@@ -56,8 +56,8 @@ impl Wants {
     }
 }
 
-/// The messages of a request for the template of this source: arguments of calls as it wants them, ids that it
-/// accepts, the names of the tools that results are of, parts of text as one text.
+/// The messages of a request for the template of this source: arguments of calls as it wants them, ids that
+/// it accepts, the names of the tools that results are of, parts of text as one text.
 ///
 /// # Errors
 /// [`TextError::Message`] with the index of a message that is none, of parts that are not text, and of calls

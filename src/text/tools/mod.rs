@@ -28,6 +28,8 @@ pub(super) use grammar::TextPart;
 pub use grammar::{Choice, json_after_thought};
 pub use messages::messages;
 
+use std::sync::LazyLock;
+
 use formats::{LAYOUTS, Layout, PROMPT_MARKS};
 
 use super::chat::overlap;
@@ -42,8 +44,8 @@ pub enum AnswerPart {
     Text(String),
     /// It calls a tool: the name as it wrote it, known or not.
     Call { index: usize, name: String },
-    /// More of a call's arguments: put together they are JSON, unless the answer was cut off or the model lost
-    /// the thread (see [`AnswerParser::whole`]).
+    /// More of a call's arguments: put together they are JSON, unless the answer was cut off or the model
+    /// lost the thread (see [`AnswerParser::whole`]).
     Arguments { index: usize, delta: String },
 }
 
@@ -78,8 +80,8 @@ impl PartialEq for Format {
 impl Eq for Format {}
 
 impl Format {
-    /// The format that a chat template of this source teaches; `None` where it knows no tools, or writes calls
-    /// in a way that is not known.
+    /// The format that a chat template of this source teaches; `None` where it knows no tools, or writes
+    /// calls in a way that is not known.
     pub fn of_template(source: &str) -> Option<Format> {
         let fits = |layout: &&Layout| {
             layout.signs.iter().any(|signs| signs.iter().all(|sign| source.contains(sign)))
@@ -115,6 +117,9 @@ impl Format {
 }
 
 /// All marks of all formats, and those of results.
-pub(super) fn marks() -> impl Iterator<Item = &'static str> {
-    LAYOUTS.iter().flat_map(Layout::marks).chain(PROMPT_MARKS.iter().copied())
+pub(super) fn marks() -> &'static [&'static str] {
+    static MARKS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+        LAYOUTS.iter().flat_map(Layout::marks).chain(PROMPT_MARKS.iter().copied()).collect()
+    });
+    &MARKS
 }

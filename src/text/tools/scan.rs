@@ -86,6 +86,12 @@ pub struct Scanner {
     number: String,
 }
 
+impl Default for Scanner {
+    fn default() -> Scanner {
+        Scanner::new()
+    }
+}
+
 impl Scanner {
     /// Before a value.
     pub fn new() -> Scanner {
@@ -98,7 +104,8 @@ impl Scanner {
     }
 
     /// Whether what came is a value, or a number that may end.
-    pub fn may_end(&self) -> bool {
+    #[cfg(test)]
+    fn may_end(&self) -> bool {
         match self.state {
             State::Done => true,
             State::Number(number) => self.open.is_empty() && number.is_whole() && self.is_finite(),

@@ -18,7 +18,7 @@ fn tools() -> Vec<Json> {
     });
     vec![
         json!({"type": "function", "function": {"name": "weather", "parameters": parameters}}),
-        json!({"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}),
+        json!({"type": "function", "function": {"name": "now", "parameters": {"properties": {}}}}),
     ]
 }
 
@@ -144,7 +144,8 @@ fn calls_of(format: &str) -> Vec<(String, Vec<(&'static str, Json)>)> {
                 two(format!("{open}{weather}<function=now></function>{close}")),
                 (
                     format!(
-                        "{open}\n<function=weather>\n<parameter=place>{line}a\n<b>\n</c>\n{line}</parameter>\n\
+                        "{open}\n<function=weather>\n\
+                         <parameter=place>{line}a\n<b>\n</c>\n{line}</parameter>\n\
                          <parameter=exact>{line}True{line}</parameter>\n\
                          <parameter=where>{line}{{\"lat\": 1.5}}{line}</parameter>\n</function>\n{close}"
                     ),
@@ -160,7 +161,8 @@ fn calls_of(format: &str) -> Vec<(String, Vec<(&'static str, Json)>)> {
             one(&format!("{{\"type\": \"function\", \"name\": \"weather\", \"parameters\": {PLACE}}}")),
             one(&format!("<|python_tag|>{{\"name\": \"weather\", \"parameters\": {PLACE}}}")),
             two(format!(
-                "{{\"name\": \"weather\", \"parameters\": {PLACE}}}; {{\"name\": \"now\", \"parameters\": {{}}}}"
+                "{{\"name\": \"weather\", \"parameters\": {PLACE}}}; \
+                 {{\"name\": \"now\", \"parameters\": {{}}}}"
             )),
         ],
         "mistral" => vec![
@@ -178,7 +180,8 @@ fn calls_of(format: &str) -> Vec<(String, Vec<(&'static str, Json)>)> {
         "deepseek-v3" => {
             let call = |name, arguments: &str| {
                 format!(
-                    "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{arguments}\n```<｜tool▁call▁end｜>"
+                    "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{arguments}\n\
+                     ```<｜tool▁call▁end｜>"
                 )
             };
             let all =
@@ -209,7 +212,8 @@ fn calls_of(format: &str) -> Vec<(String, Vec<(&'static str, Json)>)> {
             ]
         }
         "glm" => {
-            let line = "<tool_call>weather\n<arg_key>place</arg_key>\n<arg_value>Saint-\"Étienne\"</arg_value>\n\
+            let line = "<tool_call>weather\n\
+                <arg_key>place</arg_key>\n<arg_value>Saint-\"Étienne\"</arg_value>\n\
                 <arg_key>days</arg_key>\n<arg_value>3</arg_value>\n</tool_call>";
             vec![
                 one(line),
@@ -231,7 +235,8 @@ fn calls_of(format: &str) -> Vec<(String, Vec<(&'static str, Json)>)> {
             ]
         }
         "minimax-m2" => {
-            let weather = "<invoke name=\"weather\">\n<parameter name=\"place\">Saint-\"Étienne\"</parameter>\n\
+            let weather = "<invoke name=\"weather\">\n\
+                <parameter name=\"place\">Saint-\"Étienne\"</parameter>\n\
                 <parameter name=\"days\">3</parameter>\n</invoke>\n";
             let all = |calls: &str| format!("<minimax:tool_call>\n{calls}</minimax:tool_call>");
             vec![one(&all(weather)), two(all(&format!("{weather}<invoke name=\"now\">\n</invoke>\n")))]
@@ -249,18 +254,21 @@ fn calls_of(format: &str) -> Vec<(String, Vec<(&'static str, Json)>)> {
             ]
         }
         "command" => vec![two(format!(
-            "<|START_ACTION|>[\n    {{\"tool_call_id\": \"0\", \"tool_name\": \"weather\", \"parameters\": {PLACE}}},\n    \
+            "<|START_ACTION|>[\n    \
+             {{\"tool_call_id\": \"0\", \"tool_name\": \"weather\", \"parameters\": {PLACE}}},\n    \
              {{\"tool_call_id\": \"1\", \"tool_name\": \"now\", \"parameters\": {{}}}}\n]<|END_ACTION|>"
         ))],
         "granite" => vec![two(format!(
-            "<|tool_call|>[{{\"name\": \"weather\", \"arguments\": {PLACE}}}, {{\"name\": \"now\", \"arguments\": {{}}}}]"
+            "<|tool_call|>[{{\"name\": \"weather\", \"arguments\": {PLACE}}}, \
+             {{\"name\": \"now\", \"arguments\": {{}}}}]"
         ))],
         "harmony" => vec![
             one(&format!("<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{PLACE}")),
             one(&format!(" to=functions.weather<|channel|>commentary json<|message|>{PLACE}")),
             two(format!(
                 "<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{PLACE}<|end|>\
-                 <|start|>assistant<|channel|>commentary to=functions.now <|constrain|>json<|message|>{{}}<|end|>"
+                 <|start|>assistant<|channel|>commentary to=functions.now <|constrain|>json\
+                 <|message|>{{}}<|end|>"
             )),
         ],
         other => panic!("no examples of {other}"),
@@ -326,7 +334,8 @@ fn calls_stand_among_reasoning_and_text() {
         assert_eq!((sum.reasoning.as_str(), sum.text.as_str()), ("Hm.", ""), "{format}: it goes on to call");
     }
     let answer = format!(
-        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary<|message|>Let me see.<|end|>\
+        "<|channel|>analysis<|message|>Hm.<|end|>\
+         <|start|>assistant<|channel|>commentary<|message|>Let me see.<|end|>\
          <|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{PLACE}"
     );
     let harmony = sum("harmony", "<|start|>assistant", &answer, false);
@@ -399,8 +408,8 @@ fn what_is_malformed_is_text() {
     }
 }
 
-/// A call that is cut off, or goes wrong behind its name: text from its beginning where calls are given whole,
-/// else no more than what has not been given out.
+/// A call that is cut off, or goes wrong behind its name: text from its beginning where calls are given
+/// whole, else no more than what has not been given out.
 #[test]
 fn what_goes_wrong_late_is_text() {
     let good = "<tool_call>{\"name\": \"now\", \"arguments\": {}}</tool_call>";
@@ -445,8 +454,8 @@ fn arguments_are_streamed() {
     }
 }
 
-/// Marks, their parts and what may stand between them in any order: no panic, the same parts in any pieces, and
-/// arguments of whole calls are JSON.
+/// Marks, their parts and what may stand between them in any order: no panic, the same parts in any pieces,
+/// and arguments of whole calls are JSON.
 #[test]
 fn any_text_comes_out_the_same_in_any_pieces() {
     let mut below = random(11);

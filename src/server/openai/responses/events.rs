@@ -167,8 +167,8 @@ impl Events {
         out
     }
 
-    /// Ends the last item. A call that was cut off within its arguments must not be carried out: nobody is told
-    /// that it is done.
+    /// Ends the last item. A call that was cut off within its arguments must not be carried out: nobody is
+    /// told that it is done.
     fn end_item(&mut self, status: &'static str) -> String {
         if !std::mem::take(&mut self.open) {
             return String::new();

@@ -139,12 +139,15 @@ mod tests {
     fn items_of_a_turn_are_a_message() {
         let call =
             |id: &str| json!({ "type": "function_call", "call_id": id, "name": "f", "arguments": "{}" });
-        let output = |id: &str, output: Value| json!({ "type": "function_call_output", "call_id": id, "output": output });
+        let ty = "function_call_output";
+        let output = |id: &str, output: Value| json!({ "type": ty, "call_id": id, "output": output });
         let items = json!([
             { "role": "developer", "content": [{ "type": "input_text", "text": "d" }] },
             { "type": "message", "role": "user", "content": "?" },
-            { "type": "reasoning", "id": "r", "summary": [], "content": [{ "type": "reasoning_text", "text": "hm" }] },
-            { "type": "message", "role": "assistant", "content": [{ "type": "output_text", "text": "I look." }] },
+            { "type": "reasoning", "id": "r", "summary": [],
+              "content": [{ "type": "reasoning_text", "text": "hm" }] },
+            { "type": "message", "role": "assistant",
+              "content": [{ "type": "output_text", "text": "I look." }] },
             call("a"),
             call("b"),
             output("a", json!("1")),
@@ -154,12 +157,14 @@ mod tests {
             { "type": "reasoning", "summary": [], "encrypted_content": "xx" },
             { "role": "assistant", "content": "done" },
         ]);
-        let call = |id: &str| json!({ "id": id, "type": "function", "function": { "name": "f", "arguments": "{}" } });
+        let function = json!({ "name": "f", "arguments": "{}" });
+        let call = |id: &str| json!({ "id": id, "type": "function", "function": function });
         let expected = json!([
             { "role": "system", "content": "s" },
             { "role": "system", "content": "d" },
             { "role": "user", "content": "?" },
-            { "role": "assistant", "content": "I look.", "reasoning_content": "hm", "tool_calls": [call("a"), call("b")] },
+            { "role": "assistant", "content": "I look.", "reasoning_content": "hm",
+              "tool_calls": [call("a"), call("b")] },
             { "role": "tool", "content": "1", "tool_call_id": "a" },
             { "role": "tool", "content": "2", "tool_call_id": "b" },
             { "role": "assistant", "content": "", "reasoning_content": "so", "tool_calls": [call("c")] },

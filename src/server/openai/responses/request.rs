@@ -239,7 +239,8 @@ mod tests {
     fn functions_are_taken_and_other_tools_left() {
         let tools = json!([
             { "type": "custom", "name": "apply_patch", "format": {} },
-            { "type": "function", "name": "f", "description": "d", "strict": false, "parameters": { "x": 1 } },
+            { "type": "function", "name": "f", "description": "d", "strict": false,
+              "parameters": { "x": 1 } },
             { "type": "web_search" },
             { "type": "local_shell" },
         ]);
@@ -257,7 +258,8 @@ mod tests {
     fn fields_by_their_names() {
         let made = ask(json!({ "max_output_tokens": 9, "temperature": 0.5, "seed": 3, "instructions": "s",
             "include": [LOGPROBS, "reasoning.encrypted_content"], "top_logprobs": 2,
-            "reasoning": { "effort": "low" }, "text": { "format": { "type": "json_object" }, "verbosity": "low" },
+            "reasoning": { "effort": "low" },
+            "text": { "format": { "type": "json_object" }, "verbosity": "low" },
             "stream_options": {}, "prompt_cache_key": "k" }))
         .unwrap();
         assert_eq!((made.max_tokens, made.logprobs, &made.format), (Some(9), Some(2), &Some(json!({}))));

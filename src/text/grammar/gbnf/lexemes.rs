@@ -13,14 +13,14 @@ use super::split::{Node, Split};
 
 /// Characters of all lexemes together, and steps of the comparison, beyond which all are taken apart.
 const MAX_PLACES: usize = 6000;
-const MAX_STEPS: usize = 20_000_000;
+const MAX_STEPS: usize = 5_000_000;
 
 /// The lexemes that have to be taken apart, all that can be or those that are not safe; those of one character
 /// never are.
 pub fn unsafe_ones(split: &Split, all_of_them: bool) -> HashSet<usize> {
     let automata: Vec<Option<Automaton>> =
         split.lexemes.iter().map(|lexeme| Automaton::of(lexeme, MAX_PLACES)).collect();
-    let large = |a: &Option<Automaton>| a.as_ref().is_none_or(|a| a.chars.len() > 1);
+    let large = |a: &Option<Automaton>| a.as_ref().is_none_or(Automaton::is_longer);
     let all: HashSet<usize> = (0..automata.len()).filter(|&i| large(&automata[i])).collect();
     let places = automata.iter().try_fold(0, |sum, a| Some(sum + a.as_ref()?.chars.len()));
     // Of single characters there may be any number.
@@ -65,7 +65,7 @@ impl<'a> Comparison<'a> {
         while let Some((a, b)) = left.pop() {
             let (takes_more, same) = self.compare(a, b)?;
             if takes_more {
-                found.extend([a, b].into_iter().filter(|&i| self.automata[i].chars.len() > 1));
+                found.extend([a, b].into_iter().filter(|&i| self.automata[i].is_longer()));
             }
             if same {
                 let (after_a, after_b) = (&context.follow[a], &context.follow[b]);

@@ -92,7 +92,9 @@ impl Lark {
             Node::Rule(0) => "start".to_owned(),
             Node::Rule(rule) => format!("r{rule}"),
             Node::Repeat(inner, least, most) => {
-                let inner = self.item(inner);
+                // One sign of repetition at a place.
+                let again = matches!(**inner, Node::Repeat(..));
+                let inner = if again { self.group(inner) } else { self.item(inner) };
                 match (least, most) {
                     (0, Some(1)) => format!("{inner}?"),
                     (0, None) => format!("{inner}*"),
@@ -101,13 +103,16 @@ impl Lark {
                     (least, Some(most)) => format!("{inner}{{{least},{most}}}"),
                 }
             }
-            Node::Seq(_) | Node::Alt(_) => {
-                let body = self.body(node);
-                self.groups += 1;
-                let name = format!("g{}", self.groups);
-                self.rule(&name, &body);
-                name
-            }
+            Node::Seq(_) | Node::Alt(_) => self.group(node),
         }
+    }
+
+    /// A node as a rule of its own.
+    fn group(&mut self, node: &Node) -> String {
+        let body = self.body(node);
+        self.groups += 1;
+        let name = format!("g{}", self.groups);
+        self.rule(&name, &body);
+        name
     }
 }

@@ -222,6 +222,11 @@ impl Automaton {
         Some(automaton)
     }
 
+    /// Whether it matches more than single characters.
+    pub fn is_longer(&self) -> bool {
+        self.chars.len() > 1 || self.follow.iter().any(|follow| !follow.is_empty())
+    }
+
     /// Adds the places of an expression: its first ones, its last ones, and whether it may be empty.
     fn add(&mut self, expr: &Expr, max: usize) -> Option<(Vec<usize>, Vec<usize>, bool)> {
         match expr {
@@ -250,21 +255,42 @@ impl Automaton {
                 }
                 Some(whole)
             }
-            Expr::Repeat(inner, least, most) => {
-                let mut whole = (Vec::new(), Vec::new(), true);
-                for i in 0..most.unwrap_or((*least).max(1)) {
-                    let mut next = self.add(inner, max)?;
-                    next.2 |= i >= *least;
-                    whole = self.joined(whole, next, max)?;
-                }
-                if most.is_none() {
-                    let again = self.add(inner, max)?;
-                    self.link(&again.1, &again.0, max)?;
-                    whole = self.joined(whole, (again.0, again.1, true), max)?;
-                }
-                Some(whole)
-            }
+            Expr::Repeat(inner, least, most) => match nullable(inner) {
+                // What may be empty may be left out as well.
+                true => match non_empty(inner) {
+                    Some(inner) => self.repeat(&inner, 0, *most, max),
+                    None => Some((Vec::new(), Vec::new(), true)),
+                },
+                false => self.repeat(inner, *least, *most, max),
+            },
         }
+    }
+
+    /// Adds what is not empty several times over: each time goes on from the one before it alone.
+    fn repeat(
+        &mut self,
+        inner: &Expr,
+        least: u32,
+        most: Option<u32>,
+        max: usize,
+    ) -> Option<(Vec<usize>, Vec<usize>, bool)> {
+        let (mut first, mut last, mut before) = (Vec::new(), Vec::new(), Vec::new());
+        let times = most.unwrap_or(least.max(1));
+        for time in 1..=times {
+            let (begins, ends, _) = self.add(inner, max)?;
+            self.link(&before, &begins, max)?;
+            if time == times && most.is_none() {
+                self.link(&ends, &begins, max)?;
+            }
+            if time >= least {
+                last.extend(&ends);
+            }
+            if time == 1 {
+                first = begins;
+            }
+            before = ends;
+        }
+        Some((first, last, least == 0))
     }
 
     fn joined(

@@ -6,7 +6,7 @@ use super::lexemes;
 use super::parse::Expr;
 use super::regular::{Inlined, non_empty, nullable};
 
-/// Most rules that come back to themselves, and most lexemes.
+/// Most rules that are left, and most lexemes.
 const MAX_RULES: usize = 1000;
 const MAX_LEXEMES: usize = 4000;
 
@@ -110,7 +110,7 @@ impl Splitter<'_> {
             needed.extend(named.into_iter().filter(|&other| seen.insert(other)));
             self.split.rules.push((rule, node));
             if self.split.rules.len() > MAX_RULES {
-                return Err(format!("over {MAX_RULES} rules that come back to themselves are not supported"));
+                return Err(format!("over {MAX_RULES} rules are not regular, or too large to be made so"));
             }
             if self.split.lexemes.len() > MAX_LEXEMES {
                 return Err(format!("it becomes over {MAX_LEXEMES} lexemes"));
