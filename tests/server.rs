@@ -151,6 +151,26 @@ fn probabilities_tell_of_each_token() {
     assert_eq!(offsets.flatten().filter_map(Value::as_u64).map(|n| n as usize).collect::<Vec<_>>(), starts);
 }
 
+/// A grammar has the model write it: apart in a chat, and text as any other where a text is continued.
+#[test]
+fn reasoning_is_told_apart_in_chats_alone() {
+    let server = Server::demo(&[]);
+    let grammar = json!({ "grammar": "root ::= \"<think>so</think> it is\"", "max_tokens": 40 });
+    let chat = with(question("What is 2+2?"), grammar.clone());
+    let message = server.ask(CHAT, &chat)["choices"][0]["message"].clone();
+    assert_eq!(message, json!({ "role": "assistant", "content": "it is", "reasoning_content": "so" }));
+    let pieces = server.pieces(CHAT, &chat);
+    let reasoning =
+        pieces.iter().filter_map(|piece| piece["choices"][0]["delta"]["reasoning_content"].as_str());
+    assert_eq!((reasoning.collect::<String>(), joined(&pieces, 0)), ("so".to_owned(), "it is".to_owned()));
+    let text = with(json!({ "prompt": "Once", "logprobs": 0 }), grammar);
+    let choice = server.ask(TEXT, &text)["choices"][0].clone();
+    assert_eq!(choice["text"], "<think>so</think> it is");
+    let tokens = choice["logprobs"]["tokens"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    assert_eq!(tokens.collect::<String>(), "<think>so</think> it is");
+    assert_eq!(joined(&server.pieces(TEXT, &text), 0), "<think>so</think> it is");
+}
+
 #[test]
 fn texts_end_answers_whatever_tokens_they_lie_in() {
     let server = Server::demo(&[]);

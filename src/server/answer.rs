@@ -120,7 +120,8 @@ struct Choice {
     /// Bytes of a character that has not come whole.
     bytes: crate::text::Utf8Joiner,
     stops: StopMatcher,
-    parser: AnswerParser,
+    /// Tells reasoning and calls apart; none where a text is continued, of which all is text.
+    parser: Option<AnswerParser>,
     /// Calls of tools that it has so far.
     calls: usize,
     /// Tokens whose text has not been told of.
@@ -144,10 +145,10 @@ impl Answer {
         let choice = || Choice {
             bytes: Default::default(),
             stops: StopMatcher::new(stops.iter().cloned()),
-            parser: match &prompt.calls {
+            parser: prompt.is_chat.then(|| match &prompt.calls {
                 Some(calls) => AnswerParser::new(Some(calls.format), &prompt.text, &calls.tools),
                 None => AnswerParser::new(None, &prompt.text, &[]),
-            },
+            }),
             calls: 0,
             logprobs: Vec::new(),
             usage: Usage::default(),
@@ -275,7 +276,7 @@ impl Answer {
         let mut piece = choice.bytes.push(tokenizer.piece(id, false).unwrap_or_default());
         // A control token is no text, but it may begin or end reasoning.
         if piece.is_empty()
-            && let Some(mark) = tokenizer.token_text(id).filter(|text| choice.parser.wants(text))
+            && let Some(mark) = tokenizer.token_text(id).filter(|text| choice.wants(text))
         {
             piece.push_str(mark);
         }
@@ -294,7 +295,7 @@ impl Answer {
 
     /// Tells of text that is certain.
     fn parts(&mut self, number: usize, certain: &str) {
-        let parts = self.choices[number].parser.push(certain);
+        let parts = self.choices[number].read(certain);
         self.tell(number, parts);
     }
 
@@ -334,7 +335,7 @@ impl Answer {
     }
 
     fn end(&mut self, number: usize, reason: Reason, stop: Option<String>) {
-        let parts = self.choices[number].parser.finish();
+        let parts = self.choices[number].parser.as_mut().map(AnswerParser::finish).unwrap_or_default();
         self.tell(number, parts);
         let choice = &mut self.choices[number];
         if choice.over {
@@ -348,6 +349,20 @@ impl Answer {
 }
 
 impl Choice {
+    /// Whether a control token of this text tells parts apart.
+    fn wants(&self, text: &str) -> bool {
+        self.parser.as_ref().is_some_and(|parser| parser.wants(text))
+    }
+
+    /// The parts of text that is certain.
+    fn read(&mut self, certain: &str) -> Vec<AnswerPart> {
+        match &mut self.parser {
+            Some(parser) => parser.push(certain),
+            None if certain.is_empty() => Vec::new(),
+            None => vec![AnswerPart::Text(certain.to_owned())],
+        }
+    }
+
     fn piece(&mut self, text: String) -> Piece {
         Piece { text, logprobs: std::mem::take(&mut self.logprobs) }
     }

@@ -20,6 +20,8 @@ pub struct Prompt {
     pub tokens: Vec<u32>,
     /// As text, where it was one.
     pub text: String,
+    /// A conversation's, whose answer may have reasoning and calls of tools.
+    pub is_chat: bool,
     /// What ends an answer to it beside what the request says.
     pub stops: Vec<String>,
     /// How tools are called, where they may be.
@@ -94,7 +96,8 @@ impl Server {
         if tokens.is_empty() {
             return Err(ApiError::new(ErrorKind::Invalid, "the prompt is empty"));
         }
-        Ok(Prompt { tokens, text, stops, calls, constraint: None })
+        let is_chat = matches!(input, Input::Chat(_));
+        Ok(Prompt { tokens, text, is_chat, stops, calls, constraint: None })
     }
 
     /// A conversation as the model's template writes it.

@@ -60,8 +60,7 @@ async fn answer(server: &Arc<Server>, body: Body) -> Result<Response, ApiError> 
     let whole = answer.whole().await?;
     let choices = whole.iter().enumerate().map(|(index, whole)| {
         let reason = whole.done.as_ref().map(|done| reason_value(done.reason));
-        // Reasoning is text as any other here.
-        choice(index, &format!("{}{}", whole.reasoning, whole.text), &whole.logprobs, 0, reason)
+        choice(index, &whole.text, &whole.logprobs, 0, reason)
     });
     let mut response = head.with(choices.collect());
     response["usage"] = usage_value(&answer.usage());
