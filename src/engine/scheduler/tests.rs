@@ -167,8 +167,7 @@ fn another_seed_is_another_answer() {
         request.sampler = Sampler::new(config).expect("a sampler");
         scheduler.submit(request);
         run(&mut scheduler);
-        let ids = told.lock().unwrap().ids.clone();
-        ids
+        std::mem::take(&mut told.lock().unwrap().ids)
     };
     assert_eq!(answer(1), answer(1));
     assert_ne!(answer(1), answer(2));

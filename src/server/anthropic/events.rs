@@ -150,9 +150,8 @@ impl Events {
                 Part::Reasoning => Block::Thinking(String::new()),
             });
         }
-        match self.blocks.last_mut() {
-            Some(Block::Text(all) | Block::Thinking(all)) => all.push_str(text),
-            _ => {}
+        if let Some(Block::Text(all) | Block::Thinking(all)) = self.blocks.last_mut() {
+            all.push_str(text);
         }
         let delta = match part {
             Part::Answer => json!({ "type": "text_delta", "text": text }),
