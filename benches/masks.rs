@@ -12,10 +12,12 @@ use wayinfer::text::{EncodeOptions, Grammar, GrammarFactory, Tokenizer};
 
 const ROUNDS: usize = 20;
 
-const OBJECT: &str = r#"{"name": "Ada Lovelace", "born": 1815, "known for": ["the first program", "notes on the engine"],
+const OBJECT: &str = r#"{"name": "Ada Lovelace", "born": 1815,
+ "known for": ["the first program", "notes on the engine"],
  "address": {"street": "St James's Square", "number": 12, "city": "London", "ok": true}, "rest": null}"#;
 
-const WORDS: &str = r#"{"summary": "The quick brown fox jumps over the lazy dog, while 7 wizards brew \"strange\" potions.\nAll is well that ends well: äöü, 漢字, 😀.", "score": 3.75}"#;
+const WORDS: &str = r#"{"summary": "The quick brown fox jumps over the lazy dog, while 7 wizards brew",
+ "end": "\"strange\" potions.\nAll is well that ends well: äöü, 漢字, 😀.", "score": 3.75}"#;
 
 fn main() {
     let Some(path) = vocabulary() else {
@@ -37,18 +39,21 @@ fn main() {
             "name": { "type": "string" }, "born": { "type": "integer" },
             "known for": { "type": "array", "items": { "type": "string", "maxLength": 40 } },
             "address": { "type": "object", "properties": {
-                "street": { "type": "string" }, "number": { "type": "integer", "minimum": 0, "maximum": 9999 },
+                "street": { "type": "string" },
+                "number": { "type": "integer", "minimum": 0, "maximum": 9999 },
                 "city": { "enum": ["London", "Paris", "Rome"] }, "ok": { "type": "boolean" },
             }, "required": ["street", "city"] },
             "rest": { "anyOf": [{ "type": "null" }, { "type": "string", "pattern": "^[a-z]+$" }] },
         },
         "required": ["name", "address"], "additionalProperties": false,
     });
-    let gbnf = "root ::= object\nvalue ::= object | array | string | number | (\"true\" | \"false\" | \"null\") ws\n\
-        object ::= \"{\" ws (string \":\" ws value (\",\" ws string \":\" ws value)*)? \"}\" ws\n\
-        array ::= \"[\" ws (value (\",\" ws value)*)? \"]\" ws\n\
-        string ::= \"\\\"\" ([^\"\\\\\\x7F\\x00-\\x1F] | \"\\\\\" ([\"\\\\bfnrt] | \"u\" [0-9a-fA-F]{4}))* \"\\\"\" ws\n\
-        number ::= \"-\"? [0-9]{1,16} (\".\" [0-9]+)? ([eE] [-+]? [0-9]{1,15})? ws\nws ::= [ \\t\\n]{0,20}";
+    let gbnf = r#"root ::= object
+value  ::= object | array | string | number | ("true" | "false" | "null") ws
+object ::= "{" ws (string ":" ws value ("," ws string ":" ws value)*)? "}" ws
+array  ::= "[" ws (value ("," ws value)*)? "]" ws
+string ::= "\"" ([^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}))* "\"" ws
+number ::= "-"? [0-9]{1,16} ("." [0-9]+)? ([eE] [-+]? [0-9]{1,15})? ws
+ws     ::= [ \t\n]{0,20}"#;
     let grammars = [
         ("JSON schema", Grammar::json_schema(&schema), OBJECT),
         ("any JSON object", Ok(Grammar::json_object()), OBJECT),

@@ -1,5 +1,5 @@
-//! Answers under a grammar are what the grammar says: with every sampler, with drafts and without, on any number of threads,
-//! in `generate` and in `chat`.
+//! Answers under a grammar are what the grammar says: with every sampler, with drafts and without, on any
+//! number of threads, in `generate` and in `chat`.
 
 mod common;
 
@@ -55,7 +55,8 @@ fn cases() -> Vec<Case> {
         ),
         (
             "a list of colours",
-            json!({ "type": "array", "items": { "enum": ["red", "green", "blue", 7, null] }, "minItems": 2, "maxItems": 4 }),
+            json!({ "type": "array", "minItems": 2, "maxItems": 4,
+                "items": { "enum": ["red", "green", "blue", 7, null] } }),
             |v| all(v, 2..=4, |v| v.is_null() || *v == 7 || ["red", "green", "blue"].iter().any(|c| v == c)),
         ),
         (
@@ -92,15 +93,17 @@ fn cases() -> Vec<Case> {
         (
             "definitions within each other",
             json!({ "$ref": "#/$defs/pair", "$defs": {
-                "pair": { "type": "array", "prefixItems": [{ "$ref": "#/$defs/leaf" }, { "$ref": "#/$defs/leaf" }],
-                    "items": false, "minItems": 2 },
-                "leaf": { "anyOf": [{ "type": "boolean" }, { "type": "array", "items": { "type": "null" }, "maxItems": 2 }] } } }),
+                "pair": { "type": "array", "items": false, "minItems": 2,
+                    "prefixItems": [{ "$ref": "#/$defs/leaf" }, { "$ref": "#/$defs/leaf" }] },
+                "leaf": { "anyOf": [{ "type": "boolean" },
+                    { "type": "array", "items": { "type": "null" }, "maxItems": 2 }] } } }),
             |v| all(v, 2..=2, |v| v.is_boolean() || all(v, 0..=2, Value::is_null)),
         ),
         (
             "all of two",
             json!({ "allOf": [
-                { "type": "object", "properties": { "a": { "type": "integer", "minimum": 3 } }, "required": ["a"] },
+                { "type": "object", "required": ["a"],
+                    "properties": { "a": { "type": "integer", "minimum": 3 } } },
                 { "type": "object", "properties": { "a": { "maximum": 30 }, "b": { "const": "x" } } } ],
                 "additionalProperties": false,
                 "properties": { "a": true, "b": true } }),
@@ -212,13 +215,11 @@ fn answers_obey_other_grammars() {
     let is_list = |text: &str| serde_json::from_str::<Value>(text).is_ok();
     let is_sum = |text: &str| text.contains('+') && text.contains('=');
     let is_word = |text: &str| text.len() <= 13 && text.contains("day");
-    let cases: [(Grammar, &dyn Fn(&str) -> bool); 3] = [
-        (Grammar::gbnf(list).expect("GBNF"), &is_list),
-        (Grammar::lark(sum).expect("Lark"), &is_sum),
-        (Grammar::regex(word).expect("a regular expression"), &is_word),
-    ];
+    let obeys: [&dyn Fn(&str) -> bool; 3] = [&is_list, &is_sum, &is_word];
+    let grammars = [Grammar::gbnf(list), Grammar::lark(sum), Grammar::regex(word)];
     for subject in Subject::all() {
-        for (grammar, obeys) in &cases {
+        for (grammar, obeys) in grammars.iter().zip(obeys) {
+            let grammar = grammar.as_ref().expect("a grammar");
             let constraint = subject.factory.constraint(grammar).expect("a constraint");
             for config in samplers() {
                 let (ids, text, ended) = subject.answer(Some(&constraint), &config, Speculation::Auto, 1);
@@ -238,7 +239,8 @@ fn write(dir: &Path, name: &str, text: &str) {
 fn the_program_takes_schemas_and_grammars() {
     let dir = TempDir::new().expect("a folder");
     let dir = dir.path();
-    let schema = json!({ "type": "object", "properties": { "sum": { "type": "integer", "maximum": 99, "minimum": 0 } },
+    let sum = json!({ "type": "integer", "maximum": 99, "minimum": 0 });
+    let schema = json!({ "type": "object", "properties": { "sum": sum },
         "required": ["sum"], "additionalProperties": false });
     write(dir, "sum.json", &schema.to_string());
     write(dir, "answer.gbnf", "root ::= \"It is \" [0-9]{1,2} \".\"");

@@ -52,7 +52,8 @@ impl GrammarFile<'_> {
     /// What holds an answer to it, in a model's vocabulary.
     ///
     /// # Errors
-    /// A grammar that cannot be used, by its file's name, and a vocabulary that no grammar can, by the model's.
+    /// A grammar that cannot be used, by its file's name, and a vocabulary that no grammar can, by the
+    /// model's.
     pub fn constraint(&self, tokenizer: &Tokenizer, model: &Path) -> Result<Constraint, CliError> {
         let factory = GrammarFactory::new(tokenizer).in_file(model)?;
         factory.constraint(&self.grammar).in_file(self.path)

@@ -2,8 +2,8 @@
 
 use super::filters::keep_top;
 
-/// Logarithms of the probabilities that the model itself gives: of the softmax over its logits, before any bias,
-/// penalty, grammar, filter or temperature.
+/// Logarithms of the probabilities that the model itself gives: of the softmax over its logits, before any
+/// bias, penalty, grammar, filter or temperature.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Logprobs {
     /// Of the token asked for; minus infinity where it has no logit.
@@ -12,8 +12,8 @@ pub struct Logprobs {
     pub top: Vec<(u32, f32)>,
 }
 
-/// The logarithm of a token's probability and those of the `top` most probable ones, computed in f64 in the order
-/// of the ids. Logits that are no numbers count for nothing.
+/// The logarithm of a token's probability and those of the `top` most probable ones, computed in f64 in the
+/// order of the ids. Logits that are no numbers count for nothing.
 pub fn logprobs(logits: &[f32], id: u32, top: usize) -> Logprobs {
     let numbers = || logits.iter().filter(|logit| !logit.is_nan());
     let best = numbers().fold(f32::NEG_INFINITY, |best, &logit| best.max(logit));

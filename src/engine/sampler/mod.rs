@@ -41,7 +41,8 @@ pub struct Sampler {
     banned: Vec<u32>,
     /// What the answer has to be.
     constraint: Option<Constraint>,
-    /// The logits as they are chosen by, where they are not the model's own: NaN where a token cannot be chosen.
+    /// The logits as they are chosen by, where they are not the model's own: NaN where a token cannot be
+    /// chosen.
     adjusted: Vec<f32>,
     candidates: Vec<Candidate>,
 }

@@ -10,8 +10,8 @@ use llguidance::{Matcher, ParserFactory, TokenParser};
 use super::{Constraint, Grammar, places, reason, trie};
 use crate::text::{TextError, Tokenizer};
 
-/// Stack of the thread that compiles: 50,000 levels, the crate's bound of a schema, take some 3 KB each. What is
-/// not used of it takes no memory.
+/// Stack of the thread that compiles: 50,000 levels, the crate's bound of a schema, take some 3 KB each.
+/// What is not used of it takes no memory.
 const STACK: usize = 512 << 20;
 
 /// Makes constraints for answers in one vocabulary. Its trie is built once; clones share it.

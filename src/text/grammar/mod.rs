@@ -1,7 +1,8 @@
 //! Grammars that an answer has to obey: JSON schemas, regular expressions, Lark and GBNF.
 //!
 //! The crate `llguidance` says after each token which tokens may come next; [`GrammarFactory`] gives it a
-//! file's own vocabulary, [`Constraint`] is a grammar at work on one answer. GBNF is turned into Lark (`gbnf`).
+//! file's own vocabulary, [`Constraint`] is a grammar at work on one answer. GBNF is turned into Lark
+//! (`gbnf`).
 
 mod constraint;
 mod factory;

@@ -60,7 +60,9 @@ fn schema(schema: Value) -> Grammar {
 fn json_obeys_its_schema() {
     let point = schema(json!({
         "type": "object",
-        "properties": { "x": { "type": "integer", "minimum": -3, "maximum": 12 }, "on": { "type": "boolean" } },
+        "properties": {
+            "x": { "type": "integer", "minimum": -3, "maximum": 12 }, "on": { "type": "boolean" },
+        },
         "required": ["x"],
         "additionalProperties": false,
     }));
@@ -199,7 +201,7 @@ fn what_is_wrong_is_refused_with_its_place() {
     };
     let nested = json!({ "type": "object", "properties": {
         "a": { "type": "integer" },
-        "b/c": { "type": "array", "items": { "anyOf": [{ "type": "null" }, { "not": { "type": "string" } }] } },
+        "b/c": { "items": { "anyOf": [{ "type": "null" }, { "not": { "type": "string" } }] } },
     }});
     refused(nested, "Unimplemented keys: [\"not\"] (at #/properties/b~1c/items/anyOf/1)");
     refused(json!({ "$ref": "#/$defs/none" }), "none");

@@ -1,7 +1,7 @@
 //! The vocabulary as a trie of bytes, for the crate `toktrie`.
 //!
-//! Tokens that are text stand for their bytes. Control tokens and ends of generations begin with 0xFF, which no
-//! text has: a grammar may name them, and nothing that it says of text ever matches them.
+//! Tokens that are text stand for their bytes. Control tokens and ends of generations begin with 0xFF, which
+//! no text has: a grammar may name them, and nothing that it says of text ever matches them.
 
 use llguidance::toktrie::{TokRxInfo, TokTrie};
 

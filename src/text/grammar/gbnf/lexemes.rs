@@ -15,8 +15,8 @@ use super::split::{Node, Split};
 const MAX_PLACES: usize = 6000;
 const MAX_STEPS: usize = 5_000_000;
 
-/// The lexemes that have to be taken apart, all that can be or those that are not safe; those of one character
-/// never are.
+/// The lexemes that have to be taken apart, all that can be or those that are not safe; those of one
+/// character never are.
 pub fn unsafe_ones(split: &Split, all_of_them: bool) -> HashSet<usize> {
     let automata: Vec<Option<Automaton>> =
         split.lexemes.iter().map(|lexeme| Automaton::of(lexeme, MAX_PLACES)).collect();

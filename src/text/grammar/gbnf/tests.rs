@@ -79,7 +79,8 @@ fn literals_classes_and_comments_are_read_as_llama_cpp_does() {
             ("Aé😀\t\"\\b", WrongAt(10)),
         ],
     );
-    gbnf("root ::= [^a-cé\\n]{2} | .", &[("xÿ", Whole), ("\n", Whole), ("x\n", WrongAt(1)), ("€€", Whole)]);
+    let texts = [("xÿ", Whole), ("\n", Whole), ("x\n", WrongAt(1)), ("€€", Whole)];
+    gbnf("root ::= [^a-cé\\n]{2} | .", &texts);
     gbnf(
         "a-b ::= \"x\"{2,3} |\n  \"y\"{2,}\r\nroot ::= (a-b\n | c_d) a-b?\nc_d ::= \"\"",
         &[("", Whole), ("xxx", Whole), ("xxxyyyyy", Whole), ("xxxxxxx", WrongAt(6)), ("y", Begun)],
@@ -175,8 +176,8 @@ fn lexemes_are_as_large_as_is_safe() {
     let lexemes = |text: &str| split::split(&parse(text).expect("a grammar")).expect("lexemes").lexemes.len();
     // The whole of what has no recursion, or only at its ends.
     assert_eq!(lexemes("root ::= a \"b\" | ws\na ::= [x-z]+ \"end\"\nws ::= (\" \" ws)?"), 1);
-    // Brackets with their space, values, the first key with its colon; apart from their space the comma, as lists
-    // go on after it with other things than objects, and with it the keys after the first and their colons.
+    // Brackets with their space, values, the first key with its colon; apart from their space the comma, as
+    // lists go on after it with other things than objects, and the keys after the first and their colons.
     assert_eq!(lexemes(JSON), 10);
     // An identifier is one where its space is not.
     let sums =
