@@ -9,7 +9,7 @@
 //! 4. [`store`] RESIDENCY: where a weight's bytes are; its `os` asks the operating system for all layers
 //! 5. [`text`] TEXT: tokenizers and chat templates
 //! 6. [`model`] MODEL: parts, families made of them, states of sequences, forward pass, observer
-//! 7. [`engine`] ENGINE: passes over sequences, sampling, speculation, prefixes that are kept
+//! 7. [`engine`] ENGINE: passes over sequences, sampling, speculation, prefixes that are kept, requests
 //! 8. [`verify`] VERIFY: error measures, files of references, comparison of traces, dot checks
 //! 9. [`server`] FACE: the HTTP server
 //! 10. [`cli`] FACE: the command line

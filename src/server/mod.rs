@@ -1,9 +1,11 @@
-//! FACE: the HTTP server. One file an API dialect; all of them have requests answered by [`Server::ask`].
+//! FACE: the HTTP server. One file or folder an API dialect; all of them have requests answered by
+//! [`Server::ask`].
 //!
 //! - `models` loads models when they are asked for; `worker` runs one on a thread of its own.
-//! - `ask` is a request as all dialects have it, `answer` what comes of it, `stream` has it
-//!   written while it comes.
-//! - `access` says who may ask, `limits` how much.
+//! - `ask` is a request as all dialects have it, `prompt` what the model reads of it and what the answer has to
+//!   be, `answer` what comes of it, `stream` has it written while it comes.
+//! - `access` says who may ask; `connections` are taken on, and ended with the server.
+//! - `native` is what no dialect has, `page` the page to chat in.
 //!
 //! An answer depends on the model, the request and its seed alone.
 
@@ -40,7 +42,6 @@ use axum::response::Response;
 
 use crate::text::Conversation;
 pub use access::Access;
-
 pub use facts::{Facts, Template};
 #[doc(hidden)]
 pub use local::Local;
