@@ -328,7 +328,8 @@ fn nothing_that_templates_do_brings_a_token_about() {
 #[test]
 fn marks_that_are_control_tokens_are_found_in_answers() {
     let source = "{% for m in messages %}\
-        {% if '</think>' in m.content %}{{ m.content.split('</think>')[-1] }}{% else %}{{ m.content }}{% endif %}\
+        {% if '</think>' in m.content %}{{ m.content.split('</think>')[-1] }}\
+        {% else %}{{ m.content }}{% endif %}\
         {% if m.reasoning_content %}({{ m.reasoning_content }}){% endif %}{% endfor %}";
     for kind in [3, 4] {
         let tokenizer = tokenizer(&bpe(&[], &[("<think>", kind), ("</think>", kind)])).expect("a vocabulary");

@@ -120,7 +120,7 @@ fn what_templates_write_is_read_back() {
         "exact": {"type": "boolean"}, "where": {"type": "object"}}});
     let tools = vec![
         json!({"type": "function", "function": {"name": "weather", "description": "", "parameters": schema}}),
-        json!({"type": "function", "function": {"name": "now", "description": "", "parameters": {"properties": {}}}}),
+        json!({"function": {"name": "now", "description": "", "parameters": {"properties": {}}}}),
     ];
     let cases = [
         ("qwen3", "hermes", 2),
@@ -129,7 +129,10 @@ fn what_templates_write_is_read_back() {
         ("own-brackets", "mistral", 2),
         ("own-channels", "harmony", 1),
     ];
-    let call = |id: &str, name: &str, arguments: &str| json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
+    let call = |id: &str, name: &str, arguments: &str| {
+        let function = json!({"name": name, "arguments": arguments});
+        json!({"id": id, "type": "function", "function": function})
+    };
     for (name, format, calls) in cases {
         let source = source(name);
         let found = Format::of_template(&source).expect(name);
