@@ -176,6 +176,9 @@ impl Server {
             Sampler::new(config).map_err(wrong_number)
         };
         let choices = ask.choices.max(1);
+        if choices > worker.most() {
+            return Err(ApiError::invalid("n", format!("at most {} answers run or wait", worker.most())));
+        }
         let mut samplers = (0..choices).map(sampler).collect::<Result<Vec<_>, _>>()?;
         let held = Held { format: ask.format, grammar: ask.grammar };
         let prompt = self.prompt(&worker, ask.input, held).await?;

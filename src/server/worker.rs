@@ -139,6 +139,11 @@ impl Worker {
         Ok(Events { events, left })
     }
 
+    /// Most requests that may wait or run.
+    pub fn most(&self) -> usize {
+        self.state.most
+    }
+
     /// Requests that wait or run.
     pub fn taken(&self) -> usize {
         self.state.taken.load(Ordering::Relaxed)

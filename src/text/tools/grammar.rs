@@ -90,7 +90,12 @@ pub fn json_after_thought(
 /// A schema of an object, whatever a tool says.
 fn object_schema(schema: &Json) -> Json {
     let mut schema = schema.as_object().cloned().unwrap_or_default();
-    schema.insert("type".to_owned(), "object".into());
+    // One that may be null as well is an object here; one that is none at all is refused when it is compiled.
+    let is_list =
+        schema.get("type").is_some_and(|ty| ty.as_array().is_some_and(|all| all.contains(&"object".into())));
+    if is_list || !schema.contains_key("type") {
+        schema.insert("type".to_owned(), "object".into());
+    }
     schema.into()
 }
 
