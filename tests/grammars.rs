@@ -28,7 +28,9 @@ fn is_short(value: &Value, most: usize) -> bool {
 }
 
 fn is_from(value: &Value, least: i64, most: i64) -> bool {
-    value.as_i64().is_some_and(|number| (least..=most).contains(&number))
+    // -0 is an integer of JSON's, and a float of serde_json's.
+    let zero = value.as_f64().filter(|&number| number == 0.0).map(|_| 0);
+    value.as_i64().or(zero).is_some_and(|number| (least..=most).contains(&number))
 }
 
 fn all(value: &Value, lengths: std::ops::RangeInclusive<usize>, fits: impl Fn(&Value) -> bool) -> bool {
