@@ -6,7 +6,7 @@
 //! - `calls` is the machine that reads them, `scan` and `object` its readers of JSON, `types` says what a
 //!   plain value is by the tool's schema.
 //! - `grammar` writes a grammar for an answer that has to be a call.
-//! - [`messages`] makes messages as OpenAI's API has them into what templates expect.
+//! - [`messages()`] makes messages as OpenAI's API has them into what templates expect.
 
 mod answer;
 mod calls;
