@@ -70,8 +70,13 @@ def unscripted(report: Report, browser: Browser, program: str):
         check(browser, server)
         page.equal(browser.complaints(), [], "what the console says")
 
-    for checks, arguments in ((real.CHECKS, []), (real.KEYED, ["--api-key", real.KEY])):
-        with real.Program(program, *arguments) as server:
+    groups = (
+        (real.CHECKS, "demo", []),
+        (real.ENDLESS, real.NOISE, real.SLOWLY),
+        (real.KEYED, "demo", ["--api-key", real.KEY]),
+    )
+    for checks, model, arguments in groups:
+        with real.Program(program, *arguments, model=model) as server:
             for check in checks:
                 report.run(check.__name__, first_line(check), lambda check=check: run(check, server))
 

@@ -14,12 +14,12 @@ QUESTION = "Tell me about the sea."
 
 
 class Program:
-    """`wayinfer serve` on the demo and a free port."""
+    """`wayinfer serve` on a model, the demo as a rule, and a free port."""
 
-    def __init__(self, program: str, *arguments: str):
+    def __init__(self, program: str, *arguments: str, model: str = "demo"):
         if not Path(program).is_file():
             raise DriverError(f"{program} is missing: cargo build, or --fake")
-        command = [program, "serve", "-m", "demo", "--port", "0", *arguments]
+        command = [program, "serve", "-m", model, "--port", "0", *arguments]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.log: list[str] = []
         for line in self.process.stderr:
@@ -124,5 +124,9 @@ def keys(browser: Browser, program: Program):
     expect(page.ask(QUESTION).strip(), "no answer with a key", page.last(".error"))
 
 
-CHECKS = [files, answers, stopping, refusals]
+CHECKS = [files, answers, refusals]
+# A model of noise, which does not end by itself, slow enough to be stopped.
+ENDLESS = [stopping]
+NOISE = str(Path(__file__).resolve().parents[2] / "fixtures/moe-q4_k_m.gguf")
+SLOWLY = ["--template", "chatml", "--ctx", "4096", "--isa", "scalar", "--threads", "1"]
 KEYED = [keys]
