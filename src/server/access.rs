@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use axum::http::header::{AUTHORIZATION, HOST};
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::{HeaderMap, Uri};
 use subtle::ConstantTimeEq;
 
@@ -59,19 +59,43 @@ impl Access {
         let Some(host) = uri.host().map(str::to_owned).or_else(|| header.and_then(host_of)) else {
             return Err(ApiError::new(ErrorKind::Invalid, "the request names no host"));
         };
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let name = bare.trim_end_matches('.');
-        let known = bare.parse::<IpAddr>().is_ok()
-            || name.eq_ignore_ascii_case("localhost")
-            || name.to_ascii_lowercase().ends_with(".localhost")
-            || self.hosts.iter().any(|host| host.eq_ignore_ascii_case(name));
-        match known {
+        match self.is_own(&host) {
             true => Ok(()),
             false => Err(ApiError::new(
                 ErrorKind::Forbidden,
-                format!("this server is not {name:?}; --allow-host gives it more names"),
+                format!("this server is not {host:?}; --allow-host gives it more names"),
             )),
         }
+    }
+
+    /// Whether it is a page of this server, or none, that has a browser ask: another's could not read the
+    /// answer, but have it made. Programs that are no pages have origins of their own schemes, or none.
+    ///
+    /// # Errors
+    /// Where it is another's page.
+    pub fn check_origin(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
+        let uri = origin.to_str().ok().and_then(|text| text.parse::<Uri>().ok());
+        let of_a_page =
+            uri.as_ref().is_none_or(|uri| matches!(uri.scheme_str(), Some("http" | "https") | None));
+        let own = uri.as_ref().and_then(Uri::host).is_some_and(|host| self.is_own(host));
+        // Pages whose origin is hidden send `null`.
+        match of_a_page && !own {
+            false => Ok(()),
+            true => {
+                Err(ApiError::new(ErrorKind::Forbidden, "pages of other origins may not ask this server"))
+            }
+        }
+    }
+
+    /// Whether a host is this machine: by an address, or by a name that it has.
+    fn is_own(&self, host: &str) -> bool {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let name = bare.trim_end_matches('.');
+        bare.parse::<IpAddr>().is_ok()
+            || name.eq_ignore_ascii_case("localhost")
+            || name.to_ascii_lowercase().ends_with(".localhost")
+            || self.hosts.iter().any(|host| host.eq_ignore_ascii_case(name))
     }
 }
 
@@ -143,5 +167,24 @@ mod tests {
                 .check_host(&"http://evil.example/".parse().unwrap(), &headers(&[("host", "localhost")]))
                 .is_err()
         );
+    }
+
+    #[test]
+    fn pages_of_others_may_not_ask() {
+        let access = Access { hosts: vec!["llm.example".into()], ..Access::default() };
+        let check = |origin: &str| access.check_origin(&headers(&[("origin", origin)]));
+        assert!(access.check_origin(&headers(&[])).is_ok());
+        for right in [
+            "http://127.0.0.1:8080",
+            "http://localhost:3000",
+            "https://llm.example",
+            "http://[::1]:8080",
+            "app://notes",
+        ] {
+            assert!(check(right).is_ok(), "{right}");
+        }
+        for wrong in ["https://evil.example", "http://localhost.evil.example:8080", "null", ""] {
+            assert!(check(wrong).is_err(), "{wrong}");
+        }
     }
 }

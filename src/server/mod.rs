@@ -119,7 +119,8 @@ impl Server {
 async fn guard(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let access = &server.config.access;
-    let checked = access.check_host(request.uri(), request.headers()).and_then(|()| {
+    let known = access.check_host(request.uri(), request.headers());
+    let checked = known.and_then(|()| access.check_origin(request.headers())).and_then(|()| {
         let open = path == "/health" || page::is_page(path);
         if open { Ok(()) } else { access.check_key(request.headers()) }
     });

@@ -210,8 +210,10 @@ impl<'m> Scheduler<'m> {
         let most = prompt.len() - 1;
         let jobs = || self.running.iter().map(|job| (common(&job.tokens, prompt).min(most), job));
         let there = jobs().map(|(same, job)| same.min(job.sequence.past())).max().unwrap_or(0);
-        let there = there.max(self.idle.longest(prompt).map_or(0, |(same, _)| same));
-        jobs().any(|(same, job)| job.reads() && same >= there + WORTH)
+        let read = jobs().filter(|(_, job)| job.reads()).map(|(same, _)| same).max().unwrap_or(0);
+        // There are many more sequences that are only remembered: they are looked at where it matters.
+        let is_ahead = |there: usize| read >= there + WORTH;
+        is_ahead(there) && is_ahead(self.idle.longest(prompt).map_or(0, |(same, _)| same))
     }
 
     /// A sequence that stands within a prompt, as far as that has been read before.

@@ -17,7 +17,7 @@ use super::super::error::ApiError;
 use super::super::tools;
 use super::fields::Fields;
 use super::messages::{InMessage, messages};
-use super::{Head, error, error_value, extras, logprobs_value, reason_value, usage_value};
+use super::{Head, end, error_value, extras, logprobs_value, reason_value, respond, told};
 use crate::text::Part;
 
 #[derive(Debug, Deserialize)]
@@ -38,10 +38,7 @@ struct ChatFields {
 const MAX_TOP_LOGPROBS: usize = 20;
 
 pub async fn completions(State(server): State<Arc<Server>>, body: Body) -> Response {
-    match answer(&server, body).await {
-        Ok(response) => response,
-        Err(wrong) => error(&wrong),
-    }
+    respond(answer(&server, body).await)
 }
 
 async fn answer(server: &Arc<Server>, body: Body) -> Result<Response, ApiError> {
@@ -76,10 +73,7 @@ async fn answer(server: &Arc<Server>, body: Body) -> Result<Response, ApiError> 
             if whole.logprobs.is_empty() { Value::Null } else { logprobs_value(&whole.logprobs) };
         choice
     });
-    let mut response = head.with(choices.collect());
-    response["usage"] = usage_value(&answer.usage());
-    response["wayinfer"] = extras(&answer);
-    Ok(Json(response).into_response())
+    Ok(Json(told(&head, choices.collect(), &answer)).into_response())
 }
 
 fn ask(fields: &Fields, chat: ChatFields) -> Result<Ask, ApiError> {
@@ -165,11 +159,5 @@ async fn stream(mut answer: Answer, pieces: Pieces, usage: bool) {
             return;
         }
     }
-    if usage {
-        let mut last = head.with(json!([]));
-        last["usage"] = usage_value(&answer.usage());
-        last["wayinfer"] = extras(&answer);
-        pieces.event(None, &last).await;
-    }
-    pieces.raw("data: [DONE]\n\n").await;
+    end(&head, &answer, &pieces, usage).await;
 }

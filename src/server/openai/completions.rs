@@ -15,7 +15,7 @@ use super::super::ask::{Ask, Input};
 use super::super::body::{EVENTS, Pieces, parse, read, streamed};
 use super::super::error::ApiError;
 use super::fields::Fields;
-use super::{Head, error, error_value, extras, reason_value, usage_value};
+use super::{Head, end, error_value, reason_value, respond, told};
 
 #[derive(Debug, Deserialize)]
 struct TextFields {
@@ -40,10 +40,7 @@ enum Prompt {
 const MAX_LOGPROBS: usize = 20;
 
 pub async fn completions(State(server): State<Arc<Server>>, body: Body) -> Response {
-    match answer(&server, body).await {
-        Ok(response) => response,
-        Err(wrong) => error(&wrong),
-    }
+    respond(answer(&server, body).await)
 }
 
 async fn answer(server: &Arc<Server>, body: Body) -> Result<Response, ApiError> {
@@ -62,10 +59,7 @@ async fn answer(server: &Arc<Server>, body: Body) -> Result<Response, ApiError> 
         let reason = whole.done.as_ref().map(|done| reason_value(done.reason));
         choice(index, &whole.text, &whole.logprobs, 0, reason)
     });
-    let mut response = head.with(choices.collect());
-    response["usage"] = usage_value(&answer.usage());
-    response["wayinfer"] = extras(&answer);
-    Ok(Json(response).into_response())
+    Ok(Json(told(&head, choices.collect(), &answer)).into_response())
 }
 
 fn ask(fields: &Fields, text: TextFields) -> Result<Ask, ApiError> {
@@ -161,11 +155,5 @@ async fn stream(mut answer: Answer, pieces: Pieces, usage: bool) {
             return;
         }
     }
-    if usage {
-        let mut last = head.with(json!([]));
-        last["usage"] = usage_value(&answer.usage());
-        last["wayinfer"] = extras(&answer);
-        pieces.event(None, &last).await;
-    }
-    pieces.raw("data: [DONE]\n\n").await;
+    end(&head, &answer, &pieces, usage).await;
 }

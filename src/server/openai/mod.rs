@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use super::Server;
 use super::answer::{Answer, Reason, TokenLogprobs};
+use super::body::Pieces;
 use super::error::{ApiError, ErrorKind};
 use super::models::Listed;
 use crate::engine::Usage;
@@ -154,6 +155,27 @@ pub fn rfc3339(seconds: u64) -> String {
 pub fn new_id(prefix: &str) -> String {
     let random = || RandomState::new().hash_one(prefix);
     format!("{prefix}{:016x}{:08x}", random(), random() as u32)
+}
+
+/// The answer to a request, or what is wrong with it.
+fn respond(answered: Result<Response, ApiError>) -> Response {
+    answered.unwrap_or_else(|wrong| error(&wrong))
+}
+
+/// An object with these choices, and what they took.
+fn told(head: &Head, choices: Value, answer: &Answer) -> Value {
+    let mut value = head.with(choices);
+    value["usage"] = usage_value(&answer.usage());
+    value["wayinfer"] = extras(answer);
+    value
+}
+
+/// Ends a stream, with what it took where that is wanted: clients know this piece by its having no choices.
+async fn end(head: &Head, answer: &Answer, pieces: &Pieces, usage: bool) {
+    if usage {
+        pieces.event(None, &told(head, json!([]), answer)).await;
+    }
+    pieces.raw("data: [DONE]\n\n").await;
 }
 
 fn usage_value(usage: &Usage) -> Value {

@@ -262,12 +262,10 @@ impl Scanner {
 /// A character within a JSON text.
 pub fn push_escaped(c: char, out: &mut String) {
     match c {
-        '"' => out.push_str("\\\""),
-        '\\' => out.push_str("\\\\"),
-        '\n' => out.push_str("\\n"),
-        '\r' => out.push_str("\\r"),
-        '\t' => out.push_str("\\t"),
-        c if c < ' ' => out.push_str(&format!("\\u{:04x}", c as u32)),
+        '"' | '\\' | ..' ' => {
+            let quoted = serde_json::Value::from(c.to_string()).to_string();
+            out.push_str(&quoted[1..quoted.len() - 1]);
+        }
         c => out.push(c),
     }
 }
