@@ -9,7 +9,7 @@ shift 2
 bin=$(./build.sh "$target" seeds)
 corpus=target/corpus
 if [ ! -d "$corpus/$target" ]; then
-    "$bin/seeds" "$corpus" ../../fixtures
+    ASAN_OPTIONS=detect_leaks=0 "$bin/seeds" "$corpus" ../../fixtures
 fi
 mkdir -p target/findings
 # Files of a moment belong in memory.

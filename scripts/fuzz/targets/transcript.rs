@@ -3,7 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use wayinfer::text::{Part, Splitter, Transcript};
+use wayinfer::text::Transcript;
+use wayinfer::text::tools::{AnswerParser, AnswerPart};
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(transcript) = Transcript::read(data) {
@@ -26,13 +27,16 @@ fuzz_target!(|data: &[u8]| {
 
 /// Reasoning and answer.
 fn parts(prompt: &str, pieces: &[&str]) -> [String; 2] {
-    let mut splitter = Splitter::after(prompt);
-    let mut all = Vec::new();
-    for piece in pieces {
-        all.extend(splitter.push(piece));
+    let mut parser = AnswerParser::new(None, prompt, &[]);
+    let mut parts: Vec<_> = pieces.iter().flat_map(|piece| parser.push(piece)).collect();
+    parts.extend(parser.finish());
+    let mut all = [String::new(), String::new()];
+    for part in parts {
+        match part {
+            AnswerPart::Reasoning(text) => all[0] += &text,
+            AnswerPart::Text(text) => all[1] += &text,
+            AnswerPart::Call { .. } | AnswerPart::Arguments { .. } => unreachable!("no format of calls"),
+        }
     }
-    all.extend(splitter.finish());
-    [Part::Reasoning, Part::Answer].map(|part| {
-        all.iter().filter(|(of, _)| *of == part).map(|(_, text)| text.as_str()).collect()
-    })
+    all
 }
