@@ -24,6 +24,7 @@
 //!   first, as ggml does.
 
 mod activations;
+pub(crate) mod arranged;
 mod blocks32;
 mod codebooks;
 mod floats;
