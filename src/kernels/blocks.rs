@@ -53,9 +53,6 @@ pub(super) trait PanelKernel<const ROWS: usize> {
         unit: usize,
         lanes: &mut [Self::Lanes; T],
     );
-    /// Asks for memory that is written to next.
-    #[inline(always)]
-    unsafe fn will_write(_place: *const f32) {}
     /// The results of `ROWS` rows.
     unsafe fn finish(lanes: &Self::Lanes) -> [f32; ROWS];
 }
@@ -167,9 +164,8 @@ pub(super) unsafe fn panels<K: PanelKernel<ROWS>, const ROWS: usize>(tile: &Tile
     let (none, mut panel) = unsafe { (K::no_lanes(), K::no_panel()) };
     let mut lanes = vec![none; tokens.min(K::TOKENS_A_PANEL)];
     for start in (0..tokens).step_by(K::TOKENS_A_PANEL) {
-        let end = tokens.min(start + K::TOKENS_A_PANEL);
+        let here = start..tokens.min(start + K::TOKENS_A_PANEL);
         for first in (0..tile.rows).step_by(ROWS) {
-            lanes.fill(none);
             // Where fewer rows are left, the last stands in for those that are not there.
             let rows = array!(ROWS, |r| tile.row((first + r).min(tile.rows - 1)));
             let units = K::units(tile.row_bytes);
@@ -177,15 +173,17 @@ pub(super) unsafe fn panels<K: PanelKernel<ROWS>, const ROWS: usize>(tile: &Tile
                 // SAFETY: as above.
                 unsafe {
                     K::unpack(&rows, unit, &mut panel);
-                    add_tokens::<K, ROWS>(&panel, &x, start..end, [unit, units], &mut lanes, |t| {
-                        K::will_write(out.place(t, first));
+                    if unit + 1 < units {
+                        add_tokens::<K, ROWS>(&panel, &x, here.clone(), unit, &mut lanes, |_, _| {});
+                        continue;
+                    }
+                    // Results are written while the next tokens' are computed: one after another they would
+                    // wait for memory.
+                    add_tokens::<K, ROWS>(&panel, &x, here.clone(), unit, &mut lanes, |t, lanes| {
+                        out.set_rows(t, first, &K::finish(lanes));
+                        *lanes = none;
                     });
                 }
-            }
-            for (t, lanes) in (start..end).zip(&lanes) {
-                // SAFETY: as above.
-                let dots = unsafe { K::finish(lanes) };
-                out.set_rows(t, first, &dots);
             }
         }
     }
@@ -193,8 +191,7 @@ pub(super) unsafe fn panels<K: PanelKernel<ROWS>, const ROWS: usize>(tile: &Tile
 
 macro_rules! add_tokens {
     ($($size:literal)*) => {
-        /// Adds a unit of some tokens to their lanes, and announces the tokens' results: in each unit those of
-        /// some groups, for memory takes but a few requests at a time.
+        /// Adds unit `unit` of some tokens to their lanes, and hands out each token with its lanes.
         ///
         /// # Safety
         /// As [`tile`].
@@ -203,22 +200,18 @@ macro_rules! add_tokens {
             panel: &K::Panel,
             x: &K::Tokens<'_>,
             tokens: Range<usize>,
-            [unit, units]: [usize; 2],
+            unit: usize,
             lanes: &mut [K::Lanes],
-            announce: impl Fn(usize),
+            mut then: impl FnMut(usize, &mut K::Lanes),
         ) {
             // As [`crate::quant::arranged::groups`] has them.
-            let (mut at, mut turn) = (0, unit);
+            let mut at = 0;
             $(while $size <= K::TOKENS && at + $size <= tokens.len() {
                 let first = tokens.start + at;
-                if turn == 0 {
-                    (first..first + $size).for_each(&announce);
-                    turn = units;
-                }
-                turn -= 1;
                 if let Some(lanes) = lanes[at..].first_chunk_mut::<$size>() {
                     // SAFETY: the caller vouches for the CPU.
                     unsafe { K::accumulate(panel, x, first, unit, lanes) }
+                    lanes.iter_mut().enumerate().for_each(|(i, lanes)| then(first + i, lanes));
                 }
                 at += $size;
             })*

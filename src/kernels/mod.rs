@@ -327,22 +327,22 @@ impl OutTile<'_> {
     #[inline(always)]
     fn set_rows<const N: usize>(&mut self, t: usize, first: usize, values: &[f32; N]) {
         assert!(t < self.tokens && first <= self.rows);
-        // SAFETY: in bounds by the assertion and the comparison; `new`'s caller has promised us these elements,
-        // so that nobody else has a reference to them.
-        unsafe {
-            let to = self.at.add(t * self.stride + first);
-            if N <= self.rows - first {
-                to.cast::<[f32; N]>().write_unaligned(*values);
-            } else {
-                std::ptr::copy_nonoverlapping(values.as_ptr(), to, self.rows - first);
-            }
+        if N <= self.rows - first {
+            // SAFETY: in bounds by the assertion and the comparison; `new`'s caller has promised us these
+            // elements.
+            unsafe { self.at.add(t * self.stride + first).cast::<[f32; N]>().write_unaligned(*values) };
+        } else {
+            self.set_last_rows(t, first, values);
         }
     }
 
-    /// Where [`OutTile::set_rows`] will write.
-    #[inline(always)]
-    fn place(&self, t: usize, first: usize) -> *const f32 {
-        self.at.wrapping_add(t * self.stride + first)
+    /// Apart, for else the compiler makes one copy of a length that it does not know of both.
+    #[cold]
+    #[inline(never)]
+    fn set_last_rows(&mut self, t: usize, first: usize, values: &[f32]) {
+        for (r, value) in (first..self.rows).zip(values) {
+            self.set(t, r, *value);
+        }
     }
 }
 

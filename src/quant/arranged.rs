@@ -4,6 +4,8 @@
 //! Rows of activations are often a multiple of 4096 bytes apart, which a cache puts into the same few places;
 //! a kernel that goes over several rows at once then waits for memory. Here it reads one stream.
 
+use std::array::from_fn;
+
 use rayon::prelude::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, transmute};
 
@@ -151,9 +153,21 @@ impl Arranged {
     }
 }
 
-/// Writes what a token has, token `t` of a group of `tokens`.
-fn put(words: &mut [u32], t: usize, tokens: usize, values: impl Iterator<Item = u32>) {
-    values.enumerate().for_each(|(i, value)| words[i * tokens + t] = value);
+/// Writes one token's part of a field of `len` values, token `t` of a group of `tokens`; returns the words of the
+/// fields behind it.
+#[inline(always)]
+fn put<'w, V: Copy>(
+    words: &'w mut [u32],
+    len: usize,
+    [t, tokens]: [usize; 2],
+    values: &[V],
+    word: impl Fn(V) -> u32,
+) -> &'w mut [u32] {
+    let (field, rest) = words.split_at_mut(len * tokens);
+    for (to, value) in field.chunks_exact_mut(tokens).zip(values) {
+        to[t] = word(*value);
+    }
+    rest
 }
 
 /// Fills a [`Group`] of as many tokens as there are rows with their super-block `unit`.
@@ -161,14 +175,19 @@ fn fill_group(words: &mut [u32], rows: &[Q8KRow<'_>], unit: usize) {
     for (t, row) in rows.iter().enumerate() {
         let quads: &[[i8; 4]] = row.qs.as_chunks::<QK_K>().0[unit].as_chunks().0;
         let sums: &[[i16; 2]] = row.bsums.as_chunks::<16>().0[unit].as_chunks().0;
-        let sums_of_32 = sums.as_chunks().0.iter().map(|[[a, b], [c, d]]| [a + b, c + d]);
-        let less_32 = quads.as_chunks::<4>().0.iter().map(|quads| {
-            let sum = |i: usize| quads.iter().map(|quad| i16::from(quad[i])).sum::<i16>();
-            [-32 * (sum(0) + sum(1)), -32 * (sum(2) + sum(3))]
+        let sums_of_32: [[i16; 2]; QK_K / 64] =
+            from_fn(|p| from_fn(|i| sums[2 * p + i][0] + sums[2 * p + i][1]));
+        let less_32: [[i16; 2]; QK_K / 16] = from_fn(|g| {
+            let quads = quads[4 * g..][..4].iter().map(|quad| quad.map(i16::from));
+            let [a, b] = quads.fold([0, 0], |[x, y], [a, b, c, d]| [x + a + b, y + c + d]);
+            [-32 * a, -32 * b]
         });
-        let pairs = sums.iter().copied().chain(sums_of_32).chain(less_32);
-        let values = quads.iter().map(|quad| transmute!(*quad)).chain(pairs.map(|pair| transmute!(pair)));
-        put(words, t, rows.len(), values.chain([row.d[unit].to_bits()]));
+        let at = [t, rows.len()];
+        let words = put(&mut *words, QK_K / 4, at, quads, |quad| transmute!(quad));
+        let words = put(words, QK_K / 32, at, sums, |pair| transmute!(pair));
+        let words = put(words, QK_K / 64, at, &sums_of_32, |pair| transmute!(pair));
+        let words = put(words, QK_K / 16, at, &less_32, |pair| transmute!(pair));
+        put(words, 1, at, &[row.d[unit]], f32::to_bits);
     }
 }
 
@@ -179,14 +198,11 @@ fn fill_parts(words: &mut [u32], rows: &[Q8_0Row<'_>], unit: usize) {
         let here = 8 * unit..row.d.len().min(8 * unit + 8);
         let quads: &[[i8; 4]] = row.qs[PART * here.start..PART * here.end].as_chunks().0;
         let sums: &[[i16; 2]] = row.bsums[2 * here.start..2 * here.end].as_chunks().0;
-        let s = row.s.get(here.clone()).unwrap_or_default();
-        let n = rows.len();
-        // What stands in a word before these, in the order of the fields.
-        let [of_quads, of_each] = [8 * PART / 4, 8];
-        put(words, t, n, quads.iter().map(|quad| transmute!(*quad)));
-        put(&mut words[of_quads * n..], t, n, sums.iter().map(|pair| transmute!(*pair)));
-        put(&mut words[(of_quads + of_each) * n..], t, n, row.d[here].iter().map(|d| d.to_bits()));
-        put(&mut words[(of_quads + 2 * of_each) * n..], t, n, s.iter().map(|s| s.to_bits()));
+        let at = [t, rows.len()];
+        let words = put(&mut *words, 8 * PART / 4, at, quads, |quad| transmute!(quad));
+        let words = put(words, 8, at, sums, |pair| transmute!(pair));
+        let words = put(words, 8, at, &row.d[here.clone()], f32::to_bits);
+        put(words, 8, at, row.s.get(here).unwrap_or_default(), f32::to_bits);
     }
 }
 

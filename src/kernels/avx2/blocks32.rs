@@ -13,7 +13,7 @@ use super::super::layouts::{Eight, PartLayout, ShortRows, Tail, activations, eig
 use super::super::{OutTile, Tile};
 use super::{
     Maddubs, Multiply, PREFETCH, PREFETCH_ROWS, load_f32, load_i8, load_i16, opaque, prefetch, spread_pair,
-    spread_quad, to_array, transpose8, tree8, will_write,
+    spread_quad, to_array, transpose8, tree8,
 };
 use crate::quant::arranged::{Arranged, Parts};
 use crate::quant::{ActivationRow, PART, Q8_0Row};
@@ -174,11 +174,6 @@ impl<B: Block> PanelKernel<16> for Blocks32<B> {
             (_, _, true) => add_panel::<false, false, true, T>(panel, x, 0, lanes),
             _ => add_panel::<false, false, false, T>(panel, x, B::OFFSET, lanes),
         }
-    }
-
-    #[inline(always)]
-    unsafe fn will_write(place: *const f32) {
-        will_write(place);
     }
 
     /// The tree of [`crate::quant::tree8`], over lanes that hold eight rows each.

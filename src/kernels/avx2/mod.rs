@@ -117,13 +117,6 @@ fn prefetch<T: ?Sized>(at: &T, ahead: usize) {
     }
 }
 
-/// Asks for memory that is written to next: it can be asked for whatever the CPU's features.
-#[inline(always)]
-pub(super) fn will_write(place: *const f32) {
-    // SAFETY: a hint, which reads and writes nothing.
-    unsafe { _mm_prefetch::<_MM_HINT_ET0>(place.cast()) };
-}
-
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn load_u8(bytes: &[u8; 32]) -> __m256i {

@@ -15,7 +15,7 @@ use super::super::layouts::SuperLayout;
 use super::places::{Places, PlacesAhead};
 use super::{
     Maddubs, Multiply, PREFETCH, PREFETCH_ROWS, in_memory, load_i8, load_i16, load_u8, opaque, prefetch,
-    spread_pair, spread_quad, to_array, transpose8, widen_f16, will_write,
+    spread_pair, spread_quad, to_array, transpose8, widen_f16,
 };
 use crate::quant::arranged::{Arranged, Group};
 use crate::quant::{ActivationRow, Q8KRow, QK_K};
@@ -250,11 +250,6 @@ impl<B: SuperBlock> PanelKernel<16> for SuperBlocks<B> {
             (_, _, 2) => add_panel::<false, INTEGER, 2, T>(panel, x, lanes),
             _ => add_panel::<false, INTEGER, 4, T>(panel, x, lanes),
         }
-    }
-
-    #[inline(always)]
-    unsafe fn will_write(place: *const f32) {
-        will_write(place);
     }
 
     #[inline]

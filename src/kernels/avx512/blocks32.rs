@@ -8,7 +8,7 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::super::avx2::{self, Block, turned, weights_of, will_write};
+use super::super::avx2::{self, Block, turned, weights_of};
 use super::super::blocks::{BlockKernel, PanelKernel};
 use super::super::layouts::{Eight, ShortRows, Tail, activations, eight_parts};
 use super::super::{OutTile, Tile};
@@ -120,11 +120,6 @@ impl<B: Block> PanelKernel<16> for Blocks32<B> {
             (_, true) => add_panel::<false, true, T>(panel, x, offset::<B>(), lanes),
             _ => add_panel::<false, false, T>(panel, x, offset::<B>(), lanes),
         }
-    }
-
-    #[inline(always)]
-    unsafe fn will_write(place: *const f32) {
-        will_write(place);
     }
 
     /// The tree of [`crate::quant::tree8`], over lanes that hold sixteen rows each.

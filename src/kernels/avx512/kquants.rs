@@ -10,7 +10,7 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::super::avx2::{self, FLOAT_OF_32, will_write};
+use super::super::avx2::{self, FLOAT_OF_32};
 use super::super::blocks::{BlockKernel, PanelKernel};
 use super::super::{OutTile, Tile};
 use super::blocks32::add_quads;
@@ -53,7 +53,7 @@ impl<'a> Four<'a> {
 
 impl<B: SuperBlock> PanelKernel<16> for KQuant<B> {
     const TOKENS: usize = 8;
-    const TOKENS_A_PANEL: usize = 256;
+    const TOKENS_A_PANEL: usize = 512;
     const ARRANGED: bool = true;
 
     type Row<'a> = Q8KRow<'a>;
@@ -134,11 +134,6 @@ impl<B: SuperBlock> PanelKernel<16> for KQuant<B> {
         } else {
             add_sums::<INTEGER, T>(panel, x, &sum, lanes);
         }
-    }
-
-    #[inline(always)]
-    unsafe fn will_write(place: *const f32) {
-        will_write(place);
     }
 
     #[inline]

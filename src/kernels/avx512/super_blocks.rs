@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::super::Tile;
-use super::super::avx2::{EightRows, FLOAT_OF_32, Mins, Places, PlacesAhead, SuperBlock, d_pair, will_write};
+use super::super::avx2::{EightRows, FLOAT_OF_32, Mins, Places, PlacesAhead, SuperBlock, d_pair};
 use super::super::blocks::{BlockKernel, PanelKernel};
 use super::blocks32::add_quads;
 use super::unpack::Panel;
@@ -20,7 +20,7 @@ pub(in super::super) struct SuperBlocks<B>(PhantomData<B>);
 
 impl<B: SuperBlock> PanelKernel<16> for SuperBlocks<B> {
     const TOKENS: usize = 8;
-    const TOKENS_A_PANEL: usize = 256;
+    const TOKENS_A_PANEL: usize = 512;
     const ARRANGED: bool = true;
 
     type Row<'a> = Q8KRow<'a>;
@@ -106,11 +106,6 @@ impl<B: SuperBlock> PanelKernel<16> for SuperBlocks<B> {
             (_, true) => add_panel::<INTEGER, true, T>(panel, x, lanes),
             (_, false) => add_panel::<INTEGER, false, T>(panel, x, lanes),
         }
-    }
-
-    #[inline(always)]
-    unsafe fn will_write(place: *const f32) {
-        will_write(place);
     }
 
     #[inline]

@@ -113,11 +113,6 @@ macro_rules! as_in_avx2 {
         }
 
         #[inline(always)]
-        unsafe fn will_write(place: *const f32) {
-            avx2::will_write(place);
-        }
-
-        #[inline(always)]
         unsafe fn finish(lanes: &Self::Lanes) -> [f32; $rows] {
             // SAFETY: the caller vouches for the CPU.
             unsafe { <$kernel as PanelKernel<$rows>>::finish(lanes) }
