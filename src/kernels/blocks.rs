@@ -8,8 +8,11 @@
 //! Nothing here names an instruction set: a set's own function, compiled for its features, calls [`tile`],
 //! which is inlined into it.
 
+use std::ops::Range;
+
 use super::{OutTile, Tile};
 use crate::quant::ActivationRow;
+use crate::quant::arranged::group_sizes;
 
 /// What a format has to say on an instruction set for many tokens: panels of `ROWS` rows.
 ///
@@ -20,14 +23,20 @@ pub(super) trait PanelKernel<const ROWS: usize> {
     /// Tokens that share a panel: their activations should stay in L2 while the rows pass by.
     const TOKENS_A_PANEL: usize = 64;
 
+    /// Whether tiles for panels come with activations arranged in groups, of at most `TOKENS`.
+    const ARRANGED: bool = false;
+
     /// A row of activations.
     type Row<'a>: Copy;
+    /// All rows of activations, as panels take them.
+    type Tokens<'a>;
     /// `ROWS` rows of weights, unpacked, for one unit of columns.
     type Panel;
     /// What is added up for `ROWS` rows and one token.
     type Lanes: Copy;
 
     fn row(x: ActivationRow<'_>) -> Self::Row<'_>;
+    fn tokens<'a>(tile: &Tile<'a>) -> Self::Tokens<'a>;
 
     /// Units of columns in a row of this many bytes.
     fn units(row_bytes: usize) -> usize;
@@ -36,16 +45,30 @@ pub(super) trait PanelKernel<const ROWS: usize> {
     unsafe fn no_panel() -> Self::Panel;
     /// Unpacks unit `unit` of `ROWS` rows.
     unsafe fn unpack(rows: &[&[u8]; ROWS], unit: usize, panel: &mut Self::Panel);
-    /// Adds unit `unit` of `T` tokens to their lanes.
+    /// Adds unit `unit` of the `T` tokens from `first` on to their lanes.
     unsafe fn accumulate<const T: usize>(
         panel: &Self::Panel,
-        x: &[Self::Row<'_>; T],
+        x: &Self::Tokens<'_>,
+        first: usize,
         unit: usize,
         lanes: &mut [Self::Lanes; T],
     );
     /// The results of `ROWS` rows.
     unsafe fn finish(lanes: &Self::Lanes) -> [f32; ROWS];
 }
+
+/// What of [`PanelKernel`] a kernel has that takes rows of activations as they are.
+macro_rules! takes_rows {
+    ($rows:literal) => {
+        type Tokens<'a> = Vec<Self::Row<'a>>;
+
+        #[inline(always)]
+        fn tokens<'a>(tile: &$crate::kernels::Tile<'a>) -> Vec<Self::Row<'a>> {
+            $crate::kernels::blocks::activations::<Self, $rows>(tile)
+        }
+    };
+}
+pub(super) use takes_rows;
 
 /// What a quantised format has to say on an instruction set: panels, and dots for few tokens.
 ///
@@ -105,7 +128,7 @@ pub(super) unsafe fn tile<K: BlockKernel<ROWS>, const ROWS: usize>(tile: &Tile<'
 
 /// All rows of activations, looked up once for all rows of weights.
 #[inline(always)]
-fn activations<'a, K: PanelKernel<ROWS>, const ROWS: usize>(tile: &Tile<'a>) -> Vec<K::Row<'a>> {
+pub(super) fn activations<'a, K: PanelKernel<ROWS>, const ROWS: usize>(tile: &Tile<'a>) -> Vec<K::Row<'a>> {
     (0..tile.x.rows()).map(|t| K::row(tile.x.row(t))).collect()
 }
 
@@ -135,67 +158,73 @@ unsafe fn row_dots<K: BlockKernel<ROWS>, const ROWS: usize, const T: usize>(
 /// As [`tile`].
 #[inline(always)]
 pub(super) unsafe fn panels<K: PanelKernel<ROWS>, const ROWS: usize>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
-    let x = activations::<K, ROWS>(tile);
+    const { assert!(K::TOKENS_A_PANEL % K::TOKENS == 0, "groups begin where panels do") };
+    let (x, tokens) = (K::tokens(tile), tile.x.rows());
     // SAFETY: the caller vouches for the CPU, here and below.
     let (none, mut panel) = unsafe { (K::no_lanes(), K::no_panel()) };
-    let mut lanes = vec![none; x.len().min(K::TOKENS_A_PANEL)];
-    for (i, x) in x.chunks(K::TOKENS_A_PANEL).enumerate() {
+    let mut lanes = vec![none; tokens.min(K::TOKENS_A_PANEL)];
+    for start in (0..tokens).step_by(K::TOKENS_A_PANEL) {
+        let here = start..tokens.min(start + K::TOKENS_A_PANEL);
         for first in (0..tile.rows).step_by(ROWS) {
-            lanes.fill(none);
             // Where fewer rows are left, the last stands in for those that are not there.
             let rows = array!(ROWS, |r| tile.row((first + r).min(tile.rows - 1)));
-            // SAFETY: as above.
-            unsafe { add_rows::<K, ROWS>(&rows, K::units(tile.row_bytes), x, &mut panel, &mut lanes) };
-            for (t, lanes) in lanes[..x.len()].iter().enumerate() {
+            let units = K::units(tile.row_bytes);
+            for unit in 0..units {
                 // SAFETY: as above.
-                let dots = unsafe { K::finish(lanes) };
-                for (r, dot) in dots.into_iter().enumerate().take(tile.rows - first) {
-                    out.set(i * K::TOKENS_A_PANEL + t, first + r, dot);
+                unsafe {
+                    K::unpack(&rows, unit, &mut panel);
+                    if unit + 1 < units {
+                        add_tokens::<K, ROWS>(&panel, &x, here.clone(), unit, &mut lanes, |_, _| {});
+                        continue;
+                    }
+                    // Results are written while the next tokens' are computed: one after another they would
+                    // wait for memory.
+                    add_tokens::<K, ROWS>(&panel, &x, here.clone(), unit, &mut lanes, |t, lanes| {
+                        out.set_rows(t, first, &K::finish(lanes));
+                        *lanes = none;
+                    });
                 }
             }
         }
     }
 }
 
-/// Adds the products of `ROWS` rows of weights with some tokens to the tokens' lanes.
-///
-/// # Safety
-/// As [`tile`].
-#[inline(always)]
-unsafe fn add_rows<K: PanelKernel<ROWS>, const ROWS: usize>(
-    rows: &[&[u8]; ROWS],
-    units: usize,
-    x: &[K::Row<'_>],
-    panel: &mut K::Panel,
-    lanes: &mut [K::Lanes],
-) {
-    for unit in 0..units {
-        // SAFETY: the caller vouches for the CPU.
-        unsafe {
-            K::unpack(rows, unit, panel);
-            several_at_a_time!(x.len(), K::TOKENS, [8 4 3 2 1], |t| accumulate(
-                panel,
-                &x[t..],
-                unit,
-                &mut lanes[t..]
-            ));
+macro_rules! add_tokens {
+    ($($size:literal)*) => {
+        /// Adds unit `unit` of some tokens to their lanes, and hands out each token with its lanes.
+        ///
+        /// # Safety
+        /// As [`tile`].
+        #[inline(always)]
+        unsafe fn add_tokens<K: PanelKernel<ROWS>, const ROWS: usize>(
+            panel: &K::Panel,
+            x: &K::Tokens<'_>,
+            tokens: Range<usize>,
+            unit: usize,
+            lanes: &mut [K::Lanes],
+            mut then: impl FnMut(usize, &mut K::Lanes),
+        ) {
+            // As [`crate::quant::arranged::groups`] has them.
+            let mut at = 0;
+            $(while $size <= K::TOKENS && at + $size <= tokens.len() {
+                let first = tokens.start + at;
+                if let Some(lanes) = lanes[at..].first_chunk_mut::<$size>() {
+                    // SAFETY: the caller vouches for the CPU.
+                    unsafe { K::accumulate(panel, x, first, unit, lanes) }
+                    lanes.iter_mut().enumerate().for_each(|(i, lanes)| then(first + i, lanes));
+                }
+                at += $size;
+            })*
         }
-    }
+    };
 }
+group_sizes!(add_tokens);
 
-/// Unit `unit` of a panel for the first `T` of these tokens.
-///
-/// # Safety
-/// As [`tile`].
+/// The rows of activations of `T` tokens from `first` on.
 #[inline(always)]
-unsafe fn accumulate<K: PanelKernel<ROWS>, const ROWS: usize, const T: usize>(
-    panel: &K::Panel,
-    x: &[K::Row<'_>],
-    unit: usize,
-    lanes: &mut [K::Lanes],
-) {
-    if let (Some(x), Some(lanes)) = (x.first_chunk::<T>(), lanes.first_chunk_mut::<T>()) {
-        // SAFETY: the caller vouches for the CPU.
-        unsafe { K::accumulate::<T>(panel, x, unit, lanes) }
+pub(super) fn rows_from<R, const T: usize>(x: &[R], first: usize) -> &[R; T] {
+    match x[first..].first_chunk() {
+        Some(rows) => rows,
+        None => unreachable!("as many tokens as are asked for"),
     }
 }

@@ -4,12 +4,14 @@
 //! threads.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use super::{Kernels, OutTile, Tile, TileFunction};
+use super::{Groups, Kernels, OutTile, Tile, TileFunction};
 use crate::gguf::TensorType;
+use crate::quant::arranged::Arranged;
 use crate::quant::{Activations, Format, format};
 
 /// A matrix of weights, as it lies in a file: `rows` rows of `cols` elements, row after row.
@@ -74,7 +76,8 @@ pub fn matmul(kernels: &'static Kernels, weights: WeightMatrix<'_>, x: &Activati
 /// # Panics
 /// As [`matmul`].
 pub fn matmul_batch(kernels: &'static Kernels, jobs: &mut [MatmulJob<'_>]) {
-    let jobs: Vec<Checked<'_>> = jobs.iter_mut().map(|job| Checked::new(kernels, job)).collect();
+    let mut jobs: Vec<Checked<'_>> = jobs.iter_mut().map(|job| Checked::new(kernels, job)).collect();
+    arrange(&mut jobs);
     let threads = rayon::current_num_threads();
     let work: usize = jobs.iter().map(Checked::work).sum();
     if threads == 1 || work < MIN_PARALLEL_WORK {
@@ -92,6 +95,25 @@ pub fn matmul_batch(kernels: &'static Kernels, jobs: &mut [MatmulJob<'_>]) {
             unsafe { jobs[*i].run(rows.clone()) };
         }
     });
+}
+
+/// Arranges the activations of those jobs whose kernels want it.
+fn arrange(jobs: &mut [Checked<'_>]) {
+    // Jobs of the same activations follow one another: the others take what the first of them has made.
+    let mut firsts: Vec<(&Activations, Groups)> = Vec::new();
+    for job in jobs.iter() {
+        match (job.groups, firsts.last()) {
+            (None, _) => {}
+            (Some(groups), Some((x, same))) if std::ptr::eq(*x, job.x) && *same == groups => {}
+            (Some(groups), _) => firsts.push((job.x, groups)),
+        }
+    }
+    if firsts.len() > 1 {
+        firsts.par_iter().for_each(|(x, groups)| drop(x.arranged(groups.most)));
+    }
+    for job in jobs {
+        job.arranged = job.groups.map(|groups| job.x.arranged(groups.most));
+    }
 }
 
 /// Work (see [`Checked::work`]) below which other threads are not worth waking.
@@ -128,6 +150,9 @@ struct Checked<'a> {
     weights: WeightMatrix<'a>,
     x: &'a Activations,
     tile_function: TileFunction,
+    /// How its activations are to be arranged.
+    groups: Option<Groups>,
+    arranged: Option<Arc<Arranged>>,
     row_bytes: usize,
     rows: usize,
     /// `[x.rows()][rows]`, exclusively ours for `'a`.
@@ -150,9 +175,18 @@ impl<'a> Checked<'a> {
             weights.cols
         );
         assert_eq!(Some(job.out.len()), x.rows().checked_mul(weights.rows), "room for the output");
-        let (tile_function, _) = kernels.tile(format.ty).expect("the scalar set has every format");
-        let row_bytes = format.row_bytes(weights.cols);
-        Checked { weights, x, tile_function, row_bytes, rows: weights.rows, out: job.out.as_mut_ptr() }
+        let (kernel, _) = kernels.tile(format.ty).expect("the scalar set has every format");
+        let groups = kernel.arranged.filter(|groups| (groups.from..groups.below).contains(&x.rows()));
+        Checked {
+            weights,
+            x,
+            tile_function: kernel.run,
+            groups,
+            arranged: None,
+            row_bytes: format.row_bytes(weights.cols),
+            rows: weights.rows,
+            out: job.out.as_mut_ptr(),
+        }
     }
 
     /// An estimate of the work: bytes of weights, each read once and used for every token.
@@ -175,6 +209,7 @@ impl<'a> Checked<'a> {
             rows: rows.len(),
             row_bytes: self.row_bytes,
             x: self.x,
+            arranged: self.arranged.as_deref(),
         };
         // SAFETY: `out` has `tokens * self.rows` elements (`new`) and `rows` lies within `0..self.rows` (the
         // slice above would have panicked otherwise); only this call has these rows.

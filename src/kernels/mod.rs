@@ -29,6 +29,20 @@ macro_rules! array {
     }};
 }
 
+/// Runs a block for each constant `0..count`, of at most eight: loops that are unrolled whatever their length.
+#[cfg(target_arch = "x86_64")]
+macro_rules! unrolled {
+    ($count:expr, |$i:ident| $body:block) => {
+        unrolled!(@0 1 2 3 4 5 6 7; $count, |$i| $body)
+    };
+    (@$($n:literal)*; $count:expr, |$i:ident| $body:block) => {
+        $({
+            const $i: usize = $n;
+            if $i < $count $body
+        })*
+    };
+}
+
 /// The table of a vector set: the given kernels, and `quantised` of every quantised format, by the names that
 /// `quantised`, `Blocks32` and `SuperBlocks` have where the macro is called; Q4_K, Q5_K and Q6_K are of the
 /// type named.
@@ -39,31 +53,31 @@ macro_rules! tiles_with_quantised {
             use crate::quant::*;
             &[
                 $($kernel,)*
-                kernel(TensorType::Q4_0, quantised::<Blocks32<BlockQ4_0>, _>),
-                kernel(TensorType::Q4_1, quantised::<Blocks32<BlockQ4_1>, _>),
-                kernel(TensorType::Q5_0, quantised::<Blocks32<BlockQ5_0>, _>),
-                kernel(TensorType::Q5_1, quantised::<Blocks32<BlockQ5_1>, _>),
-                kernel(TensorType::Q8_0, quantised::<Blocks32<BlockQ8_0>, _>),
-                kernel(TensorType::Q2_K, quantised::<SuperBlocks<BlockQ2K>, _>),
-                kernel(TensorType::Q3_K, quantised::<SuperBlocks<BlockQ3K>, _>),
-                kernel(TensorType::Q4_K, quantised::<$k_quants<BlockQ4K>, _>),
-                kernel(TensorType::Q5_K, quantised::<$k_quants<BlockQ5K>, _>),
-                kernel(TensorType::Q6_K, quantised::<$k_quants<BlockQ6K>, _>),
-                kernel(TensorType::IQ2_XXS, quantised::<SuperBlocks<BlockIQ2XXS>, _>),
-                kernel(TensorType::IQ2_XS, quantised::<SuperBlocks<BlockIQ2XS>, _>),
-                kernel(TensorType::IQ2_S, quantised::<SuperBlocks<BlockIQ2S>, _>),
-                kernel(TensorType::IQ3_XXS, quantised::<SuperBlocks<BlockIQ3XXS>, _>),
-                kernel(TensorType::IQ3_S, quantised::<SuperBlocks<BlockIQ3S>, _>),
-                kernel(TensorType::IQ1_S, quantised::<SuperBlocks<BlockIQ1S>, _>),
-                kernel(TensorType::IQ1_M, quantised::<SuperBlocks<BlockIQ1M>, _>),
-                kernel(TensorType::IQ4_NL, quantised::<Blocks32<BlockIQ4NL>, _>),
-                kernel(TensorType::IQ4_XS, quantised::<SuperBlocks<BlockIQ4XS>, _>),
-                kernel(TensorType::TQ1_0, quantised::<SuperBlocks<BlockTQ1_0>, _>),
-                kernel(TensorType::TQ2_0, quantised::<SuperBlocks<BlockTQ2_0>, _>),
-                kernel(TensorType::MXFP4, quantised::<Blocks32<BlockMXFP4>, _>),
-                kernel(TensorType::NVFP4, quantised::<Blocks32<BlockNVFP4>, _>),
-                kernel(TensorType::Q1_0, quantised::<Blocks32<BlockQ1_0>, _>),
-                kernel(TensorType::Q2_0, quantised::<Blocks32<BlockQ2_0>, _>),
+                block_kernel::<Blocks32<BlockQ4_0>, _>(TensorType::Q4_0, quantised::<Blocks32<BlockQ4_0>, _>),
+                block_kernel::<Blocks32<BlockQ4_1>, _>(TensorType::Q4_1, quantised::<Blocks32<BlockQ4_1>, _>),
+                block_kernel::<Blocks32<BlockQ5_0>, _>(TensorType::Q5_0, quantised::<Blocks32<BlockQ5_0>, _>),
+                block_kernel::<Blocks32<BlockQ5_1>, _>(TensorType::Q5_1, quantised::<Blocks32<BlockQ5_1>, _>),
+                block_kernel::<Blocks32<BlockQ8_0>, _>(TensorType::Q8_0, quantised::<Blocks32<BlockQ8_0>, _>),
+                block_kernel::<SuperBlocks<BlockQ2K>, _>(TensorType::Q2_K, quantised::<SuperBlocks<BlockQ2K>, _>),
+                block_kernel::<SuperBlocks<BlockQ3K>, _>(TensorType::Q3_K, quantised::<SuperBlocks<BlockQ3K>, _>),
+                block_kernel::<$k_quants<BlockQ4K>, _>(TensorType::Q4_K, quantised::<$k_quants<BlockQ4K>, _>),
+                block_kernel::<$k_quants<BlockQ5K>, _>(TensorType::Q5_K, quantised::<$k_quants<BlockQ5K>, _>),
+                block_kernel::<$k_quants<BlockQ6K>, _>(TensorType::Q6_K, quantised::<$k_quants<BlockQ6K>, _>),
+                block_kernel::<SuperBlocks<BlockIQ2XXS>, _>(TensorType::IQ2_XXS, quantised::<SuperBlocks<BlockIQ2XXS>, _>),
+                block_kernel::<SuperBlocks<BlockIQ2XS>, _>(TensorType::IQ2_XS, quantised::<SuperBlocks<BlockIQ2XS>, _>),
+                block_kernel::<SuperBlocks<BlockIQ2S>, _>(TensorType::IQ2_S, quantised::<SuperBlocks<BlockIQ2S>, _>),
+                block_kernel::<SuperBlocks<BlockIQ3XXS>, _>(TensorType::IQ3_XXS, quantised::<SuperBlocks<BlockIQ3XXS>, _>),
+                block_kernel::<SuperBlocks<BlockIQ3S>, _>(TensorType::IQ3_S, quantised::<SuperBlocks<BlockIQ3S>, _>),
+                block_kernel::<SuperBlocks<BlockIQ1S>, _>(TensorType::IQ1_S, quantised::<SuperBlocks<BlockIQ1S>, _>),
+                block_kernel::<SuperBlocks<BlockIQ1M>, _>(TensorType::IQ1_M, quantised::<SuperBlocks<BlockIQ1M>, _>),
+                block_kernel::<Blocks32<BlockIQ4NL>, _>(TensorType::IQ4_NL, quantised::<Blocks32<BlockIQ4NL>, _>),
+                block_kernel::<SuperBlocks<BlockIQ4XS>, _>(TensorType::IQ4_XS, quantised::<SuperBlocks<BlockIQ4XS>, _>),
+                block_kernel::<SuperBlocks<BlockTQ1_0>, _>(TensorType::TQ1_0, quantised::<SuperBlocks<BlockTQ1_0>, _>),
+                block_kernel::<SuperBlocks<BlockTQ2_0>, _>(TensorType::TQ2_0, quantised::<SuperBlocks<BlockTQ2_0>, _>),
+                block_kernel::<Blocks32<BlockMXFP4>, _>(TensorType::MXFP4, quantised::<Blocks32<BlockMXFP4>, _>),
+                block_kernel::<Blocks32<BlockNVFP4>, _>(TensorType::NVFP4, quantised::<Blocks32<BlockNVFP4>, _>),
+                block_kernel::<Blocks32<BlockQ1_0>, _>(TensorType::Q1_0, quantised::<Blocks32<BlockQ1_0>, _>),
+                block_kernel::<Blocks32<BlockQ2_0>, _>(TensorType::Q2_0, quantised::<Blocks32<BlockQ2_0>, _>),
             ]
         }
     };
@@ -129,6 +143,7 @@ use std::str::FromStr;
 pub use matmul::{MatmulJob, WeightMatrix, matmul, matmul_batch};
 
 use crate::gguf::TensorType;
+use crate::quant::arranged::Arranged;
 use crate::quant::{Activations, Format, format};
 
 macro_rules! isa_and_table {
@@ -220,16 +235,36 @@ pub struct Kernels {
 pub(crate) type TileFunction = unsafe fn(&Tile<'_>, &mut OutTile<'_>);
 
 /// A kernel for one type of weights.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct TileKernel {
     ty: TensorType,
     run: TileFunction,
+    arranged: Option<Groups>,
+}
+
+/// That a kernel wants activations arranged in groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Groups {
+    /// Tokens of a group at most.
+    most: usize,
+    /// For how many tokens: from so many on, and for less than so many.
+    from: usize,
+    below: usize,
 }
 
 /// A row of a set's table.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const fn kernel(ty: TensorType, run: TileFunction) -> TileKernel {
-    TileKernel { ty, run }
+    TileKernel { ty, run, arranged: None }
+}
+
+/// A row of a set's table, of a kernel that may want activations arranged.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const fn block_kernel<K: blocks::BlockKernel<ROWS>, const ROWS: usize>(
+    ty: TensorType,
+    run: TileFunction,
+) -> TileKernel {
+    let groups = Groups { most: K::TOKENS, from: K::PANEL_TOKENS, below: usize::MAX };
+    TileKernel { ty, run, arranged: if K::ARRANGED { Some(groups) } else { None } }
 }
 
 /// The operands of a tile: some rows of weights, all rows of activations.
@@ -243,11 +278,22 @@ pub(crate) struct Tile<'a> {
     rows: usize,
     row_bytes: usize,
     x: &'a Activations,
+    /// The same in groups, where the kernel wants it.
+    arranged: Option<&'a Arranged>,
 }
 
 impl<'a> Tile<'a> {
     fn row(&self, r: usize) -> &'a [u8] {
         &self.weights[r * self.row_bytes..][..self.row_bytes]
+    }
+
+    /// The activations in groups.
+    ///
+    /// # Panics
+    /// Where the kernel does not say that it wants them.
+    #[cfg(target_arch = "x86_64")]
+    fn groups(&self) -> &'a Arranged {
+        self.arranged.expect("activations that are arranged for the kernel")
     }
 }
 
@@ -274,6 +320,29 @@ impl OutTile<'_> {
         assert!(t < self.tokens && r < self.rows);
         // SAFETY: in bounds by the assertion; `new`'s caller has promised us these elements.
         unsafe { self.at.add(t * self.stride + r).write(value) }
+    }
+
+    /// The dots of `N` of the tile's weight rows from `first` on, as far as there are any, with activation row
+    /// `t`.
+    #[inline(always)]
+    fn set_rows<const N: usize>(&mut self, t: usize, first: usize, values: &[f32; N]) {
+        assert!(t < self.tokens && first <= self.rows);
+        if N <= self.rows - first {
+            // SAFETY: in bounds by the assertion and the comparison; `new`'s caller has promised us these
+            // elements.
+            unsafe { self.at.add(t * self.stride + first).cast::<[f32; N]>().write_unaligned(*values) };
+        } else {
+            self.set_last_rows(t, first, values);
+        }
+    }
+
+    /// Apart, for else the compiler makes one copy of a length that it does not know of both.
+    #[cold]
+    #[inline(never)]
+    fn set_last_rows(&mut self, t: usize, first: usize, values: &[f32]) {
+        for (r, value) in (first..self.rows).zip(values) {
+            self.set(t, r, *value);
+        }
     }
 }
 
@@ -323,11 +392,11 @@ impl Kernels {
     }
 
     /// The kernel for this type of weights, and whose it is.
-    fn tile(&self, ty: TensorType) -> Option<(TileFunction, Isa)> {
+    fn tile(&self, ty: TensorType) -> Option<(TileKernel, Isa)> {
         match (self.tiles.iter().find(|kernel| kernel.ty == ty), self.base) {
-            (Some(kernel), _) => Some((kernel.run, self.isa)),
+            (Some(kernel), _) => Some((*kernel, self.isa)),
             (None, Some(base)) => base.tile(ty),
-            (None, None) => format(ty).map(|_| (scalar::tile as TileFunction, self.isa)),
+            (None, None) => format(ty).map(|_| (kernel(ty, scalar::tile), self.isa)),
         }
     }
 }

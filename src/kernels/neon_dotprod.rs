@@ -8,7 +8,7 @@ use std::arch::asm;
 
 use super::blocks::{self, BlockKernel};
 use super::neon::{self, Dot, compiled_for, neon_set, transpose4};
-use super::{Isa, Kernels, OutTile, Tile, TileKernel, kernel, missing_features, ops};
+use super::{Isa, Kernels, OutTile, Tile, TileKernel, block_kernel, missing_features, ops};
 use crate::gguf::TensorType;
 
 neon_set!(

@@ -10,7 +10,7 @@ use std::arch::asm;
 use super::blocks::{self, BlockKernel};
 use super::neon::{Dot, compiled_for, neon_set};
 use super::neon_dotprod::{self, add_quads};
-use super::{Isa, Kernels, OutTile, Tile, TileKernel, kernel, missing_features, ops};
+use super::{Isa, Kernels, OutTile, Tile, TileKernel, block_kernel, missing_features, ops};
 use crate::gguf::TensorType;
 
 neon_set!(

@@ -1,8 +1,11 @@
 //! Rows of activations, rounded to what the weights' type goes with.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::arranged::Arranged;
 use super::{QK_K, QK8_0, legacy, super_blocks};
 
 /// What activations are rounded to before a dot; one for each family of weight types, as in ggml.
@@ -65,6 +68,16 @@ pub struct Activations {
     s: Vec<f32>,
     /// Quantised types: `[rows][cols / 16]` sums of 16 elements of `qs`.
     bsums: Vec<i16>,
+    /// Q8_K: the rows as panels want them, where they were asked for; or of rows before, for the memory.
+    arranged: Mutex<Kept>,
+}
+
+/// What was arranged last.
+#[derive(Debug, Default)]
+struct Kept {
+    arranged: Arc<Arranged>,
+    /// It is of the rows at hand.
+    current: bool,
 }
 
 /// One row of [`Activations`].
@@ -168,7 +181,7 @@ impl Default for Activations {
 
 impl Activations {
     /// No rows, no memory.
-    pub const fn new() -> Activations {
+    pub fn new() -> Activations {
         Activations {
             ty: ActivationType::F32,
             rows: 0,
@@ -178,6 +191,7 @@ impl Activations {
             d: Vec::new(),
             s: Vec::new(),
             bsums: Vec::new(),
+            arranged: Mutex::default(),
         }
     }
 
@@ -304,6 +318,28 @@ impl Activations {
         }
     }
 
+    /// The rows, arranged in groups of at most `most`; arranged at the first call, by the current thread pool.
+    ///
+    /// # Panics
+    /// Where they are not of type Q8_K.
+    pub(crate) fn arranged(&self, most: usize) -> Arc<Arranged> {
+        let kept = || self.arranged.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = {
+            let mut kept = kept();
+            if kept.current && kept.arranged.most() == most {
+                return kept.arranged.clone();
+            }
+            kept.current = false;
+            std::mem::take(&mut kept.arranged)
+        };
+        // Not under the lock: a thread that waits for others may take up work that wants the same.
+        let mut arranged = Arc::into_inner(before).unwrap_or_default();
+        arranged.fill(self, most);
+        let arranged = Arc::new(arranged);
+        *kept() = Kept { arranged: arranged.clone(), current: true };
+        arranged
+    }
+
     /// Copies these rows, in this order, to `out` (the tokens of one expert, for instance).
     ///
     /// # Panics
@@ -330,6 +366,7 @@ impl Activations {
         let quantised = ty.is_quantised();
         let n = rows * cols;
         (self.ty, self.rows, self.cols) = (ty, rows, cols);
+        self.arranged.get_mut().unwrap_or_else(PoisonError::into_inner).current = false;
         self.values.resize(if quantised { 0 } else { n }, 0.0);
         self.qs.resize(if quantised { n } else { 0 }, 0);
         self.d.resize(if quantised { n / ty.block_len() } else { 0 }, 0.0);

@@ -51,9 +51,9 @@ impl<B: Block> TileKernels for Blocks32<B> {
                         let of_step = if B::HALVES { sums[step] } else { sums[0] + sums[1] };
                         let sum = _mm512_sub_epi32(*sum, _mm512_set1_epi32(offset::<B>() * of_step));
                         lanes[b] = if B::MINS {
-                            add_sum::<true>(panel, [step, b], *x, at, sum, lanes[b])
+                            add_sum::<true>(panel, [step, b], [x.d[at], x.s[at]], sum, lanes[b])
                         } else {
-                            add_sum::<false>(panel, [step, b], *x, at, sum, lanes[b])
+                            add_sum::<false>(panel, [step, b], [x.d[at], 0.0], sum, lanes[b])
                         };
                     }
                 }

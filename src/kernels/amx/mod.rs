@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 
 use super::avx512::{self, Blocks32, KQuant, SuperBlocks};
 use super::blocks::{self, BlockKernel};
-use super::{Isa, Kernels, OutTile, Tile, TileKernel, kernel, ops};
+use super::{Groups, Isa, Kernels, OutTile, Tile, TileFunction, TileKernel, ops};
 use crate::gguf::TensorType;
 use crate::store::os::{Os, System};
 use tiles::{Configured, TOKENS};
@@ -25,6 +25,19 @@ pub(super) static KERNELS: Kernels =
     Kernels { isa: Isa::Amx, missing, tiles: TILES, base: Some(&avx512::KERNELS), ops: || &ops::AVX512 };
 
 static TILES: &[TileKernel] = tiles_with_quantised!(KQuant, []);
+
+/// As in other sets, but that tiles take rows of activations as they are.
+const fn block_kernel<K: BlockKernel<ROWS>, const ROWS: usize>(
+    ty: TensorType,
+    run: TileFunction,
+) -> TileKernel {
+    let kernel = super::block_kernel::<K, ROWS>(ty, run);
+    let arranged = match kernel.arranged {
+        Some(groups) => Some(Groups { below: TOKENS, ..groups }),
+        None => None,
+    };
+    TileKernel { arranged, ..kernel }
+}
 
 /// What this CPU, its operating system included, lacks for this set.
 fn missing() -> Vec<&'static str> {

@@ -7,8 +7,8 @@
 
 use std::arch::x86_64::*;
 
-use super::super::avx2::{self, Mins};
-use super::super::avx512::{self, KQuant, SuperBlocks, SuperPanel, add_sums};
+use super::super::avx2::{self, FLOAT_OF_32, Mins};
+use super::super::avx512::{self, KQuant, SuperBlocks, SuperPanel, add_scaled, sums_of_mins};
 use super::super::blocks::BlockKernel;
 use super::tiles::{Columns, Sums, TOKENS, sums_256, two_sums_256};
 use super::{Group, TileKernels};
@@ -21,6 +21,8 @@ pub(super) trait SuperBlockPanels:
     /// Whether weights may be negative.
     const SIGNED: bool;
     const MINS: Mins;
+    /// Mins are for 32 weights each, not 16.
+    const MINS_OF_32: bool;
     /// Quads of weights that have a scale in common.
     const QUADS: usize;
 }
@@ -28,12 +30,14 @@ pub(super) trait SuperBlockPanels:
 impl<B: avx512::SuperBlock> SuperBlockPanels for KQuant<B> {
     const SIGNED: bool = false;
     const MINS: Mins = if B::FLOAT_MINS { Mins::Float } else { Mins::Integer };
+    const MINS_OF_32: bool = B::FLOAT_MINS;
     const QUADS: usize = B::QUADS;
 }
 
 impl<B: avx2::SuperBlock> SuperBlockPanels for SuperBlocks<B> {
     const SIGNED: bool = B::SIGNED;
     const MINS: Mins = B::MINS;
+    const MINS_OF_32: bool = false;
     const QUADS: usize = 4;
 }
 
@@ -93,6 +97,9 @@ impl<K: SuperBlockPanels> TileKernels for K {
             match K::MINS {
                 Mins::None => add_tokens::<{ Mins::None as u8 }>(panel, group.x, unit, sums, lanes),
                 Mins::Integer => add_tokens::<{ Mins::Integer as u8 }>(panel, group.x, unit, sums, lanes),
+                Mins::Float if K::MINS_OF_32 => {
+                    add_tokens::<FLOAT_OF_32>(panel, group.x, unit, sums, lanes);
+                }
                 Mins::Float => add_tokens::<{ Mins::Float as u8 }>(panel, group.x, unit, sums, lanes),
             }
         }
@@ -126,6 +133,29 @@ fn add_tokens<const MINS: u8>(
     }
 }
 
+/// Adds the sums of a super-block's products, and its mins, to the lanes of some tokens.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn add_sums<const MINS: u8, const T: usize>(
+    panel: &SuperPanel,
+    x: &[Q8KRow<'_>; T],
+    unit: usize,
+    sum: &[__m512i; T],
+    lanes: &mut [__m512; T],
+) {
+    let pairs: [&[[i16; 2]]; T] = array!(T, |t| x[t].bsums.as_chunks::<16>().0[unit].as_chunks().0);
+    let min_sums = if MINS == Mins::None as u8 {
+        [_mm512_setzero_si512(); T]
+    } else if MINS == FLOAT_OF_32 {
+        let of_32 = |[a, b]: [i16; 2]| a + b;
+        let sums = array!(4, |p| array!(T, |t| array!(2, |i| of_32(pairs[t][2 * p + i]))));
+        sums_of_mins(&panel.mins, &sums)
+    } else {
+        sums_of_mins(&panel.mins, &array!(8, |p| array!(T, |t| pairs[t][p])))
+    };
+    add_scaled::<MINS, T>(panel, &array!(T, |t| x[t].d[unit]), sum, &min_sums, lanes);
+}
+
 /// Weights times their scales.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -137,6 +167,8 @@ fn scale<K: SuperBlockPanels>(panel: &SuperPanel, buffers: &mut Buffers) {
         let low_word = _mm512_and_si512(scale, _mm512_set1_epi32(0xffff));
         let scale = _mm512_or_si512(low_word, _mm512_slli_epi32::<16>(scale));
         for (i, q) in quads.iter().enumerate() {
+            // The panel has them with an offset of 128.
+            let q = &_mm512_xor_si512(*q, _mm512_set1_epi8(if K::SIGNED { i8::MIN } else { 0 }));
             // Even and odd bytes as words, |scale * q| < 2^14.
             let (even, odd) = if K::SIGNED {
                 (_mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(*q)), _mm512_srai_epi16::<8>(*q))

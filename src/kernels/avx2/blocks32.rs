@@ -12,9 +12,10 @@ use super::super::blocks::{BlockKernel, PanelKernel};
 use super::super::layouts::{Eight, PartLayout, ShortRows, Tail, activations, eight_parts};
 use super::super::{OutTile, Tile};
 use super::{
-    Maddubs, Multiply, PREFETCH, PREFETCH_ROWS, load_f32, load_i8, load_i16, opaque, prefetch, spread_quad,
-    to_array, transpose8, tree8,
+    Maddubs, Multiply, PREFETCH, PREFETCH_ROWS, load_f32, load_i8, load_i16, opaque, prefetch, spread_pair,
+    spread_quad, to_array, transpose8, tree8,
 };
+use crate::quant::arranged::{Arranged, Parts};
 use crate::quant::{ActivationRow, PART, Q8_0Row};
 
 pub(in super::super) struct Blocks32<B>(PhantomData<B>);
@@ -76,24 +77,31 @@ impl Panel {
     #[target_feature(enable = "avx2,fma,f16c")]
     pub unsafe fn unpack<B: Block>(&mut self, rows: &[&[u8]; 8], unit: usize) {
         let step = eight_parts::<B>();
-        let rows: [&[B]; 8] = array!(8, |r| &B::slice(rows[r])[unit * step..]);
-        let blocks = rows[0].len().min(step);
-        for row in rows {
-            prefetch(&row[..blocks], PREFETCH_ROWS);
-        }
-        self.parts = blocks * B::PARTS;
-        for b in 0..self.parts {
-            // SAFETY: the caller vouches for the CPU.
-            self.q[b] = transpose8(array!(8, |r| unsafe { part(&rows[r][b / B::PARTS], b % B::PARTS) }));
-        }
-        let scales: [[__m256; 2]; 8] = array!(8, |r| {
+        // The parts of each row, and their scales, next to each other; where a row ends before, whatever.
+        let mut weights = [[_mm256_setzero_si256(); 8]; 8];
+        let mut scales = [[_mm256_setzero_si256(); 8]; 2];
+        for (r, row) in rows.iter().enumerate() {
+            let blocks = &B::slice(row)[unit * step..];
+            let there = blocks.len().min(step);
+            prefetch(&blocks[..there], PREFETCH_ROWS);
+            self.parts = there * B::PARTS;
+            for b in 0..self.parts {
+                // SAFETY: the caller vouches for the CPU.
+                weights[b][r] = unsafe { blocks[b / B::PARTS].part(b % B::PARTS) };
+            }
             let mut eight = [B::new_zeroed(); 8];
-            eight[..blocks].copy_from_slice(&rows[r][..blocks]);
-            // SAFETY: the caller vouches for the CPU.
-            unsafe { scales(&eight[..step]) }
-        });
-        for (i, to) in self.scales.iter_mut().enumerate() {
-            let columns = transpose8(array!(8, |r| _mm256_castps_si256(scales[r][i])));
+            eight[..there].copy_from_slice(&blocks[..there]);
+            // SAFETY: as above.
+            let own = unsafe { B::scales(&eight[..step]) };
+            for i in 0..2 {
+                scales[i][r] = _mm256_castps_si256(own[i]);
+            }
+        }
+        for (to, rows) in self.q.iter_mut().zip(weights) {
+            *to = transpose8(rows);
+        }
+        for (to, rows) in self.scales.iter_mut().zip(scales) {
+            let columns = transpose8(rows);
             *to = array!(8, |b| _mm256_castsi256_ps(columns[b]));
         }
     }
@@ -105,15 +113,23 @@ pub(in super::super) type Lanes = [[__m256; 8]; 2];
 
 /// Twice eight rows, so that each activation that is spread serves two registers of weights.
 impl<B: Block> PanelKernel<16> for Blocks32<B> {
-    const TOKENS: usize = 2;
+    const TOKENS: usize = 4;
+    const TOKENS_A_PANEL: usize = 128;
+    const ARRANGED: bool = true;
 
     type Row<'a> = Q8_0Row<'a>;
+    type Tokens<'a> = &'a Arranged;
     type Panel = [Panel; 2];
     type Lanes = Lanes;
 
     #[inline(always)]
     fn row(x: ActivationRow<'_>) -> Q8_0Row<'_> {
         activations::<B>(x)
+    }
+
+    #[inline(always)]
+    fn tokens<'a>(tile: &Tile<'a>) -> &'a Arranged {
+        tile.groups()
     }
 
     #[inline(always)]
@@ -146,15 +162,17 @@ impl<B: Block> PanelKernel<16> for Blocks32<B> {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn accumulate<const T: usize>(
         panel: &[Panel; 2],
-        x: &[Q8_0Row<'_>; T],
+        x: &&Arranged,
+        first: usize,
         unit: usize,
         lanes: &mut [Lanes; T],
     ) {
+        let x = x.parts(unit, first);
         match (B::SIGNED, B::HALVES, B::MINS) {
-            (true, _, _) => add_panel::<true, false, false, T>(panel, x, unit, 0, lanes),
-            (_, true, _) => add_panel::<false, true, false, T>(panel, x, unit, B::OFFSET.into(), lanes),
-            (_, _, true) => add_panel::<false, false, true, T>(panel, x, unit, 0, lanes),
-            _ => add_panel::<false, false, false, T>(panel, x, unit, B::OFFSET.into(), lanes),
+            (true, _, _) => add_panel::<true, false, false, T>(panel, x, 0, lanes),
+            (_, true, _) => add_panel::<false, true, false, T>(panel, x, B::OFFSET, lanes),
+            (_, _, true) => add_panel::<false, false, true, T>(panel, x, 0, lanes),
+            _ => add_panel::<false, false, false, T>(panel, x, B::OFFSET, lanes),
         }
     }
 
@@ -296,39 +314,18 @@ pub(in super::super) unsafe fn weights_of<B: Block>(blocks: &[B]) -> [__m256i; 8
     array!(8, |b| unsafe { blocks[b / B::PARTS].part(b % B::PARTS) })
 }
 
-/// Not inlined: panels are unpacked seldom.
-///
-/// # Safety
-/// The CPU must have the features of this kernel set.
-#[inline(never)]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn part<B: Block>(block: &B, p: usize) -> __m256i {
-    // SAFETY: the caller vouches for the CPU.
-    unsafe { block.part(p) }
-}
-
-/// # Safety
-/// The CPU must have the features of this kernel set.
-#[inline(never)]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn scales<B: Block>(blocks: &[B]) -> [__m256; 2] {
-    // SAFETY: the caller vouches for the CPU.
-    unsafe { B::scales(blocks) }
-}
-
-/// Adds a panel's products with some tokens to their lanes: the same for all formats of a kind, and compiled
-/// once for them.
+/// Adds a panel's products with a group of tokens to their lanes: the same for all formats of a kind, and
+/// compiled once for them.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn add_panel<const SIGNED: bool, const HALVES: bool, const MINS: bool, const T: usize>(
     panel: &[Panel; 2],
-    x: &[Q8_0Row<'_>; T],
-    unit: usize,
-    offset: i32,
+    x: &Parts<T>,
+    offset: i16,
     lanes: &mut [Lanes; T],
 ) {
     // SAFETY: this function is compiled for the features that the CPU has.
-    unsafe { add_panel_with::<SIGNED, HALVES, MINS, Maddubs, T>(panel, x, unit, offset, lanes) }
+    unsafe { add_panel_with::<SIGNED, HALVES, MINS, Maddubs, T>(panel, x, offset, lanes) }
 }
 
 /// What `add_panel` does.
@@ -344,36 +341,31 @@ pub(in super::super) unsafe fn add_panel_with<
     const T: usize,
 >(
     panel: &[Panel; 2],
-    x: &[Q8_0Row<'_>; T],
-    unit: usize,
-    offset: i32,
+    x: &Parts<T>,
+    offset: i16,
     lanes: &mut [Lanes; T],
 ) {
-    let parts = panel[0].parts.min(8);
-    let here = 8 * unit..8 * unit + parts;
-    let qs = array!(T, |t| &x[t].qs.as_chunks::<PART>().0[here.clone()]);
-    let bsums = array!(T, |t| &x[t].bsums.as_chunks::<2>().0[here.clone()]);
-    let d = array!(T, |t| &x[t].d[here.clone()]);
-    let s = array!(T, |t| if MINS { &x[t].s[here.clone()] } else { d[t] });
     // SAFETY: the caller vouches for the CPU.
     unsafe {
-        for b in 0..parts {
-            let mut sums = [[[_mm256_setzero_si256(); 2]; T]; 2];
+        // What the sums of the first and of the second half are multiplied by.
+        let less = i32::from(-offset);
+        let of_half = if HALVES { [less & 0xffff, less << 16] } else { [less & 0xffff | less << 16, 0] };
+        let zero = _mm256_setzero_si256();
+        for (b, quads) in x.quads[..panel[0].parts.min(8)].iter().enumerate() {
+            let mut sums = [[[zero; 2]; T]; 2];
             for half in 0..2 {
                 let mut sum = if half == 0 || HALVES { sums[half] } else { sums[0] };
-                if !SIGNED && !MINS {
-                    for t in 0..T {
-                        let before = _mm256_set1_epi32(-offset * i32::from(bsums[t][b][half]));
-                        sum[t] = array!(2, |h| _mm256_add_epi32(sum[t][h], before));
-                    }
+                if !SIGNED && !MINS && (half == 0 || HALVES) {
+                    let less = _mm256_set1_epi32(of_half[half]);
+                    sum = array!(T, |t| [_mm256_madd_epi16(spread_pair(x.sums[b][t]), less); 2]);
                 }
-                let quads: [&[[i8; 4]]; T] = array!(T, |t| &qs[t][b].as_chunks().0[4 * half..][..4]);
-                add_half::<SIGNED, M, T>(array!(2, |h| &panel[h].q[b][4 * half..]), quads, &mut sum);
+                let quads = &quads.as_chunks::<4>().0[half];
+                add_half::<SIGNED, M, T>(array!(2, |h| &panel[h].q[b].as_chunks().0[half]), quads, &mut sum);
                 sums[half] = sum;
             }
-            let first = if HALVES { sums[0] } else { [[_mm256_setzero_si256(); 2]; T] };
+            let first = if HALVES { sums[0] } else { [[zero; 2]; T] };
             for t in 0..T {
-                let (d_a, s) = (_mm256_set1_ps(d[t][b]), _mm256_set1_ps(s[t][b]));
+                let (d_a, s) = (_mm256_set1_ps(x.d[b][t]), _mm256_set1_ps(x.s[b][t]));
                 for (h, rows) in panel.iter().enumerate() {
                     let (scales, lane) = ([rows.scales[0][b], rows.scales[1][b]], &mut lanes[t][h][b]);
                     *lane = add::<HALVES, MINS>(scales, d_a, s, [first[t][h], sums[1][t][h]], *lane);
@@ -389,17 +381,16 @@ pub(in super::super) unsafe fn add_panel_with<
 /// As [`dots`].
 #[inline(always)]
 unsafe fn add_half<const SIGNED: bool, M: Multiply, const T: usize>(
-    q: [&[__m256i]; 2],
-    x: [&[[i8; 4]]; T],
+    q: [&[__m256i; 4]; 2],
+    x: &[[[i8; 4]; T]; 4],
     sum: &mut [[__m256i; 2]; T],
 ) {
     // SAFETY: the caller vouches for the CPU.
     unsafe {
         if !SIGNED {
-            let q = array!(2, |h| array!(4, |k| q[h][k]));
             for t in 0..T {
-                let x = array!(4, |k| spread_quad(x[t][k]));
-                sum[t] = array!(2, |h| M::add_small_quads(sum[t][h], q[h], x));
+                let x = array!(4, |k| spread_quad(x[k][t]));
+                sum[t] = array!(2, |h| M::add_small_quads(sum[t][h], *q[h], x));
             }
             return;
         }
@@ -407,7 +398,7 @@ unsafe fn add_half<const SIGNED: bool, M: Multiply, const T: usize>(
             let q = array!(2, |h| q[h][k]);
             let magnitude = array!(2, |h| _mm256_abs_epi8(q[h]));
             for t in 0..T {
-                let x = spread_quad(x[t][k]);
+                let x = spread_quad(x[k][t]);
                 // Else all of a token's quads would be added up before the next token's: more than registers
                 // hold.
                 sum[t] = array!(2, |h| {

@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 
 use std::marker::PhantomData;
 
-use super::super::blocks::{self, PanelKernel};
+use super::super::blocks::{self, PanelKernel, rows_from, takes_rows};
 use super::super::layouts::{Bf16, F16, F32, FloatSteps};
 use super::super::{OutTile, Tile};
 use super::{PREFETCH, PREFETCH_ROWS, load_16_bytes, load_f32, prefetch, tree8};
@@ -104,6 +104,8 @@ impl<F: Floats> PanelKernel<8> for Panels<F> {
     const TOKENS: usize = 3;
     const TOKENS_A_PANEL: usize = 96;
 
+    takes_rows!(8);
+
     type Row<'a> = &'a [f32];
     type Panel = Panel;
     /// The sixteen lanes of each row.
@@ -156,10 +158,12 @@ impl<F: Floats> PanelKernel<8> for Panels<F> {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn accumulate<const T: usize>(
         panel: &Panel,
-        x: &[&[f32]; T],
+        x: &Vec<&[f32]>,
+        first: usize,
         unit: usize,
         lanes: &mut [[[__m256; 2]; 8]; T],
     ) {
+        let x = rows_from::<_, T>(x, first);
         let x = array!(T, |t| x[t][unit * STEPS * 16..].as_chunks::<16>());
         let whole = x[0].0.len().min(panel.steps);
         let steps = array!(T, |t| &x[t].0[..whole]);

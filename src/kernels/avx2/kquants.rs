@@ -56,6 +56,7 @@ pub(super) fn two_bits(qs: &[u8; QK_K / 4]) -> [__m256i; 8] {
 
 impl SuperBlock for BlockQ2K {
     const MINS: Mins = Mins::Float;
+    const SIXTEEN_FIT: bool = true; // 16 * 3 * 127 = 6096
     const CHAIN: usize = 4;
 
     #[inline(always)]
@@ -78,6 +79,7 @@ impl SuperBlock for BlockQ2K {
 impl SuperBlock for BlockQ3K {
     const MINS: Mins = Mins::Integer;
     const CHAIN: usize = 4; // 4 * 2 * 7 * 127 = 7112
+    const SIXTEEN_FIT: bool = true; // 16 * 7 * 127 = 14224
 
     #[inline(always)]
     unsafe fn unpack(&self, _: &Places) -> Unpacked {
@@ -101,6 +103,7 @@ impl SuperBlock for BlockQ3K {
 
 impl SuperBlock for BlockQ4K {
     const MINS: Mins = Mins::Float;
+    const MINS_OF_32: bool = true;
     const CHAIN: usize = 8; // 8 * 2 * 15 * 127 = 30480
 
     #[inline(always)]
@@ -112,6 +115,7 @@ impl SuperBlock for BlockQ4K {
 
 impl SuperBlock for BlockQ5K {
     const MINS: Mins = Mins::Float;
+    const MINS_OF_32: bool = true;
     const CHAIN: usize = 4; // 4 * 2 * 31 * 127 = 31496
 
     #[inline(always)]
@@ -134,6 +138,7 @@ impl SuperBlock for BlockQ5K {
 impl SuperBlock for BlockQ6K {
     const MINS: Mins = Mins::Integer;
     const CHAIN: usize = 2; // 2 * 2 * 63 * 127 = 32004
+    const LESS_32: bool = true; // 4 * 2 * 32 * 127 = 32512
 
     #[inline(always)]
     unsafe fn unpack(&self, _: &Places) -> Unpacked {

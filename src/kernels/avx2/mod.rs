@@ -18,7 +18,9 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::blocks::{self, BlockKernel};
-use super::{Isa, Kernels, OutTile, Tile, TileKernel, kernel, layouts, missing_features, ops, scalar};
+use super::{
+    Isa, Kernels, OutTile, Tile, TileKernel, block_kernel, kernel, layouts, missing_features, ops, scalar,
+};
 use crate::gguf::TensorType;
 pub(super) use blocks32::{
     Block, Blocks32, Lanes as Lanes32, Panel as Panel32, add_panel_with as add_panel32,
@@ -26,7 +28,7 @@ pub(super) use blocks32::{
 };
 pub(super) use places::{Places, PlacesAhead};
 pub(super) use super_blocks::{
-    EightRows, Mins, SuperBlock, SuperBlocks, add_sums, d_pair, dots as super_block_dots,
+    EightRows, FLOAT_OF_32, Mins, SuperBlock, SuperBlocks, add_sums, d_pair, dots as super_block_dots,
 };
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -115,16 +117,6 @@ fn prefetch<T: ?Sized>(at: &T, ahead: usize) {
     }
 }
 
-/// Asks for what follows `at`, as much as `at` is long, to be in L2.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn prefetch_next<T>(at: &T) {
-    let start = std::ptr::from_ref(at).wrapping_add(1).cast::<i8>();
-    for line in 0..size_of::<T>().div_ceil(64) {
-        _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(line * 64));
-    }
-}
-
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn load_u8(bytes: &[u8; 32]) -> __m256i {
@@ -170,6 +162,15 @@ fn opaque(mut v: __m256i) -> __m256i {
     v
 }
 
+/// Keeps a value in memory, where the compiler would keep it in registers that others need, and put away what
+/// does not fit on a stack that is not aligned for it.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn in_memory<T>(value: &mut T) {
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {0} */", in(reg) value, options(nostack, preserves_flags)) };
+}
+
 /// The bits of bytes `4 at` to `4 at + 3`: one load (bytes put together one by one are not made one).
 #[inline(always)]
 fn word_of<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
@@ -206,6 +207,14 @@ fn widen_f16(values: [[u8; 2]; 8]) -> __m256 {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn spread_quad(quad: [i8; 4]) -> __m256i {
     _mm256_set1_epi32(i32::from_ne_bytes(array!(4, |i| quad[i] as u8)))
+}
+
+/// A pair of words in every lane.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn spread_pair(pair: [i16; 2]) -> __m256i {
+    let ([a, b], [c, d]) = (pair[0].to_ne_bytes(), pair[1].to_ne_bytes());
+    _mm256_set1_epi32(i32::from_ne_bytes([a, b, c, d]))
 }
 
 /// Transposes 8 x 8 values of 32 bits.

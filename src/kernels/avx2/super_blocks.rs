@@ -9,13 +9,15 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
+use super::super::Tile;
 use super::super::blocks::{BlockKernel, PanelKernel};
 use super::super::layouts::SuperLayout;
 use super::places::{Places, PlacesAhead};
 use super::{
-    Maddubs, Multiply, PREFETCH, PREFETCH_ROWS, load_i8, load_i16, load_u8, opaque, prefetch, prefetch_next,
-    spread_quad, to_array, transpose8, widen_f16,
+    Maddubs, Multiply, PREFETCH, PREFETCH_ROWS, in_memory, load_i8, load_i16, load_u8, opaque, prefetch,
+    spread_pair, spread_quad, to_array, transpose8, widen_f16,
 };
+use crate::quant::arranged::{Arranged, Group};
 use crate::quant::{ActivationRow, Q8KRow, QK_K};
 
 pub(in super::super) struct SuperBlocks<B>(PhantomData<B>);
@@ -80,6 +82,13 @@ pub(in super::super) trait SuperBlock: SuperLayout {
     /// How many products of two pairs may be added in i16: `CHAIN * 2 * max(q) * 127 < 2^15`; 1, 2, 4 or 8,
     /// which is for scales of 32 weights.
     const CHAIN: usize;
+    /// Each two groups of 16 weights have the same min.
+    const MINS_OF_32: bool = false;
+    /// With an offset of 32 taken off, products of twice as many pairs may be added in i16 as `CHAIN` says. (On
+    /// the way they may wrap; their sum does not.)
+    const LESS_32: bool = false;
+    /// The products of 16 weights fit i16: `16 * max(q) * 127 < 2^15`.
+    const SIXTEEN_FIT: bool = false;
     /// All scales are one, and a super-block's products can be added in i16.
     const NO_SCALES: bool = false;
     /// Inlined always, whatever its length (which functions with features of their own cannot be), so that
@@ -115,7 +124,7 @@ pub(in super::super) struct EightRows {
     pub q: [__m256i; QK_K / 4],
     /// The scale of 16 weights each, in both words.
     pub scales: [__m256i; QK_K / 16],
-    /// The mins of two groups of 16 weights each.
+    /// The mins of two groups of 16 weights each, or, the first four, of two groups of 32.
     pub mins: [__m256i; QK_K / 32],
     pub d: __m256,
     /// Negative.
@@ -160,6 +169,11 @@ impl EightRows {
         }
         if B::MINS != Mins::None {
             self.mins = transpose8(array!(8, |r| w[r].group_mins));
+            if B::MINS_OF_32 {
+                for p in 0..4 {
+                    self.mins[p] = _mm256_blend_epi16::<0xaa>(self.mins[2 * p], self.mins[2 * p + 1]);
+                }
+            }
         }
         let d = widen_f16(array!(8, |r| blocks[r].d()[0]));
         self.d = _mm256_mul_ps(d, _mm256_set1_ps(B::UNIT));
@@ -170,16 +184,23 @@ impl EightRows {
 
 /// Twice eight rows, so that each activation that is spread serves two registers of weights.
 impl<B: SuperBlock> PanelKernel<16> for SuperBlocks<B> {
-    const TOKENS: usize = 2;
-    const TOKENS_A_PANEL: usize = 128;
+    const TOKENS: usize = 4;
+    const TOKENS_A_PANEL: usize = 512;
+    const ARRANGED: bool = true;
 
     type Row<'a> = Q8KRow<'a>;
+    type Tokens<'a> = &'a Arranged;
     type Panel = [EightRows; 2];
     type Lanes = [__m256; 2];
 
     #[inline(always)]
     fn row(x: ActivationRow<'_>) -> Q8KRow<'_> {
         x.q8_k()
+    }
+
+    #[inline(always)]
+    fn tokens<'a>(tile: &Tile<'a>) -> &'a Arranged {
+        tile.groups()
     }
 
     #[inline(always)]
@@ -212,19 +233,22 @@ impl<B: SuperBlock> PanelKernel<16> for SuperBlocks<B> {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn accumulate<const T: usize>(
         panel: &[EightRows; 2],
-        x: &[Q8KRow<'_>; T],
+        x: &&Arranged,
+        first: usize,
         unit: usize,
         lanes: &mut [[__m256; 2]; T],
     ) {
-        let kind = (B::SIGNED, B::MINS, B::CHAIN);
-        match kind {
-            (true, _, 1) => add_panel::<true, NONE, 1, T>(panel, x, unit, lanes),
-            (true, _, 2) => add_panel::<true, NONE, 2, T>(panel, x, unit, lanes),
-            (true, _, _) => add_panel::<true, NONE, 4, T>(panel, x, unit, lanes),
-            (_, Mins::Float, 4) => add_panel::<false, FLOAT, 4, T>(panel, x, unit, lanes),
-            (_, Mins::Float, _) => add_panel::<false, FLOAT, 8, T>(panel, x, unit, lanes),
-            (_, _, 2) => add_panel::<false, INTEGER, 2, T>(panel, x, unit, lanes),
-            _ => add_panel::<false, INTEGER, 4, T>(panel, x, unit, lanes),
+        let x = x.group(unit, first);
+        match (B::SIGNED, B::MINS, B::CHAIN) {
+            (true, _, 1) => add_panel::<true, NONE, 1, T>(panel, x, lanes),
+            (true, _, 2) => add_panel::<true, NONE, 2, T>(panel, x, lanes),
+            (true, _, _) => add_panel::<true, NONE, 4, T>(panel, x, lanes),
+            (_, Mins::Float, 8) => add_panel::<false, FLOAT_OF_32, 8, T>(panel, x, lanes),
+            (_, Mins::Float, _) if B::MINS_OF_32 => add_panel::<false, FLOAT_OF_32, 4, T>(panel, x, lanes),
+            (_, Mins::Float, _) => add_panel::<false, FLOAT, 4, T>(panel, x, lanes),
+            (_, _, 2) if B::LESS_32 => add_panel::<false, LESS_32, 4, T>(panel, x, lanes),
+            (_, _, 2) => add_panel::<false, INTEGER, 2, T>(panel, x, lanes),
+            _ => add_panel::<false, INTEGER, 4, T>(panel, x, lanes),
         }
     }
 
@@ -291,38 +315,50 @@ pub(in super::super) unsafe fn dots<B: SuperBlock, M: Multiply, const T: usize>(
 const NONE: u8 = Mins::None as u8;
 const INTEGER: u8 = Mins::Integer as u8;
 const FLOAT: u8 = Mins::Float as u8;
+/// [`Mins::Float`], each for 32 weights.
+pub(in super::super) const FLOAT_OF_32: u8 = FLOAT + 1;
+/// No mins but an offset of 32.
+const LESS_32: u8 = FLOAT + 2;
 
-/// Adds a panel's products with some tokens to their lanes: the same for all formats of a kind, and compiled
-/// once for them.
+/// Adds a panel's products with a group of tokens to their lanes: the same for all formats of a kind, and
+/// compiled once for them.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn add_panel<const SIGNED: bool, const MINS: u8, const CHAIN: usize, const T: usize>(
     panel: &[EightRows; 2],
-    x: &[Q8KRow<'_>; T],
-    unit: usize,
+    x: &Group<T>,
     lanes: &mut [[__m256; 2]; T],
 ) {
     let none = [[_mm256_setzero_si256(); 2]; T];
-    let quads: [&[[i8; 4]]; T] = array!(T, |t| x[t].qs.as_chunks::<QK_K>().0[unit].as_chunks().0);
-    for x in x {
-        prefetch_next(&x.qs.as_chunks::<QK_K>().0[unit]);
-    }
     let mut sum = none;
     for c in 0..QK_K / 4 / CHAIN {
+        // The products of a chain and what they are made of take the registers.
+        in_memory(&mut sum);
         let mut products = none;
-        for i in 0..CHAIN {
-            let k = c * CHAIN + i;
+        if MINS == LESS_32 {
+            for t in 0..T {
+                products[t] = [spread_pair(x.less_32[c][t]); 2];
+            }
+        }
+        unrolled!(CHAIN, |I| {
+            let k = c * CHAIN + I;
             let q = array!(2, |h| panel[h].q[k]);
             let magnitude = if SIGNED { array!(2, |h| _mm256_abs_epi8(q[h])) } else { q };
             for t in 0..T {
-                let x = spread_quad(quads[t][k]);
+                let x = spread_quad(x.quads[k][t]);
                 for h in 0..2 {
                     let x = if SIGNED { _mm256_sign_epi8(x, q[h]) } else { x };
                     let product = _mm256_maddubs_epi16(magnitude[h], x);
-                    products[t][h] = _mm256_add_epi16(products[t][h], product);
+                    // Else the compiler would make all products of a token before it adds them up: more than
+                    // registers hold.
+                    products[t][h] = if I > 0 || MINS == LESS_32 {
+                        opaque(_mm256_add_epi16(products[t][h], product))
+                    } else {
+                        product
+                    };
                 }
             }
-        }
+        });
         for h in 0..2 {
             let scale = panel[h].scales[c * CHAIN / 4];
             for t in 0..T {
@@ -330,7 +366,7 @@ fn add_panel<const SIGNED: bool, const MINS: u8, const CHAIN: usize, const T: us
             }
         }
     }
-    add_sums::<MINS, T>(panel, x, unit, &sum, lanes);
+    add_sums::<MINS, T>(panel, x, &sum, lanes);
 }
 
 /// Adds the sums of a super-block's products, and its mins, to the lanes of some tokens.
@@ -338,20 +374,22 @@ fn add_panel<const SIGNED: bool, const MINS: u8, const CHAIN: usize, const T: us
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(in super::super) fn add_sums<const MINS: u8, const T: usize>(
     panel: &[EightRows; 2],
-    x: &[Q8KRow<'_>; T],
-    unit: usize,
+    x: &Group<T>,
     sum: &[[__m256i; 2]; T],
     lanes: &mut [[__m256; 2]; T],
 ) {
-    let none = [[_mm256_setzero_si256(); 2]; T];
-    let min_sum = if MINS == NONE { none } else { sums_of_mins(panel, x, unit) };
     for t in 0..T {
-        let d_a = _mm256_set1_ps(x[t].d[unit]);
+        let d_a = _mm256_set1_ps(x.d[t]);
         for (h, rows) in panel.iter().enumerate() {
-            let (sum, min_sum, lanes) = (sum[t][h], min_sum[t][h], &mut lanes[t][h]);
+            let min_sum = match MINS {
+                NONE | LESS_32 => _mm256_setzero_si256(),
+                FLOAT_OF_32 => sum_of_mins(&rows.mins, &x.sums_of_32, t),
+                _ => sum_of_mins(&rows.mins, &x.sums_of_16, t),
+            };
+            let (sum, lanes) = (sum[t][h], &mut lanes[t][h]);
             let sum = if MINS == INTEGER { _mm256_sub_epi32(sum, min_sum) } else { sum };
             *lanes = _mm256_fmadd_ps(_mm256_mul_ps(rows.d, d_a), _mm256_cvtepi32_ps(sum), *lanes);
-            if MINS == FLOAT {
+            if MINS == FLOAT || MINS == FLOAT_OF_32 {
                 let min_scale = _mm256_mul_ps(rows.dmin, d_a);
                 *lanes = _mm256_fmadd_ps(min_scale, _mm256_cvtepi32_ps(min_sum), *lanes);
             }
@@ -359,25 +397,17 @@ pub(in super::super) fn add_sums<const MINS: u8, const T: usize>(
     }
 }
 
-/// For each token the sums of the mins times the sums of activations.
+/// The sum of the mins times the sums of token `t`'s activations.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn sums_of_mins<const T: usize>(
-    panel: &[EightRows; 2],
-    x: &[Q8KRow<'_>; T],
-    unit: usize,
-) -> [[__m256i; 2]; T] {
-    let pairs: [&[[i16; 2]]; T] = array!(T, |t| x[t].bsums.as_chunks::<16>().0[unit].as_chunks().0);
-    let mut sum = [[_mm256_setzero_si256(); 2]; T];
-    for (p, mins) in panel[0].mins.iter().zip(&panel[1].mins).enumerate() {
-        let mins = [*mins.0, *mins.1];
-        for t in 0..T {
-            let pair = spread_pair(pairs[t][p]);
-            for h in 0..2 {
-                let product = _mm256_madd_epi16(mins[h], pair);
-                sum[t][h] = _mm256_add_epi32(sum[t][h], product);
-            }
-        }
+fn sum_of_mins<const T: usize, const PAIRS: usize>(
+    mins: &[__m256i; QK_K / 32],
+    sums: &[[[i16; 2]; T]; PAIRS],
+    t: usize,
+) -> __m256i {
+    let mut sum = _mm256_setzero_si256();
+    for (mins, sums) in mins.iter().zip(sums) {
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(*mins, spread_pair(sums[t])));
     }
     sum
 }
@@ -480,11 +510,4 @@ pub(in super::super) fn d_pair<B: SuperBlock>(block: &B) -> __m128 {
     let pair = _mm_cvtph_ps(_mm_cvtsi32_si128(pair));
     let pair = if B::MINS == Mins::Float { _mm_xor_ps(pair, _mm_setr_ps(0.0, -0.0, 0.0, 0.0)) } else { pair };
     if B::UNIT == 1.0 { pair } else { _mm_mul_ps(pair, _mm_set1_ps(B::UNIT)) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn spread_pair(pair: [i16; 2]) -> __m256i {
-    let ([a, b], [c, d]) = (pair[0].to_ne_bytes(), pair[1].to_ne_bytes());
-    _mm256_set1_epi32(i32::from_ne_bytes([a, b, c, d]))
 }

@@ -13,9 +13,10 @@ use super::super::blocks::{BlockKernel, PanelKernel};
 use super::super::layouts::{Eight, ShortRows, Tail, activations, eight_parts};
 use super::super::{OutTile, Tile};
 use super::{
-    join, join_ps, load_8_f32, load_16_i16, load_64_i8, prefetch, prefetch_rows, spread_quad, sum_quarters,
-    to_array,
+    add_pair, add_quad, columns, join, load_8_f32, load_16_i16, load_64_i8, prefetch, prefetch_rows,
+    sum_quarters, to_array,
 };
+use crate::quant::arranged::{Arranged, Parts};
 use crate::quant::{ActivationRow, PART, Q8_0Row};
 
 pub(in super::super) struct Blocks32<B>(PhantomData<B>);
@@ -32,8 +33,11 @@ pub(in super::super) struct Panel {
 
 impl<B: Block> PanelKernel<16> for Blocks32<B> {
     const TOKENS: usize = 8;
+    const TOKENS_A_PANEL: usize = 128;
+    const ARRANGED: bool = true;
 
     type Row<'a> = Q8_0Row<'a>;
+    type Tokens<'a> = &'a Arranged;
     type Panel = Panel;
     /// By index of the part, as in [`crate::quant`].
     type Lanes = [__m512; 8];
@@ -41,6 +45,11 @@ impl<B: Block> PanelKernel<16> for Blocks32<B> {
     #[inline(always)]
     fn row(x: ActivationRow<'_>) -> Q8_0Row<'_> {
         activations::<B>(x)
+    }
+
+    #[inline(always)]
+    fn tokens<'a>(tile: &Tile<'a>) -> &'a Arranged {
+        tile.groups()
     }
 
     #[inline(always)]
@@ -64,37 +73,52 @@ impl<B: Block> PanelKernel<16> for Blocks32<B> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn unpack(rows: &[&[u8]; 16], unit: usize, panel: &mut Panel) {
-        let here = eight_parts::<B>() * size_of::<B>();
-        for row in rows {
-            let row = &row[unit * here..];
-            prefetch_rows(&row[..here.min(row.len())]);
+        let step = eight_parts::<B>();
+        // The parts of each row, and their scales, next to each other; where a row ends before, whatever.
+        let mut weights = [[[0u8; PART]; 16]; 8];
+        let mut scales = [[[0u8; 32]; 16]; 2];
+        for (r, row) in rows.iter().enumerate() {
+            let blocks = &B::slice(row)[unit * step..];
+            let there = blocks.len().min(step);
+            prefetch_rows(&blocks[..there]);
+            panel.parts = there * B::PARTS;
+            for b in 0..panel.parts {
+                // SAFETY: the caller vouches for the CPU.
+                store_32(&mut weights[b][r], unsafe { blocks[b / B::PARTS].part(b % B::PARTS) });
+            }
+            let mut eight = [B::new_zeroed(); 8];
+            eight[..there].copy_from_slice(&blocks[..there]);
+            // SAFETY: as above.
+            let own = unsafe { B::scales(&eight[..step]) };
+            for (to, own) in scales.iter_mut().zip(own) {
+                store_32(&mut to[r], _mm256_castps_si256(own));
+            }
         }
-        let mut halves = [avx2::Panel32::zero(); 2];
-        for (rows, half) in rows.as_chunks::<8>().0.iter().zip(&mut halves) {
-            // SAFETY: the caller vouches for the CPU.
-            unsafe { half.unpack::<B>(rows, unit) };
-        }
-        let [low, high] = halves;
         let sign = _mm512_set1_epi8(if B::SIGNED { -128 } else { 0 });
-        *panel = Panel {
-            parts: low.parts,
-            q: array!(8, |b| array!(8, |k| _mm512_xor_si512(join(low.q[b][k], high.q[b][k]), sign))),
-            scales: array!(2, |i| array!(8, |b| join_ps(low.scales[i][b], high.scales[i][b]))),
-        };
+        for (to, rows) in panel.q.iter_mut().zip(&weights) {
+            let columns = columns_of_32(rows);
+            *to = array!(8, |k| _mm512_xor_si512(columns[k], sign));
+        }
+        for (to, rows) in panel.scales.iter_mut().zip(&scales) {
+            let columns = columns_of_32(rows);
+            *to = array!(8, |b| _mm512_castsi512_ps(columns[b]));
+        }
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn accumulate<const T: usize>(
         panel: &Panel,
-        x: &[Q8_0Row<'_>; T],
+        x: &&Arranged,
+        first: usize,
         unit: usize,
         lanes: &mut [[__m512; 8]; T],
     ) {
+        let x = x.parts(unit, first);
         match (B::HALVES, B::MINS) {
-            (true, _) => add_panel::<true, false, T>(panel, x, unit, offset::<B>(), lanes),
-            (_, true) => add_panel::<false, true, T>(panel, x, unit, offset::<B>(), lanes),
-            _ => add_panel::<false, false, T>(panel, x, unit, offset::<B>(), lanes),
+            (true, _) => add_panel::<true, false, T>(panel, x, offset::<B>(), lanes),
+            (_, true) => add_panel::<false, true, T>(panel, x, offset::<B>(), lanes),
+            _ => add_panel::<false, false, T>(panel, x, offset::<B>(), lanes),
         }
     }
 
@@ -177,80 +201,88 @@ impl<B: Block> BlockKernel<16> for Blocks32<B> {
     }
 }
 
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn store_32(to: &mut [u8; 32], v: __m256i) {
+    // SAFETY: 32 bytes can be written, and no alignment is asked for.
+    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), v) };
+}
+
+/// 32 bytes of each of sixteen rows as eight registers of 32-bit lanes: see [`columns`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn columns_of_32(rows: &[[u8; 32]; 16]) -> [__m512i; 8] {
+    let [low, high] = array!(2, |half| columns(array!(16, |r| &rows[r].as_chunks().0[half])));
+    array!(8, |k| if k < 4 { low[k] } else { high[k - 4] })
+}
+
 /// What a panel's weights are too large by.
 pub(in super::super) const fn offset<B: Block>() -> i32 {
     if B::SIGNED { 128 } else { B::OFFSET as i32 }
 }
 
-/// Adds a panel's products with some tokens to their lanes: the same for all formats of a kind, and compiled
-/// once for them.
+/// Adds a panel's products with a group of tokens to their lanes: the same for all formats of a kind, and
+/// compiled once for them.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn add_panel<const HALVES: bool, const MINS: bool, const T: usize>(
     panel: &Panel,
-    x: &[Q8_0Row<'_>; T],
-    unit: usize,
+    x: &Parts<T>,
     offset: i32,
     lanes: &mut [[__m512; 8]; T],
 ) {
-    let qs = array!(T, |t| &x[t].qs.as_chunks::<PART>().0[8 * unit..]);
-    let sums = array!(T, |t| &x[t].bsums.as_chunks::<2>().0[8 * unit..]);
-    // Without a bound that it does not know, the compiler unrolls the inner loop into the stores below, and
-    // then keeps the activations of all tokens on the stack.
-    let steps = std::hint::black_box(PART / 8);
-    for (b, q) in panel.q[..panel.parts].iter().enumerate() {
-        let quads: [&[[[i8; 4]; 2]]; T] = array!(T, |t| qs[t][b].as_chunks().0.as_chunks().0);
-        let (pairs, _) = q.as_chunks::<2>();
-        let at = 8 * unit + b;
+    // What the sums of the first and of the second half are multiplied by.
+    let (first, second) = (_mm512_set1_epi32(-offset & 0xffff), _mm512_set1_epi32(-offset << 16));
+    let both = _mm512_or_si512(first, second);
+    for (b, (q, quads)) in panel.q[..panel.parts].iter().zip(&x.quads).enumerate() {
+        let before = |offset| {
+            let zero = _mm512_setzero_si512();
+            array!(T, |t| add_pair(zero, offset, &x.sums[b][t]))
+        };
+        let (q, quads) = (q.as_chunks::<4>().0, quads.as_chunks::<4>().0);
         if HALVES {
-            for (half, pairs) in pairs.as_chunks::<2>().0.iter().enumerate() {
-                let mut sum = array!(T, |t| _mm512_set1_epi32(-offset * i32::from(sums[t][b][half])));
-                for (k, pair) in pairs.iter().enumerate() {
-                    add_pair(&mut sum, *pair, array!(T, |t| quads[t][2 * half + k]));
-                }
+            for (half, offset) in [first, second].into_iter().enumerate() {
+                let mut sum = before(offset);
+                add_quads(&mut sum, &q[half], &quads[half]);
                 for t in 0..T {
-                    lanes[t][b] = add_sum::<MINS>(panel, [half, b], x[t], at, sum[t], lanes[t][b]);
+                    lanes[t][b] =
+                        add_sum::<MINS>(panel, [half, b], [x.d[b][t], x.s[b][t]], sum[t], lanes[t][b]);
                 }
             }
             continue;
         }
-        let mut sum = array!(T, |t| _mm512_set1_epi32(-offset * i32::from(sums[t][b][0] + sums[t][b][1])));
-        for (k, pair) in pairs[..steps].iter().enumerate() {
-            add_pair(&mut sum, *pair, array!(T, |t| quads[t][k]));
-        }
+        let mut sum = before(both);
+        add_quads(&mut sum, &q[0], &quads[0]);
+        add_quads(&mut sum, &q[1], &quads[1]);
         for t in 0..T {
-            lanes[t][b] = add_sum::<MINS>(panel, [0, b], x[t], at, sum[t], lanes[t][b]);
+            lanes[t][b] = add_sum::<MINS>(panel, [0, b], [x.d[b][t], x.s[b][t]], sum[t], lanes[t][b]);
         }
     }
 }
 
-/// A lane with a sum of products added: of part `b` of the panel, which is part `at` of the row, or of one of
-/// its halves; and the part's min.
+/// A lane with a sum of products added: of part `b` of the panel, or of one of its halves; and the part's min.
+/// `d` and `s` are the activations'.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(in super::super) fn add_sum<const MINS: bool>(
     panel: &Panel,
     [half, b]: [usize; 2],
-    x: Q8_0Row<'_>,
-    at: usize,
+    [d, s]: [f32; 2],
     sum: __m512i,
     lane: __m512,
 ) -> __m512 {
-    let scale = _mm512_mul_ps(panel.scales[half][b], _mm512_set1_ps(x.d[at]));
+    let scale = _mm512_mul_ps(panel.scales[half][b], _mm512_set1_ps(d));
     let lane = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sum), lane);
-    if MINS { _mm512_fmadd_ps(panel.scales[1][b], _mm512_set1_ps(x.s[at]), lane) } else { lane }
+    if MINS { _mm512_fmadd_ps(panel.scales[1][b], _mm512_set1_ps(s), lane) } else { lane }
 }
 
-/// Adds the products of eight weights of each row.
+/// Adds the products of sixteen weights of each row with a group of tokens.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn add_pair<const T: usize>(sum: &mut [__m512i; T], [q, next]: [__m512i; 2], x: [[[i8; 4]; 2]; T]) {
-    for t in 0..T {
-        sum[t] = _mm512_dpbusd_epi32(sum[t], q, spread_quad(x[t][0]));
-    }
-    for t in 0..T {
-        sum[t] = _mm512_dpbusd_epi32(sum[t], next, spread_quad(x[t][1]));
-    }
+pub(super) fn add_quads<const T: usize>(sum: &mut [__m512i; T], q: &[__m512i; 4], x: &[[[i8; 4]; T]; 4]) {
+    unrolled!(4, |K| {
+        unrolled!(T, |I| { sum[I] = add_quad::<K, I, T, 4>(sum[I], q[K], x) });
+    });
 }
 
 /// The weights of eight parts: magnitudes and where they are negative, of two parts each, and the scales.

@@ -10,15 +10,17 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::super::avx2::{self, Mins};
+use super::super::avx2::{self, FLOAT_OF_32};
 use super::super::blocks::{BlockKernel, PanelKernel};
 use super::super::{OutTile, Tile};
-use super::super_blocks::add_sums;
+use super::blocks32::add_quads;
+use super::super_blocks::{INTEGER, add_sums};
 use super::unpack::{Heads, Panel, SuperBlock};
 use super::{
-    add_pairs, add_quad, load_4_f32, load_16_i16, load_32_i16, load_64_i8, prefetch, prefetch_rows,
-    sum_quarters, to_array,
+    add_pairs, load_4_f32, load_16_i16, load_32_i16, load_64_i8, prefetch, prefetch_rows, sum_quarters,
+    to_array,
 };
+use crate::quant::arranged::Arranged;
 use crate::quant::{ActivationRow, Q8KRow, QK_K};
 
 pub(in super::super) struct KQuant<B>(PhantomData<B>);
@@ -51,15 +53,22 @@ impl<'a> Four<'a> {
 
 impl<B: SuperBlock> PanelKernel<16> for KQuant<B> {
     const TOKENS: usize = 8;
-    const TOKENS_A_PANEL: usize = 128;
+    const TOKENS_A_PANEL: usize = 512;
+    const ARRANGED: bool = true;
 
     type Row<'a> = Q8KRow<'a>;
+    type Tokens<'a> = &'a Arranged;
     type Panel = Panel;
     type Lanes = __m512;
 
     #[inline(always)]
     fn row(x: ActivationRow<'_>) -> Q8KRow<'_> {
         x.q8_k()
+    }
+
+    #[inline(always)]
+    fn tokens<'a>(tile: &Tile<'a>) -> &'a Arranged {
+        tile.groups()
     }
 
     #[inline(always)]
@@ -95,31 +104,20 @@ impl<B: SuperBlock> PanelKernel<16> for KQuant<B> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn accumulate<const T: usize>(
         panel: &Panel,
-        x: &[Q8KRow<'_>; T],
+        x: &&Arranged,
+        first: usize,
         unit: usize,
         lanes: &mut [__m512; T],
     ) {
-        let quads: [&[[i8; 4]]; T] = array!(T, |t| x[t].qs.as_chunks::<QK_K>().0[unit].as_chunks().0);
-        let mut sum = [_mm512_setzero_si512(); T];
+        let x = x.group::<T>(unit, first);
+        let zero = _mm512_setzero_si512();
+        let mut sum = [zero; T];
+        let quads = x.quads.as_chunks::<4>().0;
         for (c, chain) in panel.q.chunks_exact(B::CHAIN).enumerate() {
-            let mut products = [_mm512_setzero_si512(); T];
-            for (i, four) in chain.as_chunks::<4>().0.iter().enumerate() {
-                let x = array!(T, |t| quads[t].as_chunks::<4>().0[c * B::CHAIN / 4 + i].as_ptr());
-                // SAFETY: four quads can be read, and the caller vouches for the CPU.
-                unsafe {
-                    for t in 0..T {
-                        products[t] = add_quad::<0>(products[t], four[0], x[t]);
-                    }
-                    for t in 0..T {
-                        products[t] = add_quad::<1>(products[t], four[1], x[t]);
-                    }
-                    for t in 0..T {
-                        products[t] = add_quad::<2>(products[t], four[2], x[t]);
-                    }
-                    for t in 0..T {
-                        products[t] = add_quad::<3>(products[t], four[3], x[t]);
-                    }
-                }
+            let mut products = [zero; T];
+            let x = quads[c * B::CHAIN / 4..].iter();
+            for (q, x) in chain.as_chunks::<4>().0.iter().zip(x) {
+                add_quads(&mut products, q, x);
             }
             let scale = panel.scales[c * B::CHAIN / B::QUADS];
             for t in 0..T {
@@ -132,9 +130,9 @@ impl<B: SuperBlock> PanelKernel<16> for KQuant<B> {
             }
         }
         if B::FLOAT_MINS {
-            add_sums::<{ Mins::Float as u8 }, T>(panel, x, unit, &sum, lanes);
+            add_sums::<FLOAT_OF_32, T>(panel, x, &sum, lanes);
         } else {
-            add_sums::<{ Mins::Integer as u8 }, T>(panel, x, unit, &sum, lanes);
+            add_sums::<INTEGER, T>(panel, x, &sum, lanes);
         }
     }
 

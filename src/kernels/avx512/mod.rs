@@ -15,7 +15,10 @@ mod unpack;
 use std::arch::x86_64::*;
 
 use super::blocks::{self, BlockKernel};
-use super::{Isa, Kernels, OutTile, Tile, TileKernel, avx2, kernel, layouts, missing_features, ops, scalar};
+use super::{
+    Isa, Kernels, OutTile, Tile, TileKernel, avx2, block_kernel, kernel, layouts, missing_features, ops,
+    scalar,
+};
 use crate::gguf::TensorType;
 pub(super) use blocks32::Blocks32;
 #[cfg(target_os = "linux")] // for the AMX set
@@ -23,7 +26,7 @@ pub(super) use blocks32::{Panel as Panel32, add_sum, offset};
 pub(super) use kquants::KQuant;
 pub(super) use super_blocks::SuperBlocks;
 #[cfg(target_os = "linux")]
-pub(super) use super_blocks::add_sums;
+pub(super) use super_blocks::{add_scaled, sums_of_mins};
 #[cfg(target_os = "linux")]
 pub(super) use unpack::{Panel as SuperPanel, SuperBlock};
 
@@ -83,24 +86,26 @@ fn prefetch_by<const HINT: i32, T: ?Sized>(at: &T, ahead: usize) {
     }
 }
 
-/// `vpdpbusd` with quad `QUAD` of activations, spread over the lanes. The compiler would put the products of
-/// each token one behind another, and each would wait for the one before it: asm keeps the order that it is
-/// written in.
-///
-/// # Safety
-/// So many quads can be read from `x` on, and the CPU has the features of this kernel set.
+/// `vpdpbusd` with quad `QUAD` of token `TOKEN` of `x`, `[quad][T]`, spread over the lanes. The compiler would
+/// put the products of each token one behind another, and each would wait for the one before it: asm keeps
+/// the order that it is written in.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn add_quad<const QUAD: usize>(sum: __m512i, q: __m512i, x: *const [i8; 4]) -> __m512i {
+fn add_quad<const QUAD: usize, const TOKEN: usize, const T: usize, const QUADS: usize>(
+    sum: __m512i,
+    q: __m512i,
+    x: &[[[i8; 4]; T]; QUADS],
+) -> __m512i {
+    assert!(QUAD < QUADS && TOKEN < T); // known when it is compiled
     let mut out = sum;
-    // SAFETY: it reads four bytes, which the caller vouches for, and nothing else but registers.
+    // SAFETY: it reads four bytes of `x`, and nothing else but registers.
     unsafe {
         std::arch::asm!(
             "vpdpbusd {sum}, {q}, dword ptr [{x} + {at}]{{1to16}}",
             sum = inout(zmm_reg) out,
             q = in(zmm_reg) q,
             x = in(reg) x,
-            at = const 4 * QUAD,
+            at = const 4 * (QUAD * T + TOKEN),
             options(readonly, nostack, preserves_flags)
         );
     }
@@ -126,22 +131,18 @@ fn add_pairs(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
     out
 }
 
-/// The same with pair `PAIR` of `x`, spread over the lanes, as [`add_quad`] does it.
-///
-/// # Safety
-/// So many pairs can be read from `x` on, and the CPU has the features of this kernel set.
+/// The same with a pair that is spread over the lanes, as [`add_quad`] does it.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn add_pair_at<const PAIR: usize>(sum: __m512i, a: __m512i, x: *const [i16; 2]) -> __m512i {
+fn add_pair(sum: __m512i, a: __m512i, pair: &[i16; 2]) -> __m512i {
     let mut out = sum;
-    // SAFETY: it reads four bytes, which the caller vouches for, and nothing else but registers.
+    // SAFETY: it reads the pair, and nothing else but registers.
     unsafe {
         std::arch::asm!(
-            "vpdpwssd {sum}, {a}, dword ptr [{x} + {at}]{{1to16}}",
+            "vpdpwssd {sum}, {a}, dword ptr [{pair}]{{1to16}}",
             sum = inout(zmm_reg) out,
             a = in(zmm_reg) a,
-            x = in(reg) x,
-            at = const 4 * PAIR,
+            pair = in(reg) pair,
             options(readonly, nostack, preserves_flags)
         );
     }
@@ -223,13 +224,6 @@ fn columns(rows: [&[u8; 16]; 16]) -> [__m512i; 4] {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn widen_f16(values: [[u8; 2]; 16]) -> __m512 {
     _mm512_cvtph_ps(load_32_bytes(values.as_flattened().first_chunk().unwrap_or(&[0; 32])))
-}
-
-/// Four bytes in every lane.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn spread_quad(quad: [i8; 4]) -> __m512i {
-    _mm512_set1_epi32(i32::from_ne_bytes(array!(4, |i| quad[i] as u8)))
 }
 
 /// The sums over four registers' quarters: in quarter `q` the sums of `a`'s, `b`'s, `c`'s and `d`'s lanes `4

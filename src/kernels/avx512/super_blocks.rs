@@ -7,26 +7,35 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::super::avx2::{EightRows, Mins, Places, PlacesAhead, SuperBlock, d_pair};
+use super::super::Tile;
+use super::super::avx2::{EightRows, FLOAT_OF_32, Mins, Places, PlacesAhead, SuperBlock, d_pair};
 use super::super::blocks::{BlockKernel, PanelKernel};
+use super::blocks32::add_quads;
 use super::unpack::Panel;
-use super::{
-    add_pair_at, join, join_ps, load_16_i16, load_64_i8, prefetch, prefetch_rows, spread_quad, to_array,
-};
+use super::{add_pair, add_pairs, join, join_ps, load_16_i16, load_64_i8, prefetch, prefetch_rows, to_array};
+use crate::quant::arranged::{Arranged, Group};
 use crate::quant::{ActivationRow, Q8KRow, QK_K};
 
 pub(in super::super) struct SuperBlocks<B>(PhantomData<B>);
 
 impl<B: SuperBlock> PanelKernel<16> for SuperBlocks<B> {
     const TOKENS: usize = 8;
+    const TOKENS_A_PANEL: usize = 512;
+    const ARRANGED: bool = true;
 
     type Row<'a> = Q8KRow<'a>;
+    type Tokens<'a> = &'a Arranged;
     type Panel = Panel;
     type Lanes = __m512;
 
     #[inline(always)]
     fn row(x: ActivationRow<'_>) -> Q8KRow<'_> {
         x.q8_k()
+    }
+
+    #[inline(always)]
+    fn tokens<'a>(tile: &Tile<'a>) -> &'a Arranged {
+        tile.groups()
     }
 
     #[inline(always)]
@@ -59,11 +68,24 @@ impl<B: SuperBlock> PanelKernel<16> for SuperBlocks<B> {
             unsafe { half.unpack::<B>(rows, unit) };
         }
         let [low, high] = halves;
+        let offset = _mm512_set1_epi8(if B::SIGNED { i8::MIN } else { 0 });
         *panel = Panel {
-            q: array!(QK_K / 4, |i| join(low.q[i], high.q[i])),
+            q: array!(QK_K / 4, |i| _mm512_xor_si512(join(low.q[i], high.q[i]), offset)),
             // Both words of a lane have the scale.
-            scales: array!(QK_K / 16, |i| _mm512_srai_epi32::<16>(join(low.scales[i], high.scales[i]))),
-            mins: array!(QK_K / 32, |i| join(low.mins[i], high.mins[i])),
+            scales: array!(QK_K / 16, |i| {
+                let scales = join(low.scales[i], high.scales[i]);
+                if B::SIXTEEN_FIT { _mm512_srli_epi32::<16>(scales) } else { _mm512_srai_epi32::<16>(scales) }
+            }),
+            mins: array!(QK_K / 32, |i| {
+                if B::SIGNED {
+                    // The scales' low words, and their high ones.
+                    let scale = |g: usize| join(low.scales[g], high.scales[g]);
+                    let pair = _mm512_mask_blend_epi16(0xaaaa_aaaa, scale(2 * i), scale(2 * i + 1));
+                    _mm512_slli_epi16::<7>(pair)
+                } else {
+                    join(low.mins[i], high.mins[i])
+                }
+            }),
             d: join_ps(low.d, high.d),
             dmin: join_ps(low.dmin, high.dmin),
         };
@@ -73,14 +95,16 @@ impl<B: SuperBlock> PanelKernel<16> for SuperBlocks<B> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn accumulate<const T: usize>(
         panel: &Panel,
-        x: &[Q8KRow<'_>; T],
+        x: &&Arranged,
+        first: usize,
         unit: usize,
         lanes: &mut [__m512; T],
     ) {
-        match (B::SIGNED, B::MINS) {
-            (true, _) => add_panel::<true, { Mins::None as u8 }, T>(panel, x, unit, lanes),
-            (_, Mins::Float) => add_panel::<false, { Mins::Float as u8 }, T>(panel, x, unit, lanes),
-            _ => add_panel::<false, { Mins::Integer as u8 }, T>(panel, x, unit, lanes),
+        let x = x.group(unit, first);
+        match (B::MINS, B::SIXTEEN_FIT) {
+            (Mins::Float, _) => add_panel::<FLOAT, true, T>(panel, x, lanes),
+            (_, true) => add_panel::<INTEGER, true, T>(panel, x, lanes),
+            (_, false) => add_panel::<INTEGER, false, T>(panel, x, lanes),
         }
     }
 
@@ -114,74 +138,83 @@ impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
     }
 }
 
-/// Adds a panel's products with some tokens to their lanes: the same for all formats of a kind, and compiled
-/// once for them.
+/// [`Mins`] as numbers, for generic functions.
+pub(super) const INTEGER: u8 = Mins::Integer as u8;
+const FLOAT: u8 = Mins::Float as u8;
+
+/// Adds a panel's products with a group of tokens to their lanes: the same for all formats of a kind, and
+/// compiled once for them. With `FIT`, products of 16 weights fit i16, and the high words of scales are zero.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn add_panel<const SIGNED: bool, const MINS: u8, const T: usize>(
+fn add_panel<const MINS: u8, const FIT: bool, const T: usize>(
     panel: &Panel,
-    x: &[Q8KRow<'_>; T],
-    unit: usize,
+    x: &Group<T>,
     lanes: &mut [__m512; T],
 ) {
     let zero = _mm512_setzero_si512();
-    let quads: [&[[i8; 4]]; T] = array!(T, |t| x[t].qs.as_chunks::<QK_K>().0[unit].as_chunks().0);
     let mut sum = [zero; T];
-    for (g, (group, scale)) in panel.q.as_chunks::<4>().0.iter().zip(panel.scales).enumerate() {
+    let quads = x.quads.as_chunks::<4>().0.iter();
+    for ((q, scale), x) in panel.q.as_chunks::<4>().0.iter().zip(panel.scales).zip(quads) {
         let mut products = [zero; T];
-        for (k, q) in group.iter().enumerate() {
-            let (magnitude, negative) =
-                if SIGNED { (_mm512_abs_epi8(*q), _mm512_movepi8_mask(*q)) } else { (*q, 0) };
-            for t in 0..T {
-                let x = spread_quad(quads[t][4 * g + k]);
-                let x = if SIGNED { _mm512_mask_sub_epi8(x, negative, zero, x) } else { x };
-                products[t] = _mm512_dpbusd_epi32(products[t], magnitude, x);
-            }
-        }
+        add_quads(&mut products, q, x);
         for t in 0..T {
-            sum[t] = _mm512_add_epi32(sum[t], _mm512_mullo_epi32(products[t], scale));
+            sum[t] = if FIT {
+                add_pairs(sum[t], products[t], scale)
+            } else {
+                _mm512_add_epi32(sum[t], _mm512_mullo_epi32(products[t], scale))
+            };
         }
     }
-    add_sums::<MINS, T>(panel, x, unit, &sum, lanes);
+    add_sums::<MINS, T>(panel, x, &sum, lanes);
 }
 
 /// Adds the sums of a super-block's products, and its mins, to the lanes of some tokens.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(in super::super) fn add_sums<const MINS: u8, const T: usize>(
+pub(super) fn add_sums<const MINS: u8, const T: usize>(
     panel: &Panel,
-    x: &[Q8KRow<'_>; T],
-    unit: usize,
+    x: &Group<T>,
     sum: &[__m512i; T],
     lanes: &mut [__m512; T],
 ) {
-    let pairs: [&[i16; 16]; T] = array!(T, |t| &x[t].bsums.as_chunks::<16>().0[unit]);
-    let mut min_sum = [_mm512_setzero_si512(); T];
-    if MINS != Mins::None as u8 {
-        for (i, mins) in panel.mins.as_chunks::<4>().0.iter().enumerate() {
-            let x = array!(T, |t| pairs[t].as_chunks::<2>().0.as_chunks::<4>().0[i].as_ptr());
-            // SAFETY: four pairs can be read, and the CPU has the features.
-            unsafe {
-                for t in 0..T {
-                    min_sum[t] = add_pair_at::<0>(min_sum[t], mins[0], x[t]);
-                }
-                for t in 0..T {
-                    min_sum[t] = add_pair_at::<1>(min_sum[t], mins[1], x[t]);
-                }
-                for t in 0..T {
-                    min_sum[t] = add_pair_at::<2>(min_sum[t], mins[2], x[t]);
-                }
-                for t in 0..T {
-                    min_sum[t] = add_pair_at::<3>(min_sum[t], mins[3], x[t]);
-                }
-            }
+    let min_sums = match MINS {
+        FLOAT_OF_32 => sums_of_mins(&panel.mins, &x.sums_of_32),
+        _ => sums_of_mins(&panel.mins, &x.sums_of_16),
+    };
+    add_scaled::<MINS, T>(panel, &x.d, sum, &min_sums, lanes);
+}
+
+/// For each token the sums of the mins times the sums of activations.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(in super::super) fn sums_of_mins<const T: usize, const PAIRS: usize>(
+    mins: &[__m512i; QK_K / 32],
+    sums: &[[[i16; 2]; T]; PAIRS],
+) -> [__m512i; T] {
+    let mut min_sums = [_mm512_setzero_si512(); T];
+    for (mins, sums) in mins.iter().zip(sums) {
+        for t in 0..T {
+            min_sums[t] = add_pair(min_sums[t], *mins, &sums[t]);
         }
     }
+    min_sums
+}
+
+/// Adds the sums of a super-block's products and of its mins to the lanes of some tokens, of scales `d`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(in super::super) fn add_scaled<const MINS: u8, const T: usize>(
+    panel: &Panel,
+    d: &[f32; T],
+    sum: &[__m512i; T],
+    min_sum: &[__m512i; T],
+    lanes: &mut [__m512; T],
+) {
     for t in 0..T {
-        let d_a = _mm512_set1_ps(x[t].d[unit]);
-        let sum = if MINS == Mins::Integer as u8 { _mm512_sub_epi32(sum[t], min_sum[t]) } else { sum[t] };
+        let d_a = _mm512_set1_ps(d[t]);
+        let sum = if MINS == INTEGER { _mm512_sub_epi32(sum[t], min_sum[t]) } else { sum[t] };
         lanes[t] = _mm512_fmadd_ps(_mm512_mul_ps(panel.d, d_a), _mm512_cvtepi32_ps(sum), lanes[t]);
-        if MINS == Mins::Float as u8 {
+        if MINS == FLOAT || MINS == FLOAT_OF_32 {
             let scale = _mm512_mul_ps(panel.dmin, d_a);
             lanes[t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(min_sum[t]), lanes[t]);
         }

@@ -20,11 +20,11 @@ pub(in super::super) struct Heads {
 
 /// Sixteen rows of a super-block; lane `r` (of 32 bits) belongs to row `r`.
 pub(in super::super) struct Panel {
-    /// Four weights each; Q4_K's, Q5_K's and Q6_K's are unsigned.
+    /// Four weights each, unsigned; those of formats whose weights may be negative with an offset of 128.
     pub q: [__m512i; QK_K / 4],
     /// The scales: eight of 32 weights each or sixteen of 16 weights each.
     pub scales: [__m512i; QK_K / 16],
-    /// The mins of two groups of 16 weights each, as i16.
+    /// The mins, as i16, of two groups of 16 weights each, or, the first four, of two groups of 32.
     pub mins: [__m512i; QK_K / 32],
     pub d: __m512,
     /// Negative.
@@ -35,7 +35,8 @@ pub(in super::super) struct Panel {
 ///
 /// All `unsafe` functions have one condition: the CPU has the features of this kernel set.
 pub(in super::super) trait SuperBlock: Copy + FromZeros {
-    /// Mins are in units of their own (`dmin`); otherwise in the scales' and part of the integer sum.
+    /// Mins are in units of their own (`dmin`), for 32 weights each; otherwise in the scales', for 16, and part
+    /// of the integer sum.
     const FLOAT_MINS: bool;
     /// Quads of weights that have a scale in common.
     const QUADS: usize;
@@ -337,9 +338,10 @@ fn panel_with_mins(heads: [&[u8; 16]; 16], panel: &mut Panel) {
         _mm512_and_si512(_mm512_srlv_epi32(words[i / 4], down), _mm512_set1_epi32(0xff))
     };
     for i in 0..8 {
-        let min = byte(mins, i);
         panel.scales[i] = byte(scales, i);
-        panel.mins[i] = _mm512_or_si512(min, _mm512_slli_epi32::<16>(min));
+    }
+    for p in 0..4 {
+        panel.mins[p] = _mm512_or_si512(byte(mins, 2 * p), _mm512_slli_epi32::<16>(byte(mins, 2 * p + 1)));
     }
     panel.d = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(d));
     let minus = _mm512_set1_epi32(i32::MIN);

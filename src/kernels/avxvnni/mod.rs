@@ -10,8 +10,9 @@ use std::marker::PhantomData;
 
 use super::avx2::{self, Block, Multiply};
 use super::blocks::{self, BlockKernel, PanelKernel};
-use super::{Isa, Kernels, OutTile, Tile, TileKernel, kernel, missing_features, ops};
+use super::{Isa, Kernels, OutTile, Tile, TileKernel, block_kernel, missing_features, ops};
 use crate::gguf::TensorType;
+use crate::quant::arranged::{Arranged, Parts};
 use crate::quant::{ActivationRow, Q8_0Row};
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -71,13 +72,21 @@ macro_rules! as_in_avx2 {
         const TOKENS_A_PANEL: usize = <$kernel as PanelKernel<$rows>>::TOKENS_A_PANEL;
         const TOKENS: usize = <$kernel as PanelKernel<$rows>>::TOKENS;
 
+        const ARRANGED: bool = <$kernel as PanelKernel<$rows>>::ARRANGED;
+
         type Row<'a> = $row<'a>;
+        type Tokens<'a> = <$kernel as PanelKernel<$rows>>::Tokens<'a>;
         type Panel = <$kernel as PanelKernel<$rows>>::Panel;
         type Lanes = <$kernel as PanelKernel<$rows>>::Lanes;
 
         #[inline(always)]
         fn row(x: ActivationRow<'_>) -> $row<'_> {
             <$kernel as PanelKernel<$rows>>::row(x)
+        }
+
+        #[inline(always)]
+        fn tokens<'a>(tile: &$crate::kernels::Tile<'a>) -> Self::Tokens<'a> {
+            <$kernel as PanelKernel<$rows>>::tokens(tile)
         }
 
         #[inline(always)]
@@ -119,16 +128,17 @@ impl<B: Block> PanelKernel<16> for Blocks32<B> {
     #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
     unsafe fn accumulate<const T: usize>(
         panel: &Self::Panel,
-        x: &[Q8_0Row<'_>; T],
+        x: &&Arranged,
+        first: usize,
         unit: usize,
         lanes: &mut [Self::Lanes; T],
     ) {
-        let offset = i32::from(B::OFFSET);
+        let x = x.parts(unit, first);
         match (B::SIGNED, B::HALVES, B::MINS) {
-            (true, _, _) => add_panel::<true, false, false, T>(panel, x, unit, 0, lanes),
-            (_, true, _) => add_panel::<false, true, false, T>(panel, x, unit, offset, lanes),
-            (_, _, true) => add_panel::<false, false, true, T>(panel, x, unit, 0, lanes),
-            _ => add_panel::<false, false, false, T>(panel, x, unit, offset, lanes),
+            (true, _, _) => add_panel::<true, false, false, T>(panel, x, 0, lanes),
+            (_, true, _) => add_panel::<false, true, false, T>(panel, x, B::OFFSET, lanes),
+            (_, _, true) => add_panel::<false, false, true, T>(panel, x, 0, lanes),
+            _ => add_panel::<false, false, false, T>(panel, x, B::OFFSET, lanes),
         }
     }
 }
@@ -156,11 +166,10 @@ impl<B: Block> BlockKernel<16> for Blocks32<B> {
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
 fn add_panel<const SIGNED: bool, const HALVES: bool, const MINS: bool, const T: usize>(
     panel: &[avx2::Panel32; 2],
-    x: &[Q8_0Row<'_>; T],
-    unit: usize,
-    offset: i32,
+    x: &Parts<T>,
+    offset: i16,
     lanes: &mut [avx2::Lanes32; T],
 ) {
     // SAFETY: this function is compiled for the features that the CPU has.
-    unsafe { avx2::add_panel32::<SIGNED, HALVES, MINS, Vnni, T>(panel, x, unit, offset, lanes) }
+    unsafe { avx2::add_panel32::<SIGNED, HALVES, MINS, Vnni, T>(panel, x, offset, lanes) }
 }

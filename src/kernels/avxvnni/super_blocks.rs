@@ -2,9 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use super::super::avx2::{self, EightRows, Mins, SuperBlock, add_sums, spread_quad};
+use super::super::avx2::{self, EightRows, FLOAT_OF_32, Mins, SuperBlock, add_sums, spread_quad};
 use super::super::blocks::{BlockKernel, PanelKernel};
 use super::{SuperBlocks, Vnni, as_in_avx2};
+use crate::quant::arranged::{Arranged, Group};
 use crate::quant::{ActivationRow, Q8KRow, QK_K};
 
 impl<B: SuperBlock> PanelKernel<16> for SuperBlocks<B> {
@@ -14,18 +15,21 @@ impl<B: SuperBlock> PanelKernel<16> for SuperBlocks<B> {
     #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
     unsafe fn accumulate<const T: usize>(
         panel: &[EightRows; 2],
-        x: &[Q8KRow<'_>; T],
+        x: &&Arranged,
+        first: usize,
         unit: usize,
         lanes: &mut [[__m256; 2]; T],
     ) {
+        let x = x.group(unit, first);
         // Products of 16 weights and activations fit i16 where those of 32 pairs would in two sums.
         match (B::SIGNED, B::MINS, B::CHAIN == 8) {
-            (true, _, _) => add_panel::<true, { Mins::None as u8 }, false, T>(panel, x, unit, lanes),
-            (_, Mins::Float, true) => {
-                add_panel::<false, { Mins::Float as u8 }, true, T>(panel, x, unit, lanes)
+            (true, _, _) => add_panel::<true, { Mins::None as u8 }, false, T>(panel, x, lanes),
+            (_, Mins::Float, true) => add_panel::<false, FLOAT_OF_32, true, T>(panel, x, lanes),
+            (_, Mins::Float, _) if B::MINS_OF_32 => {
+                add_panel::<false, FLOAT_OF_32, false, T>(panel, x, lanes)
             }
-            (_, Mins::Float, _) => add_panel::<false, { Mins::Float as u8 }, false, T>(panel, x, unit, lanes),
-            _ => add_panel::<false, { Mins::Integer as u8 }, false, T>(panel, x, unit, lanes),
+            (_, Mins::Float, _) => add_panel::<false, { Mins::Float as u8 }, false, T>(panel, x, lanes),
+            _ => add_panel::<false, { Mins::Integer as u8 }, false, T>(panel, x, lanes),
         }
     }
 }
@@ -47,11 +51,9 @@ impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
 fn add_panel<const SIGNED: bool, const MINS: u8, const SMALL: bool, const T: usize>(
     panel: &[EightRows; 2],
-    x: &[Q8KRow<'_>; T],
-    unit: usize,
+    x: &Group<T>,
     lanes: &mut [[__m256; 2]; T],
 ) {
-    let quads: [&[[i8; 4]]; T] = array!(T, |t| x[t].qs.as_chunks::<QK_K>().0[unit].as_chunks().0);
     let none = [[_mm256_setzero_si256(); 2]; T];
     let mut sum = none;
     for g in 0..QK_K / 16 {
@@ -61,7 +63,7 @@ fn add_panel<const SIGNED: bool, const MINS: u8, const SMALL: bool, const T: usi
             let q = array!(2, |h| panel[h].q[k]);
             let magnitude = if SIGNED { array!(2, |h| _mm256_abs_epi8(q[h])) } else { q };
             for t in 0..T {
-                let x = spread_quad(quads[t][k]);
+                let x = spread_quad(x.quads[k][t]);
                 for h in 0..2 {
                     let x = if SIGNED { _mm256_sign_epi8(x, q[h]) } else { x };
                     products[t][h] = _mm256_dpbusd_avx_epi32(products[t][h], magnitude[h], x);
@@ -81,5 +83,5 @@ fn add_panel<const SIGNED: bool, const MINS: u8, const SMALL: bool, const T: usi
             }
         }
     }
-    add_sums::<MINS, T>(panel, x, unit, &sum, lanes);
+    add_sums::<MINS, T>(panel, x, &sum, lanes);
 }

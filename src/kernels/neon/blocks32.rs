@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 use std::marker::PhantomData;
 
-use super::super::blocks::{BlockKernel, PanelKernel};
+use super::super::blocks::{BlockKernel, PanelKernel, rows_from, takes_rows};
 use super::super::layouts::{Eight, PartLayout, ShortRows, Tail, activations, eight_parts};
 use super::super::{OutTile, Tile};
 use super::dot::sums_of_lanes;
@@ -79,6 +79,8 @@ pub(in super::super) type Lanes = [[float32x4_t; 2]; 8];
 impl<B: Block, M: Dot> PanelKernel<8> for Blocks32<B, M> {
     const TOKENS: usize = M::TOKENS;
 
+    takes_rows!(8);
+
     type Row<'a> = Q8_0Row<'a>;
     type Panel = Panel;
     type Lanes = Lanes;
@@ -116,10 +118,12 @@ impl<B: Block, M: Dot> PanelKernel<8> for Blocks32<B, M> {
     #[inline(always)]
     unsafe fn accumulate<const T: usize>(
         panel: &Panel,
-        x: &[Q8_0Row<'_>; T],
+        x: &Vec<Q8_0Row<'_>>,
+        first: usize,
         unit: usize,
         lanes: &mut [Lanes; T],
     ) {
+        let x = rows_from::<_, T>(x, first);
         // SAFETY: the caller vouches for the CPU.
         unsafe {
             match (B::HALVES, B::MINS) {

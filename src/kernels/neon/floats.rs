@@ -4,7 +4,7 @@
 use std::arch::aarch64::*;
 use std::marker::PhantomData;
 
-use super::super::blocks::{self, PanelKernel};
+use super::super::blocks::{self, PanelKernel, rows_from, takes_rows};
 use super::super::layouts::{Bf16, F16, F32, FloatSteps};
 use super::super::{OutTile, Tile};
 use super::{load_at, load_f32, tree8, widen_f16};
@@ -86,6 +86,8 @@ impl<F: Floats> PanelKernel<8> for Panels<F> {
     const TOKENS: usize = 4;
     const TOKENS_A_PANEL: usize = 96;
 
+    takes_rows!(8);
+
     type Row<'a> = &'a [f32];
     type Panel = Panel;
     /// The sixteen lanes of each row.
@@ -137,10 +139,12 @@ impl<F: Floats> PanelKernel<8> for Panels<F> {
     #[target_feature(enable = "neon")]
     unsafe fn accumulate<const T: usize>(
         panel: &Panel,
-        x: &[&[f32]; T],
+        x: &Vec<&[f32]>,
+        first: usize,
         unit: usize,
         lanes: &mut [[[float32x4_t; 4]; 8]; T],
     ) {
+        let x = rows_from::<_, T>(x, first);
         let x = array!(T, |t| x[t][unit * STEPS * 16..].as_chunks::<16>());
         let whole = x[0].0.len().min(panel.steps);
         let steps = array!(T, |t| &x[t].0[..whole]);

@@ -21,7 +21,9 @@ mod ternary;
 use std::arch::aarch64::*;
 
 use super::blocks::{self, BlockKernel};
-use super::{Isa, Kernels, OutTile, Tile, TileKernel, kernel, layouts, missing_features, ops, scalar};
+use super::{
+    Isa, Kernels, OutTile, Tile, TileKernel, block_kernel, kernel, layouts, missing_features, ops, scalar,
+};
 use crate::gguf::TensorType;
 pub(super) use blocks32::{
     Blocks32 as Blocks32With, Lanes as Lanes32, Panel as Panel32, add_panel as add_panel32,

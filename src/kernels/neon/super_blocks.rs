@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 use std::marker::PhantomData;
 
-use super::super::blocks::{BlockKernel, PanelKernel};
+use super::super::blocks::{BlockKernel, PanelKernel, rows_from, takes_rows};
 use super::super::layouts::SuperLayout;
 use super::{Dot, lane, load_f32, load_i8, load_i16};
 use crate::quant::{ActivationRow, Q8KRow, QK_K};
@@ -115,6 +115,8 @@ impl<B: SuperBlock, M: Dot> PanelKernel<8> for SuperBlocks<B, M> {
     const TOKENS: usize = M::TOKENS;
     const TOKENS_A_PANEL: usize = 128;
 
+    takes_rows!(8);
+
     type Row<'a> = Q8KRow<'a>;
     type Panel = EightRows<M>;
     type Lanes = Lanes;
@@ -150,10 +152,12 @@ impl<B: SuperBlock, M: Dot> PanelKernel<8> for SuperBlocks<B, M> {
     #[inline(always)]
     unsafe fn accumulate<const T: usize>(
         panel: &EightRows<M>,
-        x: &[Q8KRow<'_>; T],
+        x: &Vec<Q8KRow<'_>>,
+        first: usize,
         unit: usize,
         lanes: &mut [Lanes; T],
     ) {
+        let x = rows_from::<_, T>(x, first);
         // SAFETY: the caller vouches for the CPU.
         unsafe {
             match (B::MINS, B::GROUP) {

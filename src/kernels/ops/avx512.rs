@@ -179,7 +179,9 @@ impl Lanes16 for F32x16 {
 
     #[inline(always)]
     fn store(self, to: &mut [f32; 16]) {
-        with_avx512!(_mm512_storeu_ps(to.as_mut_ptr(), self.0));
+        // Not by the intrinsic, of which the compiler makes a call here.
+        // SAFETY: it is as long.
+        unsafe { to.as_mut_ptr().cast::<__m512>().write_unaligned(self.0) };
     }
     #[inline(always)]
     fn store_f16(self, to: &mut [u16; 16]) {

@@ -305,9 +305,10 @@ impl Buffers {
             // What is chosen, its weights and the lists of it, of which some grow by doubling.
             16 * used,
         ];
-        // An input is kept as f32 at most, one of several products as f32 and in a shorter type; rows of
-        // experts are kept again by expert. The input of an output projection may wait in the gate.
-        let several = |values: usize| values + values / 2;
+        // An input is kept as f32 at most, one of several products as f32 and in a shorter type, which may be
+        // arranged beside (2.6 bytes a value); rows of experts are kept again by expert. The input of an
+        // output projection may wait in the gate.
+        let several = |values: usize| values + values * 2 / 3;
         let output = attended.max(spec.widest(|layer| layer.rows.gate));
         let inputs = several(spec.embd.max(output))
             + hidden.max(dense).max(several(weighted * spec.embd))
