@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Whether the compiler has kept the order of sums in the panels of the AVX2 kernels, which is half of their speed.
+
+    scripts/pending-products.py PROGRAM      a build with optimisation
+    scripts/pending-products.py --self-test
+
+A panel's products (vpmaddubsw) are added to sums (vpaddw) one by one. Without the barriers in the source the
+compiler makes all products of a chain first, keeps them on the stack, and adds them up in a tree. Looked at are the
+functions that have the longest chains, eight products for each of four tokens and two panels: at no place may many
+more products be made than there are sums. Needs objdump.
+"""
+
+import re
+import subprocess
+import sys
+
+FUNCTION = re.compile(r"^[0-9a-f]+ <.*avx2::super_blocks::add_panel")
+# Sums of four tokens and two panels, whose first products are added to nothing; and what is under way.
+MOST = 8 + 6
+PRODUCTS = 64
+
+
+def functions(lines):
+    """The instructions of each function of panels, by name."""
+    current = None
+    for line in lines:
+        if line.endswith(">:"):
+            if current:
+                yield current
+            current = [] if FUNCTION.match(line) else None
+        elif current is not None and "\t" in line:
+            current.append(line.split("\t")[-1].split(" ")[0])
+    if current:
+        yield current
+
+
+def most_pending(instructions):
+    """The most products of a chain that were made and not yet added."""
+    pending = most = 0
+    for instruction in instructions:
+        if instruction == "vpmaddubsw":
+            pending += 1
+        elif instruction == "vpaddw":
+            pending -= 1
+        elif instruction == "vpmaddwd":  # the end of a chain
+            pending = 0
+        most = max(most, pending)
+    return most
+
+
+def check(lines):
+    """(functions looked at, the most pending products of any)"""
+    found = [f for f in functions(lines) if f.count("vpmaddubsw") == PRODUCTS]
+    return len(found), max(map(most_pending, found), default=0)
+
+
+def text_of(instructions):
+    return ["0000 <wayinfer::kernels::avx2::super_blocks::add_panel>:"] + [f"  1:\t{i} a,b,c" for i in instructions]
+
+
+def self_test():
+    kept = ["vpmaddubsw"] * 8 + ["vpmaddubsw", "vpaddw"] * 56 + ["vpmaddwd"] * 8
+    tree = ["vpmaddubsw"] * 64 + ["vpaddw"] * 56 + ["vpmaddwd"] * 8
+    assert check(text_of(kept)) == (1, 9), check(text_of(kept))
+    assert check(text_of(tree))[1] == 64 > MOST
+    assert check(text_of(kept[:20])) == (0, 0)
+    print("self-test passed")
+
+
+def main():
+    if sys.argv[1:] == ["--self-test"]:
+        return self_test()
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    command = ["objdump", "-d", "--no-show-raw-insn", "-C", sys.argv[1]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as objdump:
+        count, most = check(line.rstrip("\n") for line in objdump.stdout)
+    if count == 0:
+        sys.exit("no function of panels with chains of eight products: is this an optimised build for x86-64?")
+    print(f"{count} functions, at most {most} products pending (allowed: {MOST})")
+    if most > MOST:
+        sys.exit("the compiler has changed the order of sums")
+
+
+main()
