@@ -12,7 +12,7 @@ use super::super::blocks::{BlockKernel, PanelKernel};
 use super::super::layouts::{Eight, PartLayout, ShortRows, Tail, activations, eight_parts};
 use super::super::{OutTile, Tile};
 use super::{
-    Maddubs, Multiply, PREFETCH, PREFETCH_ROWS, load_f32, load_i8, load_i16, opaque, prefetch, spread_pair,
+    Maddubs, Multiply, PREFETCH, load_f32, load_i8, load_i16, opaque, prefetch, prefetch_panel, spread_pair,
     spread_quad, to_array, transpose8, tree8,
 };
 use crate::quant::arranged::{Arranged, Parts};
@@ -83,7 +83,7 @@ impl Panel {
         for (r, row) in rows.iter().enumerate() {
             let blocks = &B::slice(row)[unit * step..];
             let there = blocks.len().min(step);
-            prefetch(&blocks[..there], PREFETCH_ROWS);
+            prefetch_panel(&blocks[..there], row);
             self.parts = there * B::PARTS;
             for b in 0..self.parts {
                 // SAFETY: the caller vouches for the CPU.

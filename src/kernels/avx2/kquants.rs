@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::places::Places;
-use super::super_blocks::{Mins, Scales, SuperBlock, Unpacked};
-use super::{load_16_bytes, load_u8};
+use super::super_blocks::{EightRows, Mins, Scales, SuperBlock, Unpacked};
+use super::{load_16_bytes, load_u8, panels};
 use crate::quant::{BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, QK_K, scales_and_mins, six_bit_scales};
 
 /// Q4_K's and Q5_K's scales and mins with given weights.
@@ -105,6 +105,13 @@ impl SuperBlock for BlockQ4K {
     const MINS: Mins = Mins::Float;
     const MINS_OF_32: bool = true;
     const CHAIN: usize = 8; // 8 * 2 * 15 * 127 = 30480
+    const EIGHT: bool = true;
+
+    #[inline(always)]
+    unsafe fn unpack_eight(blocks: [&Self; 8], to: &mut EightRows) {
+        // SAFETY: the caller vouches for the CPU.
+        unsafe { panels::q4_k(blocks, to) };
+    }
 
     #[inline(always)]
     unsafe fn unpack(&self, _: &Places) -> Unpacked {
@@ -117,6 +124,13 @@ impl SuperBlock for BlockQ5K {
     const MINS: Mins = Mins::Float;
     const MINS_OF_32: bool = true;
     const CHAIN: usize = 4; // 4 * 2 * 31 * 127 = 31496
+    const EIGHT: bool = true;
+
+    #[inline(always)]
+    unsafe fn unpack_eight(blocks: [&Self; 8], to: &mut EightRows) {
+        // SAFETY: the caller vouches for the CPU.
+        unsafe { panels::q5_k(blocks, to) };
+    }
 
     #[inline(always)]
     unsafe fn unpack(&self, _: &Places) -> Unpacked {
@@ -139,6 +153,13 @@ impl SuperBlock for BlockQ6K {
     const MINS: Mins = Mins::Integer;
     const CHAIN: usize = 2; // 2 * 2 * 63 * 127 = 32004
     const LESS_32: bool = true; // 4 * 2 * 32 * 127 = 32512
+    const EIGHT: bool = true;
+
+    #[inline(always)]
+    unsafe fn unpack_eight(blocks: [&Self; 8], to: &mut EightRows) {
+        // SAFETY: the caller vouches for the CPU.
+        unsafe { panels::q6_k(blocks, to) };
+    }
 
     #[inline(always)]
     unsafe fn unpack(&self, _: &Places) -> Unpacked {

@@ -10,6 +10,7 @@ mod floats;
 mod iquants;
 mod kquants;
 mod legacy;
+mod panels;
 mod places;
 mod super_blocks;
 mod ternary;
@@ -106,6 +107,16 @@ impl Multiply for Maddubs {
 /// How far ahead of the weights in use memory is asked for, bytes: of one row, and of each of a panel's rows.
 const PREFETCH: usize = 3072;
 const PREFETCH_ROWS: usize = 512;
+
+/// Asks for the memory that the next panel has where this one has `at`, a part of `row`, as much as `at` is long.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn prefetch_panel<T: ?Sized>(at: &T, row: &[u8]) {
+    prefetch(at, PANEL_ROWS * row.len());
+}
+
+/// Rows of a panel of quantised weights.
+const PANEL_ROWS: usize = 16;
 
 /// Asks for the memory `ahead` bytes after `at`'s start, as much as `at` is long.
 #[inline]

@@ -14,7 +14,7 @@ use super::super::blocks::{BlockKernel, PanelKernel};
 use super::super::layouts::SuperLayout;
 use super::places::{Places, PlacesAhead};
 use super::{
-    Maddubs, Multiply, PREFETCH, PREFETCH_ROWS, in_memory, load_i8, load_i16, load_u8, opaque, prefetch,
+    Maddubs, Multiply, PREFETCH, in_memory, load_i8, load_i16, load_u8, opaque, prefetch, prefetch_panel,
     spread_pair, spread_quad, to_array, transpose8, widen_f16,
 };
 use crate::quant::arranged::{Arranged, Group};
@@ -91,12 +91,22 @@ pub(in super::super) trait SuperBlock: SuperLayout {
     const SIXTEEN_FIT: bool = false;
     /// All scales are one, and a super-block's products can be added in i16.
     const NO_SCALES: bool = false;
+    /// There is a quicker way to unpack eight rows than one by one: [`SuperBlock::unpack_eight`].
+    const EIGHT: bool = false;
+
     /// Inlined always, whatever its length (which functions with features of their own cannot be), so that
     /// weights stay in registers.
     ///
     /// # Safety
     /// The CPU must have the features of this kernel set, and `places` be this block's.
     unsafe fn unpack(&self, places: &Places) -> Unpacked;
+
+    /// Unpacks a super-block of eight rows.
+    ///
+    /// # Safety
+    /// The CPU must have the features of this kernel set.
+    #[inline(always)]
+    unsafe fn unpack_eight(_: [&Self; 8], _: &mut EightRows) {}
 
     /// Where this block's points are, of formats that look points up.
     ///
@@ -147,8 +157,12 @@ impl EightRows {
     #[target_feature(enable = "avx2,fma,f16c")]
     pub unsafe fn unpack<B: SuperBlock>(&mut self, rows: &[&[u8]; 8], unit: usize) {
         let blocks: [&B; 8] = array!(8, |r| &B::slice(rows[r])[unit]);
-        for block in blocks {
-            prefetch(block, PREFETCH_ROWS);
+        for (block, row) in blocks.iter().zip(rows) {
+            prefetch_panel(*block, row);
+        }
+        if B::EIGHT {
+            // SAFETY: the caller vouches for the CPU.
+            return unsafe { B::unpack_eight(blocks, self) };
         }
         // Written in place, for `unpacked` is not inlined.
         // SAFETY: the caller vouches for the CPU.
@@ -185,7 +199,7 @@ impl EightRows {
 /// Twice eight rows, so that each activation that is spread serves two registers of weights.
 impl<B: SuperBlock> PanelKernel<16> for SuperBlocks<B> {
     const TOKENS: usize = 4;
-    const TOKENS_A_PANEL: usize = 512;
+    const TOKENS_A_PANEL: usize = 128;
     const ARRANGED: bool = true;
 
     type Row<'a> = Q8KRow<'a>;
@@ -264,7 +278,7 @@ impl<B: SuperBlock> PanelKernel<16> for SuperBlocks<B> {
 }
 
 impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
-    const PANEL_TOKENS: usize = 6;
+    const PANEL_TOKENS: usize = if B::EIGHT { 4 } else { 6 };
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]

@@ -13,7 +13,7 @@ use super::super::blocks::{BlockKernel, PanelKernel};
 use super::super::layouts::{Eight, ShortRows, Tail, activations, eight_parts};
 use super::super::{OutTile, Tile};
 use super::{
-    add_pair, add_quad, columns, join, load_8_f32, load_16_i16, load_64_i8, prefetch, prefetch_rows,
+    add_pair, add_quad, columns, join, load_8_f32, load_16_i16, load_64_i8, prefetch, prefetch_panel,
     sum_quarters, to_array,
 };
 use crate::quant::arranged::{Arranged, Parts};
@@ -80,7 +80,7 @@ impl<B: Block> PanelKernel<16> for Blocks32<B> {
         for (r, row) in rows.iter().enumerate() {
             let blocks = &B::slice(row)[unit * step..];
             let there = blocks.len().min(step);
-            prefetch_rows(&blocks[..there]);
+            prefetch_panel(&blocks[..there], row);
             panel.parts = there * B::PARTS;
             for b in 0..panel.parts {
                 // SAFETY: the caller vouches for the CPU.

@@ -17,7 +17,7 @@ use super::blocks32::add_quads;
 use super::super_blocks::{INTEGER, add_sums};
 use super::unpack::{Heads, Panel, SuperBlock};
 use super::{
-    add_pairs, load_4_f32, load_16_i16, load_32_i16, load_64_i8, prefetch, prefetch_rows, sum_quarters,
+    add_pairs, load_4_f32, load_16_i16, load_32_i16, load_64_i8, prefetch, prefetch_panel, sum_quarters,
     to_array,
 };
 use crate::quant::arranged::Arranged;
@@ -53,7 +53,7 @@ impl<'a> Four<'a> {
 
 impl<B: SuperBlock> PanelKernel<16> for KQuant<B> {
     const TOKENS: usize = 8;
-    const TOKENS_A_PANEL: usize = 512;
+    const TOKENS_A_PANEL: usize = 256;
     const ARRANGED: bool = true;
 
     type Row<'a> = Q8KRow<'a>;
@@ -93,8 +93,8 @@ impl<B: SuperBlock> PanelKernel<16> for KQuant<B> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn unpack(rows: &[&[u8]; 16], unit: usize, panel: &mut Panel) {
         let blocks: [&B; 16] = array!(16, |r| &B::slice(rows[r])[unit]);
-        for block in blocks {
-            prefetch_rows(block);
+        for (block, row) in blocks.iter().zip(rows) {
+            prefetch_panel(*block, row);
         }
         // SAFETY: the caller vouches for the CPU.
         unsafe { B::panel(blocks, panel) };

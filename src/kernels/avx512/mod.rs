@@ -59,8 +59,8 @@ unsafe fn quantised<K: BlockKernel<ROWS>, const ROWS: usize>(tile: &Tile<'_>, ou
 /// may have many more lines under way than L1, and from there into L1.
 const TO_L2: usize = 6144;
 const TO_L1: usize = 1024;
-/// The same where sixteen rows are read side by side and a unit of each takes far longer.
-const ROWS_TO_L1: usize = 512;
+/// Rows of a panel of quantised weights.
+const PANEL_ROWS: usize = 16;
 
 /// Asks for the memory that rows which follow one another have next, as much as `at` is long.
 #[inline]
@@ -70,11 +70,11 @@ fn prefetch<T: ?Sized>(at: &T) {
     prefetch_by::<_MM_HINT_T0, T>(at, TO_L1);
 }
 
-/// The same of one of sixteen rows.
+/// Asks for the memory that the next panel has where this one has `at`, a part of `row`, as much as `at` is long.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn prefetch_rows<T: ?Sized>(at: &T) {
-    prefetch_by::<_MM_HINT_T0, T>(at, ROWS_TO_L1);
+fn prefetch_panel<T: ?Sized>(at: &T, row: &[u8]) {
+    prefetch_by::<_MM_HINT_T1, T>(at, PANEL_ROWS * row.len());
 }
 
 #[inline]

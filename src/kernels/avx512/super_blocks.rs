@@ -12,7 +12,9 @@ use super::super::avx2::{EightRows, FLOAT_OF_32, Mins, Places, PlacesAhead, Supe
 use super::super::blocks::{BlockKernel, PanelKernel};
 use super::blocks32::add_quads;
 use super::unpack::Panel;
-use super::{add_pair, add_pairs, join, join_ps, load_16_i16, load_64_i8, prefetch, prefetch_rows, to_array};
+use super::{
+    add_pair, add_pairs, join, join_ps, load_16_i16, load_64_i8, prefetch, prefetch_panel, to_array,
+};
 use crate::quant::arranged::{Arranged, Group};
 use crate::quant::{ActivationRow, Q8KRow, QK_K};
 
@@ -20,7 +22,7 @@ pub(in super::super) struct SuperBlocks<B>(PhantomData<B>);
 
 impl<B: SuperBlock> PanelKernel<16> for SuperBlocks<B> {
     const TOKENS: usize = 8;
-    const TOKENS_A_PANEL: usize = 512;
+    const TOKENS_A_PANEL: usize = 256;
     const ARRANGED: bool = true;
 
     type Row<'a> = Q8KRow<'a>;
@@ -60,7 +62,7 @@ impl<B: SuperBlock> PanelKernel<16> for SuperBlocks<B> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn unpack(rows: &[&[u8]; 16], unit: usize, panel: &mut Panel) {
         for row in rows {
-            prefetch_rows(&B::slice(row)[unit]);
+            prefetch_panel(&B::slice(row)[unit], row);
         }
         let mut halves = [EightRows::zero(); 2];
         for (rows, half) in rows.as_chunks::<8>().0.iter().zip(&mut halves) {
