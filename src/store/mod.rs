@@ -8,8 +8,8 @@
 //!
 //! [`registry`] knows the weights and their files. Policy is pure and apart from mechanism: [`plan`] says
 //! what goes where, [`cache`] which expert leaves, [`ring`] where a stream's next weight goes, [`requests`]
-//! what is to be read next; [`streamed`] has the lock, the memory and the threads, [`disk`] the reads. What
-//! differs from system to system is in [`os`].
+//! what is to be read next; [`replay`] judges them on recorded runs. [`streamed`] has the lock, the memory and
+//! the threads, [`disk`] the reads. What differs from system to system is in [`os`].
 
 mod arena;
 mod cache;
@@ -20,6 +20,7 @@ pub(crate) mod os;
 mod plan;
 mod populate;
 mod registry;
+mod replay;
 mod requests;
 mod ring;
 mod speed;
@@ -41,6 +42,7 @@ pub use plan::{Place, Plan, Role, Shortage, SlotClass, WeightUse};
 use populate::Populate;
 pub use registry::WeightId;
 use registry::{Extent, FileBytes};
+pub use replay::RoutingTrace;
 pub use requests::Guesses;
 use requests::{Failure, Weight};
 pub use speed::read_speed;
