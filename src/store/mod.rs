@@ -33,19 +33,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::gguf::OpenedFile;
 pub use disk::{ALIGNMENT, AlignedBuffer, OpenFile, ReadAt, open_file};
+use disk::{Disks, disk_of};
 pub use error::StoreError;
 pub use file::MappedFile;
 pub(crate) use os::TerminalMode;
 use os::{Os, System};
-pub use plan::{Place, Plan, Role, Shortage, SlotClass, WeightUse};
+pub use plan::{Place, Plan, Role, Shortage, SlotClass, WeightUse, disk_seconds};
 use populate::Populate;
 pub use registry::WeightId;
 use registry::{Extent, FileBytes};
 pub use replay::RoutingTrace;
 pub use requests::Guesses;
 use requests::{Failure, Weight};
-pub use speed::read_speed;
+pub use speed::read_speeds;
 pub use stats::ResidencyStats;
 pub(crate) use streamed::after_wait;
 #[cfg(test)]
@@ -101,6 +103,15 @@ pub fn same_file(a: &Path, b: &Path) -> bool {
     }
 }
 
+/// A disk, and what a plan has of it to read.
+#[derive(Clone, Debug)]
+pub struct DiskLoad {
+    /// The largest of the model's files on it.
+    pub largest: Arc<OpenedFile>,
+    /// Bytes that a token is expected to read from it.
+    pub bytes_per_token: f64,
+}
+
 /// The bytes of all weights of a model.
 #[derive(Debug)]
 pub struct Store {
@@ -132,7 +143,7 @@ impl Store {
     pub fn settle(&mut self, plan: Plan, open: OpenFile<'_>) -> Result<(), StoreError> {
         (self.plan, self.streamed, self._populate) = (None, None, None);
         if plan.is_mapped() {
-            self._populate = Some(Populate::start(self.in_order()));
+            self._populate = Some(Populate::start(self.by_disk()));
         } else {
             self.streamed = Some(self.stream(&plan, open)?);
         }
@@ -141,7 +152,7 @@ impl Store {
     }
 
     fn stream(&self, plan: &Plan, open: OpenFile<'_>) -> Result<Streamed, StoreError> {
-        let mut disks: Vec<u64> = Vec::new();
+        let mut disks = Disks::default();
         let mut files = Vec::with_capacity(self.files.len());
         for file in &self.files {
             let FileBytes::Mapped(mapped) = file else {
@@ -149,11 +160,7 @@ impl Store {
                 continue;
             };
             let file = open(mapped.opened()).map_err(|error| StoreError::open(file.path(), error))?;
-            let number = file.disk();
-            let disk = disks.iter().position(|&d| d == number).unwrap_or(disks.len());
-            if disk == disks.len() {
-                disks.push(number);
-            }
+            let disk = disks.index(file.disk());
             files.push(Some(StreamedFile { file, disk }));
         }
         let weight = |e: &Extent| Weight {
@@ -170,6 +177,28 @@ impl Store {
         };
         let weights = self.extents.iter().map(weight).collect();
         Streamed::start(weights, files, plan)
+    }
+
+    /// The disks that weights lie on, in the order of the files, and what a plan has of them to read.
+    pub fn disk_loads(&self, plan: &Plan) -> Vec<DiskLoad> {
+        let uses = self.uses();
+        let mut bytes = vec![0.0; self.files.len()];
+        self.extents.iter().zip(plan.disk_bytes_of(&uses)).for_each(|(e, b)| bytes[e.part] += b);
+        let (mut disks, mut loads) = (Disks::default(), Vec::<DiskLoad>::new());
+        for (file, bytes_per_token) in self.files.iter().zip(bytes) {
+            let FileBytes::Mapped(mapped) = file else { continue };
+            let opened = Arc::clone(mapped.opened());
+            match loads.get_mut(disks.index(disk_of(&opened))) {
+                None => loads.push(DiskLoad { largest: opened, bytes_per_token }),
+                Some(load) => {
+                    load.bytes_per_token += bytes_per_token;
+                    if opened.bytes() > load.largest.bytes() {
+                        load.largest = opened;
+                    }
+                }
+            }
+        }
+        loads
     }
 
     /// The plan that the weights were settled by.

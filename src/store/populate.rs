@@ -10,37 +10,46 @@ use super::MappedFile;
 /// Bytes asked for at once: so long at most does the end of the store wait.
 const STEP: usize = 8 << 20;
 
+/// A part of a mapped file.
+pub type Part = (Arc<MappedFile>, Range<usize>);
+
 /// Reading under way; ends with this.
 #[derive(Debug)]
 pub struct Populate {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Populate {
-    /// Reads ranges of files in their order. Without a thread to do it, pages come as they are touched.
-    pub fn start(ranges: Vec<(Arc<MappedFile>, Range<usize>)>) -> Populate {
-        ranges.chunk_by(|a, b| Arc::ptr_eq(&a.0, &b.0)).for_each(|of_file| of_file[0].0.prefer_large_pages());
+    /// Reads parts of files in their order, from each disk on its own. Without threads to do it, pages come as
+    /// they are touched.
+    pub fn start(by_disk: Vec<Vec<Part>>) -> Populate {
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let populate = move || {
-            for (file, range) in &ranges {
-                for start in range.clone().step_by(STEP) {
-                    if stopped.load(Ordering::Relaxed) || !file.populate(start, STEP.min(range.end - start)) {
-                        return;
-                    }
-                }
-            }
+        let start = |parts: Vec<Part>| {
+            parts.chunk_by(|a, b| Arc::ptr_eq(&a.0, &b.0)).for_each(|part| part[0].0.prefer_large_pages());
+            let stopped = Arc::clone(&stop);
+            let thread = std::thread::Builder::new().name("populate".to_owned());
+            thread.spawn(move || populate(&parts, &stopped)).ok()
         };
-        let thread = std::thread::Builder::new().name("populate".to_owned()).spawn(populate);
-        Populate { stop, thread: thread.ok() }
+        let threads = by_disk.into_iter().filter_map(start).collect();
+        Populate { stop, threads }
+    }
+}
+
+fn populate(parts: &[Part], stopped: &AtomicBool) {
+    for (file, range) in parts {
+        for start in range.clone().step_by(STEP) {
+            if stopped.load(Ordering::Relaxed) || !file.populate(start, STEP.min(range.end - start)) {
+                return;
+            }
+        }
     }
 }
 
 impl Drop for Populate {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }

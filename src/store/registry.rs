@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::disk::{Disks, disk_of};
 use super::plan::{Role, WeightUse};
+use super::populate::Part as MappedPart;
 use super::{ALIGNMENT, MappedFile, Store, StoreError};
 use crate::gguf::{Gguf, OpenedFile, Part, PartBytes, StaticBytes, TensorInfo};
 
@@ -179,15 +181,18 @@ impl Store {
         self.extents.iter().map(use_of).collect()
     }
 
-    /// Parts of mapped files, in the order of a pass.
-    pub(super) fn in_order(&self) -> Vec<(Arc<MappedFile>, Range<usize>)> {
+    /// Parts of mapped files by the disk that they lie on, in the order of a pass.
+    pub(super) fn by_disk(&self) -> Vec<Vec<MappedPart>> {
         let mut extents: Vec<&Extent> = self.extents.iter().filter(|e| e.role != Role::Once).collect();
         extents.sort_by_key(|e| e.position);
-        let mapped = |e: &Extent| match &self.files[e.part] {
-            FileBytes::Mapped(file) => Some((Arc::clone(file), e.bytes.clone())),
-            FileBytes::Memory { .. } => None,
-        };
-        extents.into_iter().filter_map(mapped).collect()
+        let (mut disks, mut parts) = (Disks::default(), Vec::new());
+        for extent in extents {
+            let FileBytes::Mapped(file) = &self.files[extent.part] else { continue };
+            let disk = disks.index(disk_of(file.opened()));
+            parts.resize_with(parts.len().max(disk + 1), Vec::new);
+            parts[disk].push((Arc::clone(file), extent.bytes.clone()));
+        }
+        parts
     }
 
     /// Whether the bytes that were read from mapped files so far were the files': asked after a pass, or
