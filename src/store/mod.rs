@@ -34,8 +34,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::gguf::OpenedFile;
+use disk::Disks;
 pub use disk::{ALIGNMENT, AlignedBuffer, OpenFile, ReadAt, open_file};
-use disk::{Disks, disk_of};
 pub use error::StoreError;
 pub use file::MappedFile;
 pub(crate) use os::TerminalMode;
@@ -116,12 +116,13 @@ pub struct DiskLoad {
 #[derive(Debug)]
 pub struct Store {
     files: Vec<FileBytes>,
+    /// The disk of each file that is not in memory, as an index.
+    disks: Vec<usize>,
     extents: Vec<Extent>,
     positions: u64,
     plan: Option<Plan>,
     streamed: Option<Streamed>,
-    /// Held for its end.
-    _populate: Option<Populate>,
+    populate: Option<Populate>,
 }
 
 impl Store {
@@ -141,9 +142,9 @@ impl Store {
     /// # Errors
     /// Where files cannot be opened, or memory or threads cannot be had.
     pub fn settle(&mut self, plan: Plan, open: OpenFile<'_>) -> Result<(), StoreError> {
-        (self.plan, self.streamed, self._populate) = (None, None, None);
+        (self.plan, self.streamed, self.populate) = (None, None, None);
         if plan.is_mapped() {
-            self._populate = Some(Populate::start(self.by_disk()));
+            self.populate = Some(Populate::start(self.by_disk()));
         } else {
             self.streamed = Some(self.stream(&plan, open)?);
         }
@@ -184,11 +185,11 @@ impl Store {
         let uses = self.uses();
         let mut bytes = vec![0.0; self.files.len()];
         self.extents.iter().zip(plan.disk_bytes_of(&uses)).for_each(|(e, b)| bytes[e.part] += b);
-        let (mut disks, mut loads) = (Disks::default(), Vec::<DiskLoad>::new());
-        for (file, bytes_per_token) in self.files.iter().zip(bytes) {
+        let mut loads = Vec::<DiskLoad>::new();
+        for ((file, &disk), bytes_per_token) in self.files.iter().zip(&self.disks).zip(bytes) {
             let FileBytes::Mapped(mapped) = file else { continue };
             let opened = Arc::clone(mapped.opened());
-            match loads.get_mut(disks.index(disk_of(&opened))) {
+            match loads.get_mut(disk) {
                 None => loads.push(DiskLoad { largest: opened, bytes_per_token }),
                 Some(load) => {
                     load.bytes_per_token += bytes_per_token;
