@@ -363,19 +363,23 @@ def keys(w, s, title, vocabulary):
             w.add_key_value(f.name, f.contents(), f.types[0], f.types[-1] if array else None)
 
 
-def parts_of(all_tensors, count):
-    """The tensors in `count` parts of about the same size."""
+def parts_of(all_tensors, count, deal):
+    """The tensors in `count` parts of about the same size: layer after layer, or dealt to the smallest part so far."""
     share, done, parts = sum(t.nbytes for t in all_tensors) / count, 0, [[] for _ in range(count)]
+    if deal:
+        for t in all_tensors:
+            min(parts, key=lambda part: sum(t.nbytes for t in part)).append(t)
+        return parts
     for t in all_tensors:
         parts[min(count - 1, int(done / share))].append(t)
         done += t.nbytes
     return parts
 
 
-def write(s, title, out, vocabulary, split, seed):
+def write(s, title, out, vocabulary, split, deal, seed):
     """Writes the model; returns its files."""
     all_tensors, blocks, paths = list(tensors(s)), Blocks(seed), []
-    for no, part in enumerate(parts_of(all_tensors, split)):
+    for no, part in enumerate(parts_of(all_tensors, split, deal)):
         name = f"{out.stem}-{no + 1:05}-of-{split:05}.gguf" if split > 1 else out.name
         paths.append(out.with_name(name))
         w = gguf.GGUFWriter(paths[-1], s.arch)
@@ -408,6 +412,7 @@ def main():
     a.add_argument("--layers", type=int)
     a.add_argument("--mtp", action="store_true", help="with a block of multi-token prediction")
     a.add_argument("--split", type=int, default=1, help="number of files")
+    a.add_argument("--deal", action="store_true", help="every layer lies in all of the files: for several disks")
     a.add_argument("--seed", type=int, default=0)
     a.add_argument("--list", action="store_true")
     o = a.parse_args()
@@ -423,7 +428,7 @@ def main():
     vocabulary = gguf.GGUFReader(o.vocab) if o.vocab else None
     if vocabulary:
         s = replace(s, vocab=len(vocabulary.get_field("tokenizer.ggml.tokens").data))
-    write(s, f"synthetic {o.shape}", o.out, vocabulary, o.split, o.seed)
+    write(s, f"synthetic {o.shape}", o.out, vocabulary, o.split, o.deal, o.seed)
 
 
 if __name__ == "__main__":

@@ -103,6 +103,43 @@ fn stretches_of_a_pass_give_the_bits_of_the_mapped_run() {
     }
 }
 
+/// A part of a split model may lie on another disk, by a link: its reads are counted there, and the bits stay.
+#[cfg(target_os = "linux")]
+#[test]
+fn parts_on_several_disks_give_the_bits_of_the_mapped_run() {
+    use std::os::unix::fs::{MetadataExt, symlink};
+    let (here, there) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir_in("/dev/shm"));
+    let device = |path: &Path| std::fs::metadata(path).expect("a folder").dev();
+    let there = match there {
+        Ok(there) if device(there.path()) != device(here.path()) => there,
+        _ => return common::say("skipped: /dev/shm is no other file system"),
+    };
+    for part in 1..=3 {
+        let name = format!("moe-q4_k_m-{part:05}-of-00003");
+        let (path, linked) = (here.path().join(format!("{name}.gguf")), there.path().join(&name));
+        if part == 2 {
+            std::fs::copy(fixture(&name), &linked).expect("a copy");
+            symlink(&linked, &path).expect("a link");
+        } else {
+            std::fs::copy(fixture(&name), &path).expect("a copy");
+        }
+    }
+    let path = here.path().join("moe-q4_k_m-00001-of-00003.gguf");
+    let truth = record(&load(&path)).expect("a mapped run");
+    let model = streamed(&path, |budgets| budgets[0], &open_file);
+    assert_same_nodes(&truth, &record(&model).expect("a run"), "two disks");
+    let (store, stats) = (model.store(), model.store().stats());
+    assert_eq!(stats.bytes_by_disk.len(), 2);
+    assert!(stats.bytes_by_disk.iter().all(|&bytes| bytes > 0), "{stats:?}");
+    assert_eq!(stats.bytes_by_disk.iter().sum::<u64>(), stats.bytes_read);
+    let plan = store.plan().expect("a plan");
+    let loads = store.disk_loads(plan);
+    assert_eq!(loads.len(), 2);
+    assert!(loads.iter().all(|load| load.bytes_per_token > 0.0));
+    let all: f64 = loads.iter().map(|load| load.bytes_per_token).sum();
+    assert!((all - plan.disk_bytes).abs() < 1.0, "{all} {}", plan.disk_bytes);
+}
+
 #[test]
 fn guessed_experts_change_nothing() {
     for name in ["moe-q4_k_m", "moe-per-expert-q4_k_m", "demo-q4_k_m"] {

@@ -9,7 +9,7 @@ use super::{CliError, InFile, output};
 use crate::engine::EngineOptions;
 use crate::model::Model;
 use crate::store::{Plan, available_memory_bytes, private_bytes};
-pub use report::{PlanReport, Residency, disk_speed, line};
+pub use report::{DiskReport, Disks, PlanReport, Residency, line};
 pub use traffic::Traffic;
 
 /// What is left to others where nobody says how much a run may take: a part of what is available, and so much

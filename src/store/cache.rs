@@ -11,6 +11,9 @@
 //! the same between reads: the expert's *worth*. Of the experts of a layer that were all read, or all not
 //! read, at the layer's last turn, the one of the least worth is needed last, at any time. So two looks a
 //! layer are enough.
+//!
+//! Worths stand for all experts of the model, whether they have a slot or not: an expert that was evicted
+//! comes back with what is known of it. They are all the memory that the policy takes beside the slots.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -43,7 +46,8 @@ pub enum Standing {
     Busy,
 }
 
-/// Passes in which the share of a read falls to half.
+/// Passes in which the share of a read falls to half. Of 12 to 192, those of 24 and 48 hit most over steady
+/// and changing topics; a topic of a hundred passes loses up to 3 points of the hits with 192.
 const HALF_LIFE: f64 = 24.0;
 /// No member is taken to be rarer than this.
 const LEAST_SHARE: f64 = 1e-4;

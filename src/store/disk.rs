@@ -45,12 +45,32 @@ pub type OpenFile<'a> = &'a dyn Fn(&Arc<OpenedFile>) -> io::Result<Arc<dyn ReadA
 /// What the system says.
 pub fn open_file(opened: &Arc<OpenedFile>) -> io::Result<Arc<dyn ReadAt>> {
     let again = |reads| os::reopen(opened.file(), opened.path(), reads);
-    // Where files cannot be told apart, neither can disks.
-    let disk = Os::identity(opened.file()).map_or(0, |identity| identity.device);
     let direct = again(Reads::Direct).filter(takes_direct_reads);
     let is_direct = direct.is_some();
     let again = direct.or_else(|| again(Reads::Small));
-    Ok(Arc::new(DiskFile { opened: Arc::clone(opened), again, disk, is_direct }))
+    Ok(Arc::new(DiskFile { opened: Arc::clone(opened), again, disk: disk_of(opened), is_direct }))
+}
+
+/// The number of the disk that a file lies on, wherever links to it do: see [`ReadAt::disk`]. Partitions of a
+/// disk count as disks of their own.
+pub fn disk_of(opened: &OpenedFile) -> u64 {
+    // Where files cannot be told apart, neither can disks.
+    Os::identity(opened.file()).map_or(0, |identity| identity.device)
+}
+
+/// Disks by their numbers.
+#[derive(Debug, Default)]
+pub struct Disks(Vec<u64>);
+
+impl Disks {
+    /// The index of the disk of a number: they are counted as they come.
+    pub fn index(&mut self, number: u64) -> usize {
+        let known = self.0.iter().position(|&disk| disk == number);
+        known.unwrap_or_else(|| {
+            self.0.push(number);
+            self.0.len() - 1
+        })
+    }
 }
 
 /// Reads `len` bytes from `offset` on.

@@ -8,8 +8,8 @@
 //!
 //! [`registry`] knows the weights and their files. Policy is pure and apart from mechanism: [`plan`] says
 //! what goes where, [`cache`] which expert leaves, [`ring`] where a stream's next weight goes, [`requests`]
-//! what is to be read next; [`streamed`] has the lock, the memory and the threads, [`disk`] the reads. What
-//! differs from system to system is in [`os`].
+//! what is to be read next; [`replay`] judges them on recorded runs. [`streamed`] has the lock, the memory and
+//! the threads, [`disk`] the reads. What differs from system to system is in [`os`].
 
 mod arena;
 mod cache;
@@ -20,6 +20,7 @@ pub(crate) mod os;
 mod plan;
 mod populate;
 mod registry;
+mod replay;
 mod requests;
 mod ring;
 mod speed;
@@ -32,18 +33,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::gguf::OpenedFile;
+use disk::Disks;
 pub use disk::{ALIGNMENT, AlignedBuffer, OpenFile, ReadAt, open_file};
 pub use error::StoreError;
 pub use file::MappedFile;
 pub(crate) use os::TerminalMode;
 use os::{Os, System};
-pub use plan::{Place, Plan, Role, Shortage, SlotClass, WeightUse};
+pub use plan::{Place, Plan, Role, Shortage, SlotClass, WeightUse, disk_seconds};
 use populate::Populate;
 pub use registry::WeightId;
 use registry::{Extent, FileBytes};
+pub use replay::RoutingTrace;
 pub use requests::Guesses;
 use requests::{Failure, Weight};
-pub use speed::read_speed;
+pub use speed::read_speeds;
 pub use stats::ResidencyStats;
 pub(crate) use streamed::after_wait;
 #[cfg(test)]
@@ -99,16 +103,26 @@ pub fn same_file(a: &Path, b: &Path) -> bool {
     }
 }
 
+/// A disk, and what a plan has of it to read.
+#[derive(Clone, Debug)]
+pub struct DiskLoad {
+    /// The largest of the model's files on it.
+    pub largest: Arc<OpenedFile>,
+    /// Bytes that a token is expected to read from it.
+    pub bytes_per_token: f64,
+}
+
 /// The bytes of all weights of a model.
 #[derive(Debug)]
 pub struct Store {
     files: Vec<FileBytes>,
+    /// The disk of each file that is not in memory, as an index.
+    disks: Vec<usize>,
     extents: Vec<Extent>,
     positions: u64,
     plan: Option<Plan>,
     streamed: Option<Streamed>,
-    /// Held for its end.
-    _populate: Option<Populate>,
+    populate: Option<Populate>,
 }
 
 impl Store {
@@ -128,9 +142,9 @@ impl Store {
     /// # Errors
     /// Where files cannot be opened, or memory or threads cannot be had.
     pub fn settle(&mut self, plan: Plan, open: OpenFile<'_>) -> Result<(), StoreError> {
-        (self.plan, self.streamed, self._populate) = (None, None, None);
+        (self.plan, self.streamed, self.populate) = (None, None, None);
         if plan.is_mapped() {
-            self._populate = Some(Populate::start(self.in_order()));
+            self.populate = Some(Populate::start(self.by_disk()));
         } else {
             self.streamed = Some(self.stream(&plan, open)?);
         }
@@ -139,7 +153,7 @@ impl Store {
     }
 
     fn stream(&self, plan: &Plan, open: OpenFile<'_>) -> Result<Streamed, StoreError> {
-        let mut disks: Vec<u64> = Vec::new();
+        let mut disks = Disks::default();
         let mut files = Vec::with_capacity(self.files.len());
         for file in &self.files {
             let FileBytes::Mapped(mapped) = file else {
@@ -147,11 +161,7 @@ impl Store {
                 continue;
             };
             let file = open(mapped.opened()).map_err(|error| StoreError::open(file.path(), error))?;
-            let number = file.disk();
-            let disk = disks.iter().position(|&d| d == number).unwrap_or(disks.len());
-            if disk == disks.len() {
-                disks.push(number);
-            }
+            let disk = disks.index(file.disk());
             files.push(Some(StreamedFile { file, disk }));
         }
         let weight = |e: &Extent| Weight {
@@ -168,6 +178,28 @@ impl Store {
         };
         let weights = self.extents.iter().map(weight).collect();
         Streamed::start(weights, files, plan)
+    }
+
+    /// The disks that weights lie on, in the order of the files, and what a plan has of them to read.
+    pub fn disk_loads(&self, plan: &Plan) -> Vec<DiskLoad> {
+        let uses = self.uses();
+        let mut bytes = vec![0.0; self.files.len()];
+        self.extents.iter().zip(plan.disk_bytes_of(&uses)).for_each(|(e, b)| bytes[e.part] += b);
+        let mut loads = Vec::<DiskLoad>::new();
+        for ((file, &disk), bytes_per_token) in self.files.iter().zip(&self.disks).zip(bytes) {
+            let FileBytes::Mapped(mapped) = file else { continue };
+            let opened = Arc::clone(mapped.opened());
+            match loads.get_mut(disk) {
+                None => loads.push(DiskLoad { largest: opened, bytes_per_token }),
+                Some(load) => {
+                    load.bytes_per_token += bytes_per_token;
+                    if opened.bytes() > load.largest.bytes() {
+                        load.largest = opened;
+                    }
+                }
+            }
+        }
+        loads
     }
 
     /// The plan that the weights were settled by.

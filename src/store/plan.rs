@@ -126,9 +126,24 @@ impl Plan {
         streamed.map(|(_, w)| w.bytes).sum()
     }
 
-    /// Tokens a second that a disk and a memory of these speeds (bytes a second) allow at best.
-    pub fn tokens_per_second(&self, disk: f64, memory: f64) -> f64 {
-        1.0 / (self.disk_bytes / disk).max(self.active_bytes / memory)
+    /// Bytes of each weight that a token is expected to read from disk, where every expert of a layer is as
+    /// probable as any other.
+    pub fn disk_bytes_of(&self, weights: &[WeightUse]) -> impl Iterator<Item = f64> {
+        let missing = |place: &Place| match place {
+            Place::Mapped | Place::File | Place::Pinned { .. } => 0.0,
+            Place::Streamed => 1.0,
+            Place::Cached { class, .. } => {
+                let class = &self.classes[*class];
+                1.0 - class.slots as f64 / class.members as f64
+            }
+        };
+        self.places.iter().zip(weights).map(move |(place, w)| missing(place) * share(w) * w.bytes as f64)
+    }
+
+    /// Tokens a second that are possible where disks take so many seconds for those of a token, and memory
+    /// has this speed (bytes a second).
+    pub fn tokens_per_second(&self, disk_s: f64, memory: f64) -> f64 {
+        1.0 / disk_s.max(self.active_bytes / memory)
     }
 }
 
@@ -180,8 +195,16 @@ pub fn plan(weights: &[WeightUse], in_memory: &[bool], budget: u64) -> Result<Pl
     }
     let rest = budget - plan.pinned_bytes - plan.ring_bytes;
     share_out(&mut plan.classes, weights, &plan.places, rest);
-    plan.disk_bytes = disk_bytes(&plan, weights);
+    plan.disk_bytes = plan.disk_bytes_of(weights).sum();
     Ok(plan)
+}
+
+/// Seconds that disks take for so many bytes each, all at once: those of the slowest for its bytes. `speeds`
+/// are bytes a second; a disk whose speed is not known takes no time. `None` where none is known that has
+/// something to read.
+pub fn disk_seconds(bytes: impl IntoIterator<Item = f64>, speeds: &[Option<f64>]) -> Option<f64> {
+    let read = bytes.into_iter().zip(speeds).filter(|(bytes, _)| *bytes > 0.0);
+    read.filter_map(|(bytes, speed)| Some(bytes / (*speed)?)).reduce(f64::max)
 }
 
 fn spans(weights: &[WeightUse], places: &[Place], which: impl Fn(&Place) -> bool) -> u64 {
@@ -274,19 +297,6 @@ fn share(weight: &WeightUse) -> f64 {
 
 fn active_bytes(weights: &[WeightUse]) -> f64 {
     weights.iter().map(|w| share(w) * w.bytes as f64).sum()
-}
-
-/// Bytes of a token that come from disk, where every expert of a layer is as probable as any other.
-fn disk_bytes(plan: &Plan, weights: &[WeightUse]) -> f64 {
-    let missing = |place: &Place| match place {
-        Place::Mapped | Place::File | Place::Pinned { .. } => 0.0,
-        Place::Streamed => 1.0,
-        Place::Cached { class, .. } => {
-            let class = &plan.classes[*class];
-            1.0 - class.slots as f64 / class.members as f64
-        }
-    };
-    plan.places.iter().zip(weights).map(|(place, w)| missing(place) * share(w) * w.bytes as f64).sum()
 }
 
 /// A ring for the weights of up to a size.

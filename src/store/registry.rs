@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::disk::{Disks, disk_of};
 use super::plan::{Role, WeightUse};
+use super::populate::MappedPart;
 use super::{ALIGNMENT, MappedFile, Store, StoreError};
 use crate::gguf::{Gguf, OpenedFile, Part, PartBytes, StaticBytes, TensorInfo};
 
@@ -34,6 +36,16 @@ pub(super) struct Extent {
     pub(super) position: u64,
     /// Whether the system has been told that it will be read.
     announced: AtomicBool,
+}
+
+/// Weights of a lower number are read ahead before others: what the first pass needs in any case, then experts,
+/// of which a token takes a part, then what it takes some rows of.
+fn certainty(role: &Role) -> u8 {
+    match role {
+        Role::Once | Role::Always => 0,
+        Role::Expert { .. } => 1,
+        Role::Rows => 2,
+    }
 }
 
 /// The bytes of a file.
@@ -99,7 +111,21 @@ impl Store {
             }
             files.push(file);
         }
-        Ok(Store { files, extents: Vec::new(), positions: 0, plan: None, streamed: None, _populate: None })
+        let mut disks = Disks::default();
+        let mut disk = |file: &FileBytes| match file {
+            FileBytes::Mapped(file) => disks.index(disk_of(file.opened())),
+            FileBytes::Memory { .. } => 0,
+        };
+        let disks = files.iter().map(&mut disk).collect();
+        Ok(Store {
+            files,
+            disks,
+            extents: Vec::new(),
+            positions: 0,
+            plan: None,
+            streamed: None,
+            populate: None,
+        })
     }
 
     /// Registers bytes `range` (relative to the tensor's start) of a tensor as a weight. Weights are
@@ -179,15 +205,18 @@ impl Store {
         self.extents.iter().map(use_of).collect()
     }
 
-    /// Parts of mapped files, in the order of a pass.
-    pub(super) fn in_order(&self) -> Vec<(Arc<MappedFile>, Range<usize>)> {
+    /// Parts of mapped files by the disk that they lie on, in the order in which they are read ahead.
+    pub(super) fn by_disk(&self) -> Vec<Vec<MappedPart>> {
         let mut extents: Vec<&Extent> = self.extents.iter().filter(|e| e.role != Role::Once).collect();
-        extents.sort_by_key(|e| e.position);
-        let mapped = |e: &Extent| match &self.files[e.part] {
-            FileBytes::Mapped(file) => Some((Arc::clone(file), e.bytes.clone())),
-            FileBytes::Memory { .. } => None,
-        };
-        extents.into_iter().filter_map(mapped).collect()
+        extents.sort_by_key(|e| (certainty(&e.role), e.position));
+        let mut parts = Vec::new();
+        for extent in extents {
+            let FileBytes::Mapped(file) = &self.files[extent.part] else { continue };
+            let disk = self.disks[extent.part];
+            parts.resize_with(parts.len().max(disk + 1), Vec::new);
+            parts[disk].push((Arc::clone(file), extent.bytes.clone()));
+        }
+        parts
     }
 
     /// Whether the bytes that were read from mapped files so far were the files': asked after a pass, or
@@ -223,6 +252,9 @@ impl Store {
             && !extent.announced.swap(true, Ordering::Relaxed)
         {
             file.will_need(extent.bytes.start, extent.bytes.len());
+            if let Some(populate) = &self.populate {
+                populate.hurry(self.disks[extent.part], (Arc::clone(file), extent.bytes.clone()));
+            }
         }
     }
 
@@ -237,5 +269,27 @@ impl Store {
             FileBytes::Mapped(file) => Some(file.opened()),
             FileBytes::Memory { .. } => None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_first_pass_needs_for_sure_is_read_ahead_first() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/moe-q4_k_m-00002-of-00003.gguf");
+        let gguf = Gguf::open(&path).unwrap();
+        let mut store = Store::open(&gguf).unwrap();
+        let expert = Role::Expert { layer: 0, expert: 0, count: 8, used: 2 };
+        let roles = [Role::Rows, Role::Once, expert, Role::Always, expert, Role::Always];
+        for (tensor, role) in gguf.tensors.iter().zip(roles) {
+            store.register(tensor, 0..tensor.bytes, role).unwrap();
+        }
+        // One disk, whatever files.
+        let [parts] = &store.by_disk()[..] else { panic!("one disk") };
+        let starts: Vec<usize> = parts.iter().map(|(_, range)| range.start).collect();
+        let expected = [3, 5, 2, 4, 0].map(|i: usize| store.extents[i].bytes.start);
+        assert_eq!(starts, expected);
     }
 }

@@ -103,7 +103,7 @@ impl State {
     /// Takes note of a read that has ended. Whether those that wait for weights should look again.
     pub fn finish_piece(&mut self, piece: &Piece, read: io::Result<()>) -> bool {
         if read.is_ok() {
-            self.stats.bytes_read += piece.slot.len as u64;
+            self.stats.note_read(self.reads.weight(piece.weight).disk, piece.slot.len as u64);
         }
         match self.reads.finish_piece(piece, read) {
             Ended::UnderWay => return false,

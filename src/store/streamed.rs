@@ -210,7 +210,7 @@ impl Streamed {
         let read = read_whole(&*file.file, scratch.as_mut(), from, within.end);
         wait_is_over();
         read?;
-        self.shared.lock().stats.bytes_read += scratch.as_ref().len() as u64;
+        self.shared.lock().stats.note_read(file.disk, scratch.as_ref().len() as u64);
         Ok(within)
     }
 

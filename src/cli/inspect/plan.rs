@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Args, json};
 use crate::cli::engine_args::{self, Loaded};
-use crate::cli::placement::{self, Budget, PlanReport};
+use crate::cli::placement::{self, Budget, DiskReport, Disks, PlanReport};
 use crate::cli::{CliError, InFile, output};
 use crate::engine::{DEFAULT_BATCH, EngineOptions};
 use crate::model::KvType;
@@ -24,7 +24,10 @@ struct Report {
     budget_bytes: u64,
     /// Of the budget, what is no weight.
     other_bytes: u64,
+    /// Of all disks together.
     disk_bytes_s: Option<f64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    disks: Vec<DiskReport>,
     memory_bytes_s: f64,
     expected_tok_s: Option<f64>,
     bound_by: &'static str,
@@ -59,32 +62,34 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), CliError> {
         Some(file) => Some(open_file(file).in_file(file.path())?.is_direct()),
         None => None,
     };
-    let disk = placement::disk_speed(&model, &plan);
+    let disks = Disks::measure(&model, &plan);
+    let seconds = disks.seconds_per_token();
     let memory = SpeedTest::new()?.read_speed();
     let report = Report {
         context,
         kv: kv.to_string(),
         budget_bytes: budget.total(),
         other_bytes: budget.other(),
-        disk_bytes_s: disk,
+        disk_bytes_s: disks.total(),
+        disks: if plan.is_mapped() { Vec::new() } else { disks.report() },
         memory_bytes_s: memory,
-        expected_tok_s: disk
-            .or(plan.is_mapped().then_some(f64::INFINITY))
-            .map(|d| plan.tokens_per_second(d, memory)),
-        bound_by: bound_by(&plan, disk, memory),
+        expected_tok_s: seconds
+            .or(plan.is_mapped().then_some(0.0))
+            .map(|seconds| plan.tokens_per_second(seconds, memory)),
+        bound_by: bound_by(&plan, seconds, memory),
         plan: PlanReport::new(&plan, direct),
     };
-    if args.json { json::write(&report, out) } else { print(&report, &plan, out) }
+    if args.json { json::write(&report, out) } else { print(&report, &plan, &disks, out) }
 }
 
-fn bound_by(plan: &Plan, disk: Option<f64>, memory: f64) -> &'static str {
-    match disk {
-        Some(disk) if plan.disk_bytes / disk > plan.active_bytes / memory => "disk",
+fn bound_by(plan: &Plan, disk_s: Option<f64>, memory: f64) -> &'static str {
+    match disk_s {
+        Some(seconds) if seconds > plan.active_bytes / memory => "disk",
         _ => "memory",
     }
 }
 
-fn print(report: &Report, plan: &Plan, out: &mut impl Write) -> Result<(), CliError> {
+fn print(report: &Report, plan: &Plan, disks: &Disks, out: &mut impl Write) -> Result<(), CliError> {
     let rate = |bytes: f64| format!("{}/s", output::bytes(bytes as u64));
     let mut table = output::new_table(&["", ""], &[]);
     let mut row = |name: &str, value: String| {
@@ -106,8 +111,8 @@ fn print(report: &Report, plan: &Plan, out: &mut impl Write) -> Result<(), CliEr
         output::bytes(plan.disk_bytes as u64)
     );
     row("a token reads", token);
-    if let Some(disk) = report.disk_bytes_s {
-        row("disk", format!("{} measured", rate(disk)));
+    if let Some(line) = disks.line() {
+        row(if report.disks.is_empty() { "disk" } else { "disks" }, line);
     }
     row("memory", format!("{} measured", rate(report.memory_bytes_s)));
     if let Some(speed) = report.expected_tok_s {

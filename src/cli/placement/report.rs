@@ -1,13 +1,14 @@
 //! A plan in numbers and in words, and what came of it.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::Traffic;
 use crate::cli::output;
 use crate::model::Model;
-use crate::store::{Plan, open_file, peak_rss_bytes, read_speed};
+use crate::store::{DiskLoad, Plan, disk_seconds, open_file, peak_rss_bytes, read_speeds};
 
 /// A plan in numbers.
 #[derive(Serialize)]
@@ -78,8 +79,11 @@ pub fn line(plan: &Plan, direct_io: Option<bool>) -> String {
 #[derive(Serialize)]
 pub struct Residency {
     plan: PlanReport,
+    /// Of all disks together.
     #[serde(skip_serializing_if = "Option::is_none")]
     disk_bytes_s: Option<f64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    disks: Vec<DiskReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prefill: Option<Traffic>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,15 +97,15 @@ impl Residency {
     pub fn new(model: &Model, prefill: Option<Traffic>, decode: Option<Traffic>) -> Option<Residency> {
         let store = model.store();
         let plan = store.plan()?;
-        // A disk that did better during the run can do better.
-        let reached = [&prefill, &decode].into_iter().flatten().map(|traffic| traffic.read_bytes_s);
-        let disk = disk_speed(model, plan).map(|speed| reached.fold(speed, f64::max));
+        let mut disks = Disks::measure(model, plan);
+        [&prefill, &decode].into_iter().flatten().for_each(|traffic| disks.reached(traffic));
         let bounded = |traffic: Option<Traffic>| {
-            traffic.filter(|_| !plan.is_mapped()).map(|traffic| traffic.bounded_by(disk))
+            traffic.filter(|_| !plan.is_mapped()).map(|traffic| traffic.bounded_by(disks.speeds()))
         };
         Some(Residency {
             plan: PlanReport::new(plan, store.reads_directly()),
-            disk_bytes_s: disk,
+            disk_bytes_s: disks.total(),
+            disks: if plan.is_mapped() { Vec::new() } else { disks.report() },
             prefill: bounded(prefill),
             decode: bounded(decode),
             peak_rss_bytes: peak_rss_bytes(),
@@ -117,9 +121,74 @@ impl Residency {
     }
 }
 
-/// Bytes a second of the disk that a streamed model lies on, by the largest of its files; `None` where it
-/// cannot be told, which takes nothing from a run that is done.
-pub fn disk_speed(model: &Model, plan: &Plan) -> Option<f64> {
-    let files = model.store().opened_files().filter(|_| !plan.is_mapped());
-    read_speed(files.max_by_key(|file| file.bytes())?, &open_file).ok().flatten()
+/// The disks that a streamed model lies on.
+pub struct Disks {
+    loads: Vec<DiskLoad>,
+    /// Bytes a second of each while all are read; `None` where it cannot be told.
+    speeds: Vec<Option<f64>>,
+}
+
+/// A disk in numbers.
+#[derive(Serialize)]
+pub struct DiskReport {
+    bytes_s: Option<f64>,
+    bytes_per_token: f64,
+}
+
+impl Disks {
+    /// Measures the disks of a plan, each by the largest of the model's files on it. Where they cannot be
+    /// measured, or nothing is streamed, no speed is known, which takes nothing from a run that is done.
+    pub fn measure(model: &Model, plan: &Plan) -> Disks {
+        let loads = model.store().disk_loads(plan);
+        let files: Vec<_> = loads.iter().map(|load| Arc::clone(&load.largest)).collect();
+        let speeds = if plan.is_mapped() { None } else { read_speeds(&files, &open_file).ok() };
+        Disks { speeds: speeds.unwrap_or_else(|| vec![None; loads.len()]), loads }
+    }
+
+    /// A disk that did better during a run can do better.
+    fn reached(&mut self, traffic: &Traffic) {
+        for (speed, reached) in self.speeds.iter_mut().zip(traffic.read_bytes_s_by_disk()) {
+            *speed = speed.map(|speed| speed.max(reached));
+        }
+    }
+
+    /// Bytes a second of each disk; `None` where it is not known.
+    pub fn speeds(&self) -> &[Option<f64>] {
+        &self.speeds
+    }
+
+    /// Bytes a second of all together; `None` where it is known of none.
+    pub fn total(&self) -> Option<f64> {
+        self.speeds.iter().flatten().copied().reduce(|a, b| a + b)
+    }
+
+    /// Seconds that a token takes of them at the least; see [`disk_seconds`].
+    pub fn seconds_per_token(&self) -> Option<f64> {
+        disk_seconds(self.loads.iter().map(|load| load.bytes_per_token), &self.speeds)
+    }
+
+    /// Of each disk, where there are several.
+    pub fn report(&self) -> Vec<DiskReport> {
+        let disks = self.loads.iter().zip(&self.speeds).filter(|_| self.loads.len() > 1);
+        let report = |(load, &bytes_s): (&DiskLoad, &Option<f64>)| DiskReport {
+            bytes_s,
+            bytes_per_token: load.bytes_per_token,
+        };
+        disks.map(report).collect()
+    }
+
+    /// In words; `None` where no speed is known.
+    pub fn line(&self) -> Option<String> {
+        let rate = |speed: f64| format!("{}/s", output::bytes(speed as u64));
+        let total = rate(self.total()?);
+        if self.loads.len() == 1 {
+            return Some(format!("{total} measured"));
+        }
+        let disk = |disk: DiskReport| {
+            let speed = disk.bytes_s.map_or("unknown".to_owned(), rate);
+            format!("{speed} for {}", output::bytes(disk.bytes_per_token as u64))
+        };
+        let disks: Vec<_> = self.report().into_iter().map(disk).collect();
+        Some(format!("{total} of {} disks, measured at once: {}", disks.len(), disks.join(", ")))
+    }
 }

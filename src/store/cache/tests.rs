@@ -120,6 +120,53 @@ fn a_cache_smaller_than_a_token_still_hits() {
     assert!(lru < 0.01, "{lru}");
 }
 
+/// Four members of a layer, of which 1 was read by each of 30 passes and 2 by none; there are two slots.
+fn hot_and_cold() -> Cache {
+    let mut cache = Cache::new(vec![Member { class: 0, layer: 0, share: 0.25 }; 4], &[2]);
+    (1..=30).for_each(|pass| cache.touch(1, pass));
+    cache
+}
+
+/// Which of two members gives way to 0 at a pass.
+fn gives_way(cache: &mut Cache, members: [usize; 2], pass: u64) -> usize {
+    let now = Now { pass, layer: 0 };
+    for member in members {
+        cache.place(member, now, Standing::Free).expect("a slot");
+        cache.stand(member, Standing::Free);
+    }
+    cache.place(0, now, Standing::Free).expect("a slot").1.expect("one gives way")
+}
+
+#[test]
+fn what_is_known_of_an_expert_survives_its_eviction() {
+    let victim = |forgets: bool| {
+        let mut cache = hot_and_cold();
+        cache.place(1, Now { pass: 30, layer: 0 }, Standing::Free).expect("a slot");
+        cache.remove(1);
+        if forgets {
+            cache.forget_uses();
+        }
+        (1..=2).for_each(|member| cache.touch(member, 35));
+        gives_way(&mut cache, [1, 2], 35)
+    };
+    assert_eq!(victim(false), 2);
+    // The canary: without it the two are alike.
+    assert_eq!(victim(true), 1);
+}
+
+#[test]
+fn what_was_read_often_is_forgotten_in_time() {
+    // From then on 2 is read by each fourth pass, and 1 by none.
+    let victim = |passes: u64| {
+        let mut cache = hot_and_cold();
+        (31..=30 + passes).filter(|pass| pass % 4 == 0).for_each(|pass| cache.touch(2, pass));
+        cache.touch(3, 31 + passes);
+        gives_way(&mut cache, [1, 2], 31 + passes)
+    };
+    assert_eq!(victim(8), 2);
+    assert_eq!(victim(4 * HALF_LIFE as u64), 1);
+}
+
 #[test]
 fn busy_members_keep_their_slots() {
     let members = vec![Member { class: 0, layer: 0, share: 0.5 }; 3];

@@ -110,7 +110,32 @@ fn experts_share_what_the_rest_leaves() {
     let active = plan.active_bytes
         - weights.iter().filter(|w| w.role == Role::Always).map(|w| w.bytes as f64).sum::<f64>();
     assert!((plan.disk_bytes / active - (1.0 - shares[0])).abs() < 0.01);
-    assert!((plan.tokens_per_second(1e9, 1e10) - 1e9 / plan.disk_bytes).abs() < 1e-9);
+    let seconds = disk_seconds([plan.disk_bytes], &[Some(1e9)]).unwrap();
+    assert!((plan.tokens_per_second(seconds, 1e10) - 1e9 / plan.disk_bytes).abs() < 1e-9);
+}
+
+/// Disks read side by side: the time is that of the slowest for its bytes, so that bytes in the ratio of the
+/// speeds are read at their sum.
+#[test]
+fn disks_take_the_time_of_the_slowest_for_its_bytes() {
+    let speeds = [Some(2e9), Some(1e9)];
+    assert_eq!(disk_seconds([4e9, 2e9], &speeds), Some(6e9 / 3e9));
+    assert_eq!(disk_seconds([3e9, 3e9], &speeds), Some(3.0));
+    assert_eq!(disk_seconds([6e9, 0.0], &speeds), Some(3.0));
+    assert_eq!(disk_seconds([1e9, 9e9], &[Some(2e9), None]), Some(0.5));
+    assert_eq!(disk_seconds([0.0, 9e9], &[Some(2e9), None]), None);
+    assert_eq!(disk_seconds([], &[]), None);
+}
+
+#[test]
+fn a_plan_says_what_each_weight_costs_a_disk() {
+    let weights = moe();
+    let plan = planned(&weights, 11 * GIB);
+    let bytes: Vec<f64> = plan.disk_bytes_of(&weights).collect();
+    assert_eq!(bytes.len(), weights.len());
+    assert!((bytes.iter().sum::<f64>() - plan.disk_bytes).abs() < 1.0);
+    let reads = |(bytes, w): (&f64, &WeightUse)| (*bytes > 0.0) == matches!(w.role, Role::Expert { .. });
+    assert!(bytes.iter().zip(&weights).all(reads));
 }
 
 #[test]

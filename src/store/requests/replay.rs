@@ -6,6 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::super::plan::{Role, WeightUse, plan};
+use super::super::replay::use_all;
 use super::*;
 
 /// The shape of a Qwen3-30B-A3B.
@@ -84,27 +85,6 @@ impl Shape {
             use_all(state, &gate_up);
             use_all(state, &down);
         }
-    }
-}
-
-/// Holds weights as they come and lets go of them; reads are done where nothing has come.
-fn use_all(state: &mut State, ids: &[usize]) {
-    let mut rest = ids.to_vec();
-    while !rest.is_empty() {
-        rest.iter().for_each(|&id| state.expect(id));
-        let held = loop {
-            let held = state.hold(&rest).unwrap();
-            if !held.is_empty() {
-                break held;
-            }
-            let piece = state.next_piece(0).expect("something is being read");
-            state.finish_piece(&piece, Ok(()));
-        };
-        rest.iter().for_each(|&id| state.expect_no_more(id));
-        held.iter().for_each(|held| state.release(rest[held.index]));
-        let mut held = held.into_iter().map(|held| held.index).peekable();
-        let mut at = 0..;
-        rest.retain(|_| held.next_if_eq(&at.next().unwrap()).is_none());
     }
 }
 

@@ -16,6 +16,7 @@ struct Faulty {
     failures: AtomicUsize,
     panics: AtomicUsize,
     slow: AtomicBool,
+    stuck: AtomicBool,
     reads: AtomicUsize,
 }
 
@@ -27,6 +28,9 @@ impl ReadAt for Faulty {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         assert!(!take_one(&self.panics), "a deliberate panic");
+        while self.stuck.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         if self.slow.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -59,6 +63,50 @@ fn streamed(file: &Arc<Faulty>) -> Streamed {
     };
     let file = StreamedFile { file: Arc::clone(file) as Arc<dyn ReadAt>, disk: 0 };
     Streamed::start((0..uses.len() as u64).map(weight).collect(), vec![Some(file)], &plan).unwrap()
+}
+
+/// Each disk has its own queue and its own readers: where one gives nothing, the other goes on.
+#[test]
+fn a_disk_that_is_stuck_does_not_hold_up_another() {
+    // So many blocks that are read always on the first disk that all its readers are busy, then one on the
+    // other, and experts that do not all fit.
+    let first = 2 * READS_A_DISK;
+    let expert = |expert| Role::Expert { layer: 0, expert, count: 4, used: 1 };
+    let roles: Vec<Role> = std::iter::repeat_n(Role::Always, first + 1).chain((0..4).map(expert)).collect();
+    let uses: Vec<WeightUse> =
+        roles.iter().map(|&role| WeightUse { role, bytes: BLOCK, span: BLOCK }).collect();
+    let plan = plan(&uses, &vec![false; uses.len()], (first as u64 + 3) * BLOCK).unwrap();
+    for disks in [2, 1] {
+        let files = [0, 1].map(|part| (Arc::new(Faulty::default()), part % disks));
+        files[0].0.stuck.store(true, Ordering::SeqCst);
+        let weight = |i: usize| {
+            let (part, at) = (usize::from(i >= first), i as u64 * BLOCK);
+            let disk = files[part].1;
+            Weight { part, disk, bytes: at..at + BLOCK, position: i as u64, layer: 0, share: 0.25 }
+        };
+        let streamed_files = files.iter().map(|(file, disk)| {
+            Some(StreamedFile { file: Arc::clone(file) as Arc<dyn ReadAt>, disk: *disk })
+        });
+        let weights = (0..uses.len()).map(weight).collect();
+        let streamed = Streamed::start(weights, streamed_files.collect(), &plan).unwrap();
+        if disks == 2 {
+            assert_reads(&streamed, first);
+            assert!((0..first).all(|id| !streamed.is_resident(id)));
+        } else {
+            // The canary: behind the same disk's readers it does not come.
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!streamed.is_resident(first));
+        }
+        files[0].0.stuck.store(false, Ordering::SeqCst);
+        (0..=first).for_each(|id| assert_reads(&streamed, id));
+        let stats = streamed.stats();
+        let bytes = [first as u64 * BLOCK, BLOCK];
+        match disks {
+            2 => assert_eq!(stats.bytes_by_disk, bytes),
+            _ => assert_eq!(stats.bytes_by_disk, [bytes[0] + bytes[1]]),
+        }
+        assert_eq!(stats.bytes_read, bytes[0] + bytes[1]);
+    }
 }
 
 /// Gate, up and down of an expert.
