@@ -41,7 +41,7 @@ if [ ! -e $misc/wayinfer-arm64 ]; then
 fi
 
 # What is emulated is optimised, and what it is made of a little; by halves (incremental) it would be slower.
-export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_OPT_LEVEL=2
+export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_OPT_LEVEL=${CARGO_PROFILE_DEV_OPT_LEVEL:-2}
 export INSTA_WORKSPACE_ROOT=$PWD INSTA_UPDATE=no
 
 # Builds tests by cargo's options and, for tests/, the program.

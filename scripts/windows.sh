@@ -22,7 +22,7 @@ if [ "$mode" = check ]; then
 fi
 
 # Debian's own toolchain brings the sources of the standard library, which no registry has for this target.
-needed=(rustc-web cargo-web rust-web-src gcc libc6-dev gcc-mingw-w64-x86-64-win32 wine wine64)
+needed=(rustc-web cargo-web rust-web-src gcc libc6-dev gcc-mingw-w64-x86-64-win32 wine wine64 curl)
 dpkg -s "${needed[@]}" >/dev/null 2>&1 || {
     apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${needed[@]}"
 }
@@ -45,7 +45,8 @@ wine() { /usr/lib/wine/wine64 "$@"; }
 trap '/usr/lib/wine/wineserver64 -k 2>/dev/null || wineserver -k || true' EXIT
 
 # A Windows of our own, with what Wine 8 lacks: the one function of it that Rust's standard library asks for.
-if [ ! -e "$WINEPREFIX/ready" ]; then
+# It knows where this checkout is.
+if [ "$(cat "$WINEPREFIX/ready" 2>/dev/null)" != "$temporary" ]; then
     rm -rf "$WINEPREFIX"
     mkdir -p "$WINEPREFIX"
     wine wineboot -i >/dev/null 2>&1
@@ -61,7 +62,7 @@ END
     done
     # A file whose name begins with a dot is like any other on Windows.
     wine reg add 'HKCU\Software\Wine' /f /v ShowDotFiles /t REG_SZ /d Y >/dev/null
-    touch "$WINEPREFIX/ready"
+    echo "$temporary" >"$WINEPREFIX/ready"
 fi
 
 failed=0
@@ -120,6 +121,31 @@ kill -INT "$running"
 code=0
 wait "$running" || code=$?
 expect "Ctrl-C ends a run with its statistics" $code 130 "$out/stderr" 'decode [0-9]+ tokens, .* tok/s'
+
+# The server, asked by a program of this machine; Ctrl-C ends it as well.
+/usr/lib/wine/wine64 "$program" serve --port 0 >"$out/stdout" 2>"$out/stderr" </dev/null &
+running=$!
+url=
+for _ in $(seq 300); do
+    url=$(sed -n 's/^listening on \(http:[0-9.:/]*\).*/\1/p' "$out/stderr")
+    [ -z "$url" ] || break
+    sleep 0.1
+done
+ask() { # PATH ARG..
+    code=0
+    curl --silent --show-error --fail --max-time 120 "$url$1" "${@:2}" >"$out/answer" 2>&1 || code=$?
+}
+ask /health
+expect "the server is well" $code 0 "$out/answer" '"status":"ok"'
+question='"messages": [{"role": "user", "content": "What is 2+2?"}], "temperature": 0'
+ask /v1/chat/completions --json "{$question}"
+expect "the server answers" $code 0 "$out/answer" 'The sum of 2 and 2 is 4'
+ask /v1/chat/completions --json "{$question, \"stream\": true}"
+expect "the server answers in pieces" $code 0 "$out/answer" 'data: [{]' 'data: \[DONE\]'
+kill -INT "$running"
+code=0
+wait "$running" || code=$?
+expect "Ctrl-C ends the server" $code 0 "$out/stderr" '^ended'
 
 # On a terminal: what Wine's console draws on it, with text beyond ASCII, a bar over the prompt and colours.
 terminal() { # ARG..

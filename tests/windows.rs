@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use common::runs::fixture;
+use common::server::{Server, command};
 use common::{say, transcript, wayinfer};
 use tempfile::TempDir;
 use windows_sys::Win32::Storage::FileSystem::{FILE_SHARE_DELETE, FILE_SHARE_READ, FILE_SHARE_WRITE};
@@ -140,25 +141,53 @@ fn a_model_that_runs_is_left_to_others() {
     assert!(output.status.success() && !said.contains("error"), "{said}");
 }
 
-/// Sent as Windows sends them to a group of processes: Ctrl-Break, for Ctrl-C such groups do not take.
-#[test]
-fn an_interrupt_ends_a_run_with_its_statistics() {
+/// A console, which a process that is to be sent Ctrl-Break shares with the one that sends it.
+fn console() {
     // SAFETY: a plain call. It fails where the process has a console already.
     unsafe { AllocConsole() };
+}
+
+/// Sends Ctrl-Break to a group of processes, which do not take Ctrl-C; or says why it cannot be sent.
+fn ctrl_break(group: u32) -> bool {
+    // SAFETY: a plain call.
+    let sent = unsafe { GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, group) } != 0;
+    if !sent {
+        say(&format!("skipped: no console to send Ctrl-Break by: {}", std::io::Error::last_os_error()));
+    }
+    sent
+}
+
+#[test]
+fn an_interrupt_ends_a_run_with_its_statistics() {
+    console();
     let dir = TempDir::new().expect("a folder");
     copy("moe-q4_k_m", &dir.path().join("m.gguf"));
     let mut child = start(dir.path(), &[&["generate", "-m", "m.gguf"], &LONG[..]].concat());
     begun(&mut child);
-    // SAFETY: a plain call.
-    let sent = unsafe { GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, child.id()) } != 0;
+    let sent = ctrl_break(child.id());
     if !sent {
-        say(&format!("skipped: no console to send Ctrl-Break by: {}", std::io::Error::last_os_error()));
         child.kill().expect("its end");
     }
     let output = child.wait_with_output().expect("its end");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!sent || output.status.code() == Some(130), "{:?}: {said}", output.status);
     assert!(!sent || said.contains("load ") && said.contains(" tok/s") && said.contains("| seed "), "{said}");
+}
+
+/// The server takes it as an end that leaves answers their time.
+#[test]
+fn an_interrupt_ends_the_server() {
+    console();
+    let mut group = command(&["--port", "0", "-m", "demo"]);
+    group.creation_flags(CREATE_NEW_PROCESS_GROUP);
+    let mut server = Server::spawn(group);
+    server.is_well();
+    // A connection that says nothing holds nobody up.
+    let _idle = server.connect();
+    if ctrl_break(server.id()) {
+        assert_eq!(server.wait(), Some(0));
+        assert!(server.log().ends_with("ended\n"), "{}", server.log());
+    }
 }
 
 /// What is mapped cannot be cut short, by whoever: the run goes on. The error of files that are is for other systems.

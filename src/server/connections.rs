@@ -101,17 +101,30 @@ async fn drain(server: &Server, open: GracefulShutdown) {
 }
 
 /// Ends when a signal asks the process to.
+#[cfg(unix)]
 fn end() -> std::io::Result<impl Future<Output = ()>> {
-    #[cfg(unix)]
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
     Ok(async move {
-        let interrupt = tokio::signal::ctrl_c();
-        #[cfg(unix)]
         tokio::select! {
-            _ = interrupt => {}
+            _ = tokio::signal::ctrl_c() => {}
             _ = terminate.recv() => {}
         }
-        #[cfg(not(unix))]
-        let _ = interrupt.await;
+    })
+}
+
+/// The same. Where a window is closed or the machine shut down, Windows gives some seconds.
+#[cfg(windows)]
+fn end() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown};
+    let (mut interrupt, mut stop) = (ctrl_c()?, ctrl_break()?);
+    let (mut close, mut shutdown) = (ctrl_close()?, ctrl_shutdown()?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = stop.recv() => {}
+            _ = close.recv() => {}
+            _ = shutdown.recv() => {}
+        }
     })
 }

@@ -31,14 +31,19 @@ pub fn command(args: &[&str]) -> Command {
 impl Server {
     /// A server with these arguments, once it listens.
     pub fn start(args: &[&str]) -> Server {
-        let mut child = command(&[&["--port", "0"], args].concat()).spawn().expect("the program starts");
+        Server::spawn(command(&[&["--port", "0"], args].concat()))
+    }
+
+    /// What a command starts, once it listens.
+    pub fn spawn(mut command: Command) -> Server {
+        let mut child = command.spawn().expect("the program starts");
         let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
         let log = Arc::new(Mutex::new(String::new()));
         let port = loop {
             let mut line = String::new();
             if stderr.read_line(&mut line).expect("what it tells") == 0 {
                 let _ = child.kill();
-                panic!("{args:?}: it has ended: {}", log.lock().unwrap());
+                panic!("{command:?}: it has ended: {}", log.lock().unwrap());
             }
             log.lock().unwrap().push_str(&line);
             if let Some(address) = line.trim_end().strip_prefix("listening on http://") {
@@ -130,11 +135,16 @@ impl Server {
         assert_eq!(answer["choices"][0]["message"]["content"], "The sum of 2 and 2 is 4.");
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What SIGTERM does.
     #[cfg(unix)]
     pub fn terminate(&self) {
         // SAFETY: sends a signal to a child of this process that has not been waited for.
-        assert_eq!(unsafe { libc::kill(self.child.id() as libc::pid_t, libc::SIGTERM) }, 0);
+        assert_eq!(unsafe { libc::kill(self.id() as libc::pid_t, libc::SIGTERM) }, 0);
     }
 
     /// Its exit code, once it has ended.

@@ -158,7 +158,18 @@ fn checked(name: &str) -> Result<&str, CliError> {
             "--resume {name}: a name has letters, digits, '-', '_', '.' and spaces, {MAX_NAME} bytes at most"
         )));
     }
+    if is_device(name) {
+        return Err(CliError::usage(format!("--resume {name}: a device on Windows, not a name of a file")));
+    }
     Ok(name)
+}
+
+/// Whether Windows takes it for a device, whatever stands behind the first dot.
+fn is_device(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_lowercase();
+    let numbered = stem.strip_prefix("com").or_else(|| stem.strip_prefix("lpt"));
+    matches!(stem.as_str(), "con" | "prn" | "aux" | "nul")
+        || numbered.is_some_and(|n| n.len() == 1 && ("1"..="9").contains(&n))
 }
 
 /// A file of the moment that is not there yet.
@@ -205,10 +216,13 @@ mod tests {
 
     #[test]
     fn names_are_one_file() {
-        for name in ["a", "work 2.1", "Ünïcode-_x"] {
+        for name in ["a", "work 2.1", "Ünïcode-_x", "console", "com", "com10"] {
             assert!(checked(name).is_ok(), "{name}");
         }
-        for name in ["", ".", "../a", "a/b", "a\\b", ".hidden", "a\0", "c:x", "m.gguf", &"a".repeat(101)] {
+        let devices = ["Con", "nul.x", "lpt1 .x"];
+        let long = "a".repeat(101);
+        let others = ["", ".", "../a", "a/b", "a\\b", ".hidden", "a\0", "c:x", "m.gguf", &long];
+        for name in devices.into_iter().chain(others) {
             assert!(checked(name).is_err(), "{name:?}");
         }
     }
