@@ -385,6 +385,40 @@ fn bodies_that_are_too_large() {
     server.is_well();
 }
 
+/// Clients that hold nearly all that they may of a body leave no room for another long one, but for short
+/// ones.
+#[test]
+fn bodies_have_a_limit_together() {
+    let server = Server::demo(&[]);
+    let (all, each) = (128 << 20, 32 << 20);
+    let head = format!("POST {TEXT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {each}\r\n\r\n");
+    let blank = vec![b' '; each - 1];
+    let hold = |_| {
+        let mut stream = server.connect();
+        stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&blank)).expect("it is read");
+        stream
+    };
+    let held: Vec<_> = (0..all / each).map(hold).collect();
+    let long = json!({ "prompt": "a", "max_tokens": 1, "unknown": "x".repeat(1 << 20) });
+    let status_becomes = |status: u16| {
+        let began = Instant::now();
+        loop {
+            let reply = server.post(TEXT, &long);
+            if reply.status == status {
+                return reply;
+            }
+            assert!(began.elapsed() < Duration::from_secs(60), "{}", reply.text());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let refused = status_becomes(503);
+    assert_eq!(refused.error()["type"], "overloaded_error");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    server.is_well();
+    drop(held);
+    status_becomes(200);
+}
+
 #[test]
 fn what_there_is_not_is_said_in_json() {
     let server = Server::demo(&[]);

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::super::Server;
 use super::super::answer::{Answer, Call, Delta, Piece, SIGN_OF_LIFE, Waited};
 use super::super::ask::{Ask, Chat, Input};
-use super::super::body::{EVENTS, Pieces, parse, read, streamed};
+use super::super::body::{EVENTS, Pieces, streamed};
 use super::super::error::ApiError;
 use super::super::tools;
 use super::fields::Fields;
@@ -42,11 +42,11 @@ pub async fn completions(State(server): State<Arc<Server>>, body: Body) -> Respo
 }
 
 async fn answer(server: &Arc<Server>, body: Body) -> Result<Response, ApiError> {
-    let bytes = read(body).await?;
-    let fields: Fields = parse(&bytes)?;
-    let chat: ChatFields = parse(&bytes)?;
-    drop(bytes);
+    let read = server.bodies.read(body).await?;
+    let (fields, chat): (Fields, ChatFields) = (read.json()?, read.json()?);
+    let share = read.into_share();
     let mut answer = server.ask(ask(&fields, chat)?).await?;
+    drop(share);
     if fields.streams() {
         let usage = fields.tells_usage();
         return Ok(streamed(EVENTS, move |pieces| stream(answer, pieces, usage)));
