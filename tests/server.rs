@@ -4,7 +4,7 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::io::{BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::time::{Duration, Instant};
 
 use common::runs::fixture;
@@ -709,6 +709,54 @@ fn running_answers_are_ended_first() {
     // One that waited is answered as well.
     let reply = Reply::read(&mut BufReader::new(waiting)).expect("a reply");
     assert_eq!(reply.json()["choices"], want["choices"]);
+    assert_eq!(server.wait(), Some(0));
+}
+
+/// Those of chats are told of it in the way of their dialects.
+#[cfg(unix)]
+#[test]
+fn streams_of_every_dialect_tell_that_they_were_cut() {
+    let mut server = endless(&["--drain", "1", "--template", "chatml"]);
+    let messages = json!([{ "role": "user", "content": "a" }]);
+    let chat = json!({ "messages": messages, "input": messages, "stream": true, "temperature": 0,
+        "logit_bias": { "318": -100, "319": -100 }, "max_tokens": 90000,
+        "options": { "temperature": 0, "num_predict": -1 } });
+    let begun = |path: &str| {
+        let mut stream = server.connect();
+        stream.write_all(&head("POST", path, "", chat.to_string().as_bytes())).expect("it takes the request");
+        let mut reader = BufReader::new(stream);
+        reader.fill_buf().expect("the beginning of a reply");
+        reader
+    };
+    let readers = [CHAT, "/v1/messages", "/v1/responses", "/api/chat"].map(|path| (path, begun(path)));
+    server.terminate();
+    for (path, mut reader) in readers {
+        let reply = Reply::read(&mut reader).expect("a reply");
+        assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+        let text = reply.text();
+        let last = text.trim_end().lines().last().expect("a line");
+        let told: Value = serde_json::from_str(last.strip_prefix("data: ").unwrap_or(last)).expect(last);
+        let message = match path {
+            CHAT => &told["error"]["message"],
+            "/v1/messages" => {
+                assert_eq!(
+                    (&told["type"], &told["error"]["type"]),
+                    (&json!("error"), &json!("overloaded_error"))
+                );
+                assert!(text.contains("event: error\n"), "{path}: {last}");
+                &told["error"]["message"]
+            }
+            "/v1/responses" => {
+                assert_eq!(
+                    (&told["type"], &told["response"]["status"]),
+                    (&json!("response.failed"), &json!("failed"))
+                );
+                &told["response"]["error"]["message"]
+            }
+            _ => &told["error"],
+        };
+        assert!(message.as_str().is_some_and(|told| told.contains("shut down")), "{path}: {last}");
+    }
     assert_eq!(server.wait(), Some(0));
 }
 

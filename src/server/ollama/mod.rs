@@ -83,12 +83,7 @@ async fn respond(server: &Arc<Server>, body: Body, kind: Kind) -> Response {
     answered.await.unwrap_or_else(|wrong: ApiError| error(&wrong))
 }
 
-async fn answer(
-    server: &Arc<Server>,
-    read: Read,
-    kind: Kind,
-    began: Instant,
-) -> Result<Response, ApiError> {
+async fn answer(server: &Arc<Server>, read: Read, kind: Kind, began: Instant) -> Result<Response, ApiError> {
     let common: Common = read.json()?;
     let input = match kind {
         Kind::Chat => read.json::<ChatFields>()?.input()?,

@@ -17,6 +17,7 @@ mod grammar_tests;
 #[cfg(test)]
 mod message_tests;
 mod messages;
+mod numbers;
 mod object;
 mod scan;
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use answer::AnswerParser;
 pub(super) use grammar::TextPart;
 pub use grammar::{Choice, json_after_thought};
 pub use messages::messages;
+pub use numbers::read as read_json;
 
 use std::sync::LazyLock;
 

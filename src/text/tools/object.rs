@@ -2,6 +2,7 @@
 
 use serde_json::Value as Json;
 
+use super::numbers::read;
 use super::scan::{Scanner, Step};
 
 /// Keys of the name and of the arguments, by family.
@@ -154,7 +155,7 @@ impl ObjectReader {
     }
 
     fn take_value(&mut self, key: &str, text: &str) -> bool {
-        let Ok(value) = serde_json::from_str::<Json>(text) else { return false };
+        let Ok(value) = read(text) else { return false };
         self.at = At::Comma;
         match value {
             Json::String(name) if NAMES.contains(&key) && self.name.is_none() => {
@@ -175,7 +176,7 @@ impl ObjectReader {
             }
             // Written as a text that is an object.
             Json::String(inner) => {
-                let is_object = serde_json::from_str::<Json>(&inner).is_ok_and(|value| value.is_object());
+                let is_object = read(&inner).is_ok_and(|value| value.is_object());
                 self.early = Some(inner);
                 is_object
             }

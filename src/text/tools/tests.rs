@@ -434,6 +434,47 @@ fn what_goes_wrong_late_is_text() {
     assert_eq!((whole.text.as_str(), whole.calls.len()), (cut, 0));
 }
 
+/// Numbers that no double holds are JSON: a call that is held to a schema may have them.
+#[test]
+fn large_numbers_are_numbers() {
+    let long = "9".repeat(400);
+    let text = format!(
+        "<tool_call>{{\"name\": \"f\", \"arguments\": {{\"a\": 4e999, \"b\": -{long}}}}}</tool_call>"
+    );
+    for whole in [false, true] {
+        let sum = sum("hermes", "", &text, whole);
+        assert_eq!(sum.calls, [("f".to_owned(), format!("{{\"a\": 4e999, \"b\": -{long}}}"))]);
+        assert_eq!(sum.text, "");
+    }
+    let text = "<function=weather><parameter=days>\n1e999\n</parameter></function>";
+    assert_eq!(sum("qwen3-coder", "", text, true).calls[0].1, "{\"days\":1e999}");
+}
+
+/// An answer that is cut within the mark that ends a call has the call and no part of the mark.
+#[test]
+fn a_part_of_the_last_mark_is_no_text() {
+    for (format, text) in [
+        ("hermes", "<tool_call>{\"name\": \"now\", \"arguments\": {}}\n</tool_"),
+        ("glm", "<tool_call>now</tool_call>\n"),
+        ("minimax-m2", "<minimax:tool_call>\n<invoke name=\"now\">\n</invoke>\n</mini"),
+        ("command", "<|START_ACTION|>[{\"tool_name\": \"now\", \"parameters\": {}}]<|END_"),
+        ("deepseek-v3", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\n{}\n``"),
+    ] {
+        for whole in [false, true] {
+            let sum = sum(format, prompt_of(format), text, whole);
+            assert_eq!((sum.text.as_str(), sum.calls.len()), ("", 1), "{format}, {text}");
+        }
+    }
+}
+
+/// Behind some text of the answer neither reasoning nor a bare object is anything but text.
+#[test]
+fn behind_text_there_is_text() {
+    let text = "<think>{\"name\": \"now\", \"parameters\": {}}";
+    let sum = sum_of(parser("llama3", "assistant\n<think>\n", false).in_text(), text, || 3);
+    assert_eq!((sum.text.as_str(), sum.calls.len(), sum.reasoning.as_str()), (text, 0, ""));
+}
+
 /// Arguments come while they are written, not at the end.
 #[test]
 fn arguments_are_streamed() {
@@ -504,7 +545,7 @@ fn any_text_comes_out_the_same_in_any_pieces() {
             for whole in [false, true] {
                 let sum = sum(format, ["", "<think>", "<|start|>assistant"][below(3)], &text, whole);
                 for (_, arguments) in sum.calls.iter().filter(|_| whole) {
-                    let value: Json = serde_json::from_str(arguments).expect(arguments);
+                    let value = read_json(arguments).expect(arguments);
                     assert!(value.is_object(), "{arguments}");
                 }
             }

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use serde_json::Value as Json;
 
+use super::numbers::read;
+
 /// References within references, and alternatives within alternatives.
 const MAX_DEPTH: usize = 16;
 
@@ -151,7 +153,7 @@ pub fn value(text: &str, kinds: Kinds) -> String {
         "None" => "null",
         other => other,
     };
-    match serde_json::from_str::<Json>(python) {
+    match read(python) {
         Ok(value) if !value.is_string() && kinds.and(Kinds::of_value(&value)) != Kinds::NONE => {
             python.to_owned()
         }

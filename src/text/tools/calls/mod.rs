@@ -109,6 +109,16 @@ impl Calls {
         Calls { whole: true, ..self }
     }
 
+    /// The same behind some text.
+    pub fn in_text(self) -> Calls {
+        Calls { state: State::Text, ..self }
+    }
+
+    /// Calls that have been named so far.
+    pub fn begun(&self) -> usize {
+        self.calls + usize::from(self.is_named)
+    }
+
     /// Whether calls begin with [`begin`](Self::begin).
     pub fn has_headers(&self) -> bool {
         matches!(self.layout.head, Head::Header)
@@ -131,7 +141,15 @@ impl Calls {
     pub fn finish(&mut self, out: &mut Vec<AnswerPart>) {
         while self.step(out) {}
         match &self.state {
-            State::Behind | State::End => self.commit(out),
+            // What is held then is a part of the mark that ends it.
+            State::Behind | State::End => {
+                self.commit(out);
+                self.held.clear();
+            }
+            State::Section | State::Close if self.had_call => {
+                self.raw.clear();
+                self.held.clear();
+            }
             // The text goes on to its end.
             State::Value(value) if value.kinds.is_text() && !self.whole => {
                 let rest = std::mem::take(&mut self.held);
