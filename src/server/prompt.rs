@@ -225,9 +225,12 @@ fn constraint(
             "an answer that has begun is not held to a call, a format or a grammar",
         )),
         (Some((choice, Calls { format, tools, parallel })), None, None) => {
+            let wrong = |error: TextError| match error {
+                TextError::Tool(what) => ApiError::invalid("tools", what),
+                error => ApiError::invalid("tools", error),
+            };
             let lark = format.grammar(tools, &choice, *parallel, &prompt.text, &facts.tokenizer);
-            let grammar = lark.and_then(|lark| Grammar::lark(&lark));
-            let grammar = grammar.map_err(|error| ApiError::invalid("tools", error))?;
+            let grammar = lark.and_then(|lark| Grammar::lark(&lark)).map_err(wrong)?;
             compiled(&grammar, "tools").map_err(|error| wrong_parameters(facts, tools).unwrap_or(error))
         }
         (None, Some(schema), None) => {

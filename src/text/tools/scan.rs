@@ -96,6 +96,11 @@ impl Scanner {
         Scanner { state: State::Value, open: Vec::new(), is_key: false, half: false }
     }
 
+    /// Whether a number is under way.
+    pub fn in_number(&self) -> bool {
+        matches!(self.state, State::Number(_))
+    }
+
     /// Whether a key is expected.
     pub fn wants_key(&self) -> bool {
         matches!(self.state, State::Key | State::FirstKey)

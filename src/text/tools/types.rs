@@ -36,6 +36,11 @@ impl Kinds {
         self == Kinds::TEXT
     }
 
+    /// Whether only true and false are allowed.
+    pub fn is_boolean(self) -> bool {
+        self == Kinds { boolean: true, ..Kinds::NONE }
+    }
+
     fn or(self, other: Kinds) -> Kinds {
         Kinds {
             text: self.text || other.text,
@@ -132,6 +137,12 @@ impl Tools {
             Some((name, function.get("parameters").cloned().unwrap_or_default()))
         };
         Tools(tools.iter().filter_map(parameters).collect())
+    }
+
+    /// The schema of a tool's parameter, and that of all of them.
+    pub fn schema(&self, tool: &str, parameter: &str) -> Option<(&Json, &Json)> {
+        let root = self.0.get(tool)?;
+        Some((root.get("properties")?.get(parameter)?, root))
     }
 
     /// What a tool's parameter may be: anything where the tool or the parameter is not known.
