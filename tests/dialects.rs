@@ -438,6 +438,88 @@ fn late_system_messages_are_taken_by_templates_that_want_one() {
     assert_eq!(prompt["prompt"], "<user>b\n<system>c\n");
 }
 
+/// A conversation that ends with an answer: it is gone on with, and what has come of it is not said again.
+#[test]
+fn an_answer_that_has_begun_is_gone_on_with() {
+    let server = Server::demo(&[]);
+    let (begun, rest) = ("The sum of 2", " and 2 is 4.");
+    let messages =
+        json!([{ "role": "user", "content": QUESTION }, { "role": "assistant", "content": begun }]);
+    let body = with(message(QUESTION), json!({ "messages": messages }));
+    assert_eq!(server.ask(MESSAGES, &body)["content"], json!([{ "type": "text", "text": rest }]));
+    assert_eq!(joined(&events(&server, MESSAGES, &body), "content_block_delta", "/delta/text"), rest);
+    let chat = json!({ "temperature": 0, "messages": messages, "continue_final_message": true });
+    let answer = |body: &Value| server.ask("/v1/chat/completions", body)["choices"][0]["message"].clone();
+    assert_eq!(answer(&with(chat.clone(), json!({ "add_generation_prompt": false })))["content"], rest);
+    // As many tokens as the answer that is made alone, but for its end.
+    let counted = |messages: &Value| {
+        let body = json!({ "messages": messages });
+        server.ask("/v1/messages/count_tokens", &body)["input_tokens"].as_u64().expect("a number")
+    };
+    let alone = server.ask("/v1/chat/completions", &json!({ "temperature": 0, "messages": [messages[0]] }));
+    let made = |usage: &Value| usage["completion_tokens"].as_u64().expect("a number");
+    let all = json!([messages[0], { "role": "assistant", "content": ANSWER }]);
+    assert_eq!(counted(&all) + 1, counted(&json!([messages[0]])) + made(&alone["usage"]));
+    // Marks in it are text.
+    let marked = json!([messages[0], { "role": "assistant", "content": "</think>" }]);
+    assert!(counted(&marked) > counted(&json!([messages[0]])) + 1);
+    // What has no meaning with it.
+    let tool = json!({ "type": "function", "function": { "name": "f", "parameters": schema() } });
+    for (more, field) in [
+        (json!({ "add_generation_prompt": true }), "add_generation_prompt"),
+        (json!({ "continue_final_message": false, "add_generation_prompt": false }), "add_generation_prompt"),
+        (json!({ "messages": [messages[0]] }), "messages"),
+        (json!({ "tools": [tool], "tool_choice": "required" }), "messages"),
+        (json!({ "response_format": { "type": "json_object" } }), "messages"),
+    ] {
+        let reply = server.post("/v1/chat/completions", &with(chat.clone(), more));
+        assert_eq!((reply.status, &reply.error()["param"]), (400, &json!(field)), "{}", reply.text());
+    }
+    let call = json!({ "type": "tool_use", "id": "t", "name": "f", "input": {} });
+    let called = json!([messages[0], { "role": "assistant", "content": [call] }]);
+    assert_eq!(server.post(MESSAGES, &with(body, json!({ "messages": called }))).status, 400);
+}
+
+/// A call that goes wrong behind its name is text where the answer is given whole.
+#[test]
+fn a_broken_call_is_text() {
+    let server = Server::demo(&[]);
+    let tool = json!({ "type": "function", "function": { "name": "f", "parameters": schema() } });
+    let ask = |text: &str, more: Value| {
+        // An answer that is held to one text.
+        let grammar = format!("start: {}", json!(text));
+        let body = json!({ "messages": [{ "role": "user", "content": QUESTION }], "temperature": 0,
+            "tools": [tool], "grammar": grammar });
+        with(body, more)
+    };
+    let whole = |body: &Value| server.ask("/v1/chat/completions", body)["choices"][0].clone();
+    let call = "<tool_call>{\"name\": \"f\", \"arguments\": {\"on\": true}}</tool_call>";
+    let broken = call.replace("true", "perhaps");
+    let choice = whole(&ask(&broken, json!({})));
+    assert_eq!((&choice["message"]["content"], &choice["finish_reason"]), (&json!(broken), &json!("stop")));
+    assert!(choice["message"].get("tool_calls").is_none(), "{choice}");
+    // Behind a call that is well.
+    let choice = whole(&ask(&format!("{call}{broken}"), json!({})));
+    let calls = choice["message"]["tool_calls"].as_array().expect("calls");
+    assert_eq!((calls.len(), &choice["message"]["content"]), (1, &json!(broken)), "{choice}");
+    assert_eq!(read(&calls[0]["function"]["arguments"]), json!({ "on": true }));
+    // One that is cut.
+    let choice = whole(&ask(call, json!({ "max_tokens": 40 })));
+    assert_eq!((&choice["message"].get("tool_calls"), &choice["finish_reason"]), (&None, &json!("length")));
+    assert!(call.starts_with(choice["message"]["content"].as_str().expect("a text")), "{choice}");
+    // Where one call is wanted the answer ends as the second begins, whole or streamed.
+    let body = ask(
+        &format!("{call}{call}"),
+        json!({ "parallel_tool_calls": false,
+        "stream_options": { "include_usage": true } }),
+    );
+    let (choice, pieces) = (whole(&body), server.pieces("/v1/chat/completions", &body));
+    assert_eq!(choice["message"]["tool_calls"].as_array().map(Vec::len), Some(1), "{choice}");
+    assert_eq!(choice["finish_reason"], "tool_calls");
+    let usage = server.ask("/v1/chat/completions", &body)["usage"]["completion_tokens"].clone();
+    assert_eq!(pieces.last().expect("pieces")["usage"]["completion_tokens"], usage);
+}
+
 /// The only object that the schema allows but for its value.
 fn is_on(value: &Value) -> bool {
     value.as_object().is_some_and(|fields| fields.len() == 1) && value["on"].is_boolean()

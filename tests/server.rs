@@ -4,7 +4,7 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::io::{BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::time::{Duration, Instant};
 
 use common::runs::fixture;
@@ -385,6 +385,41 @@ fn bodies_that_are_too_large() {
     server.is_well();
 }
 
+/// Clients that hold nearly all that they may of a body leave no room for another long one, but for short
+/// ones.
+#[test]
+fn bodies_have_a_limit_together() {
+    let server = Server::demo(&[]);
+    let (all, each) = (128 << 20, 32 << 20);
+    let head = format!("POST {TEXT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {each}\r\n\r\n");
+    let blank = vec![b' '; each - 1];
+    let hold = |_| {
+        let mut stream = server.connect();
+        stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&blank)).expect("it is read");
+        stream
+    };
+    let long = json!({ "prompt": "a", "max_tokens": 1, "unknown": "x".repeat(1 << 20) });
+    // One that comes before all others have been read takes what they would hold.
+    let (held, refused) = (1..)
+        .find_map(|n| {
+            let held: Vec<_> = (0..all / each).map(hold).collect();
+            std::thread::sleep(Duration::from_millis(200) * n);
+            let reply = server.post(TEXT, &long);
+            assert!(n < 12, "{}", reply.text());
+            (reply.status == 503).then_some((held, reply))
+        })
+        .expect("a reply");
+    assert_eq!(refused.error()["type"], "overloaded_error");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    server.is_well();
+    drop(held);
+    let began = Instant::now();
+    while server.post(TEXT, &long).status != 200 {
+        assert!(began.elapsed() < Duration::from_secs(60), "what was held is not given back");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
 fn what_there_is_not_is_said_in_json() {
     let server = Server::demo(&[]);
@@ -675,6 +710,54 @@ fn running_answers_are_ended_first() {
     // One that waited is answered as well.
     let reply = Reply::read(&mut BufReader::new(waiting)).expect("a reply");
     assert_eq!(reply.json()["choices"], want["choices"]);
+    assert_eq!(server.wait(), Some(0));
+}
+
+/// Those of chats are told of it in the way of their dialects.
+#[cfg(unix)]
+#[test]
+fn streams_of_every_dialect_tell_that_they_were_cut() {
+    let mut server = endless(&["--drain", "1", "--template", "chatml"]);
+    let messages = json!([{ "role": "user", "content": "a" }]);
+    let chat = json!({ "messages": messages, "input": messages, "stream": true, "temperature": 0,
+        "logit_bias": { "318": -100, "319": -100 }, "max_tokens": 90000,
+        "options": { "temperature": 0, "num_predict": -1 } });
+    let begun = |path: &str| {
+        let mut stream = server.connect();
+        stream.write_all(&head("POST", path, "", chat.to_string().as_bytes())).expect("it takes the request");
+        let mut reader = BufReader::new(stream);
+        reader.fill_buf().expect("the beginning of a reply");
+        reader
+    };
+    let readers = [CHAT, "/v1/messages", "/v1/responses", "/api/chat"].map(|path| (path, begun(path)));
+    server.terminate();
+    for (path, mut reader) in readers {
+        let reply = Reply::read(&mut reader).expect("a reply");
+        assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+        let text = reply.text();
+        let last = text.trim_end().lines().last().expect("a line");
+        let told: Value = serde_json::from_str(last.strip_prefix("data: ").unwrap_or(last)).expect(last);
+        let message = match path {
+            CHAT => &told["error"]["message"],
+            "/v1/messages" => {
+                assert_eq!(
+                    (&told["type"], &told["error"]["type"]),
+                    (&json!("error"), &json!("overloaded_error"))
+                );
+                assert!(text.contains("event: error\n"), "{path}: {last}");
+                &told["error"]["message"]
+            }
+            "/v1/responses" => {
+                assert_eq!(
+                    (&told["type"], &told["response"]["status"]),
+                    (&json!("response.failed"), &json!("failed"))
+                );
+                &told["response"]["error"]["message"]
+            }
+            _ => &told["error"],
+        };
+        assert!(message.as_str().is_some_and(|told| told.contains("shut down")), "{path}: {last}");
+    }
     assert_eq!(server.wait(), Some(0));
 }
 

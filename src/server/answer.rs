@@ -115,6 +115,15 @@ pub struct Answer {
     last: Instant,
 }
 
+/// What tells the parts of an answer to a chat apart.
+fn parser(prompt: &Prompt) -> AnswerParser {
+    let parser = match &prompt.calls {
+        Some(calls) => AnswerParser::new(Some(calls.format), &prompt.text, &calls.tools),
+        None => AnswerParser::new(None, &prompt.text, &[]),
+    };
+    if prompt.has_begun { parser.in_text() } else { parser }
+}
+
 /// One of the answers to a request.
 struct Choice {
     /// Bytes of a character that has not come whole.
@@ -145,10 +154,7 @@ impl Answer {
         let choice = || Choice {
             bytes: Default::default(),
             stops: StopMatcher::new(stops.iter().cloned()),
-            parser: prompt.is_chat.then(|| match &prompt.calls {
-                Some(calls) => AnswerParser::new(Some(calls.format), &prompt.text, &calls.tools),
-                None => AnswerParser::new(None, &prompt.text, &[]),
-            }),
+            parser: prompt.is_chat.then(|| parser(prompt)),
             calls: 0,
             logprobs: Vec::new(),
             usage: Usage::default(),
@@ -297,6 +303,28 @@ impl Answer {
     fn parts(&mut self, number: usize, certain: &str) {
         let parts = self.choices[number].read(certain);
         self.tell(number, parts);
+        // Whole calls are told of late: one too many ends the answer where it begins all the same.
+        let begun = self.choices[number].parser.as_ref().map_or(0, AnswerParser::begun);
+        if begun > 1 && !self.parallel_calls && !self.choices[number].over {
+            self.called_enough(number);
+        }
+    }
+
+    /// Ends an answer that may have one call.
+    fn called_enough(&mut self, number: usize) {
+        self.events.leave(number);
+        let choice = &mut self.choices[number];
+        choice.over = true;
+        let done = choice.done(Reason::ToolCalls, None);
+        self.ready.push_back((number, Delta::Done(done)));
+    }
+
+    /// Has calls told of once they have come whole, for answers that are given whole: what goes wrong within
+    /// a call is text then.
+    pub fn hold_calls(&mut self) {
+        for choice in &mut self.choices {
+            choice.parser = choice.parser.take().map(AnswerParser::whole);
+        }
     }
 
     fn tell(&mut self, number: usize, parts: Vec<AnswerPart>) {
@@ -307,10 +335,7 @@ impl Answer {
             }
             let delta = match part {
                 AnswerPart::Call { .. } if choice.calls > 0 && !self.parallel_calls => {
-                    self.events.leave(number);
-                    choice.over = true;
-                    self.ready.push_back((number, Delta::Done(choice.done(Reason::ToolCalls, None))));
-                    return;
+                    return self.called_enough(number);
                 }
                 AnswerPart::Call { index, name } => {
                     choice.calls += 1;
@@ -411,6 +436,7 @@ impl Answer {
     /// # Errors
     /// As [`Answer::next`].
     pub async fn whole(&mut self) -> Result<Vec<Whole>, ApiError> {
+        self.hold_calls();
         let mut all = vec![Whole::default(); self.choices()];
         while let Some(next) = self.next().await {
             let (number, delta) = next?;

@@ -66,6 +66,8 @@ pub struct Chat {
     pub tool_choice: ToolChoice,
     /// Whether several may be called at a time, where a request says so.
     pub parallel_tool_calls: Option<bool>,
+    /// An answer that has begun and is to be continued.
+    pub begun: Option<Message>,
 }
 
 /// Whether tools are to be called.
@@ -97,6 +99,26 @@ impl Chat {
                 self.settings.entry("reasoning_effort").or_insert(effort.into());
             }
         }
+    }
+
+    /// Continues the last message, an answer, in place of giving another. Models do not think in its
+    /// midst: reasoning is not wanted, unless it has some or the request says so.
+    ///
+    /// # Errors
+    /// Where the last message is no answer, or calls tools.
+    pub fn go_on(&mut self) -> Result<(), ApiError> {
+        let wrong = |what: &str| Err(ApiError::invalid("messages", what));
+        let Some(last) = self.messages.pop_if(|last| last.role() == "assistant") else {
+            return wrong("the last one is no answer that could be continued");
+        };
+        if last.to_json().get("tool_calls").is_some() {
+            return wrong("the last one calls tools: their results have to follow");
+        }
+        if last.text("reasoning_content").is_none() {
+            self.think(false);
+        }
+        self.begun = Some(last).filter(|last| !last.content().is_empty());
+        Ok(())
     }
 
     /// The tools that the template tells of.
@@ -247,6 +269,24 @@ mod tests {
         assert!(check(&tools, ToolChoice::Required) && check(&tools, ToolChoice::Named("f".into())));
         assert!(!check(&tools, ToolChoice::Named("g".into())));
         assert!(!check(&[], ToolChoice::Required) && check(&[], ToolChoice::Auto));
+    }
+
+    #[test]
+    fn the_last_answer_is_gone_on_with() {
+        let user = Message::new("user", "a");
+        let gone_on = |last: Message| {
+            let mut chat = Chat { messages: vec![user.clone(), last], ..Chat::default() };
+            chat.go_on().map(|()| chat)
+        };
+        let answer = Message::new("assistant", "b");
+        let chat = gone_on(answer.clone()).unwrap();
+        assert_eq!((&chat.messages[..], chat.begun), (&[user.clone()][..], Some(answer.clone())));
+        assert_eq!(chat.settings["enable_thinking"], false);
+        let thought = answer.clone().with("reasoning_content", "hm");
+        assert!(gone_on(thought).unwrap().settings.is_empty());
+        assert_eq!(gone_on(Message::new("assistant", "")).unwrap().begun, None);
+        assert!(gone_on(user.clone()).is_err());
+        assert!(gone_on(answer.with("tool_calls", serde_json::json!([{}]))).is_err());
     }
 
     #[test]

@@ -42,6 +42,7 @@ use axum::response::Response;
 
 use crate::text::Conversation;
 pub use access::Access;
+use body::Bodies;
 pub use facts::{Facts, Template};
 #[doc(hidden)]
 pub use local::Local;
@@ -71,6 +72,7 @@ pub struct Server {
     config: Config,
     registry: Registry,
     metrics: Metrics,
+    bodies: Bodies,
 }
 
 /// Bytes of the longest body of a request.
@@ -96,7 +98,7 @@ pub fn serve(
 impl Server {
     fn new(config: Config, models: Arc<dyn Models>) -> Server {
         let registry = Registry::new(models, config.any_name, config.queue);
-        Server { config, registry, metrics: Metrics::new() }
+        Server { config, registry, metrics: Metrics::new(), bodies: Bodies::default() }
     }
 
     /// All that can be asked for.

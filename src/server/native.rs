@@ -12,7 +12,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::ask::Chat;
-use super::body::json as read_json;
 use super::error::{ApiError, ErrorKind};
 use super::openai::{InMessage, messages};
 use super::{Server, anthropic, ollama, openai};
@@ -73,7 +72,7 @@ struct Tokenize {
 
 async fn tokenize(State(server): State<Arc<Server>>, body: Body) -> Response {
     let made = async {
-        let asked: Tokenize = read_json(body).await?;
+        let (asked, _share): (Tokenize, _) = server.bodies.json(body).await?;
         let worker = server.registry.get(asked.model.as_deref().unwrap_or_default()).await?;
         let options = EncodeOptions { add_special: asked.add_special, parse_special: asked.parse_special };
         let facts = Arc::clone(&worker.facts);
@@ -103,7 +102,7 @@ struct Detokenize {
 
 async fn detokenize(State(server): State<Arc<Server>>, body: Body) -> Response {
     let made = async {
-        let asked: Detokenize = read_json(body).await?;
+        let (asked, _share): (Detokenize, _) = server.bodies.json(body).await?;
         let worker = server.registry.get(asked.model.as_deref().unwrap_or_default()).await?;
         let vocab = worker.facts.vocab;
         if let Some(at) = asked.tokens.iter().position(|&id| id as usize >= vocab) {
@@ -125,7 +124,7 @@ struct ApplyTemplate {
 
 async fn apply_template(State(server): State<Arc<Server>>, body: Body) -> Response {
     let made = async {
-        let asked: ApplyTemplate = read_json(body).await?;
+        let (asked, _share): (ApplyTemplate, _) = server.bodies.json(body).await?;
         let worker = server.registry.get(asked.model.as_deref().unwrap_or_default()).await?;
         let (messages, settings) = (messages(asked.messages)?, asked.chat_template_kwargs);
         let chat = Chat { messages, settings, ..Chat::default() };

@@ -18,10 +18,12 @@ const PLAIN_CALLS: &str = "hermes";
 /// A prompt as the model reads it.
 pub struct Prompt {
     pub tokens: Vec<u32>,
-    /// As text, where it was one.
+    /// As text, where it was one; without an answer that has begun.
     pub text: String,
     /// A conversation's, whose answer may have reasoning and calls of tools.
     pub is_chat: bool,
+    /// Whether it ends with the beginning of the answer.
+    pub has_begun: bool,
     /// What ends an answer to it beside what the request says.
     pub stops: Vec<String>,
     /// How tools are called, where they may be.
@@ -70,16 +72,22 @@ impl Server {
     fn make_prompt(&self, facts: &Facts, input: &Input) -> Result<Prompt, ApiError> {
         let tokenizer = &facts.tokenizer;
         let invalid = |error: TextError| ApiError::new(ErrorKind::Invalid, error.to_string());
-        let (mut calls, mut stops) = (None, Vec::new());
+        let (mut calls, mut stops, mut has_begun) = (None, Vec::new(), false);
         let (tokens, text) = match input {
             Input::Chat(chat) => {
-                let rendered = self.render(facts, chat)?;
+                let mut rendered = self.render(facts, chat)?;
+                let text = rendered.text().to_owned();
+                if let Some(begun) = &chat.begun {
+                    let thoughts = begun.text("reasoning_content").unwrap_or_default();
+                    rendered = rendered.with_answer(thoughts, begun.content(), tokenizer);
+                    has_begun = true;
+                }
                 let tokens = tokenizer.encode_chat(&rendered).map_err(invalid)?;
                 if let Some(template) = &facts.template {
                     stops.extend_from_slice(&template.stops);
                     calls = calls_of(chat, template);
                 }
-                (tokens, rendered.text().to_owned())
+                (tokens, text)
             }
             Input::Text(text) => {
                 let options = EncodeOptions { add_special: true, parse_special: true };
@@ -97,7 +105,7 @@ impl Server {
             return Err(ApiError::new(ErrorKind::Invalid, "the prompt is empty"));
         }
         let is_chat = matches!(input, Input::Chat(_));
-        Ok(Prompt { tokens, text, is_chat, stops, calls, constraint: None })
+        Ok(Prompt { tokens, text, is_chat, has_begun, stops, calls, constraint: None })
     }
 
     /// A conversation as the model's template writes it.
@@ -212,10 +220,18 @@ fn constraint(
     };
     match (forced.zip(prompt.calls.as_ref()), format, grammar) {
         (None, None, None) => Ok(None),
+        _ if prompt.has_begun => Err(ApiError::unsupported(
+            "messages",
+            "an answer that has begun is not held to a call, a format or a grammar",
+        )),
         (Some((choice, Calls { format, tools, parallel })), None, None) => {
+            let wrong = |error: TextError| match error {
+                TextError::Tool(what) => ApiError::invalid("tools", what),
+                error => ApiError::invalid("tools", error),
+            };
             let lark = format.grammar(tools, &choice, *parallel, &prompt.text, &facts.tokenizer);
-            let grammar = lark.and_then(|lark| Grammar::lark(&lark));
-            compiled(&grammar.map_err(|error| ApiError::invalid("tools", error))?, "tools")
+            let grammar = lark.and_then(|lark| Grammar::lark(&lark)).map_err(wrong)?;
+            compiled(&grammar, "tools").map_err(|error| wrong_parameters(facts, tools).unwrap_or(error))
         }
         (None, Some(schema), None) => {
             let field = "response_format";
@@ -236,6 +252,19 @@ fn constraint(
             "an answer is held to one of a call, a format and a grammar",
         )),
     }
+}
+
+/// What is wrong with the parameters of the first tool whose schema cannot be obeyed: the grammar of all
+/// calls does not name it.
+fn wrong_parameters(facts: &Facts, tools: &[Value]) -> Option<ApiError> {
+    let factory = facts.grammars().ok()?;
+    tools.iter().find_map(|tool| {
+        let function = &tool["function"];
+        let schema = function.get("parameters")?;
+        let made = Grammar::json_schema(schema).and_then(|grammar| factory.constraint(&grammar));
+        let error = made.err()?;
+        Some(ApiError::invalid("tools", format!("the parameters of {}: {error}", function["name"])))
+    })
 }
 
 /// The messages with the texts of all system messages in one, the first; `None` where they are so already.

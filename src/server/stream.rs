@@ -43,6 +43,7 @@ pub async fn write(mut answer: Answer, mut writer: impl Writer, pieces: Pieces) 
 /// # Errors
 /// What has gone wrong with it.
 pub async fn take(mut answer: Answer, writer: &mut impl Writer) -> Result<(), ApiError> {
+    answer.hold_calls();
     while let Some(next) = answer.next().await {
         let (_, delta) = next?;
         writer.delta(delta, &answer.timings());

@@ -9,6 +9,7 @@ use super::super::stream::{Writer, event};
 use super::error_value;
 use crate::engine::Usage;
 use crate::text::Part;
+use crate::text::tools::read_json;
 
 /// See the module.
 pub struct Events {
@@ -54,7 +55,7 @@ impl Block {
             Block::Text(text) => block["text"] = text.clone().into(),
             Block::ToolUse { input, .. } => {
                 let text = if input.is_empty() { "{}" } else { input };
-                block["input"] = serde_json::from_str(text).ok().filter(Value::is_object)?;
+                block["input"] = read_json(text).ok().filter(Value::is_object)?;
             }
         }
         Some(block)

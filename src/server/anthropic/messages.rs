@@ -16,16 +16,11 @@ pub struct InMessage {
 /// The system's text and the messages of a request.
 ///
 /// # Errors
-/// A role that there is not; blocks that are no text, call or result; an answer as the last message, which
-/// would have to be gone on with.
+/// A role that there is not; blocks that are no text, call or result.
 pub fn messages(system: Option<Value>, all: Vec<InMessage>) -> Result<Vec<Message>, ApiError> {
     let mut made = Vec::with_capacity(all.len() + 1);
     if let Some(system) = system.filter(|system| !system.is_null()) {
         made.push(Message::new("system", text(system, "system")?));
-    }
-    if all.last().is_some_and(|message| message.role == "assistant") {
-        let message = "the last one has to be the user's: answers are not gone on with";
-        return Err(ApiError::unsupported("messages", message));
     }
     for (i, InMessage { role, content }) in all.into_iter().enumerate() {
         let at = format!("messages[{i}].content");
@@ -229,7 +224,6 @@ mod tests {
         let said = |block: Value| json!([{ "role": "assistant", "content": [block] }, last]);
         for (all, field) in [
             (json!([{ "role": "tool", "content": "a" }]), "messages[0].role"),
-            (json!([{ "role": "assistant", "content": "a" }]), "messages"),
             (json!([{ "role": "user", "content": [] }]), "messages[0].content"),
             (json!([{ "role": "user", "content": null }]), "messages[0].content"),
             (json!([{ "role": "user", "content": ["a"] }]), "messages[0].content[0]"),

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::Server;
 use super::ask::Input;
-use super::body::{EVENTS, json as read_json, parse, read, streamed};
+use super::body::{EVENTS, streamed};
 use super::error::{ApiError, ErrorKind};
 use super::prompt::Held;
 use super::stream::{take, write};
@@ -63,13 +63,14 @@ async fn messages_created(State(server): State<Arc<Server>>, body: Body) -> Resp
 }
 
 async fn answer(server: &Arc<Server>, body: Body) -> Result<Response, ApiError> {
-    let bytes = read(body).await?;
-    let (request, conversation): (Request, Conversation) = (parse(&bytes)?, parse(&bytes)?);
-    drop(bytes);
+    let read = server.bodies.read(body).await?;
+    let (request, conversation): (Request, Conversation) = (read.json()?, read.json()?);
+    let share = read.into_share();
     let streams = request.streams();
     let ask = request.ask(conversation)?;
     let stops = ask.stop.clone();
     let answer = server.ask(ask).await?;
+    drop(share);
     let mut events = Events::new(answer.facts.name.clone(), answer.prompt_tokens, stops);
     if streams {
         return Ok(streamed(EVENTS, move |pieces| write(answer, events, pieces)));
@@ -80,7 +81,7 @@ async fn answer(server: &Arc<Server>, body: Body) -> Result<Response, ApiError> 
 
 async fn tokens_counted(State(server): State<Arc<Server>>, body: Body) -> Response {
     let counted = async {
-        let conversation: Conversation = read_json(body).await?;
+        let (conversation, _share): (Conversation, _) = server.bodies.json(body).await?;
         let worker = server.registry.get(conversation.model()).await?;
         let prompt = server.prompt(&worker, Input::Chat(conversation.chat()?), Held::default()).await?;
         Ok(Json(json!({ "input_tokens": prompt.tokens.len() })).into_response())

@@ -88,6 +88,9 @@ impl Conversation {
         if let Some(effort) = self.output_config.and_then(|config| config.effort) {
             chat.effort(&effort);
         }
+        if chat.messages.last().is_some_and(|last| last.role() == "assistant") {
+            chat.go_on()?;
+        }
         Ok(chat)
     }
 }

@@ -10,6 +10,7 @@ use super::super::openai::token_logprobs;
 use super::super::stream::Writer;
 use super::error_value;
 use crate::text::Part;
+use crate::text::tools::read_json;
 
 /// Which of the two a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +100,7 @@ impl Lines {
     fn end_call(&mut self) -> String {
         let Some(Call { id, name, arguments }) = self.call.take() else { return String::new() };
         let text = if arguments.is_empty() { "{}" } else { &arguments };
-        let Ok(arguments @ Value::Object(_)) = serde_json::from_str(text) else { return String::new() };
+        let Ok(arguments @ Value::Object(_)) = read_json(text) else { return String::new() };
         let function = json!({ "index": self.whole.calls.len(), "name": name, "arguments": arguments });
         self.say(Said { calls: vec![json!({ "id": id, "function": function })], ..Said::default() })
     }

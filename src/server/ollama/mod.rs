@@ -9,7 +9,7 @@ mod request;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::{IntoResponse, Response};
@@ -18,7 +18,7 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 
 use super::Server;
-use super::body::{parse, read, streamed};
+use super::body::{Read, streamed};
 use super::error::{ApiError, ErrorKind};
 use super::stream::{take, write};
 use lines::{Kind, Lines};
@@ -79,21 +79,17 @@ async fn generate(State(server): State<Arc<Server>>, body: Body) -> Response {
 
 async fn respond(server: &Arc<Server>, body: Body, kind: Kind) -> Response {
     let began = Instant::now();
-    let answered = async { answer(server, &read(body).await?, kind, began).await };
+    let answered = async { answer(server, server.bodies.read(body).await?, kind, began).await };
     answered.await.unwrap_or_else(|wrong: ApiError| error(&wrong))
 }
 
-async fn answer(
-    server: &Arc<Server>,
-    body: &Bytes,
-    kind: Kind,
-    began: Instant,
-) -> Result<Response, ApiError> {
-    let common: Common = parse(body)?;
+async fn answer(server: &Arc<Server>, read: Read, kind: Kind, began: Instant) -> Result<Response, ApiError> {
+    let common: Common = read.json()?;
     let input = match kind {
-        Kind::Chat => parse::<ChatFields>(body)?.input()?,
-        Kind::Text => parse::<TextFields>(body)?.input()?,
+        Kind::Chat => read.json::<ChatFields>()?.input()?,
+        Kind::Text => read.json::<TextFields>()?.input()?,
     };
+    let share = read.into_share();
     let loading = Instant::now();
     let worker = server.registry.get(common.model()).await?;
     let name = if common.model().is_empty() { worker.facts.name.clone() } else { common.model().to_owned() };
@@ -104,6 +100,7 @@ async fn answer(
     };
     let streams = common.streams();
     let answer = server.ask(common.ask(input)?).await?;
+    drop(share);
     if streams {
         return Ok(streamed(LINES, move |pieces| write(answer, lines, pieces)));
     }

@@ -10,7 +10,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::Server;
-use super::super::body::json as read_json;
 use super::super::error::ApiError;
 use super::super::models::{Described, Listed};
 use super::super::openai::rfc3339;
@@ -109,7 +108,7 @@ struct Show {
 
 pub async fn show(State(server): State<Arc<Server>>, body: Body) -> Response {
     let shown = async {
-        let asked: Show = read_json(body).await?;
+        let (asked, _share): (Show, _) = server.bodies.json(body).await?;
         let name = asked.model.or(asked.name).unwrap_or_default();
         let (listed, described) = server.registry.describe(&name).await?;
         Ok(Json(shown(&listed, &described)).into_response())

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::super::Server;
 use super::super::answer::{Answer, Call, Delta, Piece, SIGN_OF_LIFE, Waited};
 use super::super::ask::{Ask, Chat, Input};
-use super::super::body::{EVENTS, Pieces, parse, read, streamed};
+use super::super::body::{EVENTS, Pieces, streamed};
 use super::super::error::ApiError;
 use super::super::tools;
 use super::fields::Fields;
@@ -32,6 +32,9 @@ struct ChatFields {
     parallel_tool_calls: Option<bool>,
     functions: Option<Vec<Value>>,
     response_format: Option<Value>,
+    /// As vLLM has it: the last message is an answer to be continued.
+    continue_final_message: Option<bool>,
+    add_generation_prompt: Option<bool>,
 }
 
 /// Most tokens that probabilities are told of beside the one drawn.
@@ -42,11 +45,11 @@ pub async fn completions(State(server): State<Arc<Server>>, body: Body) -> Respo
 }
 
 async fn answer(server: &Arc<Server>, body: Body) -> Result<Response, ApiError> {
-    let bytes = read(body).await?;
-    let fields: Fields = parse(&bytes)?;
-    let chat: ChatFields = parse(&bytes)?;
-    drop(bytes);
+    let read = server.bodies.read(body).await?;
+    let (fields, chat): (Fields, ChatFields) = (read.json()?, read.json()?);
+    let share = read.into_share();
     let mut answer = server.ask(ask(&fields, chat)?).await?;
+    drop(share);
     if fields.streams() {
         let usage = fields.tells_usage();
         return Ok(streamed(EVENTS, move |pieces| stream(answer, pieces, usage)));
@@ -95,9 +98,22 @@ fn ask(fields: &Fields, chat: ChatFields) -> Result<Ask, ApiError> {
         tools: tools::functions(chat.tools.unwrap_or_default())?,
         tool_choice: tools::tool_choice(chat.tool_choice.as_ref())?,
         parallel_tool_calls: chat.parallel_tool_calls,
+        begun: None,
     };
     if let Some(effort) = chat.reasoning_effort {
         input.effort(&effort);
+    }
+    match (chat.continue_final_message == Some(true), chat.add_generation_prompt) {
+        (true, Some(true)) => {
+            let message = "continue_final_message continues an answer, this begins one";
+            return Err(ApiError::invalid("add_generation_prompt", message));
+        }
+        (true, _) => input.go_on()?,
+        (false, Some(false)) => {
+            let message = "an answer is begun, or continued by continue_final_message";
+            return Err(ApiError::unsupported("add_generation_prompt", message));
+        }
+        (false, _) => {}
     }
     Ok(Ask { input: Input::Chat(input), logprobs, format, ..fields.ask()? })
 }

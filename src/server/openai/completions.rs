@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::super::Server;
 use super::super::answer::{Answer, Delta, Piece, SIGN_OF_LIFE, TokenLogprobs, Waited};
 use super::super::ask::{Ask, Input};
-use super::super::body::{EVENTS, Pieces, parse, read, streamed};
+use super::super::body::{EVENTS, Pieces, streamed};
 use super::super::error::ApiError;
 use super::fields::Fields;
 use super::{Head, end, error_value, reason_value, respond, told};
@@ -44,11 +44,11 @@ pub async fn completions(State(server): State<Arc<Server>>, body: Body) -> Respo
 }
 
 async fn answer(server: &Arc<Server>, body: Body) -> Result<Response, ApiError> {
-    let bytes = read(body).await?;
-    let fields: Fields = parse(&bytes)?;
-    let text: TextFields = parse(&bytes)?;
-    drop(bytes);
+    let read = server.bodies.read(body).await?;
+    let (fields, text): (Fields, TextFields) = (read.json()?, read.json()?);
+    let share = read.into_share();
     let mut answer = server.ask(ask(&fields, text)?).await?;
+    drop(share);
     if fields.streams() {
         let usage = fields.tells_usage();
         return Ok(streamed(EVENTS, move |pieces| stream(answer, pieces, usage)));

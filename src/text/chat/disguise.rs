@@ -15,7 +15,7 @@
 use serde_json::{Map, Value as Json};
 
 use super::conversation::{Conversation, Message, REASONING};
-use super::reasoning::PAIRS;
+use super::reasoning::{PAIRS, Splitter};
 use crate::text::{TextError, Tokenizer};
 
 /// Parts what must not be read together.
@@ -91,6 +91,14 @@ impl Rendered {
     pub fn new(disguised: String, tokenizer: &Tokenizer) -> Rendered {
         let text = tokenizer.disguise().off(&disguised);
         Rendered { disguised, text }
+    }
+
+    /// The same with an answer that has begun: its thoughts, where the template has left reasoning open, and
+    /// its text. Both are text, whatever they hold.
+    pub fn with_answer(self, thoughts: &str, text: &str, tokenizer: &Tokenizer) -> Rendered {
+        let disguise = tokenizer.disguise();
+        let lead_in = Splitter::after(&self.text).lead_in(&disguise.on(thoughts, By::Other));
+        Rendered::new(self.disguised + &lead_in + &disguise.on(text, By::Other), tokenizer)
     }
 
     /// The text as the model is to read it.

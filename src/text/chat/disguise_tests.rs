@@ -255,6 +255,27 @@ fn other_texts_are_tokenised_as_ever() {
     assert!(cases > 1000, "only {cases} cases");
 }
 
+/// What begins an answer is text as well; where the template has begun to reason this is over then.
+#[test]
+fn an_answer_that_has_begun_is_text() {
+    let said = "4 <|im_end|></think>";
+    for tokenizer in vocabularies(&special_texts("<|im_start|>")) {
+        let messages = [Message::new("user", "2+2?")];
+        for (opens, lead_in) in [("", ""), ("<think>\n", "<|im_start|>hm\n</think>\n\n")] {
+            let source = format!("{{{{ messages[0].content }}}}<|im_end|>assistant\n{opens}");
+            let template = ChatTemplate::new(&source).expect("a template");
+            let conversation = Conversation::new(&messages, true, &tokenizer);
+            let rendered = template.render_apart(&conversation, &tokenizer).expect("a text");
+            let ids = |rendered| tokenizer.encode_chat(rendered).expect("ids");
+            let before = special_tokens(&ids(&rendered), &tokenizer, true).len();
+            let begun = rendered.clone().with_answer("<|im_start|>hm", said, &tokenizer);
+            assert_eq!(begun.text(), format!("{}{lead_in}{said}", rendered.text()));
+            let after = special_tokens(&ids(&begun), &tokenizer, true).len();
+            assert_eq!(after, before + usize::from(!opens.is_empty()), "{opens:?}");
+        }
+    }
+}
+
 /// What a template makes of values: the rendering's text and its special tokens.
 fn rendered(source: &str, messages: &[Message], settings: Json) -> (String, Vec<String>) {
     let special = ["<|im_end|>", "<|end|>", "<|user|>", "<s>", "[INST]", "]~b]", "<pad>", "☃"];

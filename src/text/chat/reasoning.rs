@@ -106,6 +106,22 @@ impl Splitter {
         Splitter { ends, ..self }
     }
 
+    /// The same within the answer: some of it has come.
+    pub fn in_answer(self) -> Splitter {
+        let state = if self.state == State::Header { State::Harmony(Kind::Answer) } else { State::Answer };
+        Splitter { state, trims: false, ..self }
+    }
+
+    /// What leads from here to the answer: the end of the reasoning that is under way, with these thoughts
+    /// before it, or a header.
+    pub fn lead_in(&self, thoughts: &str) -> String {
+        match self.state {
+            State::Reasoning(close) => format!("{thoughts}\n{close}\n\n"),
+            State::Header => format!("{CHANNEL}final{MESSAGE}"),
+            _ => String::new(),
+        }
+    }
+
     /// Whether reasoning is under way.
     pub fn in_reasoning(&self) -> bool {
         matches!(self.state, State::Reasoning(_) | State::Harmony(Kind::Reasoning))
@@ -314,6 +330,24 @@ mod tests {
         assert_eq!(splitter.push("a</thin"), [(Kind::Reasoning, "a".to_owned())]);
         assert_eq!(splitter.push("k>b"), [(Kind::Answer, "b".to_owned())]);
         assert!(!splitter.in_reasoning());
+    }
+
+    #[test]
+    fn an_answer_that_has_begun_goes_on() {
+        for (prompt, lead_in) in [
+            ("assistant\n", ""),
+            ("assistant\n<think>\n", "Hm.\n</think>\n\n"),
+            (HARMONY_TURN, "<|channel|>final<|message|>"),
+        ] {
+            let splitter = Splitter::after(prompt);
+            assert_eq!(splitter.lead_in("Hm."), lead_in);
+            let mut splitter = splitter.in_answer();
+            assert_eq!(splitter.push(" <think>"), [(Kind::Answer, " <think>".to_owned())], "{prompt}");
+        }
+        let mut harmony = Splitter::after(HARMONY_TURN).in_answer();
+        let next = "a<|end|><|start|>assistant<|channel|>analysis<|message|>b";
+        let parts = [(Kind::Answer, "a".to_owned()), (Kind::Reasoning, "b".to_owned())];
+        assert_eq!(harmony.push(next), parts);
     }
 
     #[test]

@@ -38,6 +38,18 @@ impl AnswerParser {
         self
     }
 
+    /// The same within the text of the answer, some of which has come already.
+    pub fn in_text(mut self) -> AnswerParser {
+        self.splitter = self.splitter.in_answer();
+        self.calls = self.calls.map(Calls::in_text);
+        self
+    }
+
+    /// Calls that have begun so far, those that are not given out yet among them.
+    pub fn begun(&self) -> usize {
+        self.calls.as_ref().map_or(0, Calls::begun)
+    }
+
     /// Whether the parser has to see a control token of this text.
     pub fn wants(&self, text: &str) -> bool {
         is_mark(text) || self.format.is_some_and(|format| format.has_mark(text))

@@ -36,6 +36,9 @@ pub enum Head {
     Either { ends: &'static [&'static str], stops: &'static [&'static str] },
     /// The name is told by the header of a part of the answer.
     Header,
+    /// A list of calls as Python writes them, with which an answer may begin; with marks around it also a
+    /// call alone.
+    Python,
 }
 
 /// What follows the name.
@@ -48,6 +51,8 @@ pub enum Body {
     Parameters(Parameters),
     /// As JSON, but for bare keys and texts within `<|"|>`.
     Dict,
+    /// Elements by the parameters' names, this before each of their tags.
+    Elements(&'static str),
 }
 
 /// Arguments one by one.
@@ -191,6 +196,17 @@ pub const LAYOUTS: &[Layout] = &[
         gap: "",
     },
     Layout {
+        name: "minimax-m3",
+        signs: &[&["]<]minimax[>["]],
+        section: ["]<]minimax[>[<tool_call>", "]<]minimax[>[</tool_call>"],
+        apart: false,
+        ends_thought: false,
+        call: ["]<]minimax[>[<invoke name=\"", "]<]minimax[>[</invoke>"],
+        head: QUOTED,
+        body: Body::Elements("]<]minimax[>["),
+        gap: "\n",
+    },
+    Layout {
         name: "minimax-m2",
         signs: &[&["<minimax:tool_call>", "<invoke"]],
         section: ["<minimax:tool_call>", "</minimax:tool_call>"],
@@ -279,6 +295,18 @@ pub const LAYOUTS: &[Layout] = &[
         body: Body::None,
         gap: "",
     },
+    // Llama 4's and Gemma 3's.
+    Layout {
+        name: "pythonic",
+        signs: &[&["func_name1(params_name1"]],
+        section: ["", ""],
+        apart: false,
+        ends_thought: false,
+        call: ["<|python_start|>", "<|python_end|>"],
+        head: Head::Python,
+        body: Body::None,
+        gap: "",
+    },
     Layout {
         name: "hermes",
         signs: &[&["<tool_call>"]],
@@ -296,6 +324,8 @@ pub const LAYOUTS: &[Layout] = &[
             &["<|python_tag|>"],
             &["<|start_header_id|>", "\"parameters\": "],
             &["<|start_header_id|>", "\\\"parameters\\\": "],
+            // Llama 4's own.
+            &["<|header_start|>", "\"parameters\": "],
         ],
         section: ["", ""],
         apart: false,
@@ -314,7 +344,7 @@ impl Layout {
         match &self.head {
             Head::Name { prefixes, ends, stops } => marks.extend(prefixes.iter().chain(*ends).chain(*stops)),
             Head::Either { ends, stops } => marks.extend(ends.iter().chain(*stops)),
-            Head::Object { .. } | Head::Header => {}
+            Head::Object { .. } | Head::Header | Head::Python => {}
         }
         match &self.body {
             Body::Json(around) => marks.extend(around),
@@ -323,6 +353,7 @@ impl Layout {
                 marks.extend(parameters.key_ends.iter().map(|(end, _)| end));
             }
             Body::Dict => marks.push(GEMMA_QUOTE),
+            Body::Elements(mark) => marks.push(mark),
             Body::None => {}
         }
         marks.retain(|mark| mark.len() > 1);

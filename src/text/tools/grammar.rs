@@ -8,6 +8,7 @@ use std::fmt::Write;
 use serde_json::{Map, Value as Json, json};
 
 use super::Format;
+use super::elements;
 use super::formats::{Body, GEMMA_QUOTE, Head, Layout, Parameters, Typed};
 use super::types::Kinds;
 use crate::text::chat::{PAIRS, Splitter};
@@ -29,7 +30,7 @@ impl Format {
     /// set; reasoning may come first.
     ///
     /// # Errors
-    /// No tools, a tool without a name, or none of the name that is chosen.
+    /// No tools, a tool without a name, none of the name that is chosen, or parameters that are no object.
     pub fn grammar(
         self,
         tools: &[Json],
@@ -55,8 +56,10 @@ impl Format {
             return Err(TextError::Tool(what));
         }
         let mut writer = Writer { layout: self.0, tokenizer, rules: String::new(), count: 0 };
-        let names: Vec<String> =
-            chosen.iter().map(|(name, schema)| writer.call(name, &object_schema(schema))).collect();
+        let mut names = Vec::new();
+        for (name, schema) in &chosen {
+            names.push(writer.call(name, &object_schema(name, schema)?));
+        }
         let call = writer.rule("call", &names.join(" | "));
         let calls = writer.calls(&call, parallel);
         let thought = writer.thought(prompt);
@@ -87,16 +90,24 @@ pub fn json_after_thought(
     Some(format!("start: {thought} {json}\n{}", writer.rules))
 }
 
-/// A schema of an object, whatever a tool says.
-fn object_schema(schema: &Json) -> Json {
+/// A schema of an object. One that may be null as well is an object here.
+///
+/// # Errors
+/// Where a tool wants something else.
+fn object_schema(name: &str, schema: &Json) -> Result<Json, TextError> {
     let mut schema = schema.as_object().cloned().unwrap_or_default();
-    // One that may be null as well is an object here; one that is none at all is refused when it is compiled.
-    let is_list =
-        schema.get("type").is_some_and(|ty| ty.as_array().is_some_and(|all| all.contains(&"object".into())));
-    if is_list || !schema.contains_key("type") {
-        schema.insert("type".to_owned(), "object".into());
+    let object = Json::from("object");
+    match schema.get("type") {
+        Some(ty @ Json::String(_)) if *ty == object => {}
+        Some(Json::Array(all)) if all.contains(&object) => {}
+        None => {}
+        Some(other) => {
+            let what = format!("the parameters of {name:?} are of the type {other}: an object is needed");
+            return Err(TextError::Tool(what));
+        }
     }
-    schema.into()
+    schema.insert("type".to_owned(), object);
+    Ok(schema.into())
 }
 
 struct Writer<'t> {
@@ -159,7 +170,7 @@ impl Writer<'_> {
             (true, false) => format!("{call} ({} {call})*", quoted(between)),
         };
         // Those of tags have lines of their own.
-        let gap_within = if matches!(body, Body::Parameters(_)) { gap } else { "" };
+        let gap_within = if matches!(body, Body::Parameters(_) | Body::Elements(_)) { gap } else { "" };
         let begin = self.text(&format!("{}{gap_within}", section[0]));
         let end = self.text(section[1]);
         match head {
@@ -170,6 +181,7 @@ impl Writer<'_> {
                 format!("{begin} {} {end}", several(call, ", "))
             }
             Head::Object { bare: true, .. } => several(call, "; "),
+            Head::Python => format!("\"[\" {} \"]\"", several(call, ", ")),
             _ if section[0].is_empty() => several(call, gap),
             _ if *apart => {
                 let call = self.rule("section", &format!("{begin} {call} {end}"));
@@ -199,6 +211,10 @@ impl Writer<'_> {
                 let begin = format!("<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>");
                 format!("{} {arguments}", self.text(&begin))
             }
+            (Head::Python, _) => {
+                let arguments = self.arguments(schema);
+                format!("{} {arguments} \")\"", quoted(&format!("{name}(")))
+            }
             (_, Body::Parameters(parameters)) => {
                 let Head::Name { ends, .. } = head else { return String::new() };
                 let begin = self.text(&format!("{open}{name}{}{gap}", ends.first().unwrap_or(&"")));
@@ -206,6 +222,11 @@ impl Writer<'_> {
                 // With the line's end, which could begin what comes next: tokens are told apart by their
                 // longest.
                 let gap = if self.layout.section[0].is_empty() { "" } else { gap };
+                format!("{begin} {arguments} {}", self.text(&format!("{close}{gap}")))
+            }
+            (_, Body::Elements(mark)) => {
+                let begin = self.text(&format!("{open}{name}\">"));
+                let arguments = self.elements(mark, schema);
                 format!("{begin} {arguments} {}", self.text(&format!("{close}{gap}")))
             }
             (_, Body::Dict) => {
@@ -248,19 +269,38 @@ impl Writer<'_> {
             let key_end = told.map_or("", |(end, _)| end);
             let begin = self.text(&format!("{key}{name}{key_end}{between}{open}{line}"));
             let close = format!("{line}{end}");
-            let value = match texts_of(property) {
-                Some(texts) if kinds.is_text() => {
-                    let texts: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
-                    format!("({}) {}", texts.join(" | "), self.text(&close))
-                }
-                _ if kinds.text => self.until(&close),
-                _ => {
-                    let json = self.json(&with_definitions(property, schema));
-                    format!("{json} {}", self.text(&close))
-                }
-            };
+            let value = self.value_until(property, schema, &close);
             let gap = if gap.is_empty() { String::new() } else { quoted(gap) };
             let rule = self.rule("parameter", &format!("{begin} {value} {gap}"));
+            items.push(if is_required(schema, name) { rule } else { format!("{rule}?") });
+        }
+        items.join(" ")
+    }
+
+    /// A parameter's value and what ends it: a text, or JSON.
+    fn value_until(&mut self, property: &Json, schema: &Json, close: &str) -> String {
+        let kinds = Kinds::of_schema(property, schema);
+        match texts_of(property) {
+            Some(texts) if kinds.is_text() => {
+                let texts: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
+                format!("({}) {}", texts.join(" | "), self.text(close))
+            }
+            _ if kinds.text => self.until(close),
+            _ => {
+                let json = self.json(&with_definitions(property, schema));
+                format!("{json} {}", self.text(close))
+            }
+        }
+    }
+
+    /// Parameters as elements, in the schema's order. What is no text is JSON in them, so that it is of its
+    /// schema to the last.
+    fn elements(&mut self, mark: &str, schema: &Json) -> String {
+        let mut items = Vec::new();
+        for (name, property) in properties(schema) {
+            let [open, close] = elements::tags(mark, name);
+            let value = self.value_until(property, schema, &close);
+            let rule = self.rule("element", &format!("{} {value}", self.text(&open)));
             items.push(if is_required(schema, name) { rule } else { format!("{rule}?") });
         }
         items.join(" ")
@@ -273,25 +313,48 @@ impl Writer<'_> {
         if properties.is_empty() {
             return if depth == 0 { "\"{}\"".to_owned() } else { self.any_dict() };
         }
+        let mut items = Vec::new();
+        for (name, property) in &properties {
+            let value = self.dict_value(property, root, depth + 1);
+            items.push((is_required(schema, name), format!("{} {value}", quoted(&format!("{name}:")))));
+        }
+        format!("\"{{\" {} \"}}\"", self.separated(&items, ","))
+    }
+
+    /// Items in their order with a separator between them; those that are not required may be left out.
+    fn separated(&mut self, items: &[(bool, String)], separator: &str) -> String {
         // `first`: from here on where nothing has come before; `more`: where something has.
         let (mut first, mut more) = (String::new(), String::new());
-        for (name, property) in properties.iter().rev() {
-            let value = self.dict_value(property, root, depth + 1);
-            let item = format!("{} {value}", quoted(&format!("{name}:")));
+        let separator = quoted(separator);
+        for (required, item) in items.iter().rev() {
             let item = self.rule("item", &format!("{item} {more}"));
-            (first, more) = if is_required(schema, name) {
-                (item.clone(), format!("\",\" {item}"))
+            (first, more) = if *required {
+                (item.clone(), format!("{separator} {item}"))
             } else {
                 let or = |rest: &str, item: &str| match rest {
                     "" => format!("({item})?"),
                     rest => format!("({item} | {rest})"),
                 };
-                (or(&first, &item), or(&more, &format!("\",\" {item}")))
+                (or(&first, &item), or(&more, &format!("{separator} {item}")))
             };
             first = self.rule("first", &first);
             more = self.rule("more", &more);
         }
-        format!("\"{{\" {first} \"}}\"")
+        first
+    }
+
+    /// Arguments of a call as Python writes them: JSON but for true and false alone.
+    fn arguments(&mut self, schema: &Json) -> String {
+        let mut items = Vec::new();
+        for (name, property) in properties(schema) {
+            let is_free = property.get("enum").is_none() && property.get("const").is_none();
+            let value = match Kinds::of_schema(property, schema).is_boolean() && is_free {
+                true => "(\"True\" | \"False\")".to_owned(),
+                false => self.json(&with_definitions(property, schema)),
+            };
+            items.push((is_required(schema, name), format!("{} {value}", quoted(&format!("{name}=")))));
+        }
+        self.separated(&items, ", ")
     }
 
     fn dict_value(&mut self, schema: &Json, root: &Json, depth: usize) -> String {

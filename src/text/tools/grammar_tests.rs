@@ -42,6 +42,9 @@ fn vocabulary(format: Format, control: bool) -> Tokenizer {
         special.extend(["<｜tool▁call▁end｜>", "<｜tool▁sep｜>", "<think>", "</think>"].map(|m| (m, 3)));
         special
             .extend(["<|channel|>", "<|message|>", "<|constrain|>", "<|start|>", "<|end|>"].map(|m| (m, 3)));
+        if format.name() == "minimax-m3" {
+            special.extend([("]<]minimax[>[", 3), ("<tool_call>", 3), ("</tool_call>", 3)]);
+        }
         if format.name() == "gemma4" {
             special.extend([("<|tool_call>", 3)]);
         }
@@ -74,6 +77,7 @@ fn examples(format: &str) -> [String; 2] {
             let weather = format!("{{\"name\": \"weather\", \"parameters\": {PLACE}}}");
             sections("", [&weather, "{\"name\": \"now\", \"parameters\": {}}"], "; ", "")
         }
+        "pythonic" => sections("[", ["weather(place=\"Bern <b>\", days=3)", "now()"], ", ", "]"),
         "granite" => {
             let weather = format!("{{\"name\": \"weather\", \"arguments\": {PLACE}}}");
             sections("<|tool_call|>[", [&weather, "{\"name\": \"now\", \"arguments\": {}}"], ", ", "]")
@@ -140,6 +144,13 @@ fn examples(format: &str) -> [String; 2] {
                 "\n",
                 "",
             )
+        }
+        "minimax-m3" => {
+            let text = |text: &str| text.replace('!', "]<]minimax[>[");
+            let weather =
+                text("!<invoke name=\"weather\">!<place>Bern <b>!</place>!<days>3!</days>!</invoke>\n");
+            let now = text("!<invoke name=\"now\">!</invoke>\n");
+            sections(&text("!<tool_call>\n"), [&weather, &now], "", &text("!</tool_call>"))
         }
         "gemma4" => sections(
             "",
@@ -234,6 +245,15 @@ fn only_tools_that_there_are_can_be_chosen() {
     assert_eq!(error(&tools(), Choice::Named("f".to_owned())), "there is no tool \"f\" to call");
     assert_eq!(error(&[], Choice::Any), "there are no tools to call");
     assert_eq!(error(&[json!({})], Choice::Any), "a tool has no name");
+    for ty in [json!("string"), json!("dict"), json!(["string", "null"]), json!(5)] {
+        let tool = json!({"name": "f", "parameters": {"type": ty}});
+        let what = format!("the parameters of \"f\" are of the type {ty}: an object is needed");
+        assert_eq!(error(&[tool], Choice::Any), what);
+    }
+    for ty in [json!("object"), json!(["null", "object"])] {
+        let tool = json!({"name": "f", "parameters": {"type": ty}});
+        assert!(format.grammar(&[tool], &Choice::Any, true, "", &tokenizer).is_ok(), "{ty}");
+    }
 }
 
 /// Gemma's own writing of values, by schemas of every kind.

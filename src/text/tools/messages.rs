@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value as Json, json};
 
 use super::Format;
+use super::numbers::read;
 use crate::text::{Message, TextError};
 
 /// Bytes of an id of Mistral's.
@@ -138,7 +139,7 @@ impl Called {
         let arguments = match function.get("arguments") {
             None | Some(Json::Null) => json!({}),
             Some(Json::String(text)) if text.trim().is_empty() => json!({}),
-            Some(Json::String(text)) => serde_json::from_str(text)
+            Some(Json::String(text)) => read(text)
                 .map_err(|error| format!("the arguments of its call of {name:?} are no JSON: {error}"))?,
             Some(other) => other.clone(),
         };

@@ -3,13 +3,15 @@
 //! - `formats` is a table of the formats in use; [`Format::of_template`] finds a model's by its template.
 //! - [`AnswerParser`] reads an answer while it comes. The arguments of a call are always JSON, whatever the
 //!   format writes; what is not a call after all is text.
-//! - `calls` is the machine that reads them, `scan` and `object` its readers of JSON, `types` says what a
+//! - `calls` is the machine that reads them, `scan`, `object` and `python` its readers of JSON and of Python's
+//!   calls, `types` says what a
 //!   plain value is by the tool's schema.
 //! - `grammar` writes a grammar for an answer that has to be a call.
 //! - [`messages()`] makes messages as OpenAI's API has them into what templates expect.
 
 mod answer;
 mod calls;
+mod elements;
 mod formats;
 mod grammar;
 #[cfg(test)]
@@ -17,7 +19,9 @@ mod grammar_tests;
 #[cfg(test)]
 mod message_tests;
 mod messages;
+mod numbers;
 mod object;
+mod python;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -27,6 +31,7 @@ pub use answer::AnswerParser;
 pub(super) use grammar::TextPart;
 pub use grammar::{Choice, json_after_thought};
 pub use messages::messages;
+pub use numbers::read as read_json;
 
 use std::sync::LazyLock;
 

@@ -2,6 +2,7 @@
 
 use serde_json::Value as Json;
 
+use super::numbers::read;
 use super::scan::{Scanner, Step};
 
 /// Keys of the name and of the arguments, by family.
@@ -12,6 +13,15 @@ const OTHERS: &[&str] = &["type", "id", "tool_call_id"];
 
 /// Bytes of the longest name or key.
 const MAX_NAME: usize = 256;
+
+/// Reads a call as it comes.
+pub trait Reader {
+    /// The name, once it is known.
+    fn name(&self) -> Option<&str>;
+
+    /// Takes a character; writes what is certain of the arguments. None are written before the name is known.
+    fn push(&mut self, c: char, arguments: &mut String) -> Read;
+}
 
 /// What a character did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +49,7 @@ enum At {
     Done,
 }
 
-/// Reads a call as it comes.
+/// Reads a call that is one object.
 #[derive(Clone, Debug)]
 pub struct ObjectReader {
     at: At,
@@ -52,19 +62,12 @@ pub struct ObjectReader {
     told: bool,
 }
 
-impl ObjectReader {
-    /// `strict`: what does not look like a call is none.
-    pub fn new(strict: bool) -> ObjectReader {
-        ObjectReader { at: At::Open, strict, name: None, early: None, told: false }
-    }
-
-    /// The name, once it is known.
-    pub fn name(&self) -> Option<&str> {
+impl Reader for ObjectReader {
+    fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
 
-    /// Takes a character; writes what is certain of the arguments. None are written before the name is known.
-    pub fn push(&mut self, c: char, arguments: &mut String) -> Read {
+    fn push(&mut self, c: char, arguments: &mut String) -> Read {
         let is_blank = matches!(c, ' ' | '\t' | '\n' | '\r');
         let next = match std::mem::replace(&mut self.at, At::Done) {
             At::Arguments(mut scanner) => match scanner.push(c, arguments) {
@@ -100,6 +103,13 @@ impl ObjectReader {
             }
             None => Read::Bad,
         }
+    }
+}
+
+impl ObjectReader {
+    /// `strict`: what does not look like a call is none.
+    pub fn new(strict: bool) -> ObjectReader {
+        ObjectReader { at: At::Open, strict, name: None, early: None, told: false }
     }
 
     /// A key or a value begins.
@@ -154,7 +164,7 @@ impl ObjectReader {
     }
 
     fn take_value(&mut self, key: &str, text: &str) -> bool {
-        let Ok(value) = serde_json::from_str::<Json>(text) else { return false };
+        let Ok(value) = read(text) else { return false };
         self.at = At::Comma;
         match value {
             Json::String(name) if NAMES.contains(&key) && self.name.is_none() => {
@@ -175,7 +185,7 @@ impl ObjectReader {
             }
             // Written as a text that is an object.
             Json::String(inner) => {
-                let is_object = serde_json::from_str::<Json>(&inner).is_ok_and(|value| value.is_object());
+                let is_object = read(&inner).is_ok_and(|value| value.is_object());
                 self.early = Some(inner);
                 is_object
             }

@@ -165,6 +165,16 @@ fn calls_of(format: &str) -> Vec<(String, Vec<(&'static str, Json)>)> {
                  {{\"name\": \"now\", \"parameters\": {{}}}}"
             )),
         ],
+        "pythonic" => vec![
+            one("[weather(place='Saint-\"Étienne\"', days=3)]"),
+            one("<|python_start|>[weather(place=\"Saint-\\\"Étienne\\\"\", days=3)]<|python_end|>"),
+            one("<|python_start|>weather(place='Saint-\"Étienne\"', days=3)<|python_end|>"),
+            two("[weather(place='Saint-\"Étienne\"',days=3), now()]".to_owned()),
+            (
+                "[f(a=[True, None, {'b': ('x', 1.5)}], c=-2e3, d=False)]".to_owned(),
+                vec![("f", json!({"a": [true, null, {"b": ["x", 1.5]}], "c": -2e3, "d": false}))],
+            ),
+        ],
         "mistral" => vec![
             one(&format!(
                 "[TOOL_CALLS] [{{\"name\": \"weather\", \"arguments\": {PLACE}, \"id\": \"123456789\"}}]"
@@ -241,6 +251,24 @@ fn calls_of(format: &str) -> Vec<(String, Vec<(&'static str, Json)>)> {
             let all = |calls: &str| format!("<minimax:tool_call>\n{calls}</minimax:tool_call>");
             vec![one(&all(weather)), two(all(&format!("{weather}<invoke name=\"now\">\n</invoke>\n")))]
         }
+        "minimax-m3" => {
+            let text = |text: &str| text.replace('!', "]<]minimax[>[");
+            let weather = text(
+                "!<invoke name=\"weather\">!<place>Saint-\"Étienne\"!</place>!<days>3!</days>!</invoke>\n",
+            );
+            let all = |calls: &str| format!("{}\n{calls}{}", text("!<tool_call>"), text("!</tool_call>"));
+            vec![
+                one(&all(&weather)),
+                two(all(&format!("{weather}{}", text("!<invoke name=\"now\">!</invoke>\n")))),
+                (
+                    all(&text(
+                        "!<invoke name=\"weather\">\n!<place>a\n<b>!</place>\n!<where>!<lat>1.5!</lat>!</where>\
+                         !<limits>!<item>1!</item>!<item>-2!</item>!</limits>!</invoke>",
+                    )),
+                    vec![("weather", json!({"place": "a\n<b>", "where": {"lat": 1.5}, "limits": [1, -2]}))],
+                ),
+            ]
+        }
         "gemma4" => {
             let weather = "<|tool_call>call:weather{place:<|\"|>Saint-\"Étienne\"<|\"|>,days:3}<tool_call|>";
             vec![
@@ -312,7 +340,7 @@ fn calls_stand_among_reasoning_and_text() {
             // Its calls begin an answer or are no calls; a list of Mistral's has no text before.
             let (before, said) = match format {
                 "harmony" => continue,
-                "llama3" if !text.starts_with("<|") => ("", ""),
+                "llama3" | "pythonic" if !text.starts_with("<|") => ("", ""),
                 _ => ("Let me see: <b>.\n\n", "Let me see: <b>."),
             };
             let answer = format!("<think>\nHm.\n</think>\n\n{before}{text}");
@@ -376,6 +404,12 @@ fn what_is_malformed_is_text() {
         ("llama3", "{ no json"),
         ("llama3", "4 {\"name\": \"f\", \"parameters\": {}}"),
         ("llama3", "<|python_tag|>print(1)"),
+        ("pythonic", "[weather(\"a\")]"),
+        ("pythonic", "[1] See [2]."),
+        ("pythonic", "[a](https://b)"),
+        ("pythonic", "[]"),
+        ("pythonic", "<|python_start|>print(1)<|python_end|>"),
+        ("pythonic", "Call [now()]."),
         ("mistral", "[TOOL_CALLS]"),
         ("mistral", "[TOOL_CALLS]two words[ARGS]{}"),
         ("mistral", "[TOOL_CALLS][{\"name\": \"f\"} x"),
@@ -386,6 +420,7 @@ fn what_is_malformed_is_text() {
         ("qwen3-coder", "#include <functional> <function= >"),
         ("qwen3-coder", "<tool_call> <parameter=a>"),
         ("glm", "<tool_call>two words</tool_call>"),
+        ("minimax-m3", "]<]minimax[>[<tool_call> a"),
         ("gemma4", "<|tool_call>call:f"),
         ("gemma4", "<|tool_call>call:two words{}"),
         ("minimax-m2", "<invoke name=\"\">"),
@@ -432,6 +467,47 @@ fn what_goes_wrong_late_is_text() {
     assert_eq!(streamed.calls, [("weather".to_owned(), "{\"place\":\"Saint-\\nÉt</para".to_owned())]);
     let whole = sum("qwen3-coder", "", cut, true);
     assert_eq!((whole.text.as_str(), whole.calls.len()), (cut, 0));
+}
+
+/// Numbers that no double holds are JSON: a call that is held to a schema may have them.
+#[test]
+fn large_numbers_are_numbers() {
+    let long = "9".repeat(400);
+    let text = format!(
+        "<tool_call>{{\"name\": \"f\", \"arguments\": {{\"a\": 4e999, \"b\": -{long}}}}}</tool_call>"
+    );
+    for whole in [false, true] {
+        let sum = sum("hermes", "", &text, whole);
+        assert_eq!(sum.calls, [("f".to_owned(), format!("{{\"a\": 4e999, \"b\": -{long}}}"))]);
+        assert_eq!(sum.text, "");
+    }
+    let text = "<function=weather><parameter=days>\n1e999\n</parameter></function>";
+    assert_eq!(sum("qwen3-coder", "", text, true).calls[0].1, "{\"days\":1e999}");
+}
+
+/// An answer that is cut within the mark that ends a call has the call and no part of the mark.
+#[test]
+fn a_part_of_the_last_mark_is_no_text() {
+    for (format, text) in [
+        ("hermes", "<tool_call>{\"name\": \"now\", \"arguments\": {}}\n</tool_"),
+        ("glm", "<tool_call>now</tool_call>\n"),
+        ("minimax-m2", "<minimax:tool_call>\n<invoke name=\"now\">\n</invoke>\n</mini"),
+        ("command", "<|START_ACTION|>[{\"tool_name\": \"now\", \"parameters\": {}}]<|END_"),
+        ("deepseek-v3", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\n{}\n``"),
+    ] {
+        for whole in [false, true] {
+            let sum = sum(format, prompt_of(format), text, whole);
+            assert_eq!((sum.text.as_str(), sum.calls.len()), ("", 1), "{format}, {text}");
+        }
+    }
+}
+
+/// Behind some text of the answer neither reasoning nor a bare object is anything but text.
+#[test]
+fn behind_text_there_is_text() {
+    let text = "<think>{\"name\": \"now\", \"parameters\": {}}";
+    let sum = sum_of(parser("llama3", "assistant\n<think>\n", false).in_text(), text, || 3);
+    assert_eq!((sum.text.as_str(), sum.calls.len(), sum.reasoning.as_str()), (text, 0, ""));
 }
 
 /// Arguments come while they are written, not at the end.
@@ -504,7 +580,7 @@ fn any_text_comes_out_the_same_in_any_pieces() {
             for whole in [false, true] {
                 let sum = sum(format, ["", "<think>", "<|start|>assistant"][below(3)], &text, whole);
                 for (_, arguments) in sum.calls.iter().filter(|_| whole) {
-                    let value: Json = serde_json::from_str(arguments).expect(arguments);
+                    let value = read_json(arguments).expect(arguments);
                     assert!(value.is_object(), "{arguments}");
                 }
             }
@@ -518,6 +594,7 @@ fn marks_are_wanted() {
     let cases = [
         ("gemma4", "<|tool_call>", true),
         ("gemma4", "<|\"|>", true),
+        ("minimax-m3", "]<]minimax[>[", true),
         ("kimi-k2", "<|tool_call_argument_begin|>", true),
         ("deepseek-v3.2", "｜DSML｜", true),
         ("mistral", "[TOOL_CALLS]", true),
@@ -541,6 +618,8 @@ fn formats_are_found_by_templates() {
         ("<tool_call>\n<function=a>\n<parameter=b>", Some("qwen3-coder")),
         ("<tool_call>{{ name }}<arg_key>", Some("glm")),
         ("[TOOL_CALLS]", Some("mistral")),
+        ("<|header_start|> [func_name1(params_name1=params_value1), ..]", Some("pythonic")),
+        ("<|header_start|>{{ '{\"name\": \"' }}{{ '\"parameters\": ' }}", Some("llama3")),
         ("<|start_header_id|> {\\\"name\\\": .., \\\"parameters\\\": ..}", Some("llama3")),
         ("<|start_header_id|>", None),
         ("<|im_start|>", None),

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use serde_json::Value as Json;
 
+use super::numbers::read;
+
 /// References within references, and alternatives within alternatives.
 const MAX_DEPTH: usize = 16;
 
@@ -32,6 +34,11 @@ impl Kinds {
     /// Whether only a text is allowed.
     pub fn is_text(self) -> bool {
         self == Kinds::TEXT
+    }
+
+    /// Whether only true and false are allowed.
+    pub fn is_boolean(self) -> bool {
+        self == Kinds { boolean: true, ..Kinds::NONE }
     }
 
     fn or(self, other: Kinds) -> Kinds {
@@ -132,6 +139,12 @@ impl Tools {
         Tools(tools.iter().filter_map(parameters).collect())
     }
 
+    /// The schema of a tool's parameter, and that of all of them.
+    pub fn schema(&self, tool: &str, parameter: &str) -> Option<(&Json, &Json)> {
+        let root = self.0.get(tool)?;
+        Some((root.get("properties")?.get(parameter)?, root))
+    }
+
     /// What a tool's parameter may be: anything where the tool or the parameter is not known.
     pub fn kinds(&self, tool: &str, parameter: &str) -> Kinds {
         let Some(root) = self.0.get(tool) else { return Kinds::ALL };
@@ -151,7 +164,7 @@ pub fn value(text: &str, kinds: Kinds) -> String {
         "None" => "null",
         other => other,
     };
-    match serde_json::from_str::<Json>(python) {
+    match read(python) {
         Ok(value) if !value.is_string() && kinds.and(Kinds::of_value(&value)) != Kinds::NONE => {
             python.to_owned()
         }

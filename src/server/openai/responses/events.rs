@@ -8,6 +8,7 @@ use super::super::super::stream::{Writer, event};
 use super::super::{error_value, new_id, now, token_logprobs};
 use crate::engine::Usage;
 use crate::text::Part;
+use crate::text::tools::read_json;
 
 /// See the module.
 pub struct Events {
@@ -189,7 +190,7 @@ impl Events {
                 if text.is_empty() {
                     item.text.push_str("{}");
                 }
-                if !serde_json::from_str(&item.text).is_ok_and(|value: Value| value.is_object()) {
+                if !read_json(&item.text).is_ok_and(|value| value.is_object()) {
                     self.items.pop();
                     return String::new();
                 }

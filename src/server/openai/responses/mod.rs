@@ -14,7 +14,7 @@ use axum::routing::{any, post};
 use axum::{Json, Router};
 
 use super::super::Server;
-use super::super::body::{EVENTS, json as read_json, streamed};
+use super::super::body::{EVENTS, streamed};
 use super::super::error::{ApiError, ErrorKind};
 use super::super::stream::{Writer, take, write};
 use super::error;
@@ -42,12 +42,13 @@ async fn created(State(server): State<Arc<Server>>, body: Body) -> Response {
 }
 
 async fn answer(server: &Arc<Server>, body: Body) -> Result<Response, ApiError> {
-    let request: Request = read_json(body).await?;
+    let (request, share): (Request, _) = server.bodies.json(body).await?;
     let (streams, echo) = (request.streams(), request.echo());
     if request.is_empty() {
         return nothing(server, &request, streams).await;
     }
     let answer = server.ask(request.ask()?).await?;
+    drop(share);
     let mut events = Events::new(echo, &answer.facts.name);
     if streams {
         return Ok(streamed(EVENTS, move |pieces| write(answer, events, pieces)));

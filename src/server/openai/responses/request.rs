@@ -157,6 +157,7 @@ impl Request {
             tools: functions(self.tools.unwrap_or_default())?,
             tool_choice: tools::tool_choice(self.tool_choice.as_ref())?,
             parallel_tool_calls: self.parallel_tool_calls,
+            begun: None,
         };
         if let Some(effort) = self.reasoning.and_then(|reasoning| reasoning.effort) {
             chat.effort(&effort);

@@ -1,10 +1,12 @@
 //! Arguments of a call, each format's made into JSON.
 
+use serde_json::Value as Json;
+
 use super::{Calls, Found, MAX_NAME, MAX_WRITTEN, State};
 use crate::text::tools::formats::{Body, GEMMA_QUOTE, Parameters};
 use crate::text::tools::scan::{Scanner, Step, push_escaped};
 use crate::text::tools::types::{self, Kinds};
-use crate::text::tools::{AnswerPart, overlap};
+use crate::text::tools::{AnswerPart, elements, overlap};
 
 /// A parameter's value under way.
 #[derive(Clone, Debug)]
@@ -70,6 +72,42 @@ impl Calls {
             Found::Wait => self.wait(State::Parameters),
             Found::Other => self.fail(out),
         }
+    }
+
+    /// Takes elements, each once it has come whole.
+    pub(super) fn elements(&mut self, out: &mut Vec<AnswerPart>) -> bool {
+        let Body::Elements(mark) = self.layout.body else { return self.fail(out) };
+        match self.expect(&[self.layout.call[1]]) {
+            Found::This(_) => {
+                self.give_arguments(if self.parameters > 0 { "}" } else { "{}" }, out);
+                self.commit(out);
+                return true;
+            }
+            Found::Wait => return self.wait(State::Elements),
+            Found::Other => {}
+        }
+        let Some(tag) = self.held.strip_prefix(mark).and_then(|rest| rest.strip_prefix('<')) else {
+            let begins = format!("{mark}<").starts_with(&self.held);
+            return if begins { self.wait(State::Elements) } else { self.fail(out) };
+        };
+        let key = tag.split('>').next().unwrap_or_default();
+        if key.len() > MAX_NAME || key.contains(['<', '/', '\n', '"']) || tag.starts_with('>') {
+            return self.fail(out);
+        }
+        let Some((key, inner, behind)) = elements::first(&self.held, mark) else {
+            return self.wait(State::Elements);
+        };
+        let value = match self.tools.schema(&self.name, key) {
+            Some((schema, root)) => elements::value(inner, mark, schema, root),
+            None => elements::value(inner, mark, &Json::Null, &Json::Null),
+        };
+        let open = if self.parameters > 0 { "," } else { "{" };
+        let delta = format!("{open}{}:{value}", Json::from(key));
+        let len = self.held.len() - behind.len();
+        self.parameters += 1;
+        self.take(len);
+        self.give_arguments(&delta, out);
+        self.go(State::Elements)
     }
 
     pub(super) fn key(&mut self, out: &mut Vec<AnswerPart>) -> bool {

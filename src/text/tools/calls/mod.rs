@@ -8,7 +8,8 @@ mod arguments;
 use arguments::{Dict, Value};
 
 use super::formats::{Body, Head, Layout};
-use super::object::{ObjectReader, Read};
+use super::object::{ObjectReader, Read, Reader};
+use super::python::PythonReader;
 use super::scan::{Scanner, push_escaped};
 use super::types::{Kinds, Tools};
 use super::{AnswerPart, overlap};
@@ -34,11 +35,14 @@ enum State {
     /// Behind it: what was before it ends, then the call.
     Behind,
     Object(Box<ObjectReader>),
+    Python(Box<PythonReader>),
     /// Behind an object in a list.
     List,
     /// Behind a list.
     Close,
     Parameters,
+    /// The same, where they are elements.
+    Elements,
     Key,
     Open(String, Kinds),
     Value(Value),
@@ -109,6 +113,16 @@ impl Calls {
         Calls { whole: true, ..self }
     }
 
+    /// The same behind some text.
+    pub fn in_text(self) -> Calls {
+        Calls { state: State::Text, ..self }
+    }
+
+    /// Calls that have been named so far.
+    pub fn begun(&self) -> usize {
+        self.calls + usize::from(self.is_named)
+    }
+
     /// Whether calls begin with [`begin`](Self::begin).
     pub fn has_headers(&self) -> bool {
         matches!(self.layout.head, Head::Header)
@@ -131,7 +145,15 @@ impl Calls {
     pub fn finish(&mut self, out: &mut Vec<AnswerPart>) {
         while self.step(out) {}
         match &self.state {
-            State::Behind | State::End => self.commit(out),
+            // What is held then is a part of the mark that ends it.
+            State::Behind | State::End => {
+                self.commit(out);
+                self.held.clear();
+            }
+            State::Section | State::Close if self.had_call => {
+                self.raw.clear();
+                self.held.clear();
+            }
             // The text goes on to its end.
             State::Value(value) if value.kinds.is_text() && !self.whole => {
                 let rest = std::mem::take(&mut self.held);
@@ -159,10 +181,12 @@ impl Calls {
             State::Before => self.before(out),
             State::Json(scanner) => self.json(scanner, out),
             State::Behind => self.behind(),
-            State::Object(reader) => self.object(reader, out),
+            State::Object(reader) => self.read(reader, State::Object, out),
+            State::Python(reader) => self.read(reader, State::Python, out),
             State::List => self.list(out),
             State::Close => self.close(),
             State::Parameters => self.parameters(out),
+            State::Elements => self.elements(out),
             State::Key => self.key(out),
             State::Open(key, kinds) => self.open(key, kinds, out),
             State::Value(value) => self.value(value, out),
@@ -184,14 +208,22 @@ impl Calls {
     }
 
     fn start(&mut self) -> bool {
-        let Head::Object { bare: true, .. } = self.layout.head else { return self.go(State::Text) };
+        if !matches!(self.layout.head, Head::Object { bare: true, .. } | Head::Python) {
+            return self.go(State::Text);
+        }
+        let is_python = matches!(self.layout.head, Head::Python);
         let rest = self.held.trim_start();
         // Between objects one after the other.
         let rest = if self.calls > 0 { rest.trim_start_matches([';', ',']).trim_start() } else { rest };
         let blank = self.held.len() - rest.len();
         match rest.chars().next() {
             None => self.wait(State::Start),
-            Some('{') => {
+            Some('[') if is_python => {
+                self.take(blank);
+                self.had_call = false;
+                self.go(State::Head)
+            }
+            Some('{') if !is_python => {
                 self.take(blank);
                 self.go(State::Object(Box::new(ObjectReader::new(true))))
             }
@@ -237,13 +269,15 @@ impl Calls {
     fn head(&mut self, out: &mut Vec<AnswerPart>) -> bool {
         self.take_blanks();
         let takes_object = matches!(self.layout.head, Head::Object { .. } | Head::Either { .. });
+        let is_python = matches!(self.layout.head, Head::Python);
         match self.held.chars().next() {
             None => self.wait(State::Head),
-            Some('[') if takes_object && !self.in_list => {
+            Some('[') if (takes_object || is_python) && !self.in_list => {
                 self.take(1);
                 self.in_list = true;
                 self.go(State::Head)
             }
+            Some(_) if is_python => self.go(State::Python(Box::new(PythonReader::new()))),
             Some('{') if takes_object => self.go(State::Object(Box::new(ObjectReader::new(false)))),
             Some(_) => match self.layout.head {
                 Head::Name { .. } | Head::Either { .. } if !self.in_list => self.go(State::Name),
@@ -256,7 +290,7 @@ impl Calls {
         let (prefixes, ends, stops) = match self.layout.head {
             Head::Name { prefixes, ends, stops } => (prefixes, ends, stops),
             Head::Either { ends, stops } => (&[] as &[&str], ends, stops),
-            Head::Object { .. } | Head::Header => return self.fail(out),
+            Head::Object { .. } | Head::Header | Head::Python => return self.fail(out),
         };
         let all: Vec<&str> = ends.iter().chain(stops).copied().collect();
         let (at, which) = match self.find(&all) {
@@ -280,6 +314,10 @@ impl Calls {
                 self.give_name(out);
                 self.go(State::Parameters)
             }
+            Body::Elements(_) => {
+                self.give_name(out);
+                self.go(State::Elements)
+            }
             Body::None => self.fail(out),
         }
     }
@@ -301,7 +339,13 @@ impl Calls {
         }
     }
 
-    fn object(&mut self, mut reader: Box<ObjectReader>, out: &mut Vec<AnswerPart>) -> bool {
+    /// Goes on within a call that a reader takes whole.
+    fn read<R: Reader>(
+        &mut self,
+        mut reader: Box<R>,
+        goes_on: fn(Box<R>) -> State,
+        out: &mut Vec<AnswerPart>,
+    ) -> bool {
         let mut delta = String::new();
         // `told`: of what is taken, up to the end of the arguments so far.
         let (mut taken, mut told, mut last) = (0, 0, Read::More);
@@ -329,7 +373,7 @@ impl Calls {
         }
         self.take(taken - told);
         match last {
-            Read::More => self.wait(State::Object(reader)),
+            Read::More => self.wait(goes_on(reader)),
             Read::Bad => self.fail(out),
             Read::Done => self.go(State::End),
         }
