@@ -1,12 +1,13 @@
 #!/bin/sh
-# Builds the reference programs: build.sh portable | native [cargo's command and arguments: build, else test, clippy]
+# Builds the reference programs: build.sh portable | avx2 | native [cargo's command and arguments: build, else test, clippy]
 #   portable  ggml's generic C without AVX or FMA, the same on every x86-64 machine: what goldens are made with
 #   native    ggml for this machine's CPU, with OpenMP: what speed is compared with
+#   avx2      the same for CPUs that have AVX2 and no more, where this one has more
 # Each has a target directory of its own beside this file; always come through this script, for plain cargo would build ggml
 # with other settings. Needs cmake, libclang and a C++ compiler: setup.sh.
 set -eu
 cd "$(dirname "$0")"
-build=${1:?usage: build.sh portable|native [cargo command and arguments]}
+build=${1:?usage: build.sh portable|avx2|native [cargo command and arguments]}
 shift
 command=${1:-build}
 [ $# = 0 ] || shift
@@ -28,12 +29,17 @@ portable)
     done
     touch target-portable/checked
     ;;
+avx2)
+    export GGML_NATIVE=OFF GGML_AVX=ON GGML_AVX2=ON GGML_FMA=ON GGML_F16C=ON GGML_BMI2=ON GGML_SSE42=ON
+    export RUSTFLAGS="-C target-cpu=haswell"
+    exec cargo "$command" --release --locked --features openmp --target-dir target-avx2 "$@"
+    ;;
 native)
     export RUSTFLAGS="-C target-cpu=native"
     exec cargo "$command" --release --locked --features openmp --target-dir target-native "$@"
     ;;
 *)
-    echo "build.sh: unknown build '$build': portable or native" >&2
+    echo "build.sh: unknown build '$build': portable, avx2 or native" >&2
     exit 2
     ;;
 esac

@@ -1,0 +1,157 @@
+#!/usr/bin/env python3
+"""Measures kernels on the machine that it runs on: run.py OUT.json [--threads N,..] [--rounds N] [--no-peer]
+
+Lies beside what scripts/elsewhere.sh packs, and needs nothing else but Python. First the library's tests of kernels,
+operations and formats, which hold every kernel set that the CPU has to the scalar one's bits; then `wayinfer bench`
+on synthetic models with each kernel set, in turns with llama.cpp's own benchmark. One JSON says all.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+# Shape, what else synth_gguf.py is told, tokens of a prompt and tokens decoded.
+WORK = [
+    ("llama-1b", [], 512, 32),
+    ("llama-1b", [], 4096, 16),
+    ("fine-moe", ["--layers", "8"], 512, 32),
+    ("llama-8b", ["--layers", "8"], 512, 16),
+]
+RESULT = re.compile(r"^test result: .* (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
+
+
+def output_of(command, timeout, **more):
+    run = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=HERE, check=False, **more)
+    return run.returncode, run.stdout, run.stderr
+
+
+def cpu():
+    code, out, _ = output_of(["lscpu", "--json"], 20)
+    return json.loads(out)["lscpu"] if code == 0 else platform.processor()
+
+
+def tests():
+    """The counts, and the end of what was said where something failed."""
+    code, out, err = output_of(["./tests", "kernels::", "quant::"], 240)
+    found = RESULT.search(out)
+    counts = dict(zip(["passed", "failed", "ignored"], map(int, found.groups()))) if found else {}
+    return {"exit_code": code, **counts, **({"said": (out + err)[-4000:]} if code else {})}
+
+
+def kernel_sets():
+    """Those that this CPU has, the best first, but the scalar one."""
+    _, _, err = output_of(["./wayinfer", "bench", "--isa", "none"], 20)
+    names = re.search(r"unknown instruction set 'none' \(([^)]*)\)", err)
+    names = reversed(names.group(1).split(", ")) if names else []
+    runs = {name: ["./wayinfer", "generate", "-p", "a", "-n", "1", "--isa", name] for name in names}
+    return [name for name, run in runs.items() if name != "scalar" and output_of(run, 60)[0] == 0]
+
+
+def build_peer(log):
+    """llama.cpp's benchmark built for this CPU; None where that can't be done."""
+    if not (shutil.which("cmake") and (shutil.which("c++") or shutil.which("g++"))):
+        return None
+    source = HERE / "llama.cpp"
+    source.mkdir(exist_ok=True)
+    options = ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_CURL=OFF", "-DLLAMA_OPENSSL=OFF",
+               "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=OFF",
+               "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_BUILD_TOOLS=ON"]
+    steps = [
+        ["tar", "-xJf", "../llama.cpp.tar.xz"],
+        ["sed", "-i", r"s/^ *add_subdirectory(\(llama-bench\)\?.*/\1/;s/^llama-bench$/add_subdirectory(llama-bench)/",
+         "tools/CMakeLists.txt"],
+        ["cmake", "-B", "build", *options],
+        ["cmake", "--build", "build", "--target", "llama-bench", "-j", str(os.cpu_count())],
+    ]
+    for step in steps:
+        run = subprocess.run(step, cwd=source, stdout=log, stderr=log, timeout=400, check=False)
+        if run.returncode:
+            return None
+    return source / "build/bin/llama-bench"
+
+
+def ours(model, isa, threads, prompt, decode):
+    command = ["./wayinfer", "bench", "-m", model, "--isa", isa, "-t", str(threads), "-p", str(prompt), "-n",
+               str(decode), "-r", "1", "--json"]
+    code, out, err = output_of(command, 200)
+    if code:
+        return {"error": err[-500:]}
+    said = json.loads(out)
+    return {"prefill": said["prefill_tok_s"], "decode": said["decode_tok_s"]}
+
+
+def peers(bench, model, threads, prompt, decode):
+    command = [str(bench), "-m", str(model), "-t", str(threads), "-p", str(prompt), "-n", str(decode), "-d",
+               "0" if prompt <= 512 else f"0,{prompt}", "-r", "1", "-o", "json"]
+    code, out, err = output_of(command, 300)
+    if code:
+        return {"error": err[-500:]}
+    said = json.loads(out)
+    speeds = {"prefill": next(r["avg_ts"] for r in said if r["n_prompt"] and not r["n_depth"])}
+    speeds["decode"] = next(r["avg_ts"] for r in reversed(said) if r["n_gen"])
+    return speeds
+
+
+def medians(rounds):
+    """Of prefill and decode over rounds, each alone; errors as they are."""
+    wrong = [r for r in rounds if "error" in r]
+    if wrong or not rounds:
+        return wrong[0] if wrong else {}
+    return {kind: statistics.median(r[kind] for r in rounds) for kind in ("prefill", "decode")}
+
+
+def measure(work, sets, threads, rounds, bench):
+    """A row for each kernel set, and one of llama.cpp; rounds alternate, and so does their order."""
+    shape, options, prompt, decode = work
+    model = HERE / f"{shape}{''.join(options)}.gguf"
+    if not model.exists():
+        maker = [sys.executable, "synth_gguf.py", shape, *options, "--out", str(model)]
+        code, _, err = output_of(maker, 120)
+        if code:
+            return [{"model": model.name, "error": err[-500:]}]
+    runs = [(isa, lambda isa=isa: ours(model, isa, threads, prompt, decode)) for isa in sets]
+    if bench:
+        runs.append(("llama.cpp", lambda: peers(bench, model, threads, prompt, decode)))
+    found = {name: [] for name, _ in runs}
+    for i in range(rounds):
+        for name, run in runs if i % 2 == 0 else reversed(runs):
+            found[name].append(run())
+    what = {"model": model.name, "threads": threads, "prompt": prompt, "decode_tokens": decode, "rounds": rounds}
+    return [{**what, "run": name, **medians(of)} for name, of in found.items()]
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("out", type=Path)
+    options.add_argument("--threads", default=f"{min(16, os.cpu_count())}")
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--work", type=int, default=len(WORK), help="so many of the models")
+    options.add_argument("--no-peer", action="store_true", help="without llama.cpp")
+    options = options.parse_args()
+    start = time.monotonic()
+    result = {"cpu": cpu(), "cores": os.cpu_count(), "tests": tests(), "kernel_sets": kernel_sets(), "rows": []}
+    print(f"tests: {result['tests']}, kernel sets: {result['kernel_sets']}", file=sys.stderr)
+    with open(HERE / "peer.log", "w", encoding="utf-8") as log:
+        bench = None if options.no_peer else build_peer(log)
+    result["peer"] = bench is not None
+    for work in WORK[: options.work]:
+        for threads in map(int, options.threads.split(",")):
+            rows = measure(work, result["kernel_sets"][:2], threads, options.rounds, bench)
+            result["rows"] += rows
+            print(*rows, sep="\n", file=sys.stderr)
+            result["seconds"] = time.monotonic() - start
+            # After each, so that a machine that goes takes nothing with it.
+            options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    sys.exit(1 if result["tests"]["exit_code"] else 0)
+
+
+main()
