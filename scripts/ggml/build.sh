@@ -32,7 +32,7 @@ portable)
 avx2)
     export GGML_NATIVE=OFF GGML_AVX=ON GGML_AVX2=ON GGML_FMA=ON GGML_F16C=ON GGML_BMI2=ON GGML_SSE42=ON
     export RUSTFLAGS="-C target-cpu=haswell"
-    exec cargo "$command" --release --locked --features openmp --target-dir target-avx2 "$@"
+    exec cargo "$command" --release --locked --features openmp,avx2 --target-dir target-avx2 "$@"
     ;;
 native)
     export RUSTFLAGS="-C target-cpu=native"

@@ -111,6 +111,9 @@ fn measure(side: Side, args: &Args) -> Result<Measured> {
     if let Some(depth) = args.load.depth {
         command.args(["-d", &depth.to_string()]);
     }
+    if cfg!(feature = "avx2") && side == Side::Ours {
+        command.args(["--isa", "avx2"]);
+    }
     let output = command.arg("--json").stderr(Stdio::inherit()).output();
     let output = output.map_err(|e| Error::Refused(format!("{command:?}: {e}")))?;
     if !output.status.success() {
@@ -174,15 +177,20 @@ const FEATURES: &[(&str, &str)] = &[
     ("AMX_INT8", "amx_int8"),
 ];
 
-/// Refuses unless ggml was built for all that this CPU has, with OpenMP: a slower peer would flatter.
+/// How many of them CPUs have that have AVX2 and no more: all that a build for such a CPU is asked for.
+const OF_AVX2: usize = 5;
+
+/// Refuses unless ggml was built for all that this CPU has, with OpenMP: a slower peer would flatter. A build for
+/// AVX2 alone is compared with `--isa avx2`.
 fn require_native() -> Result<()> {
     let has = std::fs::read_to_string("/proc/cpuinfo")
         .map_err(|source| Error::Io { path: "/proc/cpuinfo".into(), source })?;
     let flags = has.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
     let flags: Vec<&str> = flags.split_whitespace().collect();
     let built = ffi::features();
+    let known = if cfg!(feature = "avx2") { &FEATURES[..OF_AVX2] } else { FEATURES };
     let mut wanted: Vec<&str> =
-        FEATURES.iter().filter(|(_, flag)| flags.contains(flag)).map(|(name, _)| *name).collect();
+        known.iter().filter(|(_, flag)| flags.contains(flag)).map(|(name, _)| *name).collect();
     wanted.push("OPENMP");
     let lacking: Vec<&str> = wanted.into_iter().filter(|name| !built.iter().any(|b| b == name)).collect();
     if !lacking.is_empty() {
