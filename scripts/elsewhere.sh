@@ -22,15 +22,15 @@ for line in sys.stdin:
 strip -o "$out/wayinfer" target/release/wayinfer
 strip -o "$out/tests" "$tests"
 cp scripts/synth_gguf.py "$out/"
-cp scripts/elsewhere.py "$out/run.py"
+cp scripts/elsewhere/* "$out/"
 
 version=$(sed -n '/^name = "llama-cpp-sys-2"$/{n;s/^version = "\(.*\)"$/\1/p}' scripts/ggml/Cargo.lock)
 cargo fetch --quiet --locked --manifest-path scripts/ggml/Cargo.toml
 sources=("${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/llama-cpp-sys-2-"$version"/llama.cpp)
-# What runs on CPUs, and the program that measures.
+# What runs on CPUs.
 tar -C "${sources[0]}" -cJf "$out/llama.cpp.tar.xz" \
     --exclude='ggml-cuda' --exclude='ggml-vulkan' --exclude='ggml-sycl' --exclude='ggml-opencl' --exclude='ggml-metal' \
     --exclude='ggml-cann' --exclude='ggml-hip' --exclude='ggml-musa' --exclude='ggml-webgpu' --exclude='ggml-hexagon' \
     --exclude='ggml-zdnn' --exclude='ggml-openvino' --exclude='ggml-virtgpu' --exclude='ggml-zendnn' \
-    CMakeLists.txt cmake common ggml include src tools/CMakeLists.txt tools/llama-bench vendor
+    CMakeLists.txt cmake ggml include src vendor
 du -sh "$out" >&2

@@ -3,7 +3,7 @@
 
 Lies beside what scripts/elsewhere.sh packs, and needs nothing else but Python. First the library's tests of kernels,
 operations and formats, which hold every kernel set that the CPU has to the scalar one's bits; then `wayinfer bench`
-on synthetic models with each kernel set, in turns with llama.cpp's own benchmark. One JSON says all.
+on synthetic models with the two best kernel sets, in turns with llama.cpp. One JSON says all.
 """
 
 import argparse
@@ -57,26 +57,20 @@ def kernel_sets():
 
 
 def build_peer(log):
-    """llama.cpp's benchmark built for this CPU; None where that can't be done."""
+    """The program peer, with llama.cpp built for this CPU; None where that can't be done."""
     if not (shutil.which("cmake") and (shutil.which("c++") or shutil.which("g++"))):
         return None
-    source = HERE / "llama.cpp"
-    source.mkdir(exist_ok=True)
-    options = ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_CURL=OFF", "-DLLAMA_OPENSSL=OFF",
-               "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=OFF",
-               "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_BUILD_TOOLS=ON"]
     steps = [
-        ["tar", "-xJf", "../llama.cpp.tar.xz"],
-        ["sed", "-i", r"s/^ *add_subdirectory(\(llama-bench\)\?.*/\1/;s/^llama-bench$/add_subdirectory(llama-bench)/",
-         "tools/CMakeLists.txt"],
-        ["cmake", "-B", "build", *options],
-        ["cmake", "--build", "build", "--target", "llama-bench", "-j", str(os.cpu_count())],
+        ["mkdir", "-p", "llama.cpp"],
+        ["tar", "-C", "llama.cpp", "-xJf", "llama.cpp.tar.xz"],
+        ["cmake", "-B", "build", "-DCMAKE_BUILD_TYPE=Release"],
+        ["cmake", "--build", "build", "--target", "peer", "-j", str(os.cpu_count())],
     ]
     for step in steps:
-        run = subprocess.run(step, cwd=source, stdout=log, stderr=log, timeout=400, check=False)
+        run = subprocess.run(step, cwd=HERE, stdout=log, stderr=log, timeout=900, check=False)
         if run.returncode:
             return None
-    return source / "build/bin/llama-bench"
+    return HERE / "build/peer"
 
 
 def ours(model, isa, threads, prompt, decode):
@@ -89,16 +83,9 @@ def ours(model, isa, threads, prompt, decode):
     return {"prefill": said["prefill_tok_s"], "decode": said["decode_tok_s"]}
 
 
-def peers(bench, model, threads, prompt, decode):
-    command = [str(bench), "-m", str(model), "-t", str(threads), "-p", str(prompt), "-n", str(decode), "-d",
-               "0" if prompt <= 512 else f"0,{prompt}", "-r", "1", "-o", "json"]
-    code, out, err = output_of(command, 300)
-    if code:
-        return {"error": err[-500:]}
-    said = json.loads(out)
-    speeds = {"prefill": next(r["avg_ts"] for r in said if r["n_prompt"] and not r["n_depth"])}
-    speeds["decode"] = next(r["avg_ts"] for r in reversed(said) if r["n_gen"])
-    return speeds
+def peers(peer, model, threads, prompt, decode):
+    code, out, err = output_of([str(peer), str(model), str(threads), str(prompt), str(decode)], 300)
+    return {"error": err[-500:]} if code else json.loads(out)
 
 
 def medians(rounds):
@@ -109,7 +96,7 @@ def medians(rounds):
     return {kind: statistics.median(r[kind] for r in rounds) for kind in ("prefill", "decode")}
 
 
-def measure(work, sets, threads, rounds, bench):
+def measure(work, sets, threads, rounds, peer):
     """A row for each kernel set, and one of llama.cpp; rounds alternate, and so does their order."""
     shape, options, prompt, decode = work
     model = HERE / f"{shape}{''.join(options)}.gguf"
@@ -119,8 +106,8 @@ def measure(work, sets, threads, rounds, bench):
         if code:
             return [{"model": model.name, "error": err[-500:]}]
     runs = [(isa, lambda isa=isa: ours(model, isa, threads, prompt, decode)) for isa in sets]
-    if bench:
-        runs.append(("llama.cpp", lambda: peers(bench, model, threads, prompt, decode)))
+    if peer:
+        runs.append(("llama.cpp", lambda: peers(peer, model, threads, prompt, decode)))
     found = {name: [] for name, _ in runs}
     for i in range(rounds):
         for name, run in runs if i % 2 == 0 else reversed(runs):
@@ -141,11 +128,11 @@ def main():
     result = {"cpu": cpu(), "cores": os.cpu_count(), "tests": tests(), "kernel_sets": kernel_sets(), "rows": []}
     print(f"tests: {result['tests']}, kernel sets: {result['kernel_sets']}", file=sys.stderr)
     with open(HERE / "peer.log", "w", encoding="utf-8") as log:
-        bench = None if options.no_peer else build_peer(log)
-    result["peer"] = bench is not None
+        peer = None if options.no_peer else build_peer(log)
+    result["peer"] = peer is not None
     for work in WORK[: options.work]:
         for threads in map(int, options.threads.split(",")):
-            rows = measure(work, result["kernel_sets"][:2], threads, options.rounds, bench)
+            rows = measure(work, result["kernel_sets"][:2], threads, options.rounds, peer)
             result["rows"] += rows
             print(*rows, sep="\n", file=sys.stderr)
             result["seconds"] = time.monotonic() - start
