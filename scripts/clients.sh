@@ -43,7 +43,7 @@ code=0
 timeout 300 "$folder/venv/bin/python" "$here/clients.py" "$url" the-key $all || code=1
 # A selection: `schemas.py URL` asks for all.
 schemas=("$folder/venv/bin/python" "$here/schemas.py" "$url" --key the-key)
-timeout 300 "${schemas[@]}" --schemas 16 || code=1
+timeout 300 "${schemas[@]}" --schemas 10 || code=1
 timeout 300 "${schemas[@]}" --schemas 1 --canary || code=1
 timeout 300 node "$folder/node/clients.mjs" "$url" the-key $all || code=1
 kill -TERM "$server"

@@ -148,8 +148,8 @@ def unique(schemas):
 
 def spread(all_of_them, count):
     """So many of a list, evenly."""
-    step = max(1, len(all_of_them) / count)
-    return [all_of_them[int(n * step)] for n in range(min(count, len(all_of_them)))]
+    count = min(count, len(all_of_them))
+    return [all_of_them[n * len(all_of_them) // count] for n in range(count)]
 
 
 class Server:

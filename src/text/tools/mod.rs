@@ -3,9 +3,9 @@
 //! - `formats` is a table of the formats in use; [`Format::of_template`] finds a model's by its template.
 //! - [`AnswerParser`] reads an answer while it comes. The arguments of a call are always JSON, whatever the
 //!   format writes; what is not a call after all is text.
-//! - `calls` is the machine that reads them, `scan`, `object` and `python` its readers of JSON and of Python's
-//!   calls, `types` says what a
-//!   plain value is by the tool's schema.
+//! - `calls` is the machine that reads them, `scan`, `object` and `python` its readers of JSON and of
+//!   Python's calls, `elements` makes values of tags; `types` says what a plain value is by the tool's
+//!   schema, `numbers` reads numbers that no double holds.
 //! - `grammar` writes a grammar for an answer that has to be a call.
 //! - [`messages()`] makes messages as OpenAI's API has them into what templates expect.
 

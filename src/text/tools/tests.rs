@@ -262,7 +262,8 @@ fn calls_of(format: &str) -> Vec<(String, Vec<(&'static str, Json)>)> {
                 two(all(&format!("{weather}{}", text("!<invoke name=\"now\">!</invoke>\n")))),
                 (
                     all(&text(
-                        "!<invoke name=\"weather\">\n!<place>a\n<b>!</place>\n!<where>!<lat>1.5!</lat>!</where>\
+                        "!<invoke name=\"weather\">\n!<place>a\n<b>!</place>\n\
+                         !<where>!<lat>1.5!</lat>!</where>\
                          !<limits>!<item>1!</item>!<item>-2!</item>!</limits>!</invoke>",
                     )),
                     vec![("weather", json!({"place": "a\n<b>", "where": {"lat": 1.5}, "limits": [1, -2]}))],
