@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -18,6 +19,8 @@ pub struct Server {
     child: Child,
     pub port: u16,
     log: Arc<Mutex<String>>,
+    /// Reads what it tells, until it has ended.
+    listener: Option<JoinHandle<()>>,
 }
 
 /// The program told to serve, its outputs piped.
@@ -51,12 +54,12 @@ impl Server {
             }
         };
         let told = Arc::clone(&log);
-        std::thread::spawn(move || {
+        let listener = std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 told.lock().unwrap().push_str(&format!("{line}\n"));
             }
         });
-        Server { child, port, log }
+        Server { child, port, log, listener: Some(listener) }
     }
 
     /// One that serves a file.
@@ -147,11 +150,14 @@ impl Server {
         assert_eq!(unsafe { libc::kill(self.id() as libc::pid_t, libc::SIGTERM) }, 0);
     }
 
-    /// Its exit code, once it has ended.
+    /// Its exit code, once it has ended and all that it told is in the log.
     pub fn wait(&mut self) -> Option<i32> {
         let began = Instant::now();
         while began.elapsed() < PATIENCE {
             if let Some(status) = self.child.try_wait().expect("a child") {
+                if let Some(listener) = self.listener.take() {
+                    listener.join().expect("it reads on");
+                }
                 return status.code();
             }
             std::thread::sleep(Duration::from_millis(5));
