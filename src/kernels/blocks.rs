@@ -205,15 +205,16 @@ macro_rules! add_tokens {
             mut then: impl FnMut(usize, &mut K::Lanes),
         ) {
             // As [`crate::quant::arranged::groups`] has them.
-            let mut at = 0;
-            $(while $size <= K::TOKENS && at + $size <= tokens.len() {
+            let mut left = tokens.len();
+            $(while $size <= K::TOKENS && $size <= left {
+                let at = tokens.len() - left;
                 let first = tokens.start + at;
                 if let Some(lanes) = lanes[at..].first_chunk_mut::<$size>() {
                     // SAFETY: the caller vouches for the CPU.
                     unsafe { K::accumulate(panel, x, first, unit, lanes) }
                     lanes.iter_mut().enumerate().for_each(|(i, lanes)| then(first + i, lanes));
                 }
-                at += $size;
+                left -= $size;
             })*
         }
     };

@@ -337,6 +337,7 @@ const LESS_32: u8 = FLOAT + 2;
 /// Adds a panel's products with a group of tokens to their lanes: the same for all formats of a kind, and
 /// compiled once for them.
 #[inline(never)]
+#[allow(clippy::needless_range_loop)] // registers of tokens and panels, by number
 #[target_feature(enable = "avx2,fma,f16c")]
 fn add_panel<const SIGNED: bool, const MINS: u8, const CHAIN: usize, const T: usize>(
     panel: &[EightRows; 2],
@@ -365,7 +366,7 @@ fn add_panel<const SIGNED: bool, const MINS: u8, const CHAIN: usize, const T: us
                     let product = _mm256_maddubs_epi16(magnitude[h], x);
                     // Else the compiler would make all products of a token before it adds them up: more than
                     // registers hold.
-                    products[t][h] = if I > 0 || MINS == LESS_32 {
+                    products[t][h] = if I != 0 || MINS == LESS_32 {
                         opaque(_mm256_add_epi16(products[t][h], product))
                     } else {
                         product

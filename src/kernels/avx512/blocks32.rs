@@ -280,7 +280,7 @@ pub(in super::super) fn add_sum<const MINS: bool>(
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) fn add_quads<const T: usize>(sum: &mut [__m512i; T], q: &[__m512i; 4], x: &[[[i8; 4]; T]; 4]) {
-    unrolled!(4, |K| {
+    unrolled!(@0 1 2 3; 4, |K| {
         unrolled!(T, |I| { sum[I] = add_quad::<K, I, T, 4>(sum[I], q[K], x) });
     });
 }

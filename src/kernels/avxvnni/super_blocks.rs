@@ -48,6 +48,7 @@ impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
 /// Adds a panel's products with some tokens to their lanes: the same for all formats of a kind, and compiled
 /// once for them. With `SMALL`, sums over the 16 weights that have a scale in common fit i16.
 #[inline(never)]
+#[allow(clippy::needless_range_loop)] // registers of tokens and panels, by number
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
 fn add_panel<const SIGNED: bool, const MINS: u8, const SMALL: bool, const T: usize>(
     panel: &[EightRows; 2],
