@@ -52,7 +52,7 @@ pub struct NonFinite {
 
 /// Rows of activations of one type, as parallel arrays: `rows` rows of `cols` elements.
 ///
-/// Its buffers are kept from one use to the next.
+/// Its buffers are kept from one use to the next, but for what is arranged.
 #[derive(Debug)]
 pub struct Activations {
     ty: ActivationType,
@@ -68,16 +68,8 @@ pub struct Activations {
     s: Vec<f32>,
     /// Quantised types: `[rows][cols / 16]` sums of 16 elements of `qs`.
     bsums: Vec<i16>,
-    /// Q8_K: the rows as panels want them, where they were asked for; or of rows before, for the memory.
-    arranged: Mutex<Kept>,
-}
-
-/// What was arranged last.
-#[derive(Debug, Default)]
-struct Kept {
-    arranged: Arc<Arranged>,
-    /// It is of the rows at hand.
-    current: bool,
+    /// Quantised types: the rows as panels want them, where they were asked for.
+    arranged: Mutex<Option<Arc<Arranged>>>,
 }
 
 /// One row of [`Activations`].
@@ -321,22 +313,15 @@ impl Activations {
     /// The rows, arranged in groups of at most `most`; arranged at the first call, by the current thread pool.
     ///
     /// # Panics
-    /// Where they are not of type Q8_K.
+    /// Where they are of a float type.
     pub(crate) fn arranged(&self, most: usize) -> Arc<Arranged> {
         let kept = || self.arranged.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = {
-            let mut kept = kept();
-            if kept.current && kept.arranged.most() == most {
-                return kept.arranged.clone();
-            }
-            kept.current = false;
-            std::mem::take(&mut kept.arranged)
-        };
+        if let Some(arranged) = kept().as_ref().filter(|arranged| arranged.most() == most) {
+            return arranged.clone();
+        }
         // Not under the lock: a thread that waits for others may take up work that wants the same.
-        let mut arranged = Arc::into_inner(before).unwrap_or_default();
-        arranged.fill(self, most);
-        let arranged = Arc::new(arranged);
-        *kept() = Kept { arranged: arranged.clone(), current: true };
+        let arranged = Arc::new(Arranged::of(self, most));
+        *kept() = Some(arranged.clone());
         arranged
     }
 
@@ -366,7 +351,7 @@ impl Activations {
         let quantised = ty.is_quantised();
         let n = rows * cols;
         (self.ty, self.rows, self.cols) = (ty, rows, cols);
-        self.arranged.get_mut().unwrap_or_else(PoisonError::into_inner).current = false;
+        *self.arranged.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
         self.values.resize(if quantised { 0 } else { n }, 0.0);
         self.qs.resize(if quantised { n } else { 0 }, 0);
         self.d.resize(if quantised { n / ty.block_len() } else { 0 }, 0.0);

@@ -9,7 +9,7 @@ use std::array::from_fn;
 use rayon::prelude::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, transmute};
 
-use super::{ActivationRow, ActivationType, Activations, PART, Q8_0Row, Q8KRow, QK_K};
+use super::{ActivationType, Activations, PART, Q8_0Row, Q8KRow, QK_K};
 
 /// A super-block (Q8_K) of `T` tokens.
 #[derive(FromBytes, Immutable, KnownLayout)]
@@ -44,6 +44,12 @@ pub struct Parts<const T: usize> {
 /// Columns of a group.
 const COLS: usize = QK_K;
 
+/// Bytes that a row of so many columns takes at most.
+pub const fn bytes_of_row(cols: usize) -> usize {
+    let (group, parts) = (size_of::<Group<1>>(), size_of::<Parts<1>>());
+    cols.div_ceil(COLS) * if group > parts { group } else { parts }
+}
+
 /// The numbers of tokens that groups may have, the most first.
 macro_rules! group_sizes {
     ($derive:ident) => {
@@ -68,7 +74,7 @@ macro_rules! sizes {
 group_sizes!(sizes);
 
 /// Rows of a quantised type, arranged in groups.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Arranged {
     /// `[256 columns][token]`: `words_each` for each, group after group.
     words: Vec<u32>,
@@ -87,41 +93,36 @@ impl Arranged {
     ///
     /// # Panics
     /// Where the rows are of a float type.
-    pub(super) fn fill(&mut self, x: &Activations, most: usize) {
-        self.most = most;
-        let rows = (0..x.rows()).map(|t| x.row(t));
+    pub(super) fn of(x: &Activations, most: usize) -> Arranged {
         match x.ty() {
-            ActivationType::Q8_K => {
-                let rows: Vec<_> = rows.map(ActivationRow::q8_k).collect();
-                self.fill_with(&rows, x.cols(), size_of::<Group<1>>(), fill_group);
-            }
-            ActivationType::Q8_1 => {
-                let rows: Vec<_> = rows.map(ActivationRow::q8_1).collect();
-                self.fill_with(&rows, x.cols(), size_of::<Parts<1>>(), fill_parts);
-            }
-            _ => {
-                let rows: Vec<_> = rows.map(ActivationRow::q8_0).collect();
-                self.fill_with(&rows, x.cols(), size_of::<Parts<1>>(), fill_parts);
-            }
+            ActivationType::Q8_K => Arranged::with(x, most, size_of::<Group<1>>(), |words, at, t, unit| {
+                fill_group(words, at, x.row(t).q8_k(), unit);
+            }),
+            ActivationType::Q8_1 => Arranged::with(x, most, size_of::<Parts<1>>(), |words, at, t, unit| {
+                fill_parts(words, at, x.row(t).q8_1(), unit);
+            }),
+            _ => Arranged::with(x, most, size_of::<Parts<1>>(), |words, at, t, unit| {
+                fill_parts(words, at, x.row(t).q8_0(), unit);
+            }),
         }
     }
 
-    fn fill_with<R: Sync>(
-        &mut self,
-        rows: &[R],
-        cols: usize,
+    /// `fill` writes what token `t` has in unit `unit` into a group's words, at its place of so many.
+    fn with(
+        x: &Activations,
+        most: usize,
         bytes_each: usize,
-        fill: impl Fn(&mut [u32], &[R], usize) + Sync,
-    ) {
-        (self.tokens, self.words_each) = (rows.len(), bytes_each / 4);
-        let (most, each) = (self.most, self.words_each);
-        self.words.resize(cols.div_ceil(COLS) * rows.len() * each, 0);
-        let of_unit = (rows.len() * each).max(1);
-        self.words.par_chunks_mut(of_unit).enumerate().for_each(|(unit, words)| {
-            for (at, size) in groups(rows.len(), most) {
-                fill(&mut words[at * each..][..size * each], &rows[at..][..size], unit);
+        fill: impl Fn(&mut [u32], [usize; 2], usize, usize) + Sync,
+    ) -> Arranged {
+        let (tokens, each) = (x.rows(), bytes_each / 4);
+        let mut words = vec![0; x.cols().div_ceil(COLS) * tokens * each];
+        words.par_chunks_mut((tokens * each).max(1)).enumerate().for_each(|(unit, words)| {
+            for (at, size) in groups(tokens, most) {
+                let words = &mut words[at * each..][..size * each];
+                (0..size).for_each(|t| fill(words, [t, size], at + t, unit));
             }
         });
+        Arranged { words, words_each: each, tokens, most }
     }
 
     fn words<const T: usize>(&self, unit: usize, first: usize) -> &[u8] {
@@ -170,40 +171,32 @@ fn put<'w, V: Copy>(
     rest
 }
 
-/// Fills a [`Group`] of as many tokens as there are rows with their super-block `unit`.
-fn fill_group(words: &mut [u32], rows: &[Q8KRow<'_>], unit: usize) {
-    for (t, row) in rows.iter().enumerate() {
-        let quads: &[[i8; 4]] = row.qs.as_chunks::<QK_K>().0[unit].as_chunks().0;
-        let sums: &[[i16; 2]] = row.bsums.as_chunks::<16>().0[unit].as_chunks().0;
-        let sums_of_32: [[i16; 2]; QK_K / 64] =
-            from_fn(|p| from_fn(|i| sums[2 * p + i][0] + sums[2 * p + i][1]));
-        let less_32: [[i16; 2]; QK_K / 16] = from_fn(|g| {
-            let quads = quads[4 * g..][..4].iter().map(|quad| quad.map(i16::from));
-            let [a, b] = quads.fold([0, 0], |[x, y], [a, b, c, d]| [x + a + b, y + c + d]);
-            [-32 * a, -32 * b]
-        });
-        let at = [t, rows.len()];
-        let words = put(&mut *words, QK_K / 4, at, quads, |quad| transmute!(quad));
-        let words = put(words, QK_K / 32, at, sums, |pair| transmute!(pair));
-        let words = put(words, QK_K / 64, at, &sums_of_32, |pair| transmute!(pair));
-        let words = put(words, QK_K / 16, at, &less_32, |pair| transmute!(pair));
-        put(words, 1, at, &[row.d[unit]], f32::to_bits);
-    }
+/// Fills a token's place in a [`Group`] with super-block `unit` of its row.
+fn fill_group(words: &mut [u32], at: [usize; 2], row: Q8KRow<'_>, unit: usize) {
+    let quads: &[[i8; 4]] = row.qs.as_chunks::<QK_K>().0[unit].as_chunks().0;
+    let sums: &[[i16; 2]] = row.bsums.as_chunks::<16>().0[unit].as_chunks().0;
+    let sums_of_32: [[i16; 2]; QK_K / 64] = from_fn(|p| from_fn(|i| sums[2 * p + i][0] + sums[2 * p + i][1]));
+    let less_32: [[i16; 2]; QK_K / 16] = from_fn(|g| {
+        let quads = quads[4 * g..][..4].iter().map(|quad| quad.map(i16::from));
+        let [a, b] = quads.fold([0, 0], |[x, y], [a, b, c, d]| [x + a + b, y + c + d]);
+        [-32 * a, -32 * b]
+    });
+    let words = put(words, QK_K / 4, at, quads, |quad| transmute!(quad));
+    let words = put(words, QK_K / 32, at, sums, |pair| transmute!(pair));
+    let words = put(words, QK_K / 64, at, &sums_of_32, |pair| transmute!(pair));
+    let words = put(words, QK_K / 16, at, &less_32, |pair| transmute!(pair));
+    put(words, 1, at, &[row.d[unit]], f32::to_bits);
 }
 
-/// Fills [`Parts`] of as many tokens as there are rows with eight blocks from `8 * unit` on.
-fn fill_parts(words: &mut [u32], rows: &[Q8_0Row<'_>], unit: usize) {
-    words.fill(0);
-    for (t, row) in rows.iter().enumerate() {
-        let here = 8 * unit..row.d.len().min(8 * unit + 8);
-        let quads: &[[i8; 4]] = row.qs[PART * here.start..PART * here.end].as_chunks().0;
-        let sums: &[[i16; 2]] = row.bsums[2 * here.start..2 * here.end].as_chunks().0;
-        let at = [t, rows.len()];
-        let words = put(&mut *words, 8 * PART / 4, at, quads, |quad| transmute!(quad));
-        let words = put(words, 8, at, sums, |pair| transmute!(pair));
-        let words = put(words, 8, at, &row.d[here.clone()], f32::to_bits);
-        put(words, 8, at, row.s.get(here).unwrap_or_default(), f32::to_bits);
-    }
+/// Fills a token's place in [`Parts`], which has zeros so far, with the eight blocks from `8 * unit` on of its row.
+fn fill_parts(words: &mut [u32], at: [usize; 2], row: Q8_0Row<'_>, unit: usize) {
+    let here = 8 * unit..row.d.len().min(8 * unit + 8);
+    let quads: &[[i8; 4]] = row.qs[PART * here.start..PART * here.end].as_chunks().0;
+    let sums: &[[i16; 2]] = row.bsums[2 * here.start..2 * here.end].as_chunks().0;
+    let words = put(words, 8 * PART / 4, at, quads, |quad| transmute!(quad));
+    let words = put(words, 8, at, sums, |pair| transmute!(pair));
+    let words = put(words, 8, at, &row.d[here.clone()], f32::to_bits);
+    put(words, 8, at, row.s.get(here).unwrap_or_default(), f32::to_bits);
 }
 
 #[cfg(test)]

@@ -23,25 +23,6 @@
 //!   is [`tree16`] of the lanes. Weights are widened to f32, activations rounded to the weight's type
 //!   first, as ggml does.
 
-/// Calls a function of the arguments at hand, as it is compiled for AVX2 where the CPU has that: the same
-/// operations in wider registers, hence the same bits. The function must be inlined always.
-macro_rules! widened {
-    ($function:ident($($arg:ident: $ty:ty),*) -> $out:ty) => {{
-        #[cfg(target_arch = "x86_64")]
-        {
-            #[target_feature(enable = "avx2")]
-            fn with_avx2($($arg: $ty),*) -> $out {
-                $function($($arg),*)
-            }
-            if std::arch::is_x86_feature_detected!("avx2") {
-                // SAFETY: the CPU has AVX2.
-                return unsafe { with_avx2($($arg),*) };
-            }
-        }
-        $function($($arg),*)
-    }};
-}
-
 mod activations;
 pub(crate) mod arranged;
 mod blocks32;

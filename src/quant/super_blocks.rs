@@ -89,11 +89,6 @@ fn sum<B: SuperBlock>(block: &B, x: Q8KRow<'_>, b: usize) -> i32 {
 /// The scale is negative where the first value of the largest magnitude is positive. `bsums` are the
 /// sums of 16 each; in a super-block of zeros they are 0 (ggml leaves them as they were).
 pub(super) fn quantize_block(x: &[f32; QK_K], qs: &mut [i8; QK_K], bsums: &mut [i16; QK_K / 16]) -> f32 {
-    widened!(quantize(x: &[f32; QK_K], qs: &mut [i8; QK_K], bsums: &mut [i16; QK_K / 16]) -> f32)
-}
-
-#[inline(always)]
-fn quantize(x: &[f32; QK_K], qs: &mut [i8; QK_K], bsums: &mut [i16; QK_K / 16]) -> f32 {
     let largest = largest_magnitude(x);
     if largest == 0.0 {
         (*qs, *bsums) = ([0; QK_K], [0; QK_K / 16]);

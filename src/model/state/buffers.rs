@@ -6,6 +6,7 @@
 //! its own. Where layers differ, a buffer has room for the largest.
 
 use crate::kernels::ops::{AttentionScratch, RopeTable};
+use crate::quant::arranged;
 use crate::store::{OutOfMemory, zeroed};
 
 use super::super::{FeedForwardSpec, LayerSpec, ModelSpec, SideSizes};
@@ -305,15 +306,20 @@ impl Buffers {
             // What is chosen, its weights and the lists of it, of which some grow by doubling.
             16 * used,
         ];
-        // An input is kept as f32 at most, one of several products as f32 and in a shorter type, which may be
-        // arranged beside (2.6 bytes a value); rows of experts are kept again by expert. The input of an
-        // output projection may wait in the gate.
-        let several = |values: usize| values + values * 2 / 3;
+        // Bytes of a row of an input that is rounded to eight bits, and arranged for panels.
+        let rounded = |values: usize| values + values / 4 + arranged::bytes_of_row(values);
+        // An input is kept as f32 at most, one of several products as f32 and in a shorter type, or in two of
+        // these, which may be arranged; rows of experts are kept again by expert. The input of an output
+        // projection may wait in the gate.
+        let one = |values: usize| (values * size_of::<f32>()).max(rounded(values));
+        let several =
+            |values: usize| (values + values / 2) * size_of::<f32>() + 2 * arranged::bytes_of_row(values);
         let output = attended.max(spec.widest(|layer| layer.rows.gate));
+        let hidden = used * one(hidden.div_ceil(used.max(1)));
         let inputs = several(spec.embd.max(output))
-            + hidden.max(dense).max(several(weighted * spec.embd))
-            + several(used * spec.embd).max(hidden);
-        let token = (floats.iter().sum::<usize>() + inputs) * size_of::<f32>();
+            + hidden.max(one(dense)).max(weighted * several(spec.embd))
+            + (used * several(spec.embd)).max(hidden);
+        let token = floats.iter().sum::<usize>() * size_of::<f32>() + inputs;
         let logits = (2 * logits as u64).saturating_mul((spec.vocab * size_of::<f32>()) as u64);
         let mut scratches: Vec<_> = spec.all_layers().map(|layer| layer.scratch).collect();
         scratches.dedup();
