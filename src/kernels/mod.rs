@@ -279,6 +279,7 @@ pub(crate) struct Tile<'a> {
     row_bytes: usize,
     x: &'a Activations,
     /// The same in groups, where the kernel wants it.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     arranged: Option<&'a Arranged>,
 }
 

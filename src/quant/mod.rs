@@ -24,6 +24,7 @@
 //!   first, as ggml does.
 
 mod activations;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // no kernel of other CPUs takes them yet
 pub(crate) mod arranged;
 mod blocks32;
 mod codebooks;
