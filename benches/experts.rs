@@ -1,8 +1,8 @@
 //! What the cache of experts makes of recorded routing: hits by the room that it has.
 //!
 //! `cargo bench --bench experts -- TRACE SLOTS..`, for instance of `scripts/expert-replay.py`, which makes
-//! traces and sets LRU's hits and the best possible ones beside these. For each number of slots a line: slots,
-//! hits, and experts that were asked for.
+//! traces and sets LRU's hits and the best possible ones beside these. For each number of slots a line:
+//! slots, hits, and experts that were asked for.
 //!
 //! A trace is a text. Its first line has three numbers: layers, experts of a layer, and how many of them a
 //! token uses. Each further line is a pass: the experts that it chose, by their numbers, each once; a `|`

@@ -1,9 +1,9 @@
 //! Read bandwidth of the decode kernels and speed of the prefill kernels, by kernel set, type and threads.
 //!
-//! `cargo bench --bench kernels [-- MEGABYTES [TYPE..]]`: weights of that size (512 by default) for each type. Decode is
-//! given in GB/s of weights next to a plain read of the same bytes; prefill in 10^9 multiply-adds a second. Then
-//! multiply-adds a cycle of one thread by number of tokens, beside the most that a set's instructions for products
-//! of bytes give in registers.
+//! `cargo bench --bench kernels [-- MEGABYTES [TYPE..]]`: weights of that size (512 by default) for each
+//! type. Decode is given in GB/s of weights next to a plain read of the same bytes; prefill in 10^9
+//! multiply-adds a second. Then multiply-adds a cycle of one thread by number of tokens, beside the most that
+//! a set's instructions for products of bytes give in registers.
 
 mod limits;
 

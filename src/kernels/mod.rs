@@ -29,7 +29,8 @@ macro_rules! array {
     }};
 }
 
-/// Runs a block for each constant `0..count`, of at most eight: loops that are unrolled whatever their length.
+/// Runs a block for each constant `0..count`, of at most eight: loops that are unrolled whatever their
+/// length.
 #[cfg(target_arch = "x86_64")]
 macro_rules! unrolled {
     ($count:expr, |$i:ident| $body:block) => {
@@ -51,35 +52,41 @@ macro_rules! tiles_with_quantised {
     ($k_quants:ident, [$($kernel:expr),*]) => {
         {
             use crate::quant::*;
-            &[
-                $($kernel,)*
-                block_kernel::<Blocks32<BlockQ4_0>, _>(TensorType::Q4_0, quantised::<Blocks32<BlockQ4_0>, _>),
-                block_kernel::<Blocks32<BlockQ4_1>, _>(TensorType::Q4_1, quantised::<Blocks32<BlockQ4_1>, _>),
-                block_kernel::<Blocks32<BlockQ5_0>, _>(TensorType::Q5_0, quantised::<Blocks32<BlockQ5_0>, _>),
-                block_kernel::<Blocks32<BlockQ5_1>, _>(TensorType::Q5_1, quantised::<Blocks32<BlockQ5_1>, _>),
-                block_kernel::<Blocks32<BlockQ8_0>, _>(TensorType::Q8_0, quantised::<Blocks32<BlockQ8_0>, _>),
-                block_kernel::<SuperBlocks<BlockQ2K>, _>(TensorType::Q2_K, quantised::<SuperBlocks<BlockQ2K>, _>),
-                block_kernel::<SuperBlocks<BlockQ3K>, _>(TensorType::Q3_K, quantised::<SuperBlocks<BlockQ3K>, _>),
-                block_kernel::<$k_quants<BlockQ4K>, _>(TensorType::Q4_K, quantised::<$k_quants<BlockQ4K>, _>),
-                block_kernel::<$k_quants<BlockQ5K>, _>(TensorType::Q5_K, quantised::<$k_quants<BlockQ5K>, _>),
-                block_kernel::<$k_quants<BlockQ6K>, _>(TensorType::Q6_K, quantised::<$k_quants<BlockQ6K>, _>),
-                block_kernel::<SuperBlocks<BlockIQ2XXS>, _>(TensorType::IQ2_XXS, quantised::<SuperBlocks<BlockIQ2XXS>, _>),
-                block_kernel::<SuperBlocks<BlockIQ2XS>, _>(TensorType::IQ2_XS, quantised::<SuperBlocks<BlockIQ2XS>, _>),
-                block_kernel::<SuperBlocks<BlockIQ2S>, _>(TensorType::IQ2_S, quantised::<SuperBlocks<BlockIQ2S>, _>),
-                block_kernel::<SuperBlocks<BlockIQ3XXS>, _>(TensorType::IQ3_XXS, quantised::<SuperBlocks<BlockIQ3XXS>, _>),
-                block_kernel::<SuperBlocks<BlockIQ3S>, _>(TensorType::IQ3_S, quantised::<SuperBlocks<BlockIQ3S>, _>),
-                block_kernel::<SuperBlocks<BlockIQ1S>, _>(TensorType::IQ1_S, quantised::<SuperBlocks<BlockIQ1S>, _>),
-                block_kernel::<SuperBlocks<BlockIQ1M>, _>(TensorType::IQ1_M, quantised::<SuperBlocks<BlockIQ1M>, _>),
-                block_kernel::<Blocks32<BlockIQ4NL>, _>(TensorType::IQ4_NL, quantised::<Blocks32<BlockIQ4NL>, _>),
-                block_kernel::<SuperBlocks<BlockIQ4XS>, _>(TensorType::IQ4_XS, quantised::<SuperBlocks<BlockIQ4XS>, _>),
-                block_kernel::<SuperBlocks<BlockTQ1_0>, _>(TensorType::TQ1_0, quantised::<SuperBlocks<BlockTQ1_0>, _>),
-                block_kernel::<SuperBlocks<BlockTQ2_0>, _>(TensorType::TQ2_0, quantised::<SuperBlocks<BlockTQ2_0>, _>),
-                block_kernel::<Blocks32<BlockMXFP4>, _>(TensorType::MXFP4, quantised::<Blocks32<BlockMXFP4>, _>),
-                block_kernel::<Blocks32<BlockNVFP4>, _>(TensorType::NVFP4, quantised::<Blocks32<BlockNVFP4>, _>),
-                block_kernel::<Blocks32<BlockQ1_0>, _>(TensorType::Q1_0, quantised::<Blocks32<BlockQ1_0>, _>),
-                block_kernel::<Blocks32<BlockQ2_0>, _>(TensorType::Q2_0, quantised::<Blocks32<BlockQ2_0>, _>),
-            ]
+            tiles_with_quantised! {
+                [$($kernel),*]
+                Q4_0: Blocks32<BlockQ4_0>,
+                Q4_1: Blocks32<BlockQ4_1>,
+                Q5_0: Blocks32<BlockQ5_0>,
+                Q5_1: Blocks32<BlockQ5_1>,
+                Q8_0: Blocks32<BlockQ8_0>,
+                Q2_K: SuperBlocks<BlockQ2K>,
+                Q3_K: SuperBlocks<BlockQ3K>,
+                Q4_K: $k_quants<BlockQ4K>,
+                Q5_K: $k_quants<BlockQ5K>,
+                Q6_K: $k_quants<BlockQ6K>,
+                IQ2_XXS: SuperBlocks<BlockIQ2XXS>,
+                IQ2_XS: SuperBlocks<BlockIQ2XS>,
+                IQ2_S: SuperBlocks<BlockIQ2S>,
+                IQ3_XXS: SuperBlocks<BlockIQ3XXS>,
+                IQ3_S: SuperBlocks<BlockIQ3S>,
+                IQ1_S: SuperBlocks<BlockIQ1S>,
+                IQ1_M: SuperBlocks<BlockIQ1M>,
+                IQ4_NL: Blocks32<BlockIQ4NL>,
+                IQ4_XS: SuperBlocks<BlockIQ4XS>,
+                TQ1_0: SuperBlocks<BlockTQ1_0>,
+                TQ2_0: SuperBlocks<BlockTQ2_0>,
+                MXFP4: Blocks32<BlockMXFP4>,
+                NVFP4: Blocks32<BlockNVFP4>,
+                Q1_0: Blocks32<BlockQ1_0>,
+                Q2_0: Blocks32<BlockQ2_0>,
+            }
         }
+    };
+    ([$($kernel:expr),*] $($ty:ident: $quantised:ty,)*) => {
+        &[
+            $($kernel,)*
+            $(block_kernel::<$quantised, _>(TensorType::$ty, quantised::<$quantised, _>),)*
+        ]
     };
 }
 
@@ -323,8 +330,8 @@ impl OutTile<'_> {
         unsafe { self.at.add(t * self.stride + r).write(value) }
     }
 
-    /// The dots of `N` of the tile's weight rows from `first` on, as far as there are any, with activation row
-    /// `t`.
+    /// The dots of `N` of the tile's weight rows from `first` on, as far as there are any, with activation
+    /// row `t`.
     #[inline(always)]
     fn set_rows<const N: usize>(&mut self, t: usize, first: usize, values: &[f32; N]) {
         assert!(t < self.tokens && first <= self.rows);

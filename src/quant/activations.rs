@@ -310,7 +310,8 @@ impl Activations {
         }
     }
 
-    /// The rows, arranged in groups of at most `most`; arranged at the first call, by the current thread pool.
+    /// The rows, arranged in groups of at most `most`; arranged at the first call, by the current thread
+    /// pool.
     ///
     /// # Panics
     /// Where they are of a float type.

@@ -21,8 +21,8 @@ pub struct Group<const T: usize> {
     pub sums_of_16: [[[i16; 2]; T]; QK_K / 32],
     /// `[pair][token]`: the same of 32 values.
     pub sums_of_32: [[[i16; 2]; T]; QK_K / 64],
-    /// `[16 values][token]`: -32 times the sums of the first and of the last two of each quad, which is what an
-    /// offset of 32 is taken off by where pairs of products are added up.
+    /// `[16 values][token]`: -32 times the sums of the first and of the last two of each quad, which is what
+    /// an offset of 32 is taken off by where pairs of products are added up.
     pub less_32: [[[i16; 2]; T]; QK_K / 16],
     pub d: [f32; T],
 }
@@ -154,8 +154,8 @@ impl Arranged {
     }
 }
 
-/// Writes one token's part of a field of `len` values, token `t` of a group of `tokens`; returns the words of the
-/// fields behind it.
+/// Writes one token's part of a field of `len` values, token `t` of a group of `tokens`; returns the words of
+/// the fields behind it.
 #[inline(always)]
 fn put<'w, V: Copy>(
     words: &'w mut [u32],
@@ -188,7 +188,8 @@ fn fill_group(words: &mut [u32], at: [usize; 2], row: Q8KRow<'_>, unit: usize) {
     put(words, 1, at, &[row.d[unit]], f32::to_bits);
 }
 
-/// Fills a token's place in [`Parts`], which has zeros so far, with the eight blocks from `8 * unit` on of its row.
+/// Fills a token's place in [`Parts`], which has zeros so far, with the eight blocks from `8 * unit` on of
+/// its row.
 fn fill_parts(words: &mut [u32], at: [usize; 2], row: Q8_0Row<'_>, unit: usize) {
     let here = 8 * unit..row.d.len().min(8 * unit + 8);
     let quads: &[[i8; 4]] = row.qs[PART * here.start..PART * here.end].as_chunks().0;

@@ -54,8 +54,8 @@ pub struct Populate {
 }
 
 impl Populate {
-    /// Reads parts of files in their order, from each disk on its own. Without threads to do it, pages come as
-    /// they are touched.
+    /// Reads parts of files in their order, from each disk on its own. Without threads to do it, pages come
+    /// as they are touched.
     pub fn start(by_disk: Vec<Vec<MappedPart>>) -> Populate {
         let mut populate = Populate { queues: Vec::new(), threads: Vec::new() };
         for parts in by_disk {

@@ -38,8 +38,8 @@ pub(super) struct Extent {
     announced: AtomicBool,
 }
 
-/// Weights of a lower number are read ahead before others: what the first pass needs in any case, then experts,
-/// of which a token takes a part, then what it takes some rows of.
+/// Weights of a lower number are read ahead before others: what the first pass needs in any case, then
+/// experts, of which a token takes a part, then what it takes some rows of.
 fn certainty(role: &Role) -> u8 {
     match role {
         Role::Once | Role::Always => 0,

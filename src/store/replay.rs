@@ -20,8 +20,8 @@ pub struct RoutingTrace {
 const EXPERT_BYTES: u64 = 4096;
 
 impl RoutingTrace {
-    /// What a cache that is empty at first, of so many slots for the experts of all layers, makes of it. It is
-    /// the run's cache, asked as the forward pass asks it; guesses are left out.
+    /// What a cache that is empty at first, of so many slots for the experts of all layers, makes of it. It
+    /// is the run's cache, asked as the forward pass asks it; guesses are left out.
     ///
     /// # Panics
     /// Where a pass names an expert that there is not, or there are less than two slots or one for every
@@ -118,8 +118,8 @@ mod tests {
         assert_eq!(misses(&trace, 4 * LAYERS), 4 * LAYERS as u64);
     }
 
-    /// A long prompt reads every expert once: those that answers go on to use keep their slots. An LRU cache of
-    /// as many slots holds none of them then.
+    /// A long prompt reads every expert once: those that answers go on to use keep their slots. An LRU cache
+    /// of as many slots holds none of them then.
     #[test]
     fn a_prompt_does_not_evict_the_hot_experts() {
         let hot = |i: usize| vec![2 * (i % 2), 2 * (i % 2) + 1];

@@ -15,9 +15,9 @@ const TIME: Duration = Duration::from_millis(800);
 /// Files smaller than this say little.
 const LEAST_BYTES: u64 = 64 << 20;
 
-/// Bytes a second of each of these files, all at once, as a run reads them: at places all over a file. So files
-/// on one disk after all, as on two of its partitions, share its speed. `None` for a file that is too small to
-/// tell.
+/// Bytes a second of each of these files, all at once, as a run reads them: at places all over a file. So
+/// files on one disk after all, as on two of its partitions, share its speed. `None` for a file that is too
+/// small to tell.
 ///
 /// # Errors
 /// Where one cannot be opened or read.

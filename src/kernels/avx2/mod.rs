@@ -108,7 +108,8 @@ impl Multiply for Maddubs {
 const PREFETCH: usize = 3072;
 const PREFETCH_ROWS: usize = 512;
 
-/// Asks for the memory that the next panel has where this one has `at`, a part of `row`, as much as `at` is long.
+/// Asks for the memory that the next panel has where this one has `at`, a part of `row`, as much as `at` is
+/// long.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn prefetch_panel<T: ?Sized>(at: &T, row: &[u8]) {

@@ -9,8 +9,8 @@ use super::super_blocks::EightRows;
 use super::{load_16_bytes, load_u8, widen_f16};
 use crate::quant::{BlockQ4K, BlockQ5K, BlockQ6K};
 
-/// 16 bytes of each of eight rows as four registers of 32-bit lanes: lane `r` of register `k` has row `r`'s bytes
-/// `4 k .. 4 k + 4`.
+/// 16 bytes of each of eight rows as four registers of 32-bit lanes: lane `r` of register `k` has row `r`'s
+/// bytes `4 k .. 4 k + 4`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn columns(rows: [&[u8; 16]; 8]) -> [__m256i; 4] {
@@ -36,8 +36,8 @@ fn columns_at(rows: &[&[[u8; 16]]; 8], c: usize) -> [__m256i; 4] {
     columns(array!(8, |r| &rows[r][c]))
 }
 
-/// Shuffles of each lane's bytes: words of byte `first[i]`, of which `at` tells whether it goes to the low or to
-/// the high byte.
+/// Shuffles of each lane's bytes: words of byte `first[i]`, of which `at` tells whether it goes to the low or
+/// to the high byte.
 const fn words(first: [u8; 2], at: usize) -> [u8; 32] {
     let mut shuffle = [0x80; 32];
     let mut i = 0;
@@ -77,8 +77,8 @@ fn widened(words: __m256i) -> __m256 {
     _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64::<0b10_00>(halves)))
 }
 
-/// [`crate::quant::scales_and_mins`] of eight rows, each in a lane of its own: scales and mins 0..4 are in the low
-/// 6 bits of `s` and `m`, of the others 4 bits in `rest` and 2 bits atop the first.
+/// [`crate::quant::scales_and_mins`] of eight rows, each in a lane of its own: scales and mins 0..4 are in
+/// the low 6 bits of `s` and `m`, of the others 4 bits in `rest` and 2 bits atop the first.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn scales_and_mins(heads: [&[u8; 16]; 8], to: &mut EightRows) {

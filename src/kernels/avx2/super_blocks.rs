@@ -84,8 +84,8 @@ pub(in super::super) trait SuperBlock: SuperLayout {
     const CHAIN: usize;
     /// Each two groups of 16 weights have the same min.
     const MINS_OF_32: bool = false;
-    /// With an offset of 32 taken off, products of twice as many pairs may be added in i16 as `CHAIN` says. (On
-    /// the way they may wrap; their sum does not.)
+    /// With an offset of 32 taken off, products of twice as many pairs may be added in i16 as `CHAIN` says.
+    /// (On the way they may wrap; their sum does not.)
     const LESS_32: bool = false;
     /// The products of 16 weights fit i16: `16 * max(q) * 127 < 2^15`.
     const SIXTEEN_FIT: bool = false;

@@ -260,8 +260,8 @@ fn add_panel<const HALVES: bool, const MINS: bool, const T: usize>(
     }
 }
 
-/// A lane with a sum of products added: of part `b` of the panel, or of one of its halves; and the part's min.
-/// `d` and `s` are the activations'.
+/// A lane with a sum of products added: of part `b` of the panel, or of one of its halves; and the part's
+/// min. `d` and `s` are the activations'.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(in super::super) fn add_sum<const MINS: bool>(

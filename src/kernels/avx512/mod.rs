@@ -70,7 +70,8 @@ fn prefetch<T: ?Sized>(at: &T) {
     prefetch_by::<_MM_HINT_T0, T>(at, TO_L1);
 }
 
-/// Asks for the memory that the next panel has where this one has `at`, a part of `row`, as much as `at` is long.
+/// Asks for the memory that the next panel has where this one has `at`, a part of `row`, as much as `at` is
+/// long.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn prefetch_panel<T: ?Sized>(at: &T, row: &[u8]) {
@@ -86,9 +87,9 @@ fn prefetch_by<const HINT: i32, T: ?Sized>(at: &T, ahead: usize) {
     }
 }
 
-/// `vpdpbusd` with quad `QUAD` of token `TOKEN` of `x`, `[quad][T]`, spread over the lanes. The compiler would
-/// put the products of each token one behind another, and each would wait for the one before it: asm keeps
-/// the order that it is written in.
+/// `vpdpbusd` with quad `QUAD` of token `TOKEN` of `x`, `[quad][T]`, spread over the lanes. The compiler
+/// would put the products of each token one behind another, and each would wait for the one before it: asm
+/// keeps the order that it is written in.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn add_quad<const QUAD: usize, const TOKEN: usize, const T: usize, const QUADS: usize>(

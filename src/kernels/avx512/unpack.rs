@@ -35,8 +35,8 @@ pub(in super::super) struct Panel {
 ///
 /// All `unsafe` functions have one condition: the CPU has the features of this kernel set.
 pub(in super::super) trait SuperBlock: Copy + FromZeros {
-    /// Mins are in units of their own (`dmin`), for 32 weights each; otherwise in the scales', for 16, and part
-    /// of the integer sum.
+    /// Mins are in units of their own (`dmin`), for 32 weights each; otherwise in the scales', for 16, and
+    /// part of the integer sum.
     const FLOAT_MINS: bool;
     /// Quads of weights that have a scale in common.
     const QUADS: usize;
