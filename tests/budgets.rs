@@ -90,8 +90,8 @@ fn runs_take_no_more_than_is_set_aside() {
         let model = Model::load_with_nextn(&gguf).or_else(|_| Model::load(&gguf)).expect("a model");
         let options = EngineOptions { drafts: 3, ..options(1024, batch) };
         let most = most_bytes(&model, &options);
-        let counted =
-            options.memory_bytes(model.spec(), 1 + options.drafts) - options.threads as u64 * THREAD;
+        let counted = options.memory_bytes(model.spec(), 1 + options.drafts)
+            - options.threads.started() as u64 * THREAD;
         say(&format!("{name}: {most} of {counted} bytes"));
         assert!(most <= counted + SMALL, "{name}: {most} bytes, {counted} counted");
     }

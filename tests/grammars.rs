@@ -153,7 +153,7 @@ impl Subject {
             .tokenizer
             .encode("Once there was a list", EncodeOptions { add_special: true, parse_special: false });
         let ids = ids.expect("ids");
-        let options = EngineOptions { threads, ..options(CONTEXT, 64) };
+        let options = EngineOptions { threads: threads.into(), ..options(CONTEXT, 64) };
         let mut engine = Engine::new(&self.model, &options).expect("an engine");
         let mut sequence = engine.sequence();
         engine.feed(&mut sequence, &ids, Logits::Last).expect("the prompt");

@@ -10,7 +10,7 @@ use wayinfer::store::Guesses;
 
 pub fn options() -> EngineOptions {
     let (context, batch, kv) = (160, 160, KvType::F16);
-    EngineOptions { context, batch, kv, threads: 1, isa: None, drafts: 0, guesses: Guesses::Off }
+    EngineOptions { context, batch, kv, threads: 1.into(), isa: None, drafts: 0, guesses: Guesses::Off }
 }
 
 /// A page and a token.

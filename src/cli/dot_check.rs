@@ -80,7 +80,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         Some(isa) => vec![Kernels::by_isa(isa)?],
         None => Kernels::available().collect(),
     };
-    let threads = engine_args::threads(args.threads);
+    let threads = engine_args::threads(args.threads).most();
     let pool = || ThreadPoolBuilder::new().num_threads(threads).build();
     let mut report = match (&args.model, &args.tensor) {
         (Some(model), Some(tensor)) => check_tensor(model, tensor, args.rows, &sets, &pool()?)?,

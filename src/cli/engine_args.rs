@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::output::tell;
 use super::{CliError, InFile, model_arg, safe_text};
-use crate::engine::{DEFAULT_BATCH, Engine, EngineError, EngineOptions, Speculation};
+use crate::engine::{DEFAULT_BATCH, Engine, EngineError, EngineOptions, Speculation, Threads};
 use crate::gguf::{Gguf, Source};
 use crate::kernels::Isa;
 use crate::model::{KvElement, KvType, Model, ModelError, SequenceState};
@@ -20,7 +20,7 @@ const DEFAULT_CONTEXT: usize = 4096;
 
 #[derive(Args, Debug)]
 pub struct EngineArgs {
-    /// Worker threads, at most 1024 [default: all cores]
+    /// Worker threads, at most 1024 [default: one a core, or another number where that is found to be faster]
     #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = threads_parser())]
     pub threads: Option<u16>,
 
@@ -142,10 +142,9 @@ pub fn threads_parser() -> RangedI64ValueParser<u16> {
     clap::value_parser!(u16).range(1..=1024)
 }
 
-/// The threads to run with: what was asked for, else one a core.
-pub fn threads(asked: Option<u16>) -> usize {
-    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    asked.map_or_else(cores, usize::from)
+/// The threads to run with: what was asked for, else what is best on this machine.
+pub fn threads(asked: Option<u16>) -> Threads {
+    asked.map_or_else(Threads::of_this_machine, |n| Threads::Fixed(n.into()))
 }
 
 /// The context to run with: what was asked for, else the model's own up to 4096.

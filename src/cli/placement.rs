@@ -8,7 +8,7 @@ use super::output::tell;
 use super::{CliError, InFile, output};
 use crate::engine::EngineOptions;
 use crate::model::Model;
-use crate::store::{Plan, available_memory_bytes, private_bytes};
+use crate::store::{Nodes, Plan, available_memory_bytes, private_bytes};
 pub use report::{DiskReport, Disks, PlanReport, Residency, line};
 pub use traffic::Traffic;
 
@@ -113,6 +113,8 @@ pub fn settle_beside(
     let mut budget = Budget::new(ram, &loaded.model, engines, logits);
     budget.other = budget.other.saturating_add(sequences);
     let plan = budget.plan(&loaded.model).in_file(loaded.path())?;
+    // Before weights are read, and before threads start that read them.
+    Nodes::interleave();
     loaded.model.settle(plan)?;
     Ok(())
 }

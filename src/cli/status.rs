@@ -245,7 +245,7 @@ mod tests {
             context: 64,
             batch: 8,
             kv: KvType::F16,
-            threads: 1,
+            threads: 1.into(),
             isa: None,
             drafts: 0,
             guesses: Guesses::Off,

@@ -155,7 +155,7 @@ impl Engine<'_> {
             observer,
         };
         let model = self.model;
-        match self.pool.run(|| model.draft(pass, hidden)) {
+        match self.pools.beside(|| model.draft(pass, hidden)) {
             Ok(()) => Ok(()),
             Err(ForwardError::NotFinite { .. } | ForwardError::BeyondKv { .. }) => {
                 if let Some(trail) = sequence.trail() {
@@ -195,7 +195,7 @@ mod tests {
             context: 200,
             batch: 64,
             kv: KvType::F32,
-            threads: 1,
+            threads: 1.into(),
             isa: None,
             drafts: 15,
             guesses: Guesses::Off,

@@ -15,11 +15,11 @@ mod speculation;
 mod stop;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod trail;
 
 use std::ops::ControlFlow;
 
-use rayon::ThreadPoolBuilder;
 use thiserror::Error;
 
 use crate::kernels::{Isa, IsaError, Kernels};
@@ -30,7 +30,6 @@ use crate::model::{
 use crate::store::{Guesses, OutOfMemory};
 use crate::text::TextError;
 
-use awake::AwakePool;
 pub use generation::Generation;
 pub use prefixes::{ModelId, PrefixCache, PrefixFolder, RecordedId, Restored};
 pub use sampler::{Candidate, Logprobs, Sampler, SamplerConfig, SamplerError, logprobs};
@@ -40,6 +39,8 @@ pub use speculation::{
     DraftOffer, DraftPlan, DraftPolicy, DraftSource, MAX_DRAFT, NgramIndex, Speculation, SpeculationStats,
 };
 pub use stop::StopMatcher;
+use threads::Pools;
+pub use threads::Threads;
 
 /// Why a run cannot start or go on.
 #[derive(Debug, Error)]
@@ -84,8 +85,8 @@ pub struct EngineOptions {
     /// Most tokens in one pass.
     pub batch: usize,
     pub kv: KvType,
-    /// Worker threads; at least 1.
-    pub threads: usize,
+    /// Worker threads.
+    pub threads: Threads,
     /// The kernel set; the best that the CPU has where not given.
     pub isa: Option<Isa>,
     /// Most drafts that a pass runs behind a token.
@@ -110,9 +111,10 @@ impl EngineOptions {
         let context = self.context.max(1);
         let batch = self.batch.clamp(1, context);
         // Stacks and panels of the threads.
-        let threads = self.threads as u64 * THREAD_BYTES;
+        let threads = self.threads.started() as u64 * THREAD_BYTES;
+        let most = self.threads.most();
         self.sequence_bytes(spec)
-            .saturating_add(Buffers::bytes(spec, [batch, context], logits.min(batch), self.threads, self.kv))
+            .saturating_add(Buffers::bytes(spec, [batch, context], logits.min(batch), most, self.kv))
             .saturating_add(threads)
     }
 }
@@ -132,7 +134,7 @@ pub struct Feed<'s> {
 pub struct Engine<'m> {
     model: &'m Model,
     kernels: &'static Kernels,
-    pool: AwakePool,
+    pools: Pools,
     buffers: Buffers,
     context: usize,
     batch: usize,
@@ -157,7 +159,7 @@ impl<'m> Engine<'m> {
         Ok(Engine {
             model,
             kernels,
-            pool: AwakePool::new(ThreadPoolBuilder::new().num_threads(options.threads.max(1)).build()?),
+            pools: Pools::new(&options.threads, batch)?,
             buffers: Buffers::new(model.spec(), batch, context)?,
             context,
             batch,
@@ -182,9 +184,9 @@ impl<'m> Engine<'m> {
         self.kernels.isa()
     }
 
-    /// Worker threads.
+    /// Worker threads that a pass of one token runs on now.
     pub fn threads(&self) -> usize {
-        self.pool.threads()
+        self.pools.threads()
     }
 
     /// Positions that a sequence may have.
@@ -292,7 +294,8 @@ impl<'m> Engine<'m> {
             observer,
         };
         let model = self.model;
-        let passed = self.pool.run(|| model.forward(pass));
+        let tokens = pass.segments.iter().map(|segment| segment.tokens.len()).sum();
+        let passed = self.pools.run(tokens, || model.forward(pass));
         if let Err(error) = passed {
             self.buffers.clear_logits();
             for feed in feeds {

@@ -37,7 +37,7 @@ const OPTIONS: EngineOptions = EngineOptions {
     context: 64,
     batch: 16,
     kv: KvType::F16,
-    threads: 2,
+    threads: Threads::Fixed(2),
     isa: None,
     drafts: 0,
     guesses: Guesses::Off,
@@ -98,4 +98,31 @@ fn an_interrupted_prefill_ends_within_its_batch_and_can_be_done_again() {
         engine.feed(&mut sequence, &tokens[past..], Logits::Last).expect("it runs");
         assert_eq!(sequence.logits(), whole.logits());
     }
+}
+
+/// While the fastest number of threads is looked for, passes run on each of them.
+#[test]
+fn the_number_of_threads_may_change_under_way() {
+    let model = model();
+    let text = |threads: Threads| {
+        let mut engine = Engine::new(&model, &EngineOptions { threads, ..OPTIONS }).expect("an engine");
+        let mut sequence = engine.sequence();
+        engine.feed(&mut sequence, &(3..20).collect::<Vec<_>>(), Logits::Last).expect("it runs");
+        let mut bits = Vec::new();
+        let mut used = Vec::new();
+        for _ in 0..24 {
+            let token = sequence.argmax().expect("a token");
+            used.push(engine.threads());
+            engine.feed(&mut sequence, &[token], Logits::Last).expect("it runs");
+            bits.extend(sequence.logits().iter().map(|logit| logit.to_bits()));
+        }
+        used.sort_unstable();
+        used.dedup();
+        (bits, used)
+    };
+    let (alone, used) = text(Threads::Fixed(1));
+    assert_eq!(used, [1]);
+    let (changing, used) = text(Threads::Best(vec![2, 1, 3]));
+    assert_eq!(used, [1, 2, 3]);
+    assert!(alone == changing, "other logits");
 }

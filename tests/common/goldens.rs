@@ -82,7 +82,12 @@ impl Loaded {
     /// A run that takes the whole prompt in one pass, as the reference did.
     pub fn run(&self, isa: Option<Isa>, threads: usize) -> Run<'_> {
         let prompt = self.golden.prompt().len();
-        let options = EngineOptions { kv: self.kv(), threads, isa, ..options(self.positions(), prompt) };
+        let options = EngineOptions {
+            kv: self.kv(),
+            threads: threads.into(),
+            isa,
+            ..options(self.positions(), prompt)
+        };
         Run::new(&self.model, &options)
     }
 

@@ -27,7 +27,7 @@ pub fn options(context: usize, batch: usize) -> EngineOptions {
         context,
         batch,
         kv: KvType::F16,
-        threads: 2,
+        threads: 2.into(),
         isa: None,
         drafts: 15,
         guesses: Guesses::Off,
@@ -36,7 +36,7 @@ pub fn options(context: usize, batch: usize) -> EngineOptions {
 
 /// The same with another kernel set, number of threads and cache.
 pub fn options_of(context: usize, batch: usize, isa: Isa, threads: usize, kv: KvType) -> EngineOptions {
-    EngineOptions { isa: Some(isa), threads, kv, ..options(context, batch) }
+    EngineOptions { isa: Some(isa), threads: threads.into(), kv, ..options(context, batch) }
 }
 
 /// An engine with one sequence.

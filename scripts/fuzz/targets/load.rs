@@ -34,7 +34,7 @@ fn run(gguf: &Gguf, streamed: bool) -> Option<Vec<u32>> {
     }
     let mut model = Model::load(gguf).ok()?;
     let text = Tokenizer::from_metadata(gguf.metadata(), None).ok();
-    let options = EngineOptions { context: 12, batch: 4, kv: KvType::F16, threads: 1, isa: None, drafts: 0, guesses: Guesses::Off };
+    let options = EngineOptions { context: 12, batch: 4, kv: KvType::F16, threads: 1.into(), isa: None, drafts: 0, guesses: Guesses::Off };
     if options.memory_bytes(model.spec(), 1) > MOST_MEMORY {
         return None;
     }

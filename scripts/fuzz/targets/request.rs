@@ -102,7 +102,7 @@ impl Models for Tiny {
         let tokenizer = Tokenizer::from_metadata(gguf.metadata(), None).map_err(|error| not_opened(&error))?;
         let (batch, kv) = (16, KvType::F16);
         let options =
-            EngineOptions { context: CONTEXT, batch, kv, threads: 1, isa: None, drafts: 0, guesses: Guesses::Off };
+            EngineOptions { context: CONTEXT, batch, kv, threads: 1.into(), isa: None, drafts: 0, guesses: Guesses::Off };
         let engine = Engine::new(&model, &options).map_err(|error| not_opened(&error))?;
         let spec = model.spec();
         let facts = Facts {

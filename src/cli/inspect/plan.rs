@@ -10,7 +10,7 @@ use crate::cli::placement::{self, Budget, DiskReport, Disks, PlanReport};
 use crate::cli::{CliError, InFile, output};
 use crate::engine::{DEFAULT_BATCH, EngineOptions};
 use crate::model::KvType;
-use crate::store::{Guesses, Plan, open_file};
+use crate::store::{Guesses, Nodes, Plan, open_file};
 use crate::text::Tokenizer;
 use crate::verify::formats::SpeedTest;
 
@@ -29,6 +29,9 @@ struct Report {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     disks: Vec<DiskReport>,
     memory_bytes_s: f64,
+    /// Of memory, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nodes: Option<String>,
     expected_tok_s: Option<f64>,
     bound_by: &'static str,
 }
@@ -64,6 +67,8 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), CliError> {
     };
     let disks = Disks::measure(&model, &plan);
     let seconds = disks.seconds_per_token();
+    // The memory that the test reads is the first that is asked for in this way.
+    let nodes = Nodes::interleave();
     let memory = SpeedTest::new()?.read_speed();
     let report = Report {
         context,
@@ -73,6 +78,7 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), CliError> {
         disk_bytes_s: disks.total(),
         disks: if plan.is_mapped() { Vec::new() } else { disks.report() },
         memory_bytes_s: memory,
+        nodes: (nodes != Nodes::One).then(|| nodes.to_string()),
         expected_tok_s: seconds
             .or(plan.is_mapped().then_some(0.0))
             .map(|seconds| plan.tokens_per_second(seconds, memory)),
@@ -115,6 +121,9 @@ fn print(report: &Report, plan: &Plan, disks: &Disks, out: &mut impl Write) -> R
         row(if report.disks.is_empty() { "disk" } else { "disks" }, line);
     }
     row("memory", format!("{} measured", rate(report.memory_bytes_s)));
+    if let Some(nodes) = &report.nodes {
+        row("its nodes", nodes.clone());
+    }
     if let Some(speed) = report.expected_tok_s {
         row("expected", format!("at most {speed:.2} tok/s, bound by the {}", report.bound_by));
     }

@@ -55,7 +55,7 @@ fn begin<'m>(model: &'m Model, context: usize, batch: usize, prompt: &[u32]) -> 
         context,
         batch,
         kv: KvType::F16,
-        threads: 2,
+        threads: 2.into(),
         isa: None,
         drafts: 15,
         guesses: Guesses::Off,

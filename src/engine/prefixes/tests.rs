@@ -22,7 +22,7 @@ fn load(name: &str) -> Model {
 
 fn options(kv: KvType) -> EngineOptions {
     let (context, batch) = (400, 64);
-    EngineOptions { context, batch, kv, threads: 1, isa: None, drafts: 0, guesses: Guesses::Off }
+    EngineOptions { context, batch, kv, threads: 1.into(), isa: None, drafts: 0, guesses: Guesses::Off }
 }
 
 fn engine(model: &Model, kv: KvType) -> Engine<'_> {
@@ -156,7 +156,7 @@ fn files_are_the_same_on_every_kernel_set() {
             assert!(*truth.get_or_insert(written.clone()) == written, "{name} {isa}");
             // Read by each of the others.
             for &other in &isas {
-                let options = EngineOptions { isa: Some(other), ..options };
+                let options = EngineOptions { isa: Some(other), ..options.clone() };
                 let engine = &mut Engine::new(&model, &options).expect("an engine");
                 let mut cache = cache_of(dir.path(), engine);
                 let (positions, found) = restored(engine, &mut cache, &ids);

@@ -21,7 +21,7 @@ fn scheduler(model: &Model, limits: SchedulerLimits) -> Scheduler<'_> {
         context: 400,
         batch: 64,
         kv: KvType::F16,
-        threads: 2,
+        threads: 2.into(),
         isa: None,
         drafts: 0,
         guesses: Guesses::Off,

@@ -1,6 +1,7 @@
 //! macOS. Direct reads are reads that leave nothing in the page cache (F_NOCACHE); memory is the machine's,
 //! for there are no groups that limit it.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use memmap2::{Advice, Mmap, MmapMut};
 
 use super::unix::{self, FaultWatch};
-use super::{FileIdentity, Reads, System};
+use super::{FileIdentity, Processors, Reads, System};
 
 /// See the module.
 #[derive(Debug)]
@@ -81,6 +82,14 @@ impl System for MacOs {
         Some(done.then(|| unsafe { usage.assume_init() })?.ri_phys_footprint)
     }
 
+    /// Cores of level 0 are the fastest; machines of one kind of core may not name levels.
+    fn processors() -> Option<Processors> {
+        let count = |name| number::<u32>(name).map(|n| n as usize);
+        let cores = count(c"hw.physicalcpu")?;
+        let fast_cores = count(c"hw.perflevel0.physicalcpu").unwrap_or(cores);
+        Some(Processors { fast_cores, cores, threads: count(c"hw.logicalcpu")?, nodes: Vec::new() })
+    }
+
     fn confine(memory: u64, time: Duration) -> io::Result<()> {
         unix::confine(memory, time)
     }
@@ -88,18 +97,17 @@ impl System for MacOs {
 
 /// Memory of the machine.
 fn installed_bytes() -> Option<u64> {
-    let (mut bytes, mut len) = (0u64, size_of::<u64>());
-    // SAFETY: writes at most `len` bytes to `bytes`, and sets nothing.
+    number(c"hw.memsize")
+}
+
+/// A number that the system has by this name, of this very size.
+fn number<T: Default>(name: &CStr) -> Option<T> {
+    let (mut value, mut len) = (T::default(), size_of::<T>());
+    // SAFETY: writes at most `len` bytes to `value`, a number of that size, and sets nothing.
     let done = unsafe {
-        libc::sysctlbyname(
-            c"hw.memsize".as_ptr(),
-            (&raw mut bytes).cast(),
-            &raw mut len,
-            std::ptr::null_mut(),
-            0,
-        )
+        libc::sysctlbyname(name.as_ptr(), (&raw mut value).cast(), &raw mut len, std::ptr::null_mut(), 0)
     } == 0;
-    (done && len == size_of::<u64>()).then_some(bytes)
+    (done && len == size_of::<T>()).then_some(value)
 }
 
 /// What is free, and file pages and purgeable ones, which go where memory is short.

@@ -67,6 +67,31 @@ pub struct FileIdentity {
     pub number: u64,
 }
 
+/// The processors that this process may run on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Processors {
+    /// Cores of the fastest kind there is.
+    pub fast_cores: usize,
+    pub cores: usize,
+    /// What runs at a time: cores may run two threads each.
+    pub threads: usize,
+    /// Numbers of the nodes of memory beside them; none where the system does not say.
+    pub nodes: Vec<u32>,
+}
+
+impl Processors {
+    /// Those that this process may run on, and no more of each kind than threads that its group may have
+    /// running. Where the system does not say, every such thread has a core of its own.
+    pub fn of_this_process() -> Processors {
+        let most = std::thread::available_parallelism().map_or(1, usize::from);
+        let unknown = || Processors { fast_cores: most, cores: most, threads: most, nodes: Vec::new() };
+        let found = Os::processors().unwrap_or_else(unknown);
+        let bound = |n: usize| n.clamp(1, most);
+        let [fast_cores, cores, threads] = [found.fast_cores, found.cores, found.threads].map(bound);
+        Processors { fast_cores, cores, threads, ..found }
+    }
+}
+
 /// What is asked of a system. Functions that only advise it fail silently: nothing but time depends on them.
 pub trait System {
     /// See [`Watch`].
@@ -127,6 +152,20 @@ pub trait System {
     /// Memory in bytes that the process has for itself now, file pages left out; `None` where the system does
     /// not say.
     fn private_bytes() -> Option<u64>;
+
+    /// The processors that this process may run on; `None` where the system does not say.
+    fn processors() -> Option<Processors> {
+        None
+    }
+
+    /// Has pages that this thread, and those that it starts from now on, ask for come from these nodes in
+    /// turns, pages of files that they read among them. Whether it was done: what a user has set before stays.
+    ///
+    /// # Errors
+    /// What the system says; that it cannot.
+    fn interleave_pages(_nodes: &[u32]) -> io::Result<bool> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Bounds what this process may take: memory of its own in bytes, with what it has; time of its
     /// processors from now on. It is refused more memory; when its time is over, the system ends it. There is
@@ -218,6 +257,19 @@ mod tests {
             let again = read(reads);
             assert!(again.is_none() || again.as_deref() == Some(&b"first"[..]), "{reads:?}: {again:?}");
         }
+    }
+
+    #[test]
+    fn processors_are_told_of() {
+        let Processors { fast_cores, cores, threads, nodes } = Processors::of_this_process();
+        assert!(
+            1 <= fast_cores && fast_cores <= cores && cores <= threads,
+            "{fast_cores}, {cores}, {threads}"
+        );
+        assert!(threads <= std::thread::available_parallelism().unwrap().get());
+        assert!(nodes.is_sorted());
+        let known = cfg!(any(target_os = "linux", target_os = "macos", windows));
+        assert!(!known || Os::processors().is_some(), "the system says nothing");
     }
 
     #[test]

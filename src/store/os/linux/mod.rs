@@ -1,6 +1,7 @@
 //! Linux.
 
 mod memory;
+mod processors;
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use memmap2::{Advice, Mmap, MmapMut};
 
 use super::unix::{self, FaultWatch};
-use super::{FileIdentity, Reads, System};
+use super::{FileIdentity, Processors, Reads, System};
 
 /// See the module.
 #[derive(Debug)]
@@ -78,6 +79,14 @@ impl System for Linux {
 
     fn private_bytes() -> Option<u64> {
         memory::of_this_process("RssAnon")
+    }
+
+    fn processors() -> Option<Processors> {
+        processors::of_this_process()
+    }
+
+    fn interleave_pages(nodes: &[u32]) -> io::Result<bool> {
+        processors::interleave(nodes)
     }
 
     fn confine(memory: u64, time: Duration) -> io::Result<()> {

@@ -5,6 +5,7 @@
 
 mod fault;
 mod memory;
+mod processors;
 
 use std::cell::OnceCell;
 use std::fs::{File, OpenOptions};
@@ -28,7 +29,7 @@ use windows_sys::Win32::System::IO::{GetOverlappedResult, OVERLAPPED};
 use windows_sys::Win32::System::Memory::{PrefetchVirtualMemory, WIN32_MEMORY_RANGE_ENTRY};
 use windows_sys::Win32::System::Threading::{CreateEventW, GetCurrentProcess};
 
-use super::{FileIdentity, Reads, System};
+use super::{FileIdentity, Processors, Reads, System};
 
 /// See the module.
 #[derive(Debug)]
@@ -112,6 +113,10 @@ impl System for Windows {
 
     fn private_bytes() -> Option<u64> {
         memory::private_bytes()
+    }
+
+    fn processors() -> Option<Processors> {
+        processors::of_this_process()
     }
 
     fn confine(memory: u64, time: Duration) -> io::Result<()> {
