@@ -6,7 +6,8 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::arranged::Arranged;
-use super::{QK_K, QK8_0, legacy, super_blocks};
+use super::rounding::{Blocks, Portable, Rounding};
+use super::{QK_K, QK8_0};
 
 /// What activations are rounded to before a dot; one for each family of weight types, as in ggml.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -204,6 +205,14 @@ impl Activations {
         &self.qs
     }
 
+    /// [`Activations::quantize_by`] as it is compiled for any CPU.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn quantize(&mut self, ty: ActivationType, x: &[f32], cols: usize) -> Result<(), NonFinite> {
+        self.quantize_by(&Portable, ty, x, cols)
+    }
+
     /// Replaces the rows by `x`, `[rows][cols]`, rounded to `ty`; large inputs by the current thread pool.
     ///
     /// # Errors
@@ -212,7 +221,13 @@ impl Activations {
     ///
     /// # Panics
     /// Where `x` is no whole number of rows or a row no whole number of blocks.
-    pub fn quantize(&mut self, ty: ActivationType, x: &[f32], cols: usize) -> Result<(), NonFinite> {
+    pub fn quantize_by(
+        &mut self,
+        rounding: &impl Rounding,
+        ty: ActivationType,
+        x: &[f32],
+        cols: usize,
+    ) -> Result<(), NonFinite> {
         assert!(cols > 0 && x.len().is_multiple_of(cols), "whole rows of {cols}");
         self.resize(ty, x.len() / cols, cols);
         match ty {
@@ -220,61 +235,23 @@ impl Activations {
             ActivationType::F16 => round_to(x, &mut self.values, |x| f16::from_f32(x).to_f32()),
             ActivationType::BF16 => round_to(x, &mut self.values, |x| bf16::from_f32(x).to_f32()),
             ActivationType::Q8_0 | ActivationType::Q8_1 | ActivationType::Q8_K => {
-                if let Some(at) = first_non_finite(x) {
+                if !self.quantize_blocks(rounding, x) {
+                    let at = x.iter().position(|x| !x.is_finite()).expect("a block with such a value");
                     return Err(NonFinite { row: at / cols, index: at % cols });
                 }
-                self.quantize_blocks(x);
             }
         }
         Ok(())
     }
 
-    /// Rounds finite values to the quantised type that the buffers are sized for.
-    fn quantize_blocks(&mut self, x: &[f32]) {
+    /// Rounds to the quantised type that the buffers are sized for; whether all values are finite.
+    fn quantize_blocks(&mut self, rounding: &impl Rounding, x: &[f32]) -> bool {
+        let Activations { qs, bsums, d, s, .. } = self;
+        let blocks = Blocks { x, qs, bsums, d, s };
         match self.ty {
-            ActivationType::Q8_K => {
-                let (x, _) = x.as_chunks::<QK_K>();
-                let (qs, _) = self.qs.as_chunks_mut::<QK_K>();
-                let (bsums, _) = self.bsums.as_chunks_mut::<{ QK_K / 16 }>();
-                let min = PARALLEL / QK_K;
-                let block = |(((x, qs), bsums), d): (((_, _), _), &mut f32)| {
-                    *d = super_blocks::quantize_block(x, qs, bsums);
-                };
-                if x.len() < 2 * min {
-                    x.iter().zip(qs).zip(bsums).zip(&mut self.d).for_each(block);
-                } else {
-                    x.par_iter().zip(qs).zip(bsums).zip(&mut self.d).with_min_len(min).for_each(block);
-                }
-            }
-            ActivationType::Q8_1 => {
-                let (x, _) = x.as_chunks::<QK8_0>();
-                let (qs, _) = self.qs.as_chunks_mut::<QK8_0>();
-                let (bsums, _) = self.bsums.as_chunks_mut::<2>();
-                let min = PARALLEL / QK8_0;
-                let block = |((((x, qs), bsums), d), s): ((((_, _), _), &mut f32), &mut f32)| {
-                    (*d, *s) = legacy::quantize_q8_1(x, qs, bsums);
-                };
-                let (d, s) = (&mut self.d, &mut self.s);
-                if x.len() < 2 * min {
-                    x.iter().zip(qs).zip(bsums).zip(d).zip(s).for_each(block);
-                } else {
-                    x.par_iter().zip(qs).zip(bsums).zip(d).zip(s).with_min_len(min).for_each(block);
-                }
-            }
-            _ => {
-                let (x, _) = x.as_chunks::<QK8_0>();
-                let (qs, _) = self.qs.as_chunks_mut::<QK8_0>();
-                let (bsums, _) = self.bsums.as_chunks_mut::<2>();
-                let min = PARALLEL / QK8_0;
-                let block = |(((x, qs), bsums), d): (((_, _), _), &mut f32)| {
-                    *d = legacy::quantize_with_sums(x, qs, bsums);
-                };
-                if x.len() < 2 * min {
-                    x.iter().zip(qs).zip(bsums).zip(&mut self.d).for_each(block);
-                } else {
-                    x.par_iter().zip(qs).zip(bsums).zip(&mut self.d).with_min_len(min).for_each(block);
-                }
-            }
+            ActivationType::Q8_K => in_parts(blocks, &|blocks| rounding.q8_k(blocks)),
+            ActivationType::Q8_1 => in_parts(blocks, &|blocks| rounding.q8_1(blocks)),
+            _ => in_parts(blocks, &|blocks| rounding.q8_0(blocks)),
         }
     }
 
@@ -364,6 +341,17 @@ impl Activations {
 /// Elements that one thread does at least: below twice that, starting others costs more than it gains.
 const PARALLEL: usize = 16 * 1024;
 
+/// Rounds blocks, a part a thread; whether all values are finite.
+fn in_parts(blocks: Blocks<'_>, round: &(impl Fn(Blocks<'_>) -> bool + Sync)) -> bool {
+    let values = blocks.x.len();
+    if values < 2 * PARALLEL {
+        return round(blocks);
+    }
+    let [first, others] = blocks.split_at((values / 2).next_multiple_of(QK_K));
+    let (first, others) = rayon::join(|| in_parts(first, round), || in_parts(others, round));
+    first & others
+}
+
 fn round_to(x: &[f32], out: &mut [f32], round: impl Fn(f32) -> f32 + Sync) {
     let run = |(x, out): (&[f32], &mut [f32])| x.iter().zip(out).for_each(|(x, out)| *out = round(*x));
     if x.len() < 2 * PARALLEL {
@@ -371,14 +359,4 @@ fn round_to(x: &[f32], out: &mut [f32], round: impl Fn(f32) -> f32 + Sync) {
     } else {
         x.par_chunks(PARALLEL).zip(out.par_chunks_mut(PARALLEL)).for_each(run);
     }
-}
-
-/// Index of the first value that is infinite or not a number.
-fn first_non_finite(x: &[f32]) -> Option<usize> {
-    // A chunk at a time without a branch for each value.
-    let any = |x: &[f32]| x.iter().fold(false, |any, x| any | !x.is_finite());
-    x.chunks(1024)
-        .enumerate()
-        .filter(|(_, chunk)| any(chunk))
-        .find_map(|(i, chunk)| chunk.iter().position(|x| !x.is_finite()).map(|at| i * 1024 + at))
 }

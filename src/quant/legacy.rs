@@ -123,6 +123,7 @@ fn round_block(x: &[f32; PART], qs: &mut [i8; PART], bsums: &mut [i16; 2]) -> f3
 }
 
 /// Rounds a block to Q8_0, with sums of 16; returns the scale.
+#[inline(always)]
 pub(super) fn quantize_with_sums(x: &[f32; PART], qs: &mut [i8; PART], bsums: &mut [i16; 2]) -> f32 {
     f16::from_f32(round_block(x, qs, bsums)).to_f32()
 }
@@ -149,6 +150,7 @@ pub fn quantize_q4_0(x: &[f32; PART], quants: &mut [u8; PART]) -> f16 {
 
 /// Rounds a block to Q8_1, as ggml's `quantize_row_q8_1_ref` does, with sums of 16; returns the scale, and
 /// the sum of the values times the scale before that was rounded.
+#[inline(always)]
 pub(super) fn quantize_q8_1(x: &[f32; PART], qs: &mut [i8; PART], bsums: &mut [i16; 2]) -> (f32, f32) {
     let d = round_block(x, qs, bsums);
     let sum = bsums[0] + bsums[1];

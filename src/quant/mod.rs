@@ -35,6 +35,7 @@ mod kquants;
 mod legacy;
 mod low_bits;
 mod numbers;
+pub(crate) mod rounding;
 mod super_blocks;
 mod ternary;
 pub(crate) mod testing;
@@ -54,6 +55,7 @@ pub use legacy::{
     BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, QK8_0, quantize_q4_0, quantize_q8_0,
 };
 pub use low_bits::{BlockQ1_0, BlockQ2_0};
+pub use rounding::{Blocks, Rounding};
 pub use super_blocks::QK_K;
 pub use ternary::{BlockTQ1_0, BlockTQ2_0};
 

@@ -447,14 +447,18 @@ unsafe fn products<B: Block, M: Multiply>(w: &[__m256i; 8], x: Eight<'_>) -> [__
                 M::add_quads(zero, w, x)
             }
         });
-        // As horizontal additions would, which are slower.
-        let two = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-        let four = |i: usize| {
-            let (a, b) = (two(s[i], s[i + 1]), two(s[i + 2], s[i + 3]));
-            _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b))
-        };
-        [four(0), four(4)]
+        [sums_of_four([s[0], s[1], s[2], s[3]]), sums_of_four([s[4], s[5], s[6], s[7]])]
     }
+}
+
+/// In lane `i` of each half, the sum over that half of register `i`: as horizontal additions would, which are
+/// slower.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sums_of_four([a, b, c, d]: [__m256i; 4]) -> __m256i {
+    let ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    let cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+    _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd))
 }
 
 /// Adds eight parts' products to the lanes.

@@ -25,6 +25,7 @@ mod norms;
 mod pool;
 mod recurrence;
 mod rope;
+mod rounding;
 mod select;
 mod streams;
 #[cfg(test)]
@@ -44,6 +45,8 @@ use recurrence::channel_scan::Channels as ScanChannels;
 use recurrence::conv::Inputs as ConvInputs;
 use recurrence::delta::Rows as DeltaRows;
 use recurrence::scan::Head as ScanHead;
+
+use crate::quant::Blocks;
 
 pub use attention::{AttentionScratch, AttentionShape, Chosen, Window};
 pub use hyper::{HYPER_GATES, HyperGates};
@@ -164,6 +167,9 @@ kernel_sets! {
         hadamard = indexer::hadamard, (x: &mut [f32]);
         index_dots = indexer::dots, (query: &IndexQuery, keys: KvView, seen: usize, out: &mut [f32]);
         index_scores = indexer::scores, (queries: &IndexQuery, keys: KvView, out: &mut [f32]);
+        round_q8_0 = rounding::q8_0, (blocks: Blocks) -> bool;
+        round_q8_1 = rounding::q8_1, (blocks: Blocks) -> bool;
+        round_q8_k = rounding::q8_k, (blocks: Blocks) -> bool;
     }
     SCALAR portable "scalar" [] Scalar;
     #[cfg(target_arch = "x86_64")]

@@ -53,7 +53,7 @@ impl Streams for AltUpStreams {
         put(streams, x, n, 0);
         buffers
             .inputs
-            .prepare(x, n, self.begin.iter().map(Linear::activation))
+            .prepare(run.kernels.ops(), x, n, self.begin.iter().map(Linear::activation))
             .map_err(ForwardError::not_finite("inp_scaled", 0))?;
         let mut products = vec![run.x];
         for (i, linear) in self.begin.iter().enumerate() {
@@ -83,7 +83,7 @@ impl Streams for AltUpStreams {
             take(cur, streams, n, i + 1);
             buffers
                 .inputs
-                .prepare(cur, n, [linear.activation()])
+                .prepare(run.kernels.ops(), cur, n, [linear.activation()])
                 .map_err(ForwardError::not_finite("l_out", layers))?;
             project(run.kernels, run.store, &buffers.inputs, &mut [(linear, &mut *cur)])?;
             let weight = linear.matrix.described();
@@ -186,7 +186,7 @@ impl Coefficients {
         ops.scale(cur, 1.0 / n as f32);
         let input = run.watch.show(self.norm.label(&[x]), [t, n, 1], cur);
         let wrong = ForwardError::not_finite("altup_router_input", il);
-        buffers.inputs.prepare(cur, n, [self.router.activation()]).map_err(wrong)?;
+        buffers.inputs.prepare(run.kernels.ops(), cur, n, [self.router.activation()]).map_err(wrong)?;
         let mut modalities = crate::store::zeroed(&[t, STREAMS], "the streams' coefficients")?;
         project(run.kernels, run.store, &buffers.inputs, &mut [(&self.router, &mut modalities[..])])?;
         let shape = [t, STREAMS, 1];
@@ -199,7 +199,10 @@ impl Coefficients {
         let label = Label::new("modalities", NodeKind::SoftCap, Work::Streams, &inputs);
         let modality = run.watch.show(label, shape, &mut modalities);
         let wrong = ForwardError::not_finite("modalities", il);
-        buffers.inputs.prepare(&modalities, STREAMS, [self.map.activation()]).map_err(wrong)?;
+        buffers
+            .inputs
+            .prepare(run.kernels.ops(), &modalities, STREAMS, [self.map.activation()])
+            .map_err(wrong)?;
         let rows = self.map.rows();
         let mut coefs = crate::store::zeroed(&[t, rows], "the streams' coefficients")?;
         project(run.kernels, run.store, &buffers.inputs, &mut [(&self.map, &mut coefs[..])])?;
@@ -245,14 +248,14 @@ impl Laurel {
         let (cur, low) = (&buffers.cur[..t * n], &mut buffers.gate[..t * rank]);
         let beside = &mut buffers.beside[..t * n];
         let wrong = ForwardError::not_finite("attn_norm", il);
-        buffers.inputs.prepare(cur, n, [self.left.activation()]).map_err(wrong)?;
+        buffers.inputs.prepare(run.kernels.ops(), cur, n, [self.left.activation()]).map_err(wrong)?;
         project(run.kernels, run.store, &buffers.inputs, &mut [(&self.left, &mut *low)])?;
         let mut node = run.cur;
         let inputs = [node];
         let label = Label::product("laurel_low", Work::Streams, self.left.matrix.described(), &inputs);
         node = run.watch.show(label, [t, rank, 1], low);
         let wrong = ForwardError::not_finite("laurel_low", il);
-        buffers.hidden.prepare(low, rank, [self.right.activation()]).map_err(wrong)?;
+        buffers.hidden.prepare(run.kernels.ops(), low, rank, [self.right.activation()]).map_err(wrong)?;
         project(run.kernels, run.store, &buffers.hidden, &mut [(&self.right, &mut *beside)])?;
         let inputs = [node];
         let label = Label::product("laurel_high", Work::Streams, self.right.matrix.described(), &inputs);

@@ -80,7 +80,12 @@ impl Choosing for Blocks {
         let buffers = &mut *run.buffers;
         buffers
             .inputs
-            .prepare(&buffers.cur[..t * embd], embd, [self.q.activation(), self.k.activation()])
+            .prepare(
+                run.kernels.ops(),
+                &buffers.cur[..t * embd],
+                embd,
+                [self.q.activation(), self.k.activation()],
+            )
             .map_err(ForwardError::not_finite("attn_norm", il))?;
         let IndexerBuffers { q, k, .. } = &mut buffers.latent.indexer;
         let (q, k) = (grown(q, t * heads * len)?, grown(k, t * len)?);

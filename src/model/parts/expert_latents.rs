@@ -78,7 +78,7 @@ impl Latent {
         let buffers = &mut *run.buffers;
         buffers
             .inputs
-            .prepare(&buffers.cur[..run.rows * width], width, types)
+            .prepare(run.kernels.ops(), &buffers.cur[..run.rows * width], width, types)
             .map_err(ForwardError::not_finite(self.spec.down, il))
     }
 
@@ -93,7 +93,7 @@ impl Latent {
         let buffers = &mut *run.buffers;
         buffers
             .inputs
-            .prepare(&buffers.cur[..run.rows * width], width, [self.up.activation()])
+            .prepare(run.kernels.ops(), &buffers.cur[..run.rows * width], width, [self.up.activation()])
             .map_err(ForwardError::not_finite(output, il))?;
         apply(run, &self.up, self.spec.output)
     }

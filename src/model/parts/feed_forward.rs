@@ -96,7 +96,7 @@ impl Dense {
         let buffers = &mut *run.buffers;
         buffers
             .inputs
-            .prepare(&buffers.cur[..run.rows * run.embd], run.embd, self.input_types())
+            .prepare(run.kernels.ops(), &buffers.cur[..run.rows * run.embd], run.embd, self.input_types())
             .map_err(ForwardError::not_finite(self.spec.names.input, il))?;
         run.cur = self.forward_rounded(run, il, Destination::Cur)?;
         Ok(())
@@ -123,7 +123,7 @@ impl Dense {
         let (node_name, _) = self.spec.activation.node_name();
         buffers
             .hidden
-            .prepare(&buffers.gate[..t * ff], ff, [self.down.activation()])
+            .prepare(run.kernels.ops(), &buffers.gate[..t * ff], ff, [self.down.activation()])
             .map_err(ForwardError::not_finite(node_name, il))?;
         let out = match into {
             Destination::Cur => &mut buffers.cur,

@@ -96,7 +96,7 @@ impl Mean {
         let normed_node = [run.watch.show(label, [t, row, 1], normed)];
         let not_finite = ForwardError::not_finite("hc_norm", il);
         let types = [Some(&self.down), self.inject.as_ref()].into_iter().flatten().map(Linear::activation);
-        inputs.prepare(normed, row, types).map_err(not_finite)?;
+        inputs.prepare(run.kernels.ops(), normed, row, types).map_err(not_finite)?;
         let mut outputs = vec![(&self.down, &mut *low)];
         if let Some(inject) = &self.inject {
             outputs.push((inject, &mut gates[..t * count]));
@@ -107,7 +107,7 @@ impl Mean {
         let label = Label::product("hc_low", Work::Streams, self.down.matrix.described(), &normed_node);
         let low_node = [run.watch.show(label, [t, rank, 1], low)];
         let not_finite = ForwardError::not_finite("hc_norm", il);
-        hidden.prepare(low, rank, [self.up.activation()]).map_err(not_finite)?;
+        hidden.prepare(run.kernels.ops(), low, rank, [self.up.activation()]).map_err(not_finite)?;
         project(run.kernels, run.store, hidden, &mut [(&self.up, &mut *up)])?;
         let label = Label::product("hc_gate", Work::Streams, self.up.matrix.described(), &low_node);
         let gate_node = run.watch.show(label, [t, row, 1], up);

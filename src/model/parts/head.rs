@@ -34,7 +34,7 @@ impl Head {
         let buffers = &mut *run.buffers;
         buffers
             .inputs
-            .prepare(&buffers.cur[..t * run.embd], run.embd, [self.output.activation()])
+            .prepare(run.kernels.ops(), &buffers.cur[..t * run.embd], run.embd, [self.output.activation()])
             .map_err(ForwardError::not_finite("result_norm", layers))?;
         let wanted = t * vocab;
         if buffers.logits.try_reserve_exact(wanted).is_err() {

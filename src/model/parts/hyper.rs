@@ -127,7 +127,7 @@ impl Mixes {
         normed.copy_from_slice(&streams[..t * row]);
         run.kernels.ops().rms_norm(normed, row, None, norm_eps);
         inputs
-            .prepare(normed, row, [self.linear.activation()])
+            .prepare(run.kernels.ops(), normed, row, [self.linear.activation()])
             .map_err(ForwardError::not_finite("hc_init", il))?;
         let mixes = &mut gates[..t * self.linear.rows()];
         project(run.kernels, run.store, inputs, &mut [(&self.linear, &mut *mixes)])?;

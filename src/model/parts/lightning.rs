@@ -98,7 +98,12 @@ impl Lightning {
         let Buffers { inputs, cur, q, attn_gate, .. } = &mut *run.buffers;
         let (qkv, gate) = (&mut q[..t * 3 * values], &mut attn_gate[..t * values]);
         inputs
-            .prepare(&cur[..t * embd], embd, [self.qkv.activation(), self.gate.activation()])
+            .prepare(
+                run.kernels.ops(),
+                &cur[..t * embd],
+                embd,
+                [self.qkv.activation(), self.gate.activation()],
+            )
             .map_err(ForwardError::not_finite("attn_norm", il))?;
         project(run.kernels, run.store, inputs, &mut [(&self.qkv, &mut *qkv), (&self.gate, &mut *gate)])?;
         let label = Label::product("QKVcur", Work::Projections, self.qkv.matrix.described(), &input);
@@ -177,7 +182,7 @@ impl Mixer for Lightning {
         let sigmoid = run.watch.show(label, [t, values, 1], gate);
         ops.mul(gate, attn);
         inputs
-            .prepare(gate, values, [self.output.activation()])
+            .prepare(run.kernels.ops(), gate, values, [self.output.activation()])
             .map_err(ForwardError::not_finite(normed.name, il))?;
         let out = if beside { side } else { cur };
         let out = &mut out[..t * run.embd];

@@ -138,7 +138,12 @@ impl Mamba {
         let n = run.rows * self.spec.inner;
         let Buffers { inputs, cur, q, attn_gate, .. } = &mut *run.buffers;
         inputs
-            .prepare(&cur[..run.rows * run.embd], run.embd, self.projections.iter().map(Linear::activation))
+            .prepare(
+                run.kernels.ops(),
+                &cur[..run.rows * run.embd],
+                run.embd,
+                self.projections.iter().map(Linear::activation),
+            )
             .map_err(ForwardError::not_finite("attn_norm", il))?;
         let [x, z] = &self.projections;
         let mut outputs = [(x, &mut q[..n]), (z, &mut attn_gate[..n])];
@@ -176,7 +181,12 @@ impl Mamba {
         let MambaSpec { inner, rank, state_len, .. } = self.spec;
         let Buffers { inputs, hidden, q, k, v, .. } = &mut *run.buffers;
         inputs
-            .prepare(&k[..t * inner], inner, self.selections.iter().map(Linear::activation))
+            .prepare(
+                run.kernels.ops(),
+                &k[..t * inner],
+                inner,
+                self.selections.iter().map(Linear::activation),
+            )
             .map_err(ForwardError::not_finite("mamba_conv", il))?;
         let (low, rest) = v.split_at_mut(t * rank);
         let (b, c) = rest.split_at_mut(t * state_len);
@@ -197,7 +207,9 @@ impl Mamba {
         }
         let [(_, low), ..] = &outputs;
         let types = [self.dt.activation()];
-        hidden.prepare(low, rank, types).map_err(ForwardError::not_finite("mamba_dt_low", il))?;
+        hidden
+            .prepare(run.kernels.ops(), low, rank, types)
+            .map_err(ForwardError::not_finite("mamba_dt_low", il))?;
         let dt = &mut q[..t * inner];
         project(run.kernels, run.store, hidden, &mut [(&self.dt, &mut *dt)])?;
         add_bias(ops, &self.dt, dt);
@@ -274,7 +286,7 @@ impl Mixer for Mamba {
         let (t, inner) = (run.rows, self.spec.inner);
         let Buffers { inputs, attn_gate, cur, beside: other, .. } = &mut *run.buffers;
         inputs
-            .prepare(&attn_gate[..t * inner], inner, [self.output.activation()])
+            .prepare(run.kernels.ops(), &attn_gate[..t * inner], inner, [self.output.activation()])
             .map_err(ForwardError::not_finite("mamba_gated", il))?;
         let out = if beside { other } else { cur };
         let out = &mut out[..t * run.embd];

@@ -151,7 +151,12 @@ impl Mamba2 {
         }
         buffers
             .inputs
-            .prepare(&buffers.cur[..t * run.embd], run.embd, self.projections.iter().map(Linear::activation))
+            .prepare(
+                run.kernels.ops(),
+                &buffers.cur[..t * run.embd],
+                run.embd,
+                self.projections.iter().map(Linear::activation),
+            )
             .map_err(ForwardError::not_finite("attn_norm", il))?;
         let mut outputs = [&mut buffers.attn_gate, &mut buffers.q, &mut buffers.v];
         let mut outputs: Vec<(&Linear, &mut [f32])> = self
@@ -253,7 +258,7 @@ impl Mixer for Mamba2 {
         }
         buffers
             .inputs
-            .prepare(gated, inner, [self.output.activation()])
+            .prepare(run.kernels.ops(), gated, inner, [self.output.activation()])
             .map_err(ForwardError::not_finite("mamba2_gated", il))?;
         let out = if beside { &mut buffers.beside } else { &mut buffers.cur };
         let out = &mut out[..t * run.embd];

@@ -85,7 +85,7 @@ impl NextnInput {
         let pair = run.watch.show(label, [t, 2 * embd, 1], pairs);
         buffers
             .inputs
-            .prepare(pairs, 2 * embd, [self.eh_proj.activation()])
+            .prepare(run.kernels.ops(), pairs, 2 * embd, [self.eh_proj.activation()])
             .map_err(ForwardError::not_finite("mtp_concat", self.il))?;
         project(run.kernels, run.store, &buffers.inputs, &mut [(&self.eh_proj, &mut *e)])?;
         let inputs = [pair];

@@ -261,7 +261,12 @@ impl Ngrams {
         let (t, embd) = (run.rows, self.embd);
         let Buffers { x, gate, cur, inputs, .. } = &mut *run.buffers;
         inputs
-            .prepare(&x[..t * embd], embd, [self.key.activation(), self.value.activation()])
+            .prepare(
+                run.kernels.ops(),
+                &x[..t * embd],
+                embd,
+                [self.key.activation(), self.value.activation()],
+            )
             .map_err(ForwardError::not_finite("ple_embd", il))?;
         let (keys, values) = (&mut gate[..t * self.streams * embd], &mut cur[..t * embd]);
         let mut outputs = [(&self.key, keys), (&self.value, values)];

@@ -65,7 +65,7 @@ impl PerLayerInputs {
         let x = &buffers.x[..t * run.embd];
         buffers
             .inputs
-            .prepare(x, run.embd, [self.projection.activation()])
+            .prepare(run.kernels.ops(), x, run.embd, [self.projection.activation()])
             .map_err(ForwardError::not_finite("inp_scaled", 0))?;
         project(run.kernels, run.store, &buffers.inputs, &mut [(&self.projection, &mut *inputs)])?;
         ops.scale(inputs, 1.0 / (run.embd as f32).sqrt());
@@ -144,7 +144,7 @@ impl PerLayer {
         let (cur, gates) = (&mut buffers.cur[..t * run.embd], &mut buffers.gate[..t * len]);
         buffers
             .inputs
-            .prepare(cur, run.embd, [self.gate.activation()])
+            .prepare(run.kernels.ops(), cur, run.embd, [self.gate.activation()])
             .map_err(ForwardError::not_finite(names.gate, il))?;
         project(run.kernels, run.store, &buffers.inputs, &mut [(&self.gate, &mut *gates)])?;
         let weight = self.gate.matrix.described();
@@ -163,7 +163,7 @@ impl PerLayer {
         let gated = run.watch.show(label, [t, len, 1], gates);
         buffers
             .hidden
-            .prepare(gates, len, [self.output.activation()])
+            .prepare(run.kernels.ops(), gates, len, [self.output.activation()])
             .map_err(ForwardError::not_finite(names.gated, il))?;
         project(run.kernels, run.store, &buffers.hidden, &mut [(&self.output, &mut *cur)])?;
         let weight = self.output.matrix.described();

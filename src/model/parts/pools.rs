@@ -130,7 +130,12 @@ impl Choosing for Pools {
         let buffers = &mut *run.buffers;
         buffers
             .inputs
-            .prepare(&buffers.cur[..t * embd], embd, [self.q.activation(), self.k.activation()])
+            .prepare(
+                run.kernels.ops(),
+                &buffers.cur[..t * embd],
+                embd,
+                [self.q.activation(), self.k.activation()],
+            )
             .map_err(ForwardError::not_finite(input, il))?;
         let IndexerBuffers { q, k, weights, .. } = &mut buffers.latent.indexer;
         let (q, k) = (grown(q, t * heads * len)?, grown(k, t * len)?);

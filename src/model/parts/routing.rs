@@ -205,7 +205,7 @@ impl Router {
         };
         input.fill(run);
         let Buffers { hidden, shared, .. } = &mut *run.buffers;
-        hidden.prepare(&shared[..run.rows * run.embd], run.embd, [ty]).ok()?;
+        hidden.prepare(run.kernels.ops(), &shared[..run.rows * run.embd], run.embd, [ty]).ok()?;
         Some(hidden)
     }
 
@@ -218,7 +218,7 @@ impl Router {
         let shared = &mut shared[..t * embd];
         let node = run.watch.show(input.norm.label(&[run.x]), [t, embd, 1], shared);
         hidden
-            .prepare(shared, embd, [self.linear.activation()])
+            .prepare(run.kernels.ops(), shared, embd, [self.linear.activation()])
             .map_err(ForwardError::not_finite("ffn_moe_input", il))?;
         Ok(node)
     }

@@ -56,7 +56,7 @@ impl ShortConv {
         let types = self.projections.iter().map(Linear::activation);
         buffers
             .inputs
-            .prepare(&buffers.cur[..n], self.embd, types)
+            .prepare(run.kernels.ops(), &buffers.cur[..n], self.embd, types)
             .map_err(ForwardError::not_finite(self.spec.input, il))?;
         let mut outputs = [&mut buffers.q, &mut buffers.attn_gate, &mut buffers.k];
         let mut outputs: Vec<(&Linear, &mut [f32])> =
@@ -128,7 +128,7 @@ impl Mixer for ShortConv {
         let buffers = &mut *run.buffers;
         buffers
             .inputs
-            .prepare(&buffers.attn[..n], self.embd, [self.output.activation()])
+            .prepare(run.kernels.ops(), &buffers.attn[..n], self.embd, [self.output.activation()])
             .map_err(ForwardError::not_finite("conv_gated", il))?;
         let out = if beside { &mut buffers.beside } else { &mut buffers.cur };
         let out = &mut out[..n];

@@ -1,5 +1,6 @@
 //! One input of matrix products, rounded once for each activation type that its weights want.
 
+use crate::kernels::ops::Ops;
 use crate::quant::{ActivationType, Activations, NonFinite};
 
 /// See the module. Its buffers are kept from one use to the next.
@@ -14,6 +15,7 @@ impl Inputs {
     /// Rounds `x` (rows of `cols`) to the given types; what was there before is gone.
     pub fn prepare(
         &mut self,
+        ops: &Ops,
         x: &[f32],
         cols: usize,
         types: impl IntoIterator<Item = ActivationType>,
@@ -28,7 +30,7 @@ impl Inputs {
             }
             let slot = &mut self.by_type[self.used];
             slot.0 = ty;
-            slot.1.quantize(ty, x, cols)?;
+            slot.1.quantize_by(ops, ty, x, cols)?;
             self.used += 1;
         }
         Ok(())

@@ -127,7 +127,9 @@ impl Ahead<'_> {
     #[inline(always)]
     pub fn ask_for<I: Isa>(&self, isa: I, positions: Range<usize>) {
         let bytes = &self.bytes[positions.start * self.row..positions.end * self.row];
-        bytes.iter().step_by(LINE).for_each(|line| isa.prefetch(line));
+        for line in bytes.iter().step_by(LINE) {
+            isa.prefetch(line);
+        }
     }
 }
 
@@ -209,13 +211,12 @@ pub(super) struct Chunk<'a> {
 }
 
 impl Chunk<'_> {
-    /// Calls `f` with each row and its position.
+    /// Each row and its position. To loop over, not to call `for_each` on: what a closure calls of an
+    /// instruction set is compiled outside of the functions that have its features.
     #[inline(always)]
-    pub fn each(&self, mut f: impl FnMut(usize, usize)) {
-        match self.places {
-            Some(places) => places.iter().enumerate().for_each(|(at, &j)| f(at, usize::from(j))),
-            None => self.seen.clone().for_each(|j| f(j, j)),
-        }
+    pub fn rows(&self) -> impl Iterator<Item = (usize, usize)> {
+        let rows = self.places.map_or(self.seen.clone(), |places| 0..places.len());
+        rows.map(|at| (at, self.places.map_or(at, |places| usize::from(places[at]))))
     }
 
     /// The first row.
@@ -300,7 +301,9 @@ fn pack_queries<I: Isa>(isa: I, tile: &Tile, packed: &mut [[f32; 16]]) {
         let packed = &mut packed[row * units..][..units];
         pack(isa, q, packed, 1);
         if matches!(keys, KvView::F16(_)) {
-            packed.iter_mut().for_each(|unit| isa.load(unit).round_f16().store(unit));
+            for unit in packed.iter_mut() {
+                isa.load(unit).round_f16().store(unit);
+            }
         }
     }
 }
@@ -335,14 +338,18 @@ fn score_chunk<I: Isa>(
             if in_place {
                 return score(isa, tile, q, chunk, &Keys { start: 0, units, k: keys.as_chunks().0 }, p);
             }
-            chunk.each(|at, j| pack(isa, &keys[j * len..][..len], &mut packed[(at - start) * units..], 1));
+            for (at, j) in chunk.rows() {
+                pack(isa, &keys[j * len..][..len], &mut packed[(at - start) * units..], 1);
+            }
         }
         KvView::F32(keys) => {
             let keys = tile.of_head(keys, len);
             if in_place {
                 return score(isa, tile, q, chunk, &Keys { start: 0, units, k: keys.as_chunks().0 }, p);
             }
-            chunk.each(|at, j| pack(isa, &keys[j * len..][..len], &mut packed[(at - start) * units..], 1));
+            for (at, j) in chunk.rows() {
+                pack(isa, &keys[j * len..][..len], &mut packed[(at - start) * units..], 1);
+            }
         }
         KvView::Q8_0(d, keys) => {
             let (d, keys) = (tile.of_head(d, len / KV_BLOCK), tile.of_head(keys, len));
@@ -408,7 +415,9 @@ fn weigh_chunk<I: Isa>(
                 let values = InPlace { v: values.as_chunks().0, units: row / 16 };
                 return weigh_all(isa, tile, chunk, values, p, parts);
             }
-            chunk.each(|at, j| pack(isa, &values[j * row..][..len], &mut packed[at - start..], PAGE));
+            for (at, j) in chunk.rows() {
+                pack(isa, &values[j * row..][..len], &mut packed[at - start..], PAGE);
+            }
         }
         KvView::F32(values) => {
             let values = tile.of_head(values, row);
@@ -416,7 +425,9 @@ fn weigh_chunk<I: Isa>(
                 let values = InPlace { v: values.as_chunks().0, units: row / 16 };
                 return weigh_all(isa, tile, chunk, values, p, parts);
             }
-            chunk.each(|at, j| pack(isa, &values[j * row..][..len], &mut packed[at - start..], PAGE));
+            for (at, j) in chunk.rows() {
+                pack(isa, &values[j * row..][..len], &mut packed[at - start..], PAGE);
+            }
         }
         KvView::Q8_0(d, values) => {
             let (d, values) = (tile.of_head(d, row / KV_BLOCK), tile.of_head(values, row));
@@ -450,12 +461,12 @@ fn weigh_chunk<I: Isa>(
 #[inline(always)]
 fn widen<I: Isa, V: Values>(isa: I, tile: &Tile, chunk: &Chunk, values: V, packed: &mut [[f32; 16]]) {
     let (start, units) = (chunk.start(), tile.value_units());
-    chunk.each(|at, j| {
+    for (at, j) in chunk.rows() {
         for unit in 0..units {
             let [value] = values.units::<I, 1>(isa, j, unit);
             value.store(&mut packed[unit * PAGE + at - start]);
         }
-    });
+    }
 }
 
 /// Brings the scores of chosen positions to their places, where their lanes are; what is not chosen is

@@ -8,6 +8,7 @@ mod indexer;
 mod norms;
 mod recurrence;
 mod rope;
+mod rounding;
 mod rows;
 mod scan;
 mod select;

@@ -354,7 +354,7 @@ pub(super) fn project_output(
     let buffers = &mut *run.buffers;
     buffers
         .inputs
-        .prepare(&buffers.attn[..t * cols], cols, [linear.activation()])
+        .prepare(run.kernels.ops(), &buffers.attn[..t * cols], cols, [linear.activation()])
         .map_err(ForwardError::not_finite(attended, il))?;
     let out = if beside { &mut buffers.beside } else { &mut buffers.cur };
     let out = &mut out[..t * run.embd];

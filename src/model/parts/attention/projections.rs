@@ -35,7 +35,7 @@ impl Projections {
         let types = linears.iter().flatten().map(|linear| linear.activation());
         buffers
             .inputs
-            .prepare(&buffers.cur[..t * embd], embd, types)
+            .prepare(run.kernels.ops(), &buffers.cur[..t * embd], embd, types)
             .map_err(ForwardError::not_finite("attn_norm", il))?;
         let outputs = [&mut buffers.q, &mut buffers.k, &mut buffers.v, &mut buffers.attn_gate];
         let mut outputs: Vec<(&Linear, &mut [f32])> = linears

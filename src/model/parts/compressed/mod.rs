@@ -130,7 +130,7 @@ impl Compressed {
         let types = outputs.iter().map(|(linear, _)| linear.activation());
         buffers
             .inputs
-            .prepare(&buffers.cur[..t * embd], embd, types)
+            .prepare(run.kernels.ops(), &buffers.cur[..t * embd], embd, types)
             .map_err(ForwardError::not_finite("attn_norm", il))?;
         project(run.kernels, run.store, &buffers.inputs, &mut outputs)?;
         Ok(())
@@ -154,7 +154,10 @@ impl Compressed {
             outputs.push(own.queries_output(&mut buffers.latent.indexer, t)?);
         }
         let types = outputs.iter().map(|(linear, _)| linear.activation());
-        buffers.hidden.prepare(low, q_rank, types).map_err(ForwardError::not_finite("qr_norm", il))?;
+        buffers
+            .hidden
+            .prepare(run.kernels.ops(), low, q_rank, types)
+            .map_err(ForwardError::not_finite("qr_norm", il))?;
         project(run.kernels, run.store, &buffers.hidden, &mut outputs)?;
         // ggml gives the product no name.
         self.q_norm.apply(ops, q);
@@ -209,11 +212,8 @@ impl Compressed {
             by_head.resize_with(groups, Inputs::default);
         }
         for (inputs, x) in by_head.iter_mut().zip(narrow.chunks_exact((t * cols).max(1))) {
-            inputs.prepare(x, cols, [self.output_a.activation()]).map_err(|at| ForwardError::NotFinite {
-                node: "attn_derope",
-                layer: il,
-                token: at.row,
-                index: at.index,
+            inputs.prepare(run.kernels.ops(), x, cols, [self.output_a.activation()]).map_err(|at| {
+                ForwardError::NotFinite { node: "attn_derope", layer: il, token: at.row, index: at.index }
             })?;
         }
         let wide = grown(wide, groups * t * out_rank)?;
@@ -301,7 +301,7 @@ impl Mixer for Compressed {
         let buffers = &mut *run.buffers;
         buffers
             .inputs
-            .prepare(&buffers.q[..t * cols], cols, [self.output_b.activation()])
+            .prepare(run.kernels.ops(), &buffers.q[..t * cols], cols, [self.output_b.activation()])
             .map_err(ForwardError::not_finite("attn_wo_a", il))?;
         let out = if beside { &mut buffers.beside } else { &mut buffers.cur };
         let out = &mut out[..t * run.embd];

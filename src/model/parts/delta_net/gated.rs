@@ -107,7 +107,7 @@ impl DeltaNet {
         let (mixed, values) = (self.core.mixed(), self.core.spec.values());
         let Buffers { inputs, cur, q, k, v, attn_gate, .. } = &mut *run.buffers;
         inputs
-            .prepare(&cur[..t * embd], embd, self.linears().map(Linear::activation))
+            .prepare(run.kernels.ops(), &cur[..t * embd], embd, self.linears().map(Linear::activation))
             .map_err(ForwardError::not_finite("attn_norm", il))?;
         let (beta, rest) = k.split_at_mut(t * heads);
         let (alpha, merged) = rest.split_at_mut(t * heads);

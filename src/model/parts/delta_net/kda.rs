@@ -139,7 +139,7 @@ impl Kda {
         let (t, embd, values) = (run.rows, run.embd, self.core.spec.values());
         let Buffers { inputs, cur, q, k, attn_gate, .. } = &mut *run.buffers;
         inputs
-            .prepare(&cur[..t * embd], embd, self.inputs().map(Linear::activation))
+            .prepare(run.kernels.ops(), &cur[..t * embd], embd, self.inputs().map(Linear::activation))
             .map_err(ForwardError::not_finite("attn_norm", il))?;
         let [beta, decay, of_decay, of_gate] = self.parts(k, t);
         let mut outputs: Vec<(&Linear, &mut [f32])> = Vec::with_capacity(6);
@@ -168,7 +168,7 @@ impl Kda {
         for (node, (path, out, short, name)) in nodes.iter_mut().zip(steps) {
             if let Some(linear) = &path.second {
                 hidden
-                    .prepare(short, self.core.spec.len, [linear.activation()])
+                    .prepare(run.kernels.ops(), short, self.core.spec.len, [linear.activation()])
                     .map_err(ForwardError::not_finite(name, il))?;
                 project(run.kernels, run.store, hidden, &mut [(linear, &mut *out)])?;
             }

@@ -269,7 +269,7 @@ impl Core {
         let buffers = &mut *run.buffers;
         buffers
             .inputs
-            .prepare(&buffers.attn_gate[..t * values], values, [self.output.activation()])
+            .prepare(run.kernels.ops(), &buffers.attn_gate[..t * values], values, [self.output.activation()])
             .map_err(ForwardError::not_finite(input.name, il))?;
         let out = if beside { &mut buffers.beside } else { &mut buffers.cur };
         let out = &mut out[..t * run.embd];

@@ -199,7 +199,10 @@ impl Experts {
             .chain(self.latent.iter().map(Latent::activation))
             .chain(self.shared.iter().flat_map(Shared::input_types));
         let x = &run.buffers.cur[..run.rows * run.embd];
-        run.buffers.inputs.prepare(x, run.embd, types).map_err(ForwardError::not_finite(self.input, il))
+        run.buffers
+            .inputs
+            .prepare(run.kernels.ops(), x, run.embd, types)
+            .map_err(ForwardError::not_finite(self.input, il))
     }
 
     fn announce(&self, run: &Run<'_>) {
@@ -247,7 +250,7 @@ impl Experts {
         let Buffers { inputs, cur, .. } = &mut *run.buffers;
         let x = &cur[..run.rows * run.embd];
         // What is not finite is found by the network, whose input it is.
-        match inputs.prepare(x, run.embd, [self.router.linear.activation()]) {
+        match inputs.prepare(run.kernels.ops(), x, run.embd, [self.router.linear.activation()]) {
             Ok(()) => self.guess(run),
             Err(_) => Ok(()),
         }
@@ -276,11 +279,13 @@ impl Experts {
         let inputs = [run.cur, weights];
         let label = Label::elementwise("ffn_moe_weighted", Work::Sums, &inputs);
         let node = run.watch.show(label, [t, used, embd], weighted);
-        buffers.hidden.prepare(weighted, embd, self.input_types()).map_err(|at| ForwardError::NotFinite {
-            node: "ffn_moe_weighted",
-            layer: il,
-            token: at.row / used,
-            index: at.index,
+        buffers.hidden.prepare(run.kernels.ops(), weighted, embd, self.input_types()).map_err(|at| {
+            ForwardError::NotFinite {
+                node: "ffn_moe_weighted",
+                layer: il,
+                token: at.row / used,
+                index: at.index,
+            }
         })?;
         Ok(node)
     }
@@ -341,7 +346,7 @@ impl Experts {
         let ExpertBuffers { gate, down, tokens, by_slot, gathered, slots, .. } = &mut buffers.experts;
         let types = self.down.matrices.iter().map(Matrix::activation);
         let (_, node) = self.activation.node_name();
-        buffers.hidden.prepare(&gate[..t * used * ff], ff, types).map_err(|at| {
+        buffers.hidden.prepare(run.kernels.ops(), &gate[..t * used * ff], ff, types).map_err(|at| {
             let token = slots.iter().position(|&slot| slot == at.row).unwrap_or(0) / used;
             ForwardError::NotFinite { node, layer: il, token, index: at.index }
         })?;

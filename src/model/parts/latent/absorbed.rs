@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::heads::{PARALLEL, by_heads, by_tokens, each_row, show_by_head};
 use super::{Latent, LatentSpec, scale_by_position};
-use crate::kernels::ops::Chosen;
+use crate::kernels::ops::{Chosen, Ops};
 use crate::model::parts::indexer::Indexing;
 use crate::model::run::{Run, multiply_heads, with_rows};
 use crate::model::state::{Inputs, LatentBuffers, grown};
@@ -43,7 +43,7 @@ impl Latent {
         let inputs = [q];
         let label = Label::elementwise("q_nope", Work::Projections, &inputs);
         let q = show_by_head(&mut run.watch, label, [n, heads, nope], narrow);
-        stretch.round(by_head, narrow, [heads, nope], k_b.activation(), "q")?;
+        stretch.round(run.kernels.ops(), by_head, narrow, [heads, nope], k_b.activation(), "q")?;
         let wide = grown(wide, heads * n * latent)?;
         let held = stretch.held.map(|held| held[0]);
         multiply_heads(run.kernels, run.store, k_b, held, by_head, wide)?;
@@ -115,7 +115,7 @@ impl Latent {
         let LatentBuffers { narrow, wide, by_head, attended: from, .. } = &mut buffers.latent;
         let wide = grown(wide, heads * n * latent)?;
         by_heads(&from[..n * heads * latent], latent, wide, latent, [n, heads]);
-        stretch.round(by_head, wide, [heads, latent], v_b.activation(), "kqv")?;
+        stretch.round(run.kernels.ops(), by_head, wide, [heads, latent], v_b.activation(), "kqv")?;
         let narrow = grown(narrow, heads * n * value_len)?;
         let held = stretch.held.map(|held| held[1]);
         multiply_heads(run.kernels, run.store, v_b, held, by_head, narrow)?;
@@ -133,6 +133,7 @@ impl Stretch<'_> {
     /// Rounds the input of each head's product, `[heads][rows][cols]`.
     fn round(
         &self,
+        ops: &Ops,
         by_head: &mut Vec<Inputs>,
         x: &[f32],
         [heads, cols]: [usize; 2],
@@ -146,7 +147,7 @@ impl Stretch<'_> {
             return Ok(());
         }
         let each = x.len() / heads;
-        let of = |(inputs, x): (&mut Inputs, &[f32])| inputs.prepare(x, cols, [ty]);
+        let of = |(inputs, x): (&mut Inputs, &[f32])| inputs.prepare(ops, x, cols, [ty]);
         let rounded: Result<Vec<()>, NonFinite> = if x.len() < PARALLEL {
             by_head.iter_mut().zip(x.chunks_exact(each)).map(of).collect()
         } else {

@@ -137,7 +137,7 @@ impl Latent {
         let types = outputs.iter().map(|(linear, _)| linear.activation());
         buffers
             .inputs
-            .prepare(&buffers.cur[..t * embd], embd, types)
+            .prepare(run.kernels.ops(), &buffers.cur[..t * embd], embd, types)
             .map_err(ForwardError::not_finite("attn_norm", il))?;
         project(run.kernels, run.store, &buffers.inputs, &mut outputs)?;
         if let (Some(linear), Some(gate)) = (&self.gate, self.spec.gate) {
@@ -174,7 +174,7 @@ impl Latent {
                 let types = outputs.iter().map(|(linear, _)| linear.activation());
                 buffers
                     .hidden
-                    .prepare(&buffers.latent.low_q[..t * rank], rank, types)
+                    .prepare(run.kernels.ops(), &buffers.latent.low_q[..t * rank], rank, types)
                     .map_err(ForwardError::not_finite(name, il))?;
                 project(run.kernels, run.store, &buffers.hidden, &mut outputs)?;
                 b
@@ -261,7 +261,7 @@ impl Latent {
         }
         buffers
             .hidden
-            .prepare(latents_alone, latent, [kv_b.activation()])
+            .prepare(run.kernels.ops(), latents_alone, latent, [kv_b.activation()])
             .map_err(ForwardError::not_finite(names.latent, il))?;
         let each = nope + value_len;
         let kv = grown(kv, t * heads * each)?;

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Whether the compiler has kept the order of sums in the panels of the AVX2 kernels, which is half of their speed.
+"""Whether the compiler has made of the x86-64 kernels what they were written for.
 
-    scripts/pending-products.py PROGRAM      a build with optimisation
-    scripts/pending-products.py --self-test
+    scripts/assembly.py PROGRAM      a build with optimisation
+    scripts/assembly.py --self-test
 
-A panel's products (vpmaddubsw) are added to sums (vpaddw) one by one. Without the barriers in the source the
+The order of sums in the panels of the AVX2 kernels is half of their speed. A panel's products (vpmaddubsw) are added to sums (vpaddw) one by one. Without the barriers in the source the
 compiler makes all products of a chain first, keeps them on the stack, and adds them up in a tree. Looked at are the
 functions that have the longest chains, eight products for each of four tokens and two panels: at no place may many
 more products be made than there are sums. Needs objdump.
@@ -15,6 +15,11 @@ import subprocess
 import sys
 
 FUNCTION = re.compile(r"^[0-9a-f]+ <.*avx2::super_blocks::add_panel")
+OURS = re.compile(r"^[0-9a-f]+ <.*wayinfer::")
+# Instructions as functions, but for those that ask the CPU what it is.
+CALL = re.compile(r"\t(?:call|jmp) .*<core::core_arch::x86::(?!cpuid|xsave)")
+# Of the text of a whole program, what is looked at.
+WANTED = re.compile(r">:$|vpmaddubsw|vpaddw|vpmaddwd|core_arch")
 # Sums of four tokens and two panels, whose first products are added to nothing; and what is under way.
 MOST = 8 + 6
 PRODUCTS = 64
@@ -54,6 +59,17 @@ def check(lines):
     return len(found), max(map(most_pending, found), default=0)
 
 
+def calls(lines):
+    """Functions of ours that call instructions, with how many calls."""
+    found, name = {}, None
+    for line in lines:
+        if line.endswith(">:"):
+            name = line.split(" ", 1)[1] if OURS.match(line) else None
+        elif name and CALL.search(line):
+            found[name] = found.get(name, 0) + 1
+    return found
+
+
 def text_of(instructions):
     return ["0000 <wayinfer::kernels::avx2::super_blocks::add_panel>:"] + [f"  1:\t{i} a,b,c" for i in instructions]
 
@@ -64,6 +80,10 @@ def self_test():
     assert check(text_of(kept)) == (1, 9), check(text_of(kept))
     assert check(text_of(tree))[1] == 64 > MOST
     assert check(text_of(kept[:20])) == (0, 0)
+    called = "  2:\tcall   5f0 <core::core_arch::x86::avx512f::_mm512_cvtph_ps>"
+    asked = "  3:\tcall   5f0 <core::core_arch::x86::xsave::_xgetbv>"
+    assert calls(text_of(kept) + [called, asked, called]) == {"<wayinfer::kernels::avx2::super_blocks::add_panel>:": 2}
+    assert calls(["0000 <core::array::try_map>:", called]) == {}
     print("self-test passed")
 
 
@@ -74,12 +94,18 @@ def main():
         sys.exit(__doc__)
     command = ["objdump", "-d", "--no-show-raw-insn", "-C", sys.argv[1]]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as objdump:
-        count, most = check(line.rstrip("\n") for line in objdump.stdout)
+        lines = [line.rstrip("\n") for line in objdump.stdout if WANTED.search(line)]
+    count, most = check(lines)
+    called = calls(lines)
     if count == 0:
         sys.exit("no function of panels with chains of eight products: is this an optimised build for x86-64?")
     print(f"{count} functions, at most {most} products pending (allowed: {MOST})")
     if most > MOST:
         sys.exit("the compiler has changed the order of sums")
+    for name, count in called.items():
+        print(f"{count} instructions are calls in {name}")
+    if called:
+        sys.exit("closures and functions without a kernel set's features call its instructions")
 
 
 main()
