@@ -4,7 +4,6 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 
 use half::{bf16, f16};
 use rayon::ThreadPool;
@@ -26,7 +25,10 @@ fn real(ty: TensorType) -> &'static Format {
     format(ty).expect("a format")
 }
 
-static POOLS: LazyLock<Vec<ThreadPool>> = LazyLock::new(|| thread_pools().expect("threads"));
+/// What `check` says of every format, with pools for it.
+fn every_format<R: Send>(check: impl Fn(&'static Format, &[ThreadPool]) -> R + Sync) -> Vec<R> {
+    each_format(FORMATS, |format| check(format, &thread_pools().expect("threads")))
+}
 
 /// The kernel sets that this CPU can run; prints which it cannot.
 fn kernel_sets() -> Vec<&'static Kernels> {
@@ -76,9 +78,9 @@ fn bounds_are_tight() {
 #[test]
 fn every_kernel_set_computes_what_the_scalar_dots_do() {
     let sets = kernel_sets();
-    for format in FORMATS {
+    every_format(|format, pools| {
         let goldens = goldens(format);
-        let reports = check_kernels(&sets, format, Some(&goldens), matmul, &POOLS);
+        let reports = check_kernels(&sets, format, Some(&goldens), matmul, pools);
         for (kernels, report) in sets.iter().zip(&reports) {
             assert_eq!(report.first.as_ref().map(ToString::to_string), None);
             assert!(report.dots > 10_000, "{}", report.dots);
@@ -93,7 +95,7 @@ fn every_kernel_set_computes_what_the_scalar_dots_do() {
                 close.worst_ulp
             );
         }
-    }
+    });
 }
 
 /// The value of a float with this many bits of exponent and mantissa, from its definition.
@@ -365,8 +367,8 @@ mod canaries {
             }
         }
         let scalar = Kernels::by_isa(Isa::Scalar).expect("every CPU has it");
-        for format in FORMATS {
-            let reports = check_kernels(&[scalar], format, None, faulty, &POOLS);
+        every_format(|format, pools| {
+            let reports = check_kernels(&[scalar], format, None, faulty, pools);
             let first = reports[0].first.as_ref().expect("seen");
             assert_eq!((first.ty, first.isa, first.threads, first.row), (format.ty, Isa::Scalar, 2, 148));
             let text = first.to_string();
@@ -374,7 +376,7 @@ mod canaries {
             println!("seen: {text}");
             // Two rows of 1 and of 9 tokens, by 2 and by 3 threads.
             assert_eq!(reports[0].differing, 2 * (1 + 9) * 2);
-        }
+        });
     }
 
     /// A kernel that is wrong at one edge only: with exactly four tokens, in the last row of the first (whose activations
@@ -389,14 +391,14 @@ mod canaries {
             }
         }
         let scalar = Kernels::by_isa(Isa::Scalar).expect("every CPU has it");
-        for format in FORMATS {
-            let reports = check_kernels(&[scalar], format, None, faulty, &POOLS);
+        every_format(|format, pools| {
+            let reports = check_kernels(&[scalar], format, None, faulty, pools);
             let first = reports[0].first.as_ref().unwrap_or_else(|| panic!("{} not seen", format.ty));
             assert_eq!(
                 (first.ty, first.rows, first.tokens, first.row, first.token),
                 (format.ty, 33, 4, 32, 0)
             );
-        }
+        });
     }
 }
 

@@ -15,7 +15,7 @@ use crate::kernels::{Isa, Kernels, matmul};
 use crate::quant::{self, FORMATS, Format};
 use crate::verify::formats::{
     FormatGoldens, FormatUnderTest, SetReport, SpeedTest, check_against_ggml, check_kernels,
-    check_kernels_against_ggml, compare_with_scalar, thread_pools,
+    check_kernels_against_ggml, compare_with_scalar, each_format, thread_pools,
 };
 use crate::verify::{Selection, WeightRows};
 use report::{FormatRow, KernelRow, Report};
@@ -139,24 +139,34 @@ fn goldens(
 fn check_formats(args: &Args, sets: &[&'static Kernels]) -> Result<Report, CliError> {
     let folder = golden_folder(args.golden.as_deref())?;
     let formats = formats(args.format.as_deref())?;
-    let goldens = |&format: &&'static Format| goldens(folder.as_deref(), args.golden.is_some(), format);
-    let goldens = formats.iter().map(goldens).collect::<Result<Vec<_>, _>>()?;
-    let pools = thread_pools()?;
-    let mut report = Report::default();
-    for (format, goldens) in formats.into_iter().zip(goldens) {
-        let against_ggml = goldens.as_ref().map(|g| check_against_ggml(&FormatUnderTest::of(format), g));
-        report.formats.push(FormatRow { ty: format.ty, ggml: against_ggml });
-        let results = check_kernels(sets, format, goldens.as_ref(), matmul, &pools);
-        for (&kernels, scalar) in sets.iter().zip(results) {
-            let ggml = match &goldens {
-                Some(goldens) => Some(check_kernels_against_ggml(kernels, format, goldens, matmul)?),
-                None => None,
-            };
-            report.kernels.push(KernelRow { format, kernels, scalar, ggml, speed: None });
-        }
+    let found = |format: &&'static Format| {
+        Ok((format.ty, goldens(folder.as_deref(), args.golden.is_some(), format)?))
+    };
+    let goldens = formats.iter().map(found).collect::<Result<Vec<_>, CliError>>()?;
+    let goldens = |format: &Format| goldens.iter().find(|(ty, _)| *ty == format.ty)?.1.as_ref();
+    let mut report = Report { golden: folder.clone(), ..Report::default() };
+    for rows in each_format(formats, |format| check_format(format, sets, goldens(format))) {
+        let (format, kernels) = rows?;
+        report.formats.push(format);
+        report.kernels.extend(kernels);
     }
-    report.golden = folder;
     Ok(report)
+}
+
+/// One format, by every kernel set.
+fn check_format(
+    format: &'static Format,
+    sets: &[&'static Kernels],
+    goldens: Option<&FormatGoldens>,
+) -> Result<(FormatRow, Vec<KernelRow>), CliError> {
+    let ggml = goldens.map(|g| check_against_ggml(&FormatUnderTest::of(format), g));
+    let results = check_kernels(sets, format, goldens, matmul, &thread_pools()?);
+    let row = |(&kernels, scalar)| {
+        let ggml = goldens.map(|g| check_kernels_against_ggml(kernels, format, g, matmul)).transpose()?;
+        Ok(KernelRow { format, kernels, scalar, ggml, speed: None })
+    };
+    let kernels = sets.iter().zip(results).map(row).collect::<Result<_, CliError>>()?;
+    Ok((FormatRow { ty: format.ty, ggml }, kernels))
 }
 
 /// Most columns of a real tensor: activations for them are kept in memory.

@@ -1,6 +1,7 @@
 //! Every kernel set against the scalar dots, bit for bit.
 
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
@@ -123,6 +124,31 @@ pub fn thread_pools() -> Result<Vec<ThreadPool>, ThreadPoolBuildError> {
     (1..=3).map(|n| ThreadPoolBuilder::new().num_threads(n).build()).collect()
 }
 
+/// Checks each of some formats, several at a time, on threads of their own; the results in the order of the
+/// formats. A pool that several of them use is one that they wait for.
+pub fn each_format<'f, R: Send>(
+    formats: impl IntoIterator<Item = &'f Format>,
+    check: impl Fn(&'f Format) -> R + Sync,
+) -> Vec<R> {
+    let formats: Vec<_> = formats.into_iter().enumerate().collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let take = || formats.get(next.fetch_add(1, Ordering::Relaxed));
+        std::iter::from_fn(take).map(|&(i, format)| (i, check(format))).collect::<Vec<_>>()
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut results = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut results = work();
+        for other in others {
+            results.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        results
+    });
+    results.sort_by_key(|(i, _)| *i);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
 /// Most rows and tokens of the small products.
 const ROWS: usize = 33;
 const TOKENS: usize = 33;
@@ -189,11 +215,13 @@ pub fn check_kernels(
     pools: &[ThreadPool],
 ) -> Vec<SetReport> {
     let mut reports = vec![SetReport::default(); sets.len()];
-    for cols in column_counts(format) {
-        for kind in KINDS {
-            check_edges(sets, format, kind, cols, matmul, pools, &mut reports);
+    on(pools.first(), || {
+        for cols in column_counts(format) {
+            for kind in KINDS {
+                check_edges(sets, format, kind, cols, matmul, &mut reports);
+            }
         }
-    }
+    });
     check_threads(sets, format, matmul, pools, &mut reports);
     if let Some(goldens) = goldens {
         let rows = goldens.decode_cases.len();
@@ -211,14 +239,13 @@ pub fn check_kernels(
     reports
 }
 
-/// All numbers of rows with all numbers of tokens. The weights begin at an odd address.
+/// All numbers of rows with all numbers of tokens, on one thread. The weights begin at an odd address.
 fn check_edges(
     sets: &[&'static Kernels],
     format: &'static Format,
     kind: Kind,
     cols: usize,
     matmul: Matmul,
-    pools: &[ThreadPool],
     reports: &mut [SetReport],
 ) {
     let mut random = Random(cols as u64 * 100 + kind as u64);
@@ -238,7 +265,7 @@ fn check_edges(
                 if kernels.isa() == Isa::Scalar && rows != ROWS && tokens != 1 {
                     continue;
                 }
-                on(pools.first(), || report.run(kernels, matmul, &product, &wanted, ROWS));
+                report.run(kernels, matmul, &product, &wanted, ROWS);
             }
         }
     }

@@ -19,7 +19,7 @@ pub use against_ggml::{
     Closeness, GgmlReport, Mismatch, Tally, check_against_ggml, check_kernels_against_ggml,
 };
 pub use against_scalar::{
-    DotDifference, Matmul, SetReport, check_kernels, compare_with_scalar, thread_pools,
+    DotDifference, Matmul, SetReport, check_kernels, compare_with_scalar, each_format, thread_pools,
 };
 pub use bounds::{DOT_BOUNDS, DotBound, dot_bound};
 pub use goldens::{DotSet, FormatGoldens, GoldenError};
