@@ -55,7 +55,7 @@ fn check(tokenizer: &Tokenizer, input: &Input) {
     }
     if let Ok(template) = ChatTemplate::new(input.template) {
         let messages = [Message::new("system", "Be brief."), Message::new("user", input.text)];
-        if let Ok(rendered) = template.render(&Conversation::new(&messages, true, tokenizer)) {
+        if let Ok(rendered) = template.render_apart(&Conversation::new(&messages, true, tokenizer), tokenizer) {
             let _ = tokenizer.encode_chat(&rendered);
         }
     }
