@@ -1,10 +1,13 @@
-//! F32, F16 and BF16: the sixteen lanes are one register.
+//! F32, F16 and BF16: the sixteen lanes are one register. For many tokens weights are widened once, into panels.
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
+use super::super::blocks::{self, PanelKernel, rows_from, takes_rows};
 use super::super::layouts::{Bf16, F16, F32, FloatSteps};
 use super::super::{OutTile, Tile};
 use super::{load_16_f32, load_32_bytes, load_64_bytes, prefetch, tree16};
+use crate::quant::ActivationRow;
 
 /// How sixteen weights become a register of f32.
 pub(super) trait Floats: FloatSteps {
@@ -36,6 +39,10 @@ floats!(Bf16, |step| {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) unsafe fn tile<F: Floats>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
     let tokens = tile.x.rows();
+    if tokens >= PANEL_TOKENS {
+        // SAFETY: the caller vouches for the CPU.
+        return unsafe { blocks::panels::<Panels<F>, ROWS>(tile, out) };
+    }
     let mut r = 0;
     while r < tile.rows {
         // Rows one after another for one token, as memory streams best; else blocks of 4 x 6 dots, which take
@@ -57,6 +64,124 @@ pub(super) unsafe fn tile<F: Floats>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
             }
         }
         r += if four { 4 } else { 1 };
+    }
+}
+
+/// Tokens from which on panels pay.
+const PANEL_TOKENS: usize = 16;
+/// Rows of a panel.
+const ROWS: usize = 8;
+/// Steps of sixteen columns in a unit of a panel.
+const STEPS: usize = 32;
+
+struct Panels<F>(PhantomData<F>);
+
+/// Eight rows of some steps.
+struct Panel {
+    /// Steps there are, the last perhaps filled up with zeros.
+    steps: usize,
+    rows: [[__m512; STEPS]; ROWS],
+}
+
+impl<F: Floats> PanelKernel<ROWS> for Panels<F> {
+    // All rows with three tokens take 24 of the 32 registers.
+    const TOKENS: usize = 3;
+    const TOKENS_A_PANEL: usize = 96;
+
+    takes_rows!(8);
+
+    type Row<'a> = &'a [f32];
+    type Panel = Panel;
+    /// The sixteen lanes of each row.
+    type Lanes = [__m512; ROWS];
+
+    #[inline(always)]
+    fn row(x: ActivationRow<'_>) -> &[f32] {
+        x.floats(F::ACTIVATION)
+    }
+
+    #[inline(always)]
+    fn units(row_bytes: usize) -> usize {
+        row_bytes.div_ceil(STEPS * size_of::<F::Step>())
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn no_lanes() -> [__m512; ROWS] {
+        [_mm512_setzero_ps(); ROWS]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn no_panel() -> Panel {
+        Panel { steps: 0, rows: [[_mm512_setzero_ps(); STEPS]; ROWS] }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn unpack(rows: &[&[u8]; ROWS], unit: usize, panel: &mut Panel) {
+        for (row, to) in rows.iter().zip(&mut panel.rows) {
+            let (steps, tail) = F::steps(&row[unit * STEPS * size_of::<F::Step>()..]);
+            let whole = &steps[..steps.len().min(STEPS)];
+            for (step, to) in whole.iter().zip(&mut *to) {
+                prefetch(step);
+                // SAFETY: the caller vouches for the CPU.
+                *to = unsafe { F::widen(step) };
+            }
+            panel.steps = whole.len();
+            if panel.steps < STEPS && !tail.is_empty() {
+                // SAFETY: as above.
+                to[panel.steps] = unsafe { F::widen(&F::padded(tail)) };
+                panel.steps += 1;
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn accumulate<const T: usize>(
+        panel: &Panel,
+        x: &Vec<&[f32]>,
+        first: usize,
+        unit: usize,
+        lanes: &mut [[__m512; ROWS]; T],
+    ) {
+        let x = rows_from::<_, T>(x, first);
+        let x = array!(T, |t| x[t][unit * STEPS * 16..].as_chunks::<16>());
+        let whole = x[0].0.len().min(panel.steps);
+        let steps = array!(T, |t| &x[t].0[..whole]);
+        let w = array!(ROWS, |r| &panel.rows[r][..panel.steps]);
+        let mut acc = *lanes;
+        for k in 0..whole {
+            multiply(array!(ROWS, |r| w[r][k]), array!(T, |t| &steps[t][k]), &mut acc);
+        }
+        if whole < panel.steps {
+            let tails = array!(T, |t| {
+                let mut tail = [0f32; 16];
+                tail[..x[t].1.len()].copy_from_slice(x[t].1);
+                tail
+            });
+            multiply(array!(ROWS, |r| w[r][whole]), array!(T, |t| &tails[t]), &mut acc);
+        }
+        *lanes = acc;
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn finish(lanes: &[__m512; ROWS]) -> [f32; ROWS] {
+        array!(8, |r| tree16(lanes[r]))
+    }
+}
+
+/// One fused multiply-add in each lane of every row and token.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn multiply<const T: usize>(w: [__m512; ROWS], x: [&[f32; 16]; T], acc: &mut [[__m512; ROWS]; T]) {
+    let x = array!(T, |t| load_16_f32(x[t]));
+    for r in 0..ROWS {
+        for t in 0..T {
+            acc[t][r] = _mm512_fmadd_ps(w[r], x[t], acc[t][r]);
+        }
     }
 }
 
