@@ -23,9 +23,10 @@ use crate::model::KvType;
 use crate::store::same_file;
 use crate::text::EncodeOptions;
 use crate::verify::perplexity::{
-    Against, BaseHeader, BaseSource, BaseWriter, MOST_TOP, Shares, WindowOptions, Windows, WindowsError, measure,
+    Against, BaseHeader, BaseSource, BaseWriter, MOST_TOP, Shares, WindowOptions, Windows, WindowsError,
+    measure,
 };
-use crate::verify::{TensorFileError, VerifyError};
+use crate::verify::{TensorFileError, VerifyError, remove_unfinished_files};
 use progress::Progress;
 use report::{Report, Side};
 
@@ -61,6 +62,10 @@ pub struct Args {
     /// Run only the first N windows
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     chunks: Option<NonZeroUsize>,
+
+    /// Recognise special tokens that are written out in the text, as a chat's are
+    #[arg(long)]
+    special: bool,
 
     /// Write a base to this file, for --against
     #[arg(long, value_name = "FILE")]
@@ -116,7 +121,7 @@ enum Other {
 pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     Windows::length(&args.windows(None)).map_err(usage)?;
     // What would be in the way at the end is told before the work.
-    let interrupted = interrupt::watch()?;
+    let interrupted = interrupt::watch_to_leave(remove_unfinished_files)?;
     let mut writer = args.base.as_deref().map(|path| create(path, args.force)).transpose()?;
     let mut other = open_other(args)?;
     let text = Input::of(args.file.as_ref()).text()?;
@@ -151,10 +156,11 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     let other_engine = other_model.map(|model| engine_args::open_engine(model, &other_options));
     let mut other_engine = other_engine.transpose()?;
     let own = Side::new(args.model.path(), Some((&engine, &options)));
-    let beside = Side::new(
-        args.against.as_deref().unwrap_or(args.model.path()),
-        other_engine.as_ref().map(|engine| (engine, &other_options)),
-    );
+    let beside = args.against.as_deref().unwrap_or(args.model.path());
+    let beside = match base.as_ref().and_then(|base| base.header()) {
+        Some(header) => Side::of_base(beside, header),
+        None => Side::new(beside, other_engine.as_ref().map(|engine| (engine, &other_options))),
+    };
     if let Some(writer) = &mut writer {
         writer.begin(&header(args, &own, &windows, vocab))?;
     }
@@ -245,7 +251,7 @@ fn cut(args: &Args, loaded: &Loaded, text: &str) -> Result<Windows, CliError> {
 /// The tokens of a text, and the BOS that windows begin with.
 fn tokenize(args: &Args, loaded: &Loaded, text: &str) -> Result<(Vec<u32>, Option<u32>), CliError> {
     let tokenizer = args.tokenizer.tokenizer(&loaded.gguf)?;
-    let options = EncodeOptions { add_special: true, parse_special: false };
+    let options = EncodeOptions { add_special: true, parse_special: args.special };
     let mut ids = tokenizer.encode(text, options).in_file(loaded.path())?;
     if tokenizer.adds_eos() && ids.last().copied() == tokenizer.eos() {
         ids.pop();

@@ -125,7 +125,8 @@ pub(super) fn read_header(reader: &mut impl Read) -> Result<(Vec<u64>, u64), Hea
     if !value("fortran_order").is_some_and(|order| order.starts_with("False")) {
         return Err(other("the last dimension must move fastest"));
     }
-    let shape = value("shape").and_then(|rest| rest.strip_prefix('(')?.split_once(')')).map(|(sizes, _)| sizes);
+    let shape =
+        value("shape").and_then(|rest| rest.strip_prefix('(')?.split_once(')')).map(|(sizes, _)| sizes);
     let sizes = shape.ok_or_else(|| other("there is no shape"))?.split(',').map(str::trim);
     let sizes: Result<Vec<u64>, _> = sizes.filter(|size| !size.is_empty()).map(str::parse).collect();
     Ok((sizes.map_err(|_| other("its shape is none"))?, (8 + field + len) as u64))

@@ -62,8 +62,10 @@ impl<'a> Progress<'a> {
 /// The value after so many windows.
 fn line(step: &Step<'_>, windows: usize) -> String {
     let perplexity = step.measured.perplexity.perplexity();
-    let mut line =
-        format!("window {} of {windows}: perplexity {:.4} ± {:.4}", step.windows, perplexity.mean, perplexity.error);
+    let mut line = format!(
+        "window {} of {windows}: perplexity {:.4} ± {:.4}",
+        step.windows, perplexity.mean, perplexity.error
+    );
     if let Some(divergences) = &step.measured.divergences {
         let kld = divergences.all.kld.mean();
         line.push_str(&format!(", divergence {:.6} ± {:.6}", kld.mean, kld.error));

@@ -9,17 +9,20 @@ use crate::cli::number::Number;
 use crate::cli::{CliError, output, safe_text};
 use crate::engine::{Engine, EngineOptions};
 use crate::verify::perplexity::{
-    DivergencePart, DivergenceSummary, Divergences, Mean, Measured, Sums, Windows, share,
+    BaseHeader, DivergencePart, DivergenceSummary, Divergences, Mean, Measured, Sums, Windows, share,
 };
 
 /// Stretches of positions that people are shown.
 const STRETCHES: usize = 4;
 
+/// Columns of what a base says of itself, at most.
+const MOST_SETTINGS: usize = 200;
+
 /// One side of a comparison.
 pub struct Side {
     /// The file.
     pub name: String,
-    /// How it was run; `None` of a base.
+    /// How it was run, and of a base what; `None` where nobody knows.
     pub settings: Option<String>,
 }
 
@@ -30,9 +33,20 @@ impl Side {
         Side { name: path.display().to_string(), settings }
     }
 
+    /// Of a base that says what it is of.
+    pub fn of_base(path: &Path, header: &BaseHeader) -> Side {
+        let settings = format!("{}, {}", header.model, header.settings);
+        Side { name: path.display().to_string(), settings: Some(settings) }
+    }
+
     fn line(&self) -> String {
         let name = safe_text::escape(&self.name);
-        self.settings.as_ref().map_or_else(|| name.to_string(), |settings| format!("{name} ({settings})"))
+        match &self.settings {
+            Some(settings) => {
+                format!("{name} ({})", output::cut_end(&safe_text::escape(settings), MOST_SETTINGS))
+            }
+            None => name.to_string(),
+        }
     }
 }
 
@@ -149,8 +163,17 @@ fn line(out: &mut impl Write, label: &str, value: &str) -> io::Result<()> {
     writeln!(out, "  {label:<22} {value}")
 }
 
+/// A value with so many decimals; what is rounded to 0 has no sign.
+fn decimal(value: f64, digits: usize) -> String {
+    let text = format!("{value:.digits$}");
+    match text.strip_prefix('-') {
+        Some(rest) if rest.chars().all(|c| matches!(c, '0' | '.')) => rest.to_owned(),
+        _ => text,
+    }
+}
+
 fn fixed(mean: Mean, digits: usize) -> String {
-    format!("{:.digits$} ± {:.digits$}", mean.mean, mean.error)
+    format!("{} ± {}", decimal(mean.mean, digits), decimal(mean.error, digits))
 }
 
 /// A value that may be small, and is exactly 0 where that is said.
@@ -164,7 +187,7 @@ fn short(value: f64) -> String {
 
 /// In percent.
 fn percent(mean: Mean, digits: usize) -> String {
-    format!("{:.digits$} ± {:.digits$} %", 100.0 * mean.mean, 100.0 * mean.error)
+    format!("{} ± {} %", decimal(100.0 * mean.mean, digits), decimal(100.0 * mean.error, digits))
 }
 
 fn write_summary(out: &mut impl Write, summary: &DivergenceSummary, rows: u64) -> io::Result<()> {
@@ -172,7 +195,7 @@ fn write_summary(out: &mut impl Write, summary: &DivergenceSummary, rows: u64) -
     line(out, "ratio", &fixed(summary.ratio, 6))?;
     line(out, "ln of the ratio", &small(summary.ln_ratio))?;
     if let Some(correlation) = summary.correlation {
-        line(out, "correlation", &format!("{:.2} %", 100.0 * correlation))?;
+        line(out, "correlation", &format!("{} %", decimal(100.0 * correlation, 2)))?;
     }
     line(out, "KL divergence", &small(summary.kld))?;
     line(out, "same top token", &percent(summary.same_top, 2))?;
@@ -198,7 +221,7 @@ fn write_percentiles(out: &mut impl Write, summary: &DivergenceSummary) -> io::R
             0.0 => "minimum".to_owned(),
             percent => format!("{percent:.1} %"),
         };
-        table.add_row([label, short(row.kld), format!("{:.3} %", 100.0 * row.delta_p)]);
+        table.add_row([label, short(row.kld), format!("{} %", decimal(100.0 * row.delta_p, 3))]);
     }
     writeln!(out, "{}", table.trim_fmt())
 }

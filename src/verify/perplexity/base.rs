@@ -272,7 +272,11 @@ impl BaseFile {
         let kept = self.header.top.min(MOST_TOP).min(vocab) + 1;
         let most = (windows.rows() as u64).saturating_mul(((2 + kept) * LEB + 4 * (kept + 1)) as u64);
         if len > most {
-            return Err(BaseProblem::Row { window: i, row: 0, problem: "its window is longer than it can be" });
+            return Err(BaseProblem::Row {
+                window: i,
+                row: 0,
+                problem: "its window is longer than it can be",
+            });
         }
         let hash: Hash = read_array(reader).map_err(cut)?;
         if hash != windows.hash(i) {

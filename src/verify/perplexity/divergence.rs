@@ -123,7 +123,9 @@ pub struct Divergences {
     /// Of each scored position.
     pub positions: Vec<Part>,
     nll: Sums,
+    /// Of both nlls, and how they differ.
     products: f64,
+    ratio: Sums,
     delta: Sums,
     delta_squared: Sums,
     rest: Sums,
@@ -146,6 +148,7 @@ impl Divergences {
             self.all.add(row);
             self.nll.add(row.nll);
             self.products += row.nll * row.base_nll;
+            self.ratio.add(row.nll - row.base_nll);
             let delta = row.delta_p();
             self.delta.add(delta);
             self.delta_squared.add(delta * delta);
@@ -164,8 +167,7 @@ impl Divergences {
         let count = self.nll.count;
         let [nll, base] = [self.nll.mean(), self.all.base_nll.mean()];
         let covariance = covariance(&self.nll, &self.all.base_nll, self.products);
-        let variance = nll.error.powi(2) + base.error.powi(2) - 2.0 * covariance;
-        let ln_ratio = Mean { mean: nll.mean - base.mean, error: variance.max(0.0).sqrt() };
+        let ln_ratio = self.ratio.mean();
         let spreads = nll.error * base.error;
         let squared = self.delta_squared.mean();
         let rms = squared.mean.sqrt();
@@ -267,9 +269,8 @@ mod tests {
     #[test]
     fn the_same_logits_are_exactly_0_and_no_others() {
         let (logits, _) = rows();
-        let compare = |others: &[f32]| {
-            RowDivergence::new(&LogSoftmax::new(&logits), BaseRow::Logits(others), 7)
-        };
+        let compare =
+            |others: &[f32]| RowDivergence::new(&LogSoftmax::new(&logits), BaseRow::Logits(others), 7);
         let same = compare(&logits);
         assert_eq!((same.kld, same.delta_p(), same.differs), (0.0, 0.0, Some(false)));
         for at in [0, 7, 299] {
@@ -284,9 +285,8 @@ mod tests {
     #[test]
     fn a_summary_is_of_all_rows() {
         let (logits, other) = rows();
-        let row = |of: &[f32], target| {
-            RowDivergence::new(&LogSoftmax::new(of), BaseRow::Logits(&logits), target)
-        };
+        let row =
+            |of: &[f32], target| RowDivergence::new(&LogSoftmax::new(of), BaseRow::Logits(&logits), target);
         let mut divergences = Divergences::default();
         divergences.add(&[row(&other, 1), row(&logits, 2)]);
         divergences.add(&[row(&other, 3), row(&other, 4)]);

@@ -62,7 +62,11 @@ pub fn measure(
     {
         return Err(VerifyError::Vocabularies { found: other.model().spec().vocab, wanted: vocab });
     }
-    let shares = Shares::new(windows, engine.batch(), vocab);
+    let batch = match &against {
+        Some(Against::Engine(other)) => engine.batch().min(other.batch()),
+        _ => engine.batch(),
+    };
+    let shares = Shares::new(windows, batch, vocab);
     let keep = writer.as_ref().map(|writer| writer.top());
     let mut own = Passes::new(engine);
     let mut other = match &mut against {
@@ -84,7 +88,7 @@ pub fn measure(
         let mut at = 0;
         while at < scored.end {
             let (n, logits) = match at < scored.start {
-                true => ((scored.start - at).min(own.engine().batch() / group.len()).max(1), Logits::None),
+                true => ((scored.start - at).min(batch / group.len()).max(1), Logits::None),
                 false => ((scored.end - at).min(shares.rows), Logits::All),
             };
             own.advance(n, logits)?;
@@ -229,4 +233,49 @@ fn judge_row(logits: &[f32], base: Option<BaseRow<'_>>, target: u32, keep: Optio
     let divergence = base.map(|base| RowDivergence::new(&row, base, target));
     let nll = divergence.map_or_else(|| -row.ln_p(logits[target as usize]), |row| row.nll);
     Row { nll, divergence, top }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::WindowOptions;
+    use super::*;
+    use crate::engine::EngineOptions;
+    use crate::gguf::Gguf;
+    use crate::model::{KvType, Model};
+    use crate::store::Guesses;
+
+    /// A pass refuses what is not finite before its logits; what comes all the same is no figure.
+    #[test]
+    fn logits_that_are_not_finite_are_told_with_their_place() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/moe-q4_k_m.gguf");
+        let model = Model::load(&Gguf::open(&path).expect("a model")).expect("it loads");
+        let kv = KvType::F16;
+        let options = EngineOptions {
+            context: 8,
+            batch: 8,
+            kv,
+            threads: 1,
+            isa: None,
+            drafts: 0,
+            guesses: Guesses::Off,
+        };
+        let engine = Engine::new(&model, &options).expect("an engine");
+        let options = WindowOptions { context: 8, stride: None, most: None, bos: None };
+        let windows = Windows::new(vec![3; 16], options).expect("windows");
+        let vocab = model.spec().vocab;
+        let part = Part { windows: &windows, i: 1, rows: 1..3, keep: Some(4) };
+        let sound = vec![0.0; 2 * vocab];
+        assert_eq!(part.judge(&engine, &sound, Rows::Nothing).expect("rows").len(), 2);
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut broken = sound.clone();
+            broken[vocab + 7] = value;
+            for (own, base) in [(&broken, Rows::Nothing), (&sound, Rows::Logits(&broken))] {
+                let error = part.judge(&engine, own, base).err().expect("no figure");
+                let place = matches!(error, VerifyError::LogitsNotFinite { window: 1, position: 6, id: 7 });
+                assert!(place, "{error}");
+            }
+        }
+    }
 }

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::verify::npy;
 
-use super::base::{self, BaseFile, read_array};
+use super::base::{self, BaseFile, BaseHeader, read_array};
 use super::{TopRow, Windows};
 
 /// Why a base is not used.
@@ -25,8 +25,10 @@ pub struct BaseError {
 pub enum BaseProblem {
     #[error("cannot be read: {0}")]
     Io(#[from] std::io::Error),
-    #[error("neither a model nor a base: bases are written by --base, by llama-perplexity's --kl-divergence-base \
-             or as .npy")]
+    #[error(
+        "neither a model nor a base: bases are written by --base, by llama-perplexity's --kl-divergence-base \
+             or as .npy"
+    )]
     Unknown,
     #[error("a base of format {found}, where {} is known", base::MAGIC[7])]
     Version { found: u8 },
@@ -88,6 +90,14 @@ impl BaseSource {
             _ => Err(BaseProblem::Unknown),
         };
         Ok(BaseSource::Dense(dense.map_err(refuse)?.at(path)))
+    }
+
+    /// What it says of itself, where it is of ours.
+    pub fn header(&self) -> Option<&BaseHeader> {
+        match self {
+            BaseSource::Top(file, _) => Some(file.header()),
+            BaseSource::Dense(_) => None,
+        }
     }
 
     /// Whether it can be of these windows.
@@ -223,7 +233,8 @@ impl Dense {
             }
             Kind::Npy { rows: found } => {
                 if !found.is_multiple_of(rows) {
-                    let problem = format!("{found} rows are no whole number of windows of {rows} scored tokens");
+                    let problem =
+                        format!("{found} rows are no whole number of windows of {rows} scored tokens");
                     return Err(BaseProblem::Header(problem));
                 }
                 if found / rows < count {

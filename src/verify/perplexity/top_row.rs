@@ -111,7 +111,8 @@ impl TopRow {
 /// The logarithms of the probabilities of these tokens and of all others together, rounded.
 fn parts(row: &LogSoftmax<'_>, ids: &[u32]) -> (Vec<f32>, f32) {
     let logits = row.logits();
-    let ln_p = ids.iter().map(|&id| row.ln_p(logits[id as usize]).clamp(f64::from(f32::MIN), 0.0) as f32).collect();
+    let ln_p =
+        ids.iter().map(|&id| row.ln_p(logits[id as usize]).clamp(f64::from(f32::MIN), 0.0) as f32).collect();
     if ids.len() == logits.len() {
         return (ln_p, f32::NEG_INFINITY);
     }

@@ -170,7 +170,9 @@ mod tests {
         for stride in 1..8 {
             let windows = cut(40, 8, Some(stride), None);
             assert_eq!(windows.rows(), stride);
-            assert!(windows.scored().start > 0 && windows.text(windows.count() - 1).len() == windows.window());
+            assert!(
+                windows.scored().start > 0 && windows.text(windows.count() - 1).len() == windows.window()
+            );
         }
     }
 
