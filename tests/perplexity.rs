@@ -67,19 +67,41 @@ fn help_and_mistakes() {
     insta::assert_snapshot!("mistakes", told.join("\n"));
 }
 
-/// ggml's figures for the same texts, of `wayinfer-ggml perplexity` (the portable build).
-const OF_GGML: [(&str, &[&str], f64); 0] = [];
+/// Model, text and arguments; the perplexity that ggml has of it (`wayinfer-ggml perplexity`, the portable build)
+/// and how far ours was from it, relatively.
+type Figure = (&'static str, &'static str, &'static [&'static str], f64, f64);
 
-/// The perplexity that ggml has of the same file, within 1e-4 of it; and its own logits give its figure.
+/// Of float weights within 1e-4. Of quantised ones roundings of activations to 8 bits come out otherwise: against
+/// ggml's own logits the ratios of these two are 1.00085 ± 0.00078 and 1.0020 ± 0.0023.
+const OF_GGML: [Figure; 4] = [
+    ("dense-f32.gguf", "demo-held-out.json", &["-c", "64", "--chunks", "8"], 8739.969199388901, 5.9e-6),
+    ("dense-f16.gguf", "demo-held-out.json", &["-c", "64", "--chunks", "8"], 8742.160010594398, 2.1e-5),
+    (
+        "demo-q4_k_m.gguf",
+        "chat.txt",
+        &["-c", "128", "--chunks", "10", "--special"],
+        164.61771270155106,
+        8.6e-4,
+    ),
+    (
+        "demo-q4_k_m.gguf",
+        "chat.txt",
+        &["-c", "128", "--chunks", "8", "--stride", "64", "--special"],
+        159.31218990562348,
+        2.0e-3,
+    ),
+];
+
 #[test]
 fn the_figure_is_ggmls() {
     let dir = folder();
-    for (model, args, wanted) in OF_GGML {
-        let model = fixture(model);
-        let found = json(&dir, &[&["-m", &model, "-f", "chat.txt", "--special"], args].concat());
+    std::fs::copy(fixture("demo-held-out.json"), dir.path().join("demo-held-out.json")).expect("a copy");
+    for (model, text, args, wanted, measured) in OF_GGML {
+        let found = json(&dir, &[&["-m", &fixture(model), "-f", text], args].concat());
         let found = number(&found["perplexity"]["mean"]);
         let far = (found - wanted).abs() / wanted;
-        assert!(far <= 1e-4, "{model} {args:?}: {found}, where ggml has {wanted}: {far:.1e}");
+        // The same bits on every machine: no more than what was measured, rounded.
+        assert!(far <= 1.02 * measured, "{model} {args:?}: {found}, where ggml has {wanted}: {far:.2e}");
     }
 }
 
@@ -94,7 +116,9 @@ fn figures_are_told() {
         sets.sort_by_key(|name| std::cmp::Reverse(name.len()));
         sets.iter().fold(text, |text, set| text.replace(&format!("({set},"), "(ISA,"))
     };
-    insta::assert_snapshot!("figures", mask(run(&dir, &args)));
+    let output = wayinfer(dir.path(), 100, &[&["perplexity"], &args[..]].concat());
+    assert!(output.status.success(), "{}", transcript(&output));
+    insta::assert_snapshot!("figures", mask(String::from_utf8(output.stdout).expect("UTF-8")));
     let found = json(&dir, &args);
     assert_eq!(found["windows"].as_array().map(Vec::len), Some(6));
     assert_eq!(found["positions"].as_array().map(Vec::len), Some(31));
