@@ -127,13 +127,16 @@ fn the_demo_is_of_the_size_that_is_told() {
     assert!(in_a_line(README).contains(&told), "{told}");
 }
 
+const COMMANDS: [&str; 9] =
+    ["inspect", "generate", "chat", "tokenize", "bench", "trace", "perplexity", "dot-check", "dequant"];
+
 /// Who takes the model as an argument, too.
 #[test]
 fn commands_take_a_model_as_it_is_told() {
     let told = in_a_line(section("## Commands"));
     let (option_only, _) = told.split_once(" as their argument as well").expect("what commands take");
     let option_only = names(option_only.rsplit_once("all but ").expect("the exceptions").1);
-    for command in ["inspect", "generate", "chat", "tokenize", "bench", "trace", "dot-check", "dequant"] {
+    for command in COMMANDS {
         let help = wayinfer(root(), 100, &[command, "--help"]);
         let help = String::from_utf8(help.stdout).expect("UTF-8");
         assert!(help.contains("-m, --model <"), "{command}");
@@ -145,7 +148,7 @@ fn commands_take_a_model_as_it_is_told() {
 /// Every option that a command's section names is one of its own.
 #[test]
 fn options_are_the_commands_own() {
-    for command in ["inspect", "generate", "chat", "tokenize", "bench", "trace", "dot-check", "dequant"] {
+    for command in COMMANDS {
         let help = wayinfer(root(), 100, &[command, "--help"]);
         let help = String::from_utf8(help.stdout).expect("UTF-8");
         let known: BTreeSet<_> = help.split([' ', '\n', ',']).filter(|word| word.starts_with("--")).collect();

@@ -17,6 +17,7 @@ mod model_arg;
 mod number;
 mod output;
 mod output_file;
+mod perplexity;
 mod placement;
 mod prefix_cache;
 mod render_chat;
@@ -52,6 +53,7 @@ enum Command {
     Serve(Box<serve::Args>),
     Bench(bench::Args),
     Trace(Box<trace::Args>),
+    Perplexity(Box<perplexity::Args>),
     Dequant(dequant::Args),
     DotCheck(dot_check::Args),
     #[command(hide = true)]
@@ -71,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(*args),
         Command::Bench(args) => bench::run(&args),
         Command::Trace(args) => trace::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
         Command::Dequant(args) => dequant::run(&args),
         Command::DotCheck(args) => dot_check::run(&args),
         Command::RenderChat(args) => render_chat::run(&args),

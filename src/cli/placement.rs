@@ -119,6 +119,15 @@ pub fn settle_beside(
     Ok(())
 }
 
+/// Divides the memory of a run between two models, by the sizes of their files.
+pub fn divide(ram: Option<u64>, first: &Model, second: &Model) -> [u64; 2] {
+    warn_of_more_than_there_is(ram);
+    let total = Budget::new(ram, first, &[], 0).total();
+    let [bytes, others] = [first, second].map(|model| u128::from(model.store().file_bytes()));
+    let share = u128::from(total) * bytes / (bytes + others).max(1);
+    [share as u64, total - share as u64]
+}
+
 /// More than is available is the user's choice, but seldom meant.
 fn warn_of_more_than_there_is(ram: Option<u64>) {
     if let Some((ram, available)) =

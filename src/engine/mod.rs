@@ -32,7 +32,7 @@ use crate::text::TextError;
 
 pub use generation::Generation;
 pub use prefixes::{ModelId, PrefixCache, PrefixFolder, RecordedId, Restored};
-pub use sampler::{Candidate, Logprobs, Sampler, SamplerConfig, SamplerError, logprobs};
+pub use sampler::{Candidate, LogSoftmax, Logprobs, Sampler, SamplerConfig, SamplerError, logprobs};
 pub use scheduler::{Drawn, End, Event, Request, Scheduler, SchedulerLimits, SchedulerStats, Sink, Usage};
 pub use sequence::Sequence;
 pub use speculation::{
@@ -197,6 +197,11 @@ impl<'m> Engine<'m> {
     /// Most tokens in one pass.
     pub fn batch(&self) -> usize {
         self.batch
+    }
+
+    /// Runs something on the engine's threads: what is to be done with the logits of many rows.
+    pub fn on_threads<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.pool.run(work)
     }
 
     /// Runs the tokens of several sequences, each after what its sequence has seen, as many in a pass as a

@@ -10,6 +10,7 @@
 //! - [`Profiler`] says where a run's time goes.
 //! - [`WeightRows`] decodes rows of any GGUF file's tensors, [`Statistics`] sums them up, [`NpyWriter`]
 //!   writes them.
+//! - [`perplexity`] says how well a text is foretold, and how far probabilities are from another run's.
 //! - [`formats`] holds the formats against what ggml computed, and every kernel set against the scalar dots.
 
 pub mod bounds;
@@ -22,6 +23,7 @@ mod measure;
 mod new_file;
 mod nodes;
 mod npy;
+pub mod perplexity;
 mod profile;
 mod record;
 mod reference;
@@ -79,6 +81,15 @@ pub enum VerifyError {
         path.display()
     )]
     Rows { path: PathBuf },
+    #[error(transparent)]
+    Base(#[from] perplexity::BaseError),
+    #[error(
+        "the logits at position {position} of window {window} are not finite (first at token {id}): the \
+         model's weights or its arithmetic overflow"
+    )]
+    LogitsNotFinite { window: usize, position: usize, id: usize },
+    #[error("a vocabulary of {found} tokens cannot be compared with one of {wanted}")]
+    Vocabularies { found: usize, wanted: usize },
     #[error("the run to compare with ended early")]
     OtherRunEnded,
     #[error("a description cannot be written: {0}")]

@@ -7,6 +7,7 @@
 //! formats    decoded values, quantised activations and dots of each block format
 //! quantize   a float GGUF to another file type
 //! encode     floats as a format's blocks
+//! perplexity how well a model foretells a text, its logits as an array or a base of llama-perplexity's
 //! answers    greedy continuations of a list of prompts
 //! bench      llama.cpp and wayinfer on the same model, in turns
 //! ```
@@ -18,5 +19,6 @@ pub mod encode;
 pub mod error;
 pub mod ffi;
 pub mod formats;
+pub mod perplexity;
 pub mod quantize;
 pub mod tensors;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use wayinfer_ggml::{answers, bench, capture, encode, ffi, formats, quantize};
+use wayinfer_ggml::{answers, bench, capture, encode, ffi, formats, perplexity, quantize};
 
 /// Makes WayInfer's fixtures and goldens with ggml, and measures llama.cpp as its peer
 #[derive(Parser)]
@@ -18,6 +18,8 @@ enum Command {
     Encode(encode::Args),
     /// Greedy answers to a JSON list of prompts
     Answers(answers::Args),
+    /// How well a model foretells a text, as llama-perplexity computes it; its logits, or a base of them
+    Perplexity(perplexity::Args),
     /// llama.cpp and wayinfer on the same model, in turns
     Bench(bench::Args),
     /// One measurement of llama.cpp, in the JSON of `wayinfer bench`
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Command::Quantize(args) => quantize::run(&args),
         Command::Encode(args) => encode::run(&args),
         Command::Answers(args) => answers::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::BenchPeer(args) => bench::run_peer(&args),
         Command::BenchDots(args) => bench::run_dots(&args),

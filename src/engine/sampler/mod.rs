@@ -17,7 +17,7 @@ use super::EngineError;
 use crate::text::{Constraint, TokenMask};
 pub use config::{SamplerConfig, SamplerError};
 use filters::{keep_top, probabilities};
-pub use logprobs::{Logprobs, logprobs};
+pub use logprobs::{LogSoftmax, Logprobs, logprobs};
 use past::Past;
 
 /// A token that may be chosen.

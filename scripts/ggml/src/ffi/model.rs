@@ -66,6 +66,20 @@ impl Model {
     /// A text's tokens; `add_special` adds what the model begins and ends texts with, and special tokens written out
     /// in the text are parsed.
     pub fn tokenize(&self, text: &str, add_special: bool) -> Result<Vec<i32>> {
+        self.tokenize_with(text, add_special, true)
+    }
+
+    /// What the model begins texts with, where it does.
+    pub fn bos(&self) -> Option<i32> {
+        // SAFETY: the vocabulary lives as long as the model.
+        unsafe {
+            let vocab = self.vocab.as_ptr();
+            sys::llama_vocab_get_add_bos(vocab).then(|| sys::llama_vocab_bos(vocab))
+        }
+    }
+
+    /// The same; `parse_special` says whether special tokens written out in the text are parsed.
+    pub fn tokenize_with(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<i32>> {
         let mut ids = vec![0i32; text.len() + 8];
         // SAFETY: pointer and length of the text, pointer and capacity of the ids, all living for the call.
         let n = unsafe {
@@ -76,7 +90,7 @@ impl Model {
                 ids.as_mut_ptr(),
                 ids.len() as i32,
                 add_special,
-                true,
+                parse_special,
             )
         };
         let n = usize::try_from(n).map_err(|_| Error::Ggml(format!("{text:?} does not tokenise: {n}")))?;
