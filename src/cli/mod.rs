@@ -3,13 +3,16 @@
 #![deny(clippy::print_stderr, clippy::print_stdout)] // they panic where nobody reads any more
 
 mod bench;
+mod byte_bar;
 mod chat;
 mod dequant;
+mod diff;
 mod dot_check;
 mod engine_args;
 mod error;
 mod generate;
 mod grammar_args;
+mod hash;
 mod input;
 mod inspect;
 mod interrupt;
@@ -28,6 +31,8 @@ mod tensor_arg;
 mod tokenize;
 mod tokenizer_arg;
 mod trace;
+mod value_json;
+mod value_text;
 
 use std::process::ExitCode;
 
@@ -53,6 +58,8 @@ enum Command {
     Bench(bench::Args),
     Trace(Box<trace::Args>),
     Dequant(dequant::Args),
+    Diff(diff::Args),
+    Hash(hash::Args),
     DotCheck(dot_check::Args),
     #[command(hide = true)]
     RenderChat(render_chat::Args),
@@ -72,6 +79,8 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Dequant(args) => dequant::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Hash(args) => hash::run(&args),
         Command::DotCheck(args) => dot_check::run(&args),
         Command::RenderChat(args) => render_chat::run(&args),
     };

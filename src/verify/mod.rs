@@ -10,11 +10,13 @@
 //! - [`Profiler`] says where a run's time goes.
 //! - [`WeightRows`] decodes rows of any GGUF file's tensors, [`Statistics`] sums them up, [`NpyWriter`]
 //!   writes them.
+//! - [`files`] hashes and compares whole models.
 //! - [`formats`] holds the formats against what ggml computed, and every kernel set against the scalar dots.
 
 pub mod bounds;
 mod compare;
 mod diff;
+pub mod files;
 pub mod formats;
 mod golden;
 mod lockstep;
