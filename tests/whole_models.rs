@@ -1,4 +1,4 @@
-//! `hash` and `diff` as a user runs them.
+//! `hash`, `diff` and `doctor` as a user runs them.
 
 mod common;
 
@@ -327,4 +327,38 @@ fn broken_models_are_refused_as_elsewhere() {
         assert_eq!(told(&["hash", broken]), wanted);
     }
     assert_eq!(output(&dir, &["diff", "m.gguf", "m.gguf", "--tensor", "[x"]).0, 2);
+}
+
+/// Every speed is a number, nothing is written but to the folder that was named, and there nothing is left.
+#[test]
+fn a_machine_is_measured_with_a_model() {
+    let dir = TempDir::new().expect("a folder");
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/dense-q8_0.gguf");
+    fs::copy(model, dir.path().join("m.gguf")).expect("copied");
+    let report = json(&dir, &["doctor", "m.gguf", "--json"], 0);
+    let names: Vec<_> =
+        fs::read_dir(dir.path()).expect("the folder").flatten().map(|e| e.file_name()).collect();
+    assert_eq!(names, ["m.gguf"]);
+    let positive = |value: &Value| value.as_f64().is_some_and(|n| n > 0.0);
+    let speeds = &report["speeds"];
+    assert_eq!(speeds["weights"], "Q8_0");
+    let threads = speeds["threads"].as_array().expect("a list");
+    assert!(
+        threads.iter().all(|t| positive(&t["read_bytes_s"]) && positive(&t["weights_bytes_s"])),
+        "{report}"
+    );
+    let cores = std::thread::available_parallelism().expect("cores").get();
+    assert_eq!(
+        (&threads[0]["threads"], threads.last().map(|t| &t["threads"])),
+        (&1.into(), Some(&cores.into()))
+    );
+    let best = wayinfer::kernels::Kernels::detect_best().isa().name();
+    assert_eq!((&report["kernels"]["chosen"], &speeds["sets"][0]["isa"]), (&best.into(), &best.into()));
+    let found = &report["model"];
+    assert!(positive(&found["decode_tok_s"]) && positive(&found["prefill_tok_s"]), "{found}");
+    assert_eq!((&found["mode"], &found["kv"][0]["type"]), (&"mapped".into(), &"f16".into()));
+    assert!(report["disks"][0]["ways"].as_array().expect("ways").iter().all(|way| way["bytes_s"].is_null()));
+    // Refused as elsewhere.
+    let output = wayinfer(dir.path(), 100, &["doctor", "missing.gguf"]);
+    assert_eq!(output.stderr, wayinfer(dir.path(), 100, &["inspect", "missing.gguf"]).stderr);
 }

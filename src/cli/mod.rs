@@ -7,6 +7,7 @@ mod byte_bar;
 mod chat;
 mod dequant;
 mod diff;
+mod doctor;
 mod dot_check;
 mod engine_args;
 mod error;
@@ -60,6 +61,7 @@ enum Command {
     Dequant(dequant::Args),
     Diff(diff::Args),
     Hash(hash::Args),
+    Doctor(doctor::Args),
     DotCheck(dot_check::Args),
     #[command(hide = true)]
     RenderChat(render_chat::Args),
@@ -81,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Dequant(args) => dequant::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Hash(args) => hash::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::DotCheck(args) => dot_check::run(&args),
         Command::RenderChat(args) => render_chat::run(&args),
     };

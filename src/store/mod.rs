@@ -40,6 +40,7 @@ pub use disk::{ALIGNMENT, AlignedBuffer, OpenFile, ReadAt, open_cached, open_fil
 pub use error::StoreError;
 pub use file::MappedFile;
 pub use model_reader::{ModelReader, Piece};
+pub use os::MemoryLimit;
 pub(crate) use os::TerminalMode;
 use os::{Os, System};
 pub use plan::{Place, Plan, Role, Shortage, SlotClass, WeightUse, disk_seconds};
@@ -49,7 +50,7 @@ use registry::{Extent, FileBytes};
 pub use replay::RoutingTrace;
 pub use requests::Guesses;
 use requests::{Failure, Weight};
-pub use speed::read_speeds;
+pub use speed::{ReadWay, read_speed_by, read_speeds};
 pub use stats::ResidencyStats;
 pub(crate) use streamed::after_wait;
 #[cfg(test)]
@@ -61,6 +62,26 @@ pub use zeroed::{OutOfMemory, zeroed};
 /// this process or its group allows less. `None` where the system does not say.
 pub fn available_memory_bytes() -> Option<u64> {
     Os::available_memory_bytes()
+}
+
+/// Memory in bytes that the machine has; `None` where the system does not say.
+pub fn total_memory_bytes() -> Option<u64> {
+    Os::total_memory_bytes()
+}
+
+/// Limits to the memory of this process below what the machine has, as far as they are known.
+pub fn memory_limits() -> Vec<MemoryLimit> {
+    Os::memory_limits()
+}
+
+/// For whom the system makes large pages of memory, in its own word; `None` where it does not say.
+pub fn large_pages() -> Option<String> {
+    Os::large_pages()
+}
+
+/// Bytes that may still be written to the file system of a path; `None` where the system does not say.
+pub fn free_disk_bytes(path: &Path) -> Option<u64> {
+    Os::free_disk_bytes(path)
 }
 
 /// The most memory in bytes that this process has had at a time, mapped file pages included; `None` where the

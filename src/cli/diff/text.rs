@@ -100,10 +100,10 @@ mod tests {
 
     #[test]
     fn lines_that_differ_are_shown_with_those_around() {
-        let a = "1\n2\n3\n4\n5\n6\n7\n8\n9\n";
-        let b = "1\n2\n3\n4\n5!\n6\n7\n8\n9\n10";
+        let a: String = (1..=12).map(|n| format!("{n}\n")).collect();
+        let b = a.replace("5\n", "5!\n") + "13";
         assert_eq!(
-            shown(a, b),
+            shown(&a, &b),
             [
                 "@line 3 of A, line 3 of B",
                 " 3",
@@ -112,10 +112,10 @@ mod tests {
                 "+5!",
                 " 6",
                 " 7",
-                "@line 8 of A, line 8 of B",
-                " 8",
-                " 9",
-                "+10",
+                "@line 11 of A, line 11 of B",
+                " 11",
+                " 12",
+                "+13",
                 "@no line end at the end of B"
             ]
         );
