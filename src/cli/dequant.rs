@@ -149,7 +149,8 @@ fn shape(sizes: &[u64]) -> String {
     sizes.iter().map(u64::to_string).collect::<Vec<_>>().join(" x ")
 }
 
-fn place(place: Place) -> String {
+/// `expert 1, row 2, column 3`.
+pub fn place(place: Place) -> String {
     let Place { expert, row, column } = place;
     let expert = expert.map_or_else(String::new, |e| format!("expert {e}, "));
     format!("{expert}row {row}, column {column}")

@@ -15,7 +15,7 @@ use globset::GlobMatcher;
 
 use super::engine_args::{KvApart, memory_size};
 use super::model_arg::ModelArg;
-use super::{CliError, output, safe_text};
+use super::{CliError, output, safe_text, value_text};
 use crate::engine::Speculation;
 use crate::gguf::{Array, Gguf, TensorInfo, Value};
 use summary::Summary;
@@ -166,10 +166,10 @@ fn print_value(gguf: &Gguf, key: &str, json: bool, out: &mut impl Write) -> Resu
         }
         Value::Array(Array::Packed(values)) => {
             for value in values.iter() {
-                writeln!(out, "{}", tables::scalar(&value))?;
+                writeln!(out, "{}", value_text::scalar(&value))?;
             }
         }
-        scalar => writeln!(out, "{}", tables::scalar(scalar))?,
+        scalar => writeln!(out, "{}", value_text::scalar(scalar))?,
     }
     Ok(())
 }

@@ -3,13 +3,17 @@
 #![deny(clippy::print_stderr, clippy::print_stdout)] // they panic where nobody reads any more
 
 mod bench;
+mod byte_bar;
 mod chat;
 mod dequant;
+mod diff;
+mod doctor;
 mod dot_check;
 mod engine_args;
 mod error;
 mod generate;
 mod grammar_args;
+mod hash;
 mod input;
 mod inspect;
 mod interrupt;
@@ -29,6 +33,8 @@ mod tensor_arg;
 mod tokenize;
 mod tokenizer_arg;
 mod trace;
+mod value_json;
+mod value_text;
 
 use std::process::ExitCode;
 
@@ -55,6 +61,9 @@ enum Command {
     Trace(Box<trace::Args>),
     Perplexity(Box<perplexity::Args>),
     Dequant(dequant::Args),
+    Diff(diff::Args),
+    Hash(hash::Args),
+    Doctor(doctor::Args),
     DotCheck(dot_check::Args),
     #[command(hide = true)]
     RenderChat(render_chat::Args),
@@ -75,6 +84,9 @@ pub fn main() -> ExitCode {
         Command::Trace(args) => trace::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Dequant(args) => dequant::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Hash(args) => hash::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::DotCheck(args) => dot_check::run(&args),
         Command::RenderChat(args) => render_chat::run(&args),
     };

@@ -46,6 +46,11 @@ impl ModelArg {
         self.source().path()
     }
 
+    /// Whether any was named.
+    pub fn is_given(&self) -> bool {
+        self.positional.is_some() || self.flag.is_some()
+    }
+
     /// Whether it is the model that is compiled in.
     pub fn is_demo(&self) -> bool {
         matches!(self.source(), Source::Memory { .. })

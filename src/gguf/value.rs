@@ -32,6 +32,11 @@ impl ValueType {
         Self::BY_ID.get(id as usize).copied()
     }
 
+    /// The id that files have for it.
+    pub fn id(self) -> u32 {
+        self as u32 // as `BY_ID` lists them
+    }
+
     /// The field's short name, such as `u32` or `str`.
     pub fn name(self) -> &'static str {
         match self {
@@ -152,6 +157,11 @@ impl PackedArray {
         self.bytes.is_empty()
     }
 
+    /// The elements as the file has them: little-endian.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// All elements in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Value> + '_ {
         let size = self.ty.fixed_bytes().unwrap_or(1);
@@ -230,6 +240,36 @@ impl Value {
             ValueType::I64 => Value::I64(i64::from_le_bytes(le(bytes))),
             ValueType::F64 => Value::F64(f64::from_le_bytes(le(bytes))),
             ValueType::String | ValueType::Array => unreachable!("no fixed size"),
+        }
+    }
+
+    /// Appends the value as a GGUF file has it, without its type.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let text = |bytes: &[u8], out: &mut Vec<u8>| {
+            out.extend((bytes.len() as u64).to_le_bytes());
+            out.extend(bytes);
+        };
+        match self {
+            Value::U8(v) => out.push(*v),
+            Value::I8(v) => out.extend(v.to_le_bytes()),
+            Value::U16(v) => out.extend(v.to_le_bytes()),
+            Value::I16(v) => out.extend(v.to_le_bytes()),
+            Value::U32(v) => out.extend(v.to_le_bytes()),
+            Value::I32(v) => out.extend(v.to_le_bytes()),
+            Value::F32(v) => out.extend(v.to_le_bytes()),
+            Value::Bool(v) => out.push((*v).into()),
+            Value::U64(v) => out.extend(v.to_le_bytes()),
+            Value::I64(v) => out.extend(v.to_le_bytes()),
+            Value::F64(v) => out.extend(v.to_le_bytes()),
+            Value::Text(v) => text(&v.0, out),
+            Value::Array(array) => {
+                out.extend(array.ty().id().to_le_bytes());
+                out.extend((array.len() as u64).to_le_bytes());
+                match array {
+                    Array::Packed(values) => out.extend(values.bytes()),
+                    Array::Texts(texts) => texts.iter().for_each(|bytes| text(bytes, out)),
+                }
+            }
         }
     }
 

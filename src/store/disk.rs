@@ -48,7 +48,14 @@ pub fn open_file(opened: &Arc<OpenedFile>) -> io::Result<Arc<dyn ReadAt>> {
     let direct = again(Reads::Direct).filter(takes_direct_reads);
     let is_direct = direct.is_some();
     let again = direct.or_else(|| again(Reads::Small));
-    Ok(Arc::new(DiskFile { opened: Arc::clone(opened), again, disk: disk_of(opened), is_direct }))
+    let disk = disk_of(opened);
+    Ok(Arc::new(DiskFile { opened: Arc::clone(opened), again, disk, is_direct, keeps_pages: false }))
+}
+
+/// Opens a file for reading at places through the page cache, in which what was read stays.
+pub fn open_cached(opened: &Arc<OpenedFile>) -> Arc<dyn ReadAt> {
+    let (again, disk) = (os::reopen(opened.file(), opened.path(), Reads::Small), disk_of(opened));
+    Arc::new(DiskFile { opened: Arc::clone(opened), again, disk, is_direct: false, keeps_pages: true })
 }
 
 /// The number of the disk that a file lies on, wherever links to it do: see [`ReadAt::disk`]. Partitions of a
@@ -103,13 +110,15 @@ struct DiskFile {
     again: Option<File>,
     disk: u64,
     is_direct: bool,
+    /// Of what is not read directly: what was read stays in the page cache.
+    keeps_pages: bool,
 }
 
 impl ReadAt for DiskFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let file = self.again.as_ref().unwrap_or(self.opened.file());
         let read = Os::read_at(file, buffer, offset)?;
-        if !self.is_direct {
+        if !self.is_direct && !self.keeps_pages {
             Os::drop_pages(file, offset, read);
         }
         self.opened.check_unchanged()?;
@@ -295,12 +304,13 @@ mod tests {
             return;
         }
         let again = os::reopen(opened.file(), opened.path(), Reads::Small);
-        let file = DiskFile { opened: Arc::clone(&opened), again, disk: 0, is_direct: false };
+        let file =
+            DiskFile { opened: Arc::clone(&opened), again, disk: 0, is_direct: false, keeps_pages: false };
         let mut buffer = AlignedBuffer::new(all.len()).unwrap();
         read_whole(&file, buffer.as_mut(), 0, all.len()).unwrap();
         assert_eq!((buffer.as_ref() == all, cached()), (true, 0));
         // The canary: other reads leave all of them.
-        read_exact(opened.file(), 0, all.len()).unwrap();
+        read_whole(&*open_cached(&opened), buffer.as_mut(), 0, all.len()).unwrap();
         assert_eq!(cached(), PAGES);
     }
 }

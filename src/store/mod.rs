@@ -16,6 +16,7 @@ mod cache;
 mod disk;
 mod error;
 mod file;
+mod model_reader;
 mod nodes;
 pub(crate) mod os;
 mod plan;
@@ -36,12 +37,13 @@ use std::time::Duration;
 
 use crate::gguf::OpenedFile;
 use disk::Disks;
-pub use disk::{ALIGNMENT, AlignedBuffer, OpenFile, ReadAt, open_file};
+pub use disk::{ALIGNMENT, AlignedBuffer, OpenFile, ReadAt, open_cached, open_file};
 pub use error::StoreError;
 pub use file::MappedFile;
+pub use model_reader::{ModelReader, Piece};
 pub use nodes::Nodes;
-pub use os::Processors;
 pub(crate) use os::TerminalMode;
+pub use os::{MemoryLimit, Processors};
 use os::{Os, System};
 pub use plan::{Place, Plan, Role, Shortage, SlotClass, WeightUse, disk_seconds};
 use populate::Populate;
@@ -50,7 +52,7 @@ use registry::{Extent, FileBytes};
 pub use replay::RoutingTrace;
 pub use requests::Guesses;
 use requests::{Failure, Weight};
-pub use speed::read_speeds;
+pub use speed::{ReadWay, read_speed_by, read_speeds};
 pub use stats::ResidencyStats;
 pub(crate) use streamed::after_wait;
 #[cfg(test)]
@@ -62,6 +64,26 @@ pub use zeroed::{OutOfMemory, zeroed};
 /// this process or its group allows less. `None` where the system does not say.
 pub fn available_memory_bytes() -> Option<u64> {
     Os::available_memory_bytes()
+}
+
+/// Memory in bytes that the machine has; `None` where the system does not say.
+pub fn total_memory_bytes() -> Option<u64> {
+    Os::total_memory_bytes()
+}
+
+/// Limits to the memory of this process below what the machine has, as far as they are known.
+pub fn memory_limits() -> Vec<MemoryLimit> {
+    Os::memory_limits()
+}
+
+/// For whom the system makes large pages of memory, in its own word; `None` where it does not say.
+pub fn large_pages() -> Option<String> {
+    Os::large_pages()
+}
+
+/// Bytes that may still be written to the file system of a path; `None` where the system does not say.
+pub fn free_disk_bytes(path: &Path) -> Option<u64> {
+    Os::free_disk_bytes(path)
 }
 
 /// The most memory in bytes that this process has had at a time, mapped file pages included; `None` where the

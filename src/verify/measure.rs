@@ -61,6 +61,21 @@ impl Difference {
         }
     }
 
+    /// Adds the differences of the values that come after these.
+    pub fn append(&mut self, more: &Difference) {
+        if more.largest_at.is_some() && (self.largest_at.is_none() || more.largest > self.largest) {
+            self.largest = more.largest;
+            self.largest_at = more.largest_at.map(|at| self.count + at);
+            self.largest_pair = more.largest_pair;
+        }
+        self.count += more.count;
+        self.differing += more.differing;
+        self.error_squared += more.error_squared;
+        self.reference_squared += more.reference_squared;
+        self.value_squared += more.value_squared;
+        self.product += more.product;
+    }
+
     /// Whether all bits are the same.
     pub fn is_none(&self) -> bool {
         self.differing == 0
@@ -128,6 +143,16 @@ mod tests {
             assert_eq!((d.differing, d.largest, d.nmse()), (1, f64::INFINITY, f64::INFINITY), "{r} {v}");
         }
         assert_eq!(Difference::of(&[0.0], &[1.0]).nmse(), f64::INFINITY);
+    }
+
+    #[test]
+    fn parts_add_up() {
+        let (r, v) = ([1.0, 2.0, 3.0, 4.0, -0.0], [1.0, 2.5, 3.0, 4.5, 0.0]);
+        for at in 0..=5 {
+            let mut d = Difference::of(&r[..at], &v[..at]);
+            d.append(&Difference::of(&r[at..], &v[at..]));
+            assert_eq!(d, Difference::of(&r, &v), "{at}");
+        }
     }
 
     #[test]

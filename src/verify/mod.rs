@@ -11,11 +11,13 @@
 //! - [`WeightRows`] decodes rows of any GGUF file's tensors, [`Statistics`] sums them up, [`NpyWriter`]
 //!   writes them.
 //! - [`perplexity`] says how well a text is foretold, and how far probabilities are from another run's.
+//! - [`files`] hashes and compares whole models.
 //! - [`formats`] holds the formats against what ggml computed, and every kernel set against the scalar dots.
 
 pub mod bounds;
 mod compare;
 mod diff;
+pub mod files;
 pub mod formats;
 mod golden;
 mod lockstep;

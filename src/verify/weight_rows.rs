@@ -63,6 +63,16 @@ pub struct Place {
     pub column: u64,
 }
 
+impl Place {
+    /// Where value `index` is in a tensor of these sizes, the fastest-moving first.
+    pub fn of(index: u64, dims: &[u64]) -> Place {
+        let size = |i: usize| dims.get(i).copied().unwrap_or(1);
+        let row = index / size(0);
+        let expert = (size(2) * size(3) > 1).then_some(row / size(1));
+        Place { expert, row: row % size(1), column: index % size(0) }
+    }
+}
+
 /// A choice of rows of a tensor.
 #[derive(Debug)]
 pub struct WeightRows {
@@ -165,9 +175,7 @@ impl WeightRows {
 
     /// Where value `index` of the selection is in the tensor.
     pub fn place(&self, index: u64) -> Place {
-        let row = self.rows.start + index / self.cols();
-        let expert = (self.sizes[2] > 1).then_some(row / self.sizes[1]);
-        Place { expert, row: row % self.sizes[1], column: index % self.cols() }
+        Place::of(self.rows.start * self.cols() + index, &self.sizes)
     }
 
     /// The rows as they are in the file: [`WeightRows::check`] tells afterwards whether it had them all.

@@ -2,14 +2,14 @@
 
 use std::io::Write;
 
-use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 
 use super::Args;
 use super::summary::Summary;
 use super::totals::{self, Total};
+use crate::cli::value_json::Shown;
 use crate::cli::{CliError, safe_text};
-use crate::gguf::{Array, Gguf, Metadata, Part, TensorInfo, Value};
+use crate::gguf::{Gguf, Metadata, Part, TensorInfo, Value};
 
 /// Prints one object: `files`, `summary`, `metadata`, `tensors`, `totals`.
 pub fn print(
@@ -156,81 +156,5 @@ impl Serialize for Pairs<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let arrays = self.arrays;
         serializer.collect_map(self.metadata.iter().map(|(key, value)| (key, Shown { value, arrays })))
-    }
-}
-
-/// A value as `{type, value}`, an array as `{type, len}` and, where asked for, `value`.
-struct Shown<'a> {
-    value: &'a Value,
-    arrays: bool,
-}
-
-impl Serialize for Shown<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        match self.value {
-            Value::Array(array) => {
-                map.serialize_entry("type", &format!("{}[]", array.ty()))?;
-                map.serialize_entry("len", &array.len())?;
-                if self.arrays {
-                    map.serialize_entry("value", &Elements(array))?;
-                }
-            }
-            value => {
-                map.serialize_entry("type", value.ty().name())?;
-                map.serialize_entry("value", &Scalar(value))?;
-                if matches!(value, Value::Text(text) if text.as_str().is_none()) {
-                    map.serialize_entry("utf8", &false)?;
-                }
-            }
-        }
-        map.end()
-    }
-}
-
-struct Elements<'a>(&'a Array);
-
-impl Serialize for Elements<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut seq = serializer.serialize_seq(Some(self.0.len()))?;
-        match self.0 {
-            Array::Texts(texts) => {
-                for text in texts.iter() {
-                    seq.serialize_element(&String::from_utf8_lossy(text))?;
-                }
-            }
-            Array::Packed(values) => {
-                for value in values.iter() {
-                    seq.serialize_element(&Scalar(&value))?;
-                }
-            }
-        }
-        seq.end()
-    }
-}
-
-/// A string or number. JSON has no NaN and no infinities: those are strings.
-struct Scalar<'a>(&'a Value);
-
-impl Serialize for Scalar<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Value::Text(text) => serializer.serialize_str(&text.to_lossy()),
-            Value::Bool(v) => serializer.serialize_bool(*v),
-            Value::F32(v) if v.is_finite() => serializer.serialize_f32(*v),
-            Value::F64(v) if v.is_finite() => serializer.serialize_f64(*v),
-            Value::F32(v) => serializer.serialize_str(non_finite(f64::from(*v))),
-            Value::F64(v) => serializer.serialize_str(non_finite(*v)),
-            Value::U64(v) => serializer.serialize_u64(*v),
-            other => other.as_i64().serialize(serializer),
-        }
-    }
-}
-
-fn non_finite(v: f64) -> &'static str {
-    match v {
-        v if v.is_nan() => "NaN",
-        v if v > 0.0 => "Infinity",
-        _ => "-Infinity",
     }
 }

@@ -11,7 +11,7 @@ use crate::model::Model;
 use crate::store::{DiskLoad, Plan, disk_seconds, open_file, peak_rss_bytes, read_speeds};
 
 /// A plan in numbers.
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 pub struct PlanReport {
     /// `mapped` or `streamed`.
     mode: &'static str,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use memmap2::{Advice, Mmap, MmapMut};
 
 use super::unix::{self, FaultWatch};
-use super::{FileIdentity, Processors, Reads, System};
+use super::{FileIdentity, MemoryLimit, Processors, Reads, System};
 
 /// See the module.
 #[derive(Debug)]
@@ -61,6 +61,14 @@ impl System for MacOs {
     fn available_memory_bytes() -> Option<u64> {
         let free = free_bytes();
         installed_bytes().map_or(free, |installed| Some(free?.min(installed)))
+    }
+
+    fn memory_limits() -> Vec<MemoryLimit> {
+        unix::memory_limits()
+    }
+
+    fn free_disk_bytes(path: &Path) -> Option<u64> {
+        unix::free_disk_bytes(path)
     }
 
     fn peak_rss_bytes() -> Option<u64> {

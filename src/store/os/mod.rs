@@ -92,6 +92,14 @@ impl Processors {
     }
 }
 
+/// A limit to the memory of this process or of a group that it is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryLimit {
+    /// Who sets it: a file of a control group, or the name of a resource limit.
+    pub by: String,
+    pub bytes: u64,
+}
+
 /// What is asked of a system. Functions that only advise it fail silently: nothing but time depends on them.
 pub trait System {
     /// See [`Watch`].
@@ -144,6 +152,26 @@ pub trait System {
     /// limit on the process or its group allows less. Cached file pages count as available. `None` where
     /// the system does not say.
     fn available_memory_bytes() -> Option<u64>;
+
+    /// Memory in bytes that the machine has; `None` where the system does not say.
+    fn total_memory_bytes() -> Option<u64> {
+        None
+    }
+
+    /// Limits below what the machine has, as far as they are known.
+    fn memory_limits() -> Vec<MemoryLimit> {
+        Vec::new()
+    }
+
+    /// For whom the system makes large pages of memory, in its own word; `None` where it does not say.
+    fn large_pages() -> Option<String> {
+        None
+    }
+
+    /// Bytes that may still be written to the file system of a path; `None` where the system does not say.
+    fn free_disk_bytes(_: &Path) -> Option<u64> {
+        None
+    }
 
     /// The most memory in bytes that this process has had at a time, mapped file pages included; `None` where
     /// the system does not say.

@@ -75,6 +75,16 @@ impl System for Other {
         None
     }
 
+    #[cfg(unix)]
+    fn memory_limits() -> Vec<super::MemoryLimit> {
+        super::unix::memory_limits()
+    }
+
+    #[cfg(unix)]
+    fn free_disk_bytes(path: &Path) -> Option<u64> {
+        super::unix::free_disk_bytes(path)
+    }
+
     fn peak_rss_bytes() -> Option<u64> {
         None
     }

@@ -1,7 +1,7 @@
 //! How fast a kernel reads weights, beside a plain read of the same bytes.
 
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 use zerocopy::IntoBytes;
@@ -47,8 +47,29 @@ impl SpeedTest {
     /// # Errors
     /// Where it cannot be had.
     pub fn new() -> Result<SpeedTest, OutOfMemory> {
+        SpeedTest::of_at_most(BYTES)
+    }
+
+    /// A buffer with which a measurement by one thread takes about so long at the most, by a first one of a
+    /// small buffer: slow kernels need none that is larger than all caches.
+    ///
+    /// # Errors
+    /// Where it cannot be had.
+    pub fn within(
+        time: Duration,
+        kernels: &'static Kernels,
+        format: &Format,
+    ) -> Result<SpeedTest, OutOfMemory> {
+        let small = SpeedTest::of_at_most(LEAST_BYTES)?;
+        let started = Instant::now();
+        small.run(kernels, format);
+        let times = time.as_secs_f64() / started.elapsed().as_secs_f64();
+        SpeedTest::of_at_most((small.bytes() as f64 * times) as u64)
+    }
+
+    fn of_at_most(bytes: u64) -> Result<SpeedTest, OutOfMemory> {
         let room = available_memory_bytes().map_or(BYTES, |available| available / 2);
-        SpeedTest::of(BYTES.min(room).max(LEAST_BYTES))
+        SpeedTest::of(bytes.min(BYTES).min(room).max(LEAST_BYTES))
     }
 
     fn of(bytes: u64) -> Result<SpeedTest, OutOfMemory> {
@@ -77,15 +98,31 @@ impl SpeedTest {
         bytes.len() as f64 / median(times).unwrap_or(f64::INFINITY)
     }
 
+    /// Multiplications with weights a second in products with so many tokens, in the current thread pool: the
+    /// median.
+    pub fn products(&self, kernels: &'static Kernels, format: &Format, tokens: usize) -> Option<f64> {
+        /// Rows of the matrix: enough for all threads.
+        const ROWS: usize = 2048;
+        let row_bytes = format.row_bytes(COLS);
+        let rows = ROWS.min(self.bytes() / row_bytes);
+        let weights = WeightMatrix::new(format.ty, &self.weights.as_bytes()[..rows * row_bytes], rows, COLS)?;
+        let mut x = Activations::new();
+        x.quantize(format.activation, &activations(tokens), COLS).ok()?;
+        let mut out = vec![0f32; rows * tokens];
+        let mut run = || matmul(kernels, weights, black_box(&x), black_box(&mut out));
+        run();
+        let times: Vec<f64> = (0..ROUNDS).map(|_| seconds(&mut run)).collect();
+        Some((rows * COLS * tokens) as f64 / median(times)?)
+    }
+
     /// Measures a kernel set on one format, in the current thread pool.
     pub fn run(&self, kernels: &'static Kernels, format: &Format) -> Option<Speed> {
         let row_bytes = format.row_bytes(COLS);
         let rows = self.bytes() / row_bytes;
         let bytes = &self.weights.as_bytes()[..rows * row_bytes];
         let weights = WeightMatrix::new(format.ty, bytes, rows, COLS)?;
-        let values: Vec<f32> = (0..COLS).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
         let mut x = Activations::new();
-        x.quantize(format.activation, &values, COLS).ok()?;
+        x.quantize(format.activation, &activations(1), COLS).ok()?;
         let mut out = vec![0f32; rows];
         let (mut dots, mut reads) = (Vec::new(), Vec::new());
         for round in 0..=ROUNDS {
@@ -101,6 +138,11 @@ impl SpeedTest {
         let rate = |times: Vec<f64>| Some(bytes.len() as f64 / median(times)? / 1e9);
         Some(Speed { gb_s: rate(dots)?, read_gb_s: rate(reads)? })
     }
+}
+
+/// Of so many tokens.
+fn activations(tokens: usize) -> Vec<f32> {
+    (0..tokens * COLS).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect()
 }
 
 fn seconds(run: impl FnOnce()) -> f64 {
@@ -134,6 +176,8 @@ mod tests {
         assert_eq!(test.bytes(), 1 << 20);
         for format in FORMATS {
             let speed = test.run(Kernels::detect_best(), format).expect("a speed");
+            let products = test.products(Kernels::detect_best(), format, 3).expect("a speed");
+            assert!(products > 0.0 && products.is_finite(), "{}", format.ty);
             assert!(speed.gb_s > 0.0 && speed.read_gb_s > 0.0 && speed.ratio().is_finite(), "{}", format.ty);
             // The weights are fair: a product of a few of them is finite.
             let mut values = vec![0f32; 256];

@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use super::MemoryLimit;
+
 /// A line of `/proc/self/status` that counts bytes: `VmHWM` and `RssAnon` are.
 pub fn of_this_process(name: &str) -> Option<u64> {
     bytes_of(&std::fs::read_to_string("/proc/self/status").ok()?, name)
@@ -21,12 +23,34 @@ fn bytes_of(text: &str, name: &str) -> Option<u64> {
 pub fn available_under(root: &Path) -> Option<u64> {
     let read = |path: &str| std::fs::read_to_string(root.join(path)).ok();
     let machine = read("proc/meminfo").and_then(|text| bytes_of(&text, "MemAvailable"));
-    let groups = match (read("proc/self/cgroup"), read("proc/self/mountinfo")) {
-        (Some(own), Some(mounts)) => groups(&own, &mounts),
-        _ => Vec::new(),
-    };
+    let groups = groups_under(root);
     let left = groups.iter().filter_map(|group| group.left(root));
     machine.into_iter().chain(left).min()
+}
+
+/// Memory that the system whose files lie under `root` has.
+pub fn total_under(root: &Path) -> Option<u64> {
+    bytes_of(&std::fs::read_to_string(root.join("proc/meminfo")).ok()?, "MemTotal")
+}
+
+/// The limits of the control groups that this process is in.
+pub fn limits_under(root: &Path) -> Vec<MemoryLimit> {
+    groups_under(root).iter().flat_map(|group| group.limits(root)).collect()
+}
+
+/// For whom the system makes large pages: the word in brackets of its setting.
+pub fn large_pages_under(root: &Path) -> Option<String> {
+    let setting = root.join("sys/kernel/mm/transparent_hugepage/enabled");
+    let text = std::fs::read_to_string(setting).ok()?;
+    Some(text.split_once('[')?.1.split_once(']')?.0.to_owned())
+}
+
+fn groups_under(root: &Path) -> Vec<Group> {
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).ok();
+    match (read("proc/self/cgroup"), read("proc/self/mountinfo")) {
+        (Some(own), Some(mounts)) => groups(&own, &mounts),
+        _ => Vec::new(),
+    }
 }
 
 /// The names of the files in which a version of control groups says how much there is and how much is used.
@@ -59,14 +83,26 @@ struct Group {
 }
 
 impl Group {
+    /// What one of its files says.
+    fn read(&self, root: &Path, name: &str) -> Option<String> {
+        let folder = root.join(self.folder.strip_prefix("/").unwrap_or(&self.folder));
+        std::fs::read_to_string(folder.join(name)).ok()
+    }
+
+    /// Its limits, if it has any: `max` is none in v2, v1 has a number near 2^63.
+    fn limits(&self, root: &Path) -> Vec<MemoryLimit> {
+        let limit = |name: &&str| {
+            let bytes = self.read(root, name)?.trim().parse().ok().filter(|&bytes| bytes < 1 << 60)?;
+            Some(MemoryLimit { by: self.folder.join(name).display().to_string(), bytes })
+        };
+        self.version.limits.iter().filter_map(limit).collect()
+    }
+
     /// Bytes that it leaves; `None` where it has no limit.
     fn left(&self, root: &Path) -> Option<u64> {
-        let folder = root.join(self.folder.strip_prefix("/").unwrap_or(&self.folder));
-        let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+        let read = |name: &str| self.read(root, name);
         let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
-        // `max` in v2; v1 has a number near 2^63.
-        let limits = self.version.limits.iter().filter_map(|name| number(name));
-        let limit = limits.filter(|&limit| limit < 1 << 60).min()?;
+        let limit = self.limits(root).into_iter().map(|limit| limit.bytes).min()?;
         let stat = read("memory.stat").unwrap_or_default();
         let pages = |name: &str| {
             let value = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -179,6 +215,11 @@ mod tests {
         assert_eq!(available_under(system(&[]).path()), None);
         let free = system(&[("proc/meminfo", MEMINFO)]);
         assert_eq!(available_under(free.path()), Some(20_000_000 * 1024));
+        assert_eq!(total_under(free.path()), Some(24_000_000 * 1024));
+        let pages = "sys/kernel/mm/transparent_hugepage/enabled";
+        assert_eq!(large_pages_under(free.path()), None);
+        let pages = system(&[(pages, "always [madvise] never\n")]);
+        assert_eq!(large_pages_under(pages.path()).as_deref(), Some("madvise"));
     }
 
     #[test]
@@ -199,6 +240,9 @@ mod tests {
             ])
         };
         assert_eq!(available_under(system("12000000000\n").path()), Some(11_000_000_000));
+        let limited = system("12000000000\n");
+        let by = "/sys/fs/cgroup/memory/a/memory.limit_in_bytes".to_owned();
+        assert_eq!(limits_under(limited.path()), [MemoryLimit { by, bytes: 12_000_000_000 }]);
         assert_eq!(available_under(system("500000000\n").path()), Some(0));
         assert_eq!(available_under(system("9223372036854771712\n").path()), Some(20_000_000 * 1024));
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use memmap2::{Advice, Mmap, MmapMut};
 
 use super::unix::{self, FaultWatch};
-use super::{FileIdentity, Processors, Reads, System};
+use super::{FileIdentity, MemoryLimit, Processors, Reads, System};
 
 /// See the module.
 #[derive(Debug)]
@@ -71,6 +71,26 @@ impl System for Linux {
 
     fn available_memory_bytes() -> Option<u64> {
         memory::available_under(Path::new("/"))
+    }
+
+    fn total_memory_bytes() -> Option<u64> {
+        memory::total_under(Path::new("/"))
+    }
+
+    fn memory_limits() -> Vec<MemoryLimit> {
+        let total = Linux::total_memory_bytes().unwrap_or(u64::MAX);
+        let mut limits = memory::limits_under(Path::new("/"));
+        limits.extend(unix::memory_limits());
+        limits.retain(|limit| limit.bytes < total);
+        limits
+    }
+
+    fn large_pages() -> Option<String> {
+        memory::large_pages_under(Path::new("/"))
+    }
+
+    fn free_disk_bytes(path: &Path) -> Option<u64> {
+        unix::free_disk_bytes(path)
     }
 
     fn peak_rss_bytes() -> Option<u64> {

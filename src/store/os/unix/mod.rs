@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::FileIdentity;
+use super::{FileIdentity, MemoryLimit};
 pub use fault::FaultWatch;
 pub use terminal::TerminalMode;
 
@@ -27,6 +27,32 @@ fn identity_of(found: &Metadata) -> FileIdentity {
 
 pub fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     std::os::unix::fs::FileExt::read_at(file, buffer, offset)
+}
+
+/// The resource limits that bound memory, where there are any.
+#[allow(clippy::unnecessary_cast)] // types differ from system to system
+pub fn memory_limits() -> Vec<MemoryLimit> {
+    let limits = [("RLIMIT_AS (ulimit -v)", libc::RLIMIT_AS), ("RLIMIT_DATA (ulimit -d)", libc::RLIMIT_DATA)];
+    let found = limits.map(|(by, resource)| {
+        let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+        // SAFETY: fills the struct whose address it is given.
+        let done = unsafe { libc::getrlimit(resource, &mut limit) } == 0;
+        (done && limit.rlim_cur != libc::RLIM_INFINITY)
+            .then(|| MemoryLimit { by: by.to_owned(), bytes: limit.rlim_cur as u64 })
+    });
+    found.into_iter().flatten().collect()
+}
+
+/// What users without privileges may still write.
+#[allow(clippy::unnecessary_cast)] // types differ from system to system
+pub fn free_disk_bytes(path: &Path) -> Option<u64> {
+    let path = std::ffi::CString::new(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())).ok()?;
+    let mut found = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: reads a string that ends with a zero, fills the struct, and says by 0 that it did.
+    let done = unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) } == 0;
+    // SAFETY: all zeros is such a struct, and what the system knows of it has been filled.
+    let found = done.then(|| unsafe { found.assume_init() })?;
+    (found.f_bavail as u64).checked_mul(found.f_frsize as u64)
 }
 
 /// By RLIMIT_DATA, which macOS takes and does not heed, and a timer that ends in SIGPROF.

@@ -1,0 +1,244 @@
+//! The hashes of a model: of its files, its metadata and its tensors.
+//!
+//! - file: all bytes of the file;
+//! - tensor: the bytes of its data;
+//! - metadata: for every key, in the order of their bytes, key, type and value as a GGUF file has them, but
+//!   for those of the layout;
+//! - model: for every tensor, in the order of their names, name, sizes and type as a GGUF file has them, then
+//!   the hash of its data (XXH3's with its high byte first).
+//!
+//! So all but the files' are the same however a model is split or its data aligned.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use super::digest::{Algorithms, Digests, Hasher};
+use super::{jobs, metadata};
+use crate::gguf::{Gguf, TensorInfo};
+use crate::store::{ModelReader, Piece, StoreError};
+
+/// What is to be hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Covered {
+    pub algorithms: Algorithms,
+    pub files: bool,
+    /// And with them metadata and model.
+    pub tensors: bool,
+}
+
+/// The hashes of a model, as far as they were asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelDigests {
+    /// In the order of the split.
+    pub files: Vec<FileDigest>,
+    pub metadata: Option<Digests>,
+    pub model: Option<Digests>,
+    /// In the order of their names.
+    pub tensors: Vec<TensorDigest>,
+}
+
+/// The hashes of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileDigest {
+    /// Index in [`Gguf::parts`].
+    pub part: usize,
+    pub digests: Digests,
+}
+
+/// The hashes of a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorDigest {
+    /// Index in [`Gguf::tensors`].
+    pub index: usize,
+    pub digests: Digests,
+}
+
+/// Bytes of a read, and reads of a file that may be held in memory: together with [`FILES`] 64 MiB.
+const READ: u64 = 4 << 20;
+const READS: usize = 4;
+/// Files that are hashed at a time.
+const FILES: usize = 4;
+/// Bytes of a read where tensors are hashed each on its own.
+const TENSOR_READ: u64 = 2 << 20;
+
+/// Hashes a model. `done` is told how many more bytes have been read. Every byte is read once.
+///
+/// # Errors
+/// Files that cannot be read or have changed since their headers were read.
+pub fn hash(gguf: &Gguf, covered: Covered, done: &(dyn Fn(u64) + Sync)) -> Result<ModelDigests, StoreError> {
+    let reader = ModelReader::open(gguf)?;
+    let mut digests = ModelDigests::default();
+    if covered.files {
+        let files = jobs::run(FILES.min(gguf.parts.len()), gguf.parts.len(), |(): &mut (), part| {
+            hash_file(&reader, part, covered, done)
+        })?;
+        for (part, (file, tensors)) in files.into_iter().enumerate() {
+            digests.files.push(FileDigest { part, digests: file });
+            digests.tensors.extend(tensors);
+        }
+    } else if covered.tensors {
+        let all = gguf.tensors.len();
+        digests.tensors = jobs::run(jobs::threads(all), all, |piece: &mut Piece, index| {
+            let digests = hash_tensor(&reader, &gguf.tensors[index], covered.algorithms, piece, done)?;
+            Ok::<_, StoreError>(TensorDigest { index, digests })
+        })?;
+    }
+    if covered.tensors {
+        let name = |tensor: &TensorDigest| gguf.tensors[tensor.index].name.as_bytes();
+        digests.tensors.sort_by(|a, b| name(a).cmp(name(b)));
+        let parts = digests.tensors.iter().map(|tensor| (info(&gguf.tensors[tensor.index]), &tensor.digests));
+        digests.model = Some(Hasher::of_digests(covered.algorithms, parts));
+        digests.metadata = Some(metadata::hash(gguf.metadata(), covered.algorithms));
+    }
+    Ok(digests)
+}
+
+/// What a file says of a tensor, but for the place of its data.
+fn info(tensor: &TensorInfo) -> Vec<u8> {
+    let mut bytes = (tensor.name.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(tensor.name.as_bytes());
+    bytes.extend((tensor.dims.len() as u32).to_le_bytes());
+    bytes.extend(tensor.dims.iter().flat_map(|size| size.to_le_bytes()));
+    bytes.extend((tensor.ty as u32).to_le_bytes());
+    bytes
+}
+
+fn hash_tensor(
+    reader: &ModelReader<'_>,
+    tensor: &TensorInfo,
+    algorithms: Algorithms,
+    piece: &mut Piece,
+    done: &(dyn Fn(u64) + Sync),
+) -> Result<Digests, StoreError> {
+    let mut hasher = Hasher::new(algorithms);
+    for bytes in pieces(tensor.offset..tensor.offset + tensor.bytes, TENSOR_READ) {
+        reader.read(tensor.part, bytes.clone(), piece)?;
+        hasher.update(piece);
+        done(bytes.end - bytes.start);
+    }
+    Ok(hasher.finish())
+}
+
+/// A range in pieces.
+fn pieces(range: Range<u64>, most: u64) -> impl Iterator<Item = Range<u64>> {
+    let count = (range.end - range.start).div_ceil(most);
+    (0..count).map(move |i| range.start + i * most..(range.start + (i + 1) * most).min(range.end))
+}
+
+/// Hashes a file as a whole and the tensors in it: each on a thread of its own, as a hash takes a byte after
+/// the other.
+fn hash_file(
+    reader: &ModelReader<'_>,
+    part: usize,
+    covered: Covered,
+    done: &(dyn Fn(u64) + Sync),
+) -> Result<(Digests, Vec<TensorDigest>), StoreError> {
+    let gguf = reader.gguf();
+    let mut whole = Hasher::new(covered.algorithms);
+    let mut tensors = TensorHashes::of(gguf, part, covered.algorithms);
+    let mut takers: Vec<Taker<'_>> = vec![Box::new(|_, bytes| whole.update(bytes))];
+    if covered.tensors {
+        takers.push(Box::new(|at, bytes| tensors.take(at, bytes)));
+    }
+    read_for(reader, part, takers, done)?;
+    let tensors = if covered.tensors { tensors.finish() } else { Vec::new() };
+    Ok((whole.finish(), tensors))
+}
+
+/// Who is given the bytes of a file, piece by piece, with the place of each.
+type Taker<'a> = Box<dyn FnMut(u64, &[u8]) + Send + 'a>;
+
+/// Reads a file once for several takers, which run beside each other and beside the reads.
+fn read_for(
+    reader: &ModelReader<'_>,
+    part: usize,
+    takers: Vec<Taker<'_>>,
+    done: &(dyn Fn(u64) + Sync),
+) -> Result<(), StoreError> {
+    let (give_back, free) = mpsc::channel::<Piece>();
+    for _ in 0..READS {
+        let _ = give_back.send(Piece::default()); // the other end is here
+    }
+    std::thread::scope(|scope| {
+        let mut queues = Vec::with_capacity(takers.len());
+        for mut take in takers {
+            let (queue, pieces) = mpsc::channel::<(u64, Arc<Piece>)>();
+            let give_back = give_back.clone();
+            scope.spawn(move || {
+                for (at, piece) in pieces {
+                    take(at, &piece);
+                    // The last one who has it; when all is read nobody waits for it.
+                    let _ = Arc::into_inner(piece).map(|piece| give_back.send(piece));
+                }
+            });
+            queues.push(queue);
+        }
+        drop(give_back);
+        for bytes in pieces(0..reader.gguf().parts[part].file_bytes, READ) {
+            // Without takers, which have panicked then, there is nothing to read for.
+            let Ok(mut piece) = free.recv() else { break };
+            reader.read(part, bytes.clone(), &mut piece)?;
+            let piece = Arc::new(piece);
+            for queue in &queues {
+                let _ = queue.send((bytes.start, Arc::clone(&piece)));
+            }
+            drop(piece);
+            done(bytes.end - bytes.start);
+        }
+        Ok(())
+    })
+}
+
+/// The tensors of a file, hashed as its bytes come by.
+struct TensorHashes<'a> {
+    algorithms: Algorithms,
+    /// In the order of their data, with their indexes.
+    tensors: Vec<(usize, &'a TensorInfo)>,
+    /// The first one that does not end before the bytes that come next.
+    current: usize,
+    hasher: Hasher,
+    finished: Vec<TensorDigest>,
+}
+
+impl<'a> TensorHashes<'a> {
+    fn of(gguf: &'a Gguf, part: usize, algorithms: Algorithms) -> TensorHashes<'a> {
+        let mut tensors: Vec<_> = gguf.tensors.iter().enumerate().filter(|(_, t)| t.part == part).collect();
+        // Of two at one place the first has no bytes.
+        tensors.sort_by_key(|(_, tensor)| (tensor.offset, tensor.bytes));
+        TensorHashes {
+            algorithms,
+            tensors,
+            current: 0,
+            hasher: Hasher::new(algorithms),
+            finished: Vec::new(),
+        }
+    }
+
+    /// Bytes of the file from `at` on; those before have come already.
+    fn take(&mut self, at: u64, bytes: &[u8]) {
+        let end = at + bytes.len() as u64;
+        while let Some(&(index, tensor)) = self.tensors.get(self.current) {
+            let last = tensor.offset + tensor.bytes;
+            let (from, to) = (tensor.offset.max(at), last.min(end));
+            if from < to {
+                self.hasher.update(&bytes[(from - at) as usize..(to - at) as usize]);
+            }
+            if last > end {
+                break;
+            }
+            self.end_tensor(index);
+        }
+    }
+
+    fn end_tensor(&mut self, index: usize) {
+        let hasher = std::mem::replace(&mut self.hasher, Hasher::new(self.algorithms));
+        self.finished.push(TensorDigest { index, digests: hasher.finish() });
+        self.current += 1;
+    }
+
+    fn finish(self) -> Vec<TensorDigest> {
+        assert_eq!(self.finished.len(), self.tensors.len(), "data lies within its file");
+        self.finished
+    }
+}
