@@ -81,6 +81,10 @@ impl System for MacOs {
         Some(done.then(|| unsafe { usage.assume_init() })?.ri_phys_footprint)
     }
 
+    fn free_disk_bytes(path: &Path) -> Option<u64> {
+        unix::free_disk_bytes(path)
+    }
+
     fn confine(memory: u64, time: Duration) -> io::Result<()> {
         unix::confine(memory, time)
     }

@@ -128,6 +128,11 @@ pub trait System {
     /// not say.
     fn private_bytes() -> Option<u64>;
 
+    /// Bytes that the user may still write to the file system of a folder; `None` where the system does not say.
+    fn free_disk_bytes(_: &Path) -> Option<u64> {
+        None
+    }
+
     /// Bounds what this process may take: memory of its own in bytes, with what it has; time of its
     /// processors from now on. It is refused more memory; when its time is over, the system ends it. There is
     /// no way back. Systems that cannot bound one of both leave it unbounded.
@@ -183,6 +188,19 @@ pub fn make_private_folder(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
+/// Makes a symbolic link to a file.
+///
+/// # Errors
+/// What the system says: Windows lets few users do it.
+pub fn link_file(target: &Path, link: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    return std::os::unix::fs::symlink(target, link);
+    #[cfg(windows)]
+    return std::os::windows::fs::symlink_file(target, link);
+    #[cfg(not(any(unix, windows)))]
+    return Err(io::ErrorKind::Unsupported.into());
+}
+
 /// Opens an open file once more, for other reads: this very file. `None` where that cannot be done.
 pub fn reopen(file: &File, path: &Path, reads: Reads) -> Option<File> {
     let again = Os::reopen(file, path, reads)?;
@@ -218,6 +236,14 @@ mod tests {
             let again = read(reads);
             assert!(again.is_none() || again.as_deref() == Some(&b"first"[..]), "{reads:?}: {again:?}");
         }
+    }
+
+    #[test]
+    fn free_space_is_told_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = cfg!(any(target_os = "linux", target_os = "macos", windows));
+        assert_eq!(Os::free_disk_bytes(dir.path()).is_some_and(|free| free > 0), known);
+        assert_eq!(Os::free_disk_bytes(&dir.path().join("nowhere")), None);
     }
 
     #[test]

@@ -80,6 +80,10 @@ impl System for Linux {
         memory::of_this_process("RssAnon")
     }
 
+    fn free_disk_bytes(path: &Path) -> Option<u64> {
+        unix::free_disk_bytes(path)
+    }
+
     fn confine(memory: u64, time: Duration) -> io::Result<()> {
         unix::confine(memory, time)
     }

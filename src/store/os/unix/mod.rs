@@ -3,8 +3,10 @@
 mod fault;
 mod terminal;
 
+use std::ffi::CString;
 use std::fs::{File, Metadata};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -27,6 +29,17 @@ fn identity_of(found: &Metadata) -> FileIdentity {
 
 pub fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     std::os::unix::fs::FileExt::read_at(file, buffer, offset)
+}
+
+pub fn free_disk_bytes(path: &Path) -> Option<u64> {
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    // SAFETY: all zeros is such a struct.
+    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: reads the text that ends in zero, fills the struct whose address it is given.
+    let known = unsafe { libc::statvfs(path.as_ptr(), &mut found) } == 0;
+    // Their types differ from system to system.
+    #[allow(clippy::unnecessary_cast)]
+    known.then(|| (found.f_bavail as u64).saturating_mul(found.f_frsize as u64))
 }
 
 /// By RLIMIT_DATA, which macOS takes and does not heed, and a timer that ends in SIGPROF.
