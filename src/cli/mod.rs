@@ -13,13 +13,16 @@ mod grammar_args;
 mod input;
 mod inspect;
 mod interrupt;
+mod list;
 mod model_arg;
 mod number;
 mod output;
 mod output_file;
 mod placement;
 mod prefix_cache;
+mod pull;
 mod render_chat;
+mod rm;
 mod safe_text;
 mod sampling_args;
 mod serve;
@@ -54,6 +57,9 @@ enum Command {
     Trace(Box<trace::Args>),
     Dequant(dequant::Args),
     DotCheck(dot_check::Args),
+    Pull(pull::Args),
+    List(list::Args),
+    Rm(rm::Args),
     #[command(hide = true)]
     RenderChat(render_chat::Args),
 }
@@ -73,6 +79,9 @@ pub fn main() -> ExitCode {
         Command::Trace(args) => trace::run(&args),
         Command::Dequant(args) => dequant::run(&args),
         Command::DotCheck(args) => dot_check::run(&args),
+        Command::Pull(args) => pull::run(&args),
+        Command::List(args) => list::run(&args),
+        Command::Rm(args) => rm::run(&args),
         Command::RenderChat(args) => render_chat::run(&args),
     };
     result.unwrap_or_else(|error| error.report())
