@@ -63,7 +63,11 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
             .collect(),
     };
     let mut out = BufWriter::new(io::stdout().lock());
-    if args.json { safe_text::write_json(&report, &mut out)? } else { print(&report, &mut out)? }
+    if args.json {
+        safe_text::write_json(&report, &mut out)?
+    } else {
+        print(&report, &mut out)?
+    }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
 }
@@ -71,9 +75,10 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
 fn model(cached: CachedModel) -> Model {
     let CachedModel { name, commit, quant, files, bytes, used } = cached;
     let header = Gguf::open(&files[0]);
-    let architecture = header.as_ref().ok().and_then(|gguf| {
-        Some(gguf.metadata().str("general.architecture").ok()??.to_owned())
-    });
+    let architecture = header
+        .as_ref()
+        .ok()
+        .and_then(|gguf| Some(gguf.metadata().str("general.architecture").ok()??.to_owned()));
     let used = used.and_then(|used| used.duration_since(UNIX_EPOCH).ok()).map(|since| since.as_secs());
     let error = header.err().map(|error| error.to_string());
     Model { name: name.to_string(), architecture, quant, bytes, used, commit, files, error }
@@ -87,7 +92,8 @@ fn print(report: &Report, out: &mut impl Write) -> Result<(), CliError> {
     let mut table = output::new_table(&["name", "architecture", "size", "last used", "file"], &[2]);
     for model in &report.models {
         let architecture = model.architecture.as_deref().unwrap_or("?");
-        let used = model.used.map_or_else(|| "?".to_owned(), |used| ago(UNIX_EPOCH + Duration::from_secs(used)));
+        let used =
+            model.used.map_or_else(|| "?".to_owned(), |used| ago(UNIX_EPOCH + Duration::from_secs(used)));
         let file = model.files[0].display().to_string();
         table.add_row([
             escape(&model.name).into_owned(),
@@ -98,7 +104,13 @@ fn print(report: &Report, out: &mut impl Write) -> Result<(), CliError> {
         ]);
     }
     for rest in &report.unfinished {
-        table.add_row([rest.name.clone(), "unfinished".to_owned(), output::bytes(rest.bytes), String::new(), String::new()]);
+        table.add_row([
+            rest.name.clone(),
+            "unfinished".to_owned(),
+            output::bytes(rest.bytes),
+            String::new(),
+            String::new(),
+        ]);
     }
     writeln!(out, "{}", table.trim_fmt())?;
     for model in &report.models {

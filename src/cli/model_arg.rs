@@ -31,8 +31,8 @@ pub fn source(path: &Path) -> Source<'_> {
     if path == DEMO.path() && !path.is_file() { DEMO } else { Source::File(path) }
 }
 
-/// The file that a name of the hub stands for: that of the cache, fetched where it is not there. `None` of all
-/// other models, of a file that is called so too.
+/// The file that a name of the hub stands for: that of the cache, fetched where it is not there. `None` of
+/// all other models, of a file that is called so too.
 pub fn of_hub(source: Source<'_>) -> Result<Option<PathBuf>, CliError> {
     match source {
         Source::File(path) if !path.is_file() => match path.to_str() {

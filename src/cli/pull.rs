@@ -19,9 +19,9 @@ use progress::Progress;
 
 /// Fetch a model of the hub into its cache, checked, and print where it is
 ///
-/// USER/REPO is a repository of huggingface.co, as `-m hf:USER/REPO` names it too. Its headers come first: what
-/// cannot run is refused before the rest is fetched, and where the weights would go on this machine is shown.
-/// What has come stays when a fetch is broken off, and the same command goes on from there. Heeded are
+/// USER/REPO is a repository of huggingface.co, as `-m hf:USER/REPO` names it too. Its headers come first:
+/// what cannot run is refused before the rest is fetched, and where the weights would go on this machine is
+/// shown. What has come stays when a fetch is broken off, and the same command goes on from there. Heeded are
 /// HF_TOKEN, HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HTTPS_PROXY and NO_PROXY.
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -208,7 +208,9 @@ impl<'h> Fetch<'h> {
 pub fn failed(hub: Option<&Hub>, error: HubError) -> CliError {
     let kept = || Some("what has come stays: the same command goes on from there".to_owned());
     let hint = match &error {
-        HubError::Name { .. } => Some("hf:USER/REPO, hf:USER/REPO:QUANT and hf:USER/REPO/FILE.gguf are names".into()),
+        HubError::Name { .. } => {
+            Some("hf:USER/REPO, hf:USER/REPO:QUANT and hf:USER/REPO/FILE.gguf are names".to_owned())
+        }
         HubError::NoRepo { has_token: false, .. } => {
             Some("of a private one HF_TOKEN must be the token of someone who may read it".to_owned())
         }
@@ -224,10 +226,12 @@ pub fn failed(hub: Option<&Hub>, error: HubError) -> CliError {
         HubError::NotCached { .. } => Some("`wayinfer list` shows what is there".to_owned()),
         HubError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => kept(),
         HubError::Network { why, .. } if why.contains("certificate") => {
-            Some("the system's certificates are trusted, and those of the file that SSL_CERT_FILE names".to_owned())
+            Some("trusted are the system's certificates, or those of the file SSL_CERT_FILE".to_owned())
         }
         HubError::Network { is_transient: true, .. } => kept(),
-        HubError::Status { status: 429, .. } => Some("with a token in HF_TOKEN more requests are allowed".to_owned()),
+        HubError::Status { status: 429, .. } => {
+            Some("with a token in HF_TOKEN more requests are allowed".to_owned())
+        }
         _ => None,
     };
     match (CliError::from(error), hint) {

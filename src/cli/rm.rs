@@ -3,10 +3,10 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
+use super::CliError;
 use super::output::{self, tell};
 use super::pull::failed;
 use super::safe_text::escape;
-use super::CliError;
 use crate::hub::{Hub, ModelName, Removal};
 
 /// Remove a model from the hub's cache

@@ -1,6 +1,6 @@
 //! The cache folder, as the hub's own tools lay it out: `models--USER--REPO/blobs/HASH` holds the bytes,
-//! `snapshots/COMMIT/PATH` links to them, `refs/BRANCH` says the commit; `.locks` lies beside the repositories.
-//! Where links cannot be made, a snapshot has the file itself.
+//! `snapshots/COMMIT/PATH` links to them, `refs/BRANCH` says the commit; `.locks` lies beside the
+//! repositories. Where links cannot be made, a snapshot has the file itself.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -15,7 +15,7 @@ use crate::store::os::link_file;
 
 /// How deep folders of snapshots and of references go, and how many files are looked at.
 const MAX_DEPTH: usize = 8;
-const MAX_FILES: usize = 100_000;
+const MAX_FILES: usize = 1_000_000;
 
 /// The folder of all repositories.
 #[derive(Clone, Debug)]
@@ -99,8 +99,9 @@ impl Hub {
     pub fn list(&self) -> Result<(Vec<CachedModel>, Vec<Unfinished>), HubError> {
         let (mut found, mut unfinished) = (Vec::new(), Vec::new());
         for repo in self.cache.repos()? {
-            found.extend(repo.models()?);
-            let bytes = repo.unfinished()?.iter().map(|(_, bytes)| bytes).sum();
+            let (whole, parts) = repo.models()?;
+            found.extend(whole);
+            let bytes = parts + repo.unfinished()?.iter().map(|(_, bytes)| bytes).sum::<u64>();
             if bytes > 0 {
                 unfinished.push(Unfinished { repo: repo.name.clone(), bytes });
             }
@@ -180,17 +181,23 @@ impl Repo {
         Ok(walk(&self.refs())?.into_iter().filter_map(named).collect())
     }
 
-    fn models(&self) -> Result<Vec<CachedModel>, HubError> {
+    /// The models that are whole, and the bytes of parts of others.
+    fn models(&self) -> Result<(Vec<CachedModel>, u64), HubError> {
         let references = self.references()?;
-        let cached = |(commit, choice): (String, Choice)| {
-            let name = self.name_of(&references, &commit, &choice)?;
+        let (mut whole, mut parts) = (Vec::new(), 0);
+        for (commit, choice) in self.choices()? {
             let files: Vec<_> = choice.files.iter().map(|path| self.pointer(&commit, path)).collect();
             let found: Vec<_> = files.iter().filter_map(|file| fs::metadata(file).ok()).collect();
             let bytes = found.iter().map(fs::Metadata::len).sum();
             let used = found.iter().filter_map(|found| found.accessed().ok()).max();
-            Some(CachedModel { name, commit, quant: choice.quant, files, bytes, used })
-        };
-        Ok(self.choices()?.into_iter().filter_map(cached).collect())
+            match self.name_of(&references, &commit, &choice) {
+                Some(name) => {
+                    whole.push(CachedModel { name, commit, quant: choice.quant, files, bytes, used });
+                }
+                None => parts += bytes,
+            }
+        }
+        Ok((whole, parts))
     }
 
     /// The shortest name that finds this model; none where parts of it are missing.
@@ -212,7 +219,8 @@ impl Repo {
             selector,
         });
         // What is read back must be this name.
-        let mut names = names.filter(|name| name.to_string().parse().is_ok_and(|read: ModelName| read == *name));
+        let mut names =
+            names.filter(|name| name.to_string().parse().is_ok_and(|read: ModelName| read == *name));
         names.find(|name| self.find(name).is_ok_and(|found| found == place))
     }
 
@@ -266,7 +274,8 @@ impl Repo {
 
     /// Where the bytes of a file are, if they are there whole.
     pub fn present(&self, commit: &str, path: &str, etag: &str, bytes: u64) -> Option<PathBuf> {
-        let is_whole = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == bytes);
+        let is_whole =
+            |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == bytes);
         [self.blobs().join(etag), self.pointer(commit, path)].into_iter().find(is_whole)
     }
 
@@ -300,11 +309,12 @@ impl Repo {
         let path = Path::new("refs").join(revision);
         make_below(&self.root, path.parent().unwrap_or(&path))?;
         let path = self.root.join(path);
-        // Written anew: a link that stands there is not followed.
-        let written = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(&path))
-            .and_then(|file| fs::write(file.path(), commit).map(|()| file))
-            .and_then(|file| file.persist(&path).map_err(|error| error.error));
-        written.map(|_| ()).map_err(|error| HubError::io(&path, error))
+        let fail = |error| HubError::io(&path, error);
+        // A link that stands there is not written through.
+        if fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink()) {
+            fs::remove_file(&path).map_err(fail)?;
+        }
+        fs::write(&path, commit).map_err(fail)
     }
 }
 

@@ -67,7 +67,7 @@ fn split(file: &str) -> (&str, usize, usize) {
     parts().unwrap_or((stem, 1, 1))
 }
 
-/// The quantisation that the name of a file says, without its ending: `Q4_K_M`, `UD-IQ2_XXS`, `BF16`, `MXFP4`.
+/// The quantisation that a file's name says, its ending left out: `Q4_K_M`, `UD-IQ2_XXS`, `BF16`, `MXFP4`.
 fn quant(stem: &str) -> Option<String> {
     let name = stem.rsplit('/').next().unwrap_or(stem);
     let starts = name.char_indices().map(|(at, _)| at).rev();
@@ -118,7 +118,8 @@ pub fn choose(name: &ModelName, mut models: Vec<Choice>) -> Result<Choice, HubEr
         _ => {}
     }
     let labels = |models: &[&Choice], by_file: bool| {
-        let label = |choice: &&Choice| if by_file { choice.files[0].clone() } else { choice.label().to_owned() };
+        let label =
+            |choice: &&Choice| if by_file { choice.files[0].clone() } else { choice.label().to_owned() };
         let mut labels: Vec<_> = models.iter().map(label).collect();
         labels.dedup();
         labels

@@ -1,14 +1,16 @@
 //! The one place that opens connections: requests to the hub, and to where it sends on.
 //!
-//! The user's token goes to the hub's own address and nowhere else: what is fetched comes from other hosts, to
-//! which the hub redirects with addresses that are signed.
+//! The user's token goes to the hub's own address and nowhere else: what is fetched comes from other hosts,
+//! to which the hub redirects with addresses that are signed.
 
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::crypto::ring;
-use ureq::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, LOCATION, RANGE, RETRY_AFTER};
+use ureq::http::header::{
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, LOCATION, RANGE, RETRY_AFTER,
+};
 use ureq::http::{Response, StatusCode, Uri};
 use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
 use ureq::{Agent, Body};
@@ -125,7 +127,9 @@ impl Client {
         }
         let (host, mut bytes) = (host(&uri), Vec::new());
         let body = response.into_body().into_reader();
-        body.take(most + 1).read_to_end(&mut bytes).map_err(|error| network(&host, ureq::Error::from(error)))?;
+        body.take(most + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| network(&host, ureq::Error::from(error)))?;
         if bytes.len() as u64 > most {
             return Err(HubError::Answer { host, why: format!("more than {most} bytes of JSON") });
         }
@@ -204,10 +208,8 @@ impl Client {
             if head && facts.is_whole() {
                 return Ok((without_redirect(response), uri, facts));
             }
-            uri = redirected(&uri, &to).ok_or_else(|| HubError::Answer {
-                host: host(&uri),
-                why: format!("a redirect to {to:?}"),
-            })?;
+            uri = redirected(&uri, &to)
+                .ok_or_else(|| HubError::Answer { host: host(&uri), why: format!("a redirect to {to:?}") })?;
         }
         Err(HubError::Answer { host: host(&uri), why: format!("more than {MAX_REDIRECTS} redirects") })
     }
@@ -215,7 +217,8 @@ impl Client {
     /// What a status other than success means.
     fn refusal(&self, subject: Subject<'_>, response: &Response<Body>, uri: &Uri) -> HubError {
         let (status, headers) = (response.status().as_u16(), response.headers());
-        let message: String = text(headers, "x-error-message").unwrap_or_default().chars().take(MAX_MESSAGE).collect();
+        let message: String =
+            text(headers, "x-error-message").unwrap_or_default().chars().take(MAX_MESSAGE).collect();
         let code = text(headers, "x-error-code").unwrap_or_default();
         let (repo, has_token) = (subject.repo.clone(), self.token.is_some());
         let of_hub = Origin::of(uri).is_some_and(|origin| origin == self.origin);
@@ -263,7 +266,9 @@ fn without_redirect(mut response: Response<Body>) -> Response<Body> {
 }
 
 fn parse(url: &str) -> Option<Uri> {
-    url.parse::<Uri>().ok().filter(|uri| uri.host().is_some() && matches!(uri.scheme_str(), Some("http" | "https")))
+    url.parse::<Uri>()
+        .ok()
+        .filter(|uri| uri.host().is_some() && matches!(uri.scheme_str(), Some("http" | "https")))
 }
 
 /// Where an address redirects to; from an encrypted connection to no other.

@@ -173,7 +173,8 @@ fn is_safe_part(part: &str) -> bool {
         let number = stem.strip_prefix(name).and_then(|number| number.parse::<u8>().ok());
         number.is_some_and(|number| number < 10)
     };
-    let is_device = ["CON", "PRN", "AUX", "NUL"].contains(&stem.as_str()) || numbered("COM") || numbered("LPT");
+    let is_device =
+        ["CON", "PRN", "AUX", "NUL"].contains(&stem.as_str()) || numbered("COM") || numbered("LPT");
     !part.is_empty()
         && part.len() <= MAX_PART
         && !part.ends_with(['.', ' '])
@@ -220,10 +221,32 @@ mod tests {
     #[test]
     fn what_is_no_name_is_refused() {
         for text in [
-            "", "hf:", "hf:a", "hf:a/", "hf:/b", "hf:a/../b.gguf", "hf:../a/b.gguf", "hf:a/b/", "hf:a/b:",
-            "hf:a/b/c.bin", "hf:a/b/../c.gguf", "hf:a/b//c.gguf", "hf:a/b/c\\d.gguf", "hf:a/b/nul.gguf",
-            "hf:a/b:Q4/x", "hf:a/b:Q4@v1:Q8", "hf:a/b@", "hf:a/b@../x", "hf:a/b@a b", "hf:a--x/b", "hf:a/b c",
-            "hf:.a/b", "hf:a/b-", "hf:a/b/c.gguf@v1:Q8_0", "hf:a/é", "https://example.com/a/b",
+            "",
+            "hf:",
+            "hf:a",
+            "hf:a/",
+            "hf:/b",
+            "hf:a/../b.gguf",
+            "hf:../a/b.gguf",
+            "hf:a/b/",
+            "hf:a/b:",
+            "hf:a/b/c.bin",
+            "hf:a/b/../c.gguf",
+            "hf:a/b//c.gguf",
+            "hf:a/b/c\\d.gguf",
+            "hf:a/b/nul.gguf",
+            "hf:a/b:Q4/x",
+            "hf:a/b:Q4@v1:Q8",
+            "hf:a/b@",
+            "hf:a/b@../x",
+            "hf:a/b@a b",
+            "hf:a--x/b",
+            "hf:a/b c",
+            "hf:.a/b",
+            "hf:a/b-",
+            "hf:a/b/c.gguf@v1:Q8_0",
+            "hf:a/é",
+            "https://example.com/a/b",
         ] {
             let found = text.parse::<ModelName>();
             assert!(matches!(&found, Err(HubError::Name { .. })), "{text:?}: {found:?}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::cache::Repo;
 use super::client::{Client, Subject};
-use super::heads::Heads;
+use super::heads::{self, Heads};
 use super::listing::{self, Found, RemoteFile};
 use super::name::{ModelName, Selector};
 use super::partial::{CHUNK, Partial};
@@ -119,7 +119,8 @@ impl Pull {
 
     /// Bytes that are still to be fetched.
     pub fn missing_bytes(&self) -> u64 {
-        let missing = self.parts.iter().filter_map(|part| Some(part.file.bytes - part.partial.as_ref()?.bytes()));
+        let missing =
+            self.parts.iter().filter_map(|part| Some(part.file.bytes - part.partial.as_ref()?.bytes()));
         missing.fold(0, u64::saturating_add)
     }
 
@@ -150,20 +151,45 @@ impl Pull {
         if self.parts.iter().all(|part| part.partial.is_none()) {
             return Ok(None);
         }
+        match self.fetch_heads(tell) {
+            // What is wrong may be what was there before.
+            Err(HubError::Header(_)) if self.restart_resumed(tell)? => self.fetch_heads(tell).map(Some),
+            heads => heads.map(Some),
+        }
+    }
+
+    fn fetch_heads(&mut self, tell: Tell<'_>) -> Result<Heads, HubError> {
+        // The folder is there only while nothing is waited for, but for headers that are longer than most.
+        for i in 0..self.parts.len() {
+            let wanted = heads::FIRST.min(self.parts[i].file.bytes);
+            self.fetch_up_to(i, wanted, tell)?;
+        }
         let mut heads = Heads::new(&self.repo.root)?;
         for i in 0..self.parts.len() {
             let RemoteFile { path, bytes, etag } = self.parts[i].file.clone();
             let present = self.repo.present(&self.found.commit, &path, &etag, bytes);
             heads.add(&path, bytes, &mut |wanted| {
-                if self.parts[i].partial.is_some() {
-                    self.fetch_up_to(i, wanted, tell)?;
-                }
+                self.fetch_up_to(i, wanted, tell)?;
                 let partial = self.parts[i].partial.as_ref().map(|partial| partial.path().to_owned());
-                partial.or_else(|| present.clone()).ok_or_else(|| HubError::NotCached { name: self.name.clone() })
+                let there = partial.or_else(|| present.clone());
+                there.ok_or_else(|| HubError::NotCached { name: self.name.clone() })
             })?;
         }
         Gguf::open(heads.path()).map_err(|error| self.renamed(error, &heads))?;
-        Ok(Some(heads))
+        Ok(heads)
+    }
+
+    /// Drops what was there before of all files; whether there was any.
+    fn restart_resumed(&mut self, tell: Tell<'_>) -> Result<bool, HubError> {
+        let mut any = false;
+        for Part { file, partial } in &mut self.parts {
+            if let Some(partial) = partial.as_mut().filter(|partial| partial.is_resumed()) {
+                tell(Event::Anew { file: &file.path });
+                partial.restart()?;
+                any = true;
+            }
+        }
+        Ok(any)
     }
 
     /// A failure about a header's file that names the file on the hub.
@@ -183,14 +209,15 @@ impl Pull {
     /// # Errors
     /// No connection, a full disk, or bytes that are not what the hub says they are.
     pub fn finish(mut self, tell: Tell<'_>) -> Result<PathBuf, HubError> {
+        let mut first = None;
         for i in 0..self.parts.len() {
             self.fetch(i, tell)?;
+            let RemoteFile { path, etag, .. } = &self.parts[i].file;
+            let placed = self.repo.place(&self.found.commit, path, etag)?;
+            first.get_or_insert(placed);
         }
-        let commit = &self.found.commit;
-        let place = |part: &Part| self.repo.place(commit, &part.file.path, &part.file.etag);
-        let placed = self.parts.iter().map(place).collect::<Result<Vec<_>, _>>()?;
-        self.repo.note(self.name.revision(), commit)?;
-        placed.into_iter().next().ok_or_else(|| HubError::NotCached { name: self.name.clone() })
+        self.repo.note(self.name.revision(), &self.found.commit)?;
+        first.ok_or_else(|| HubError::NotCached { name: self.name.clone() })
     }
 
     /// Removes what this has begun; what was there before stays.
@@ -260,11 +287,10 @@ impl Pull {
     /// One request for a file's bytes, and what comes of it.
     fn fetch_once(&mut self, i: usize, upto: u64, tell: Tell<'_>) -> Result<(), HubError> {
         // What there is of all others.
-        let others = self.bytes() - self.missing_bytes() - self.part_bytes(i);
+        let others = self.bytes().saturating_sub(self.missing_bytes()).saturating_sub(self.part_bytes(i));
         let Part { file, partial } = &mut self.parts[i];
         let Some(partial) = partial else { return Ok(()) };
-        let subject =
-            Subject { repo: &self.name.repo, revision: &self.found.commit, file: Some(&file.path) };
+        let subject = Subject { repo: &self.name.repo, revision: &self.found.commit, file: Some(&file.path) };
         let mut bytes = self.client.bytes(subject, partial.bytes(), upto)?;
         if let Some(found) = bytes.total.filter(|&total| total != file.bytes) {
             return Err(HubError::Size { file: file.path.clone(), found, wanted: file.bytes });
@@ -316,7 +342,8 @@ fn wait(tries: u32, most: u32, pause: Duration, error: HubError, tell: Tell<'_>)
     if !error.is_transient() || tries >= most {
         return Err(error);
     }
-    let own = tries.checked_sub(1).map_or(Duration::ZERO, |n| pause.saturating_mul(1 << n.min(16)).min(MAX_PAUSE));
+    let own =
+        tries.checked_sub(1).map_or(Duration::ZERO, |n| pause.saturating_mul(1 << n.min(16)).min(MAX_PAUSE));
     let pause = match error {
         HubError::Status { retry_after: Some(seconds), .. } => Duration::from_secs(seconds),
         _ => own,

@@ -38,8 +38,8 @@ impl std::fmt::Debug for Settings {
 }
 
 impl Settings {
-    /// `HF_HUB_CACHE`, else `hub` below `HF_HOME`, else below `huggingface` of `XDG_CACHE_HOME` or `~/.cache`;
-    /// `HF_ENDPOINT`; `HF_TOKEN`, else the file that `HF_TOKEN_PATH` names or `token` below `HF_HOME`;
+    /// `HF_HUB_CACHE`, else `hub` below `HF_HOME`, else below `huggingface` of `XDG_CACHE_HOME` or
+    /// `~/.cache`; `HF_ENDPOINT`; `HF_TOKEN`, else the file that `HF_TOKEN_PATH` names or `token` below `HF_HOME`;
     /// `HF_HUB_OFFLINE`.
     ///
     /// # Errors
@@ -49,10 +49,7 @@ impl Settings {
         Settings::read(&|name| std::env::var_os(name), home.as_deref())
     }
 
-    fn read(
-        variable: &dyn Fn(&str) -> Option<OsString>,
-        home: Option<&Path>,
-    ) -> Result<Settings, HubError> {
+    fn read(variable: &dyn Fn(&str) -> Option<OsString>, home: Option<&Path>) -> Result<Settings, HubError> {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let path = |name: &str| set(name).map(|value| below_home(PathBuf::from(value), home));
         let hf_home = match (path("HF_HOME"), path("XDG_CACHE_HOME"), home) {
@@ -74,11 +71,13 @@ impl Settings {
             }
         };
         let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
-        let is_sound = |token: &String| token.bytes().all(|b| b.is_ascii_graphic()) && token.len() <= MAX_TOKEN;
+        let is_sound =
+            |token: &String| token.bytes().all(|b| b.is_ascii_graphic()) && token.len() <= MAX_TOKEN;
         if token.as_ref().is_some_and(|token| !is_sound(token)) {
             return Err(token_fault("the hub's token".to_owned()));
         }
-        let endpoint = set("HF_ENDPOINT").map_or_else(|| ENDPOINT.into(), |url| url.to_string_lossy().into_owned());
+        let endpoint =
+            set("HF_ENDPOINT").map_or_else(|| ENDPOINT.into(), |url| url.to_string_lossy().into_owned());
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
             let why = "it is no address that begins with https:// or http://";
@@ -117,7 +116,8 @@ mod tests {
     use super::*;
 
     fn read(set: &[(&str, &str)]) -> Result<Settings, HubError> {
-        let variable = |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value));
+        let variable =
+            |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value));
         Settings::read(&variable, Some(Path::new("/home/a")))
     }
 

@@ -61,7 +61,7 @@ impl Progress {
             }
             Event::Again { .. } => {}
             Event::Anew { file } => {
-                self.line(&format!("{file}: what was there from before has another hash; it is fetched anew"));
+                self.line(&format!("{file}: what was there before has another hash; it is fetched anew"));
             }
         }
     }
