@@ -11,12 +11,14 @@
 //! 6. [`model`] MODEL: parts, families made of them, states of sequences, forward pass, observer
 //! 7. [`engine`] ENGINE: passes over sequences, sampling, speculation, prefixes that are kept, requests
 //! 8. [`verify`] VERIFY: error measures, files of references, comparison of traces, dot checks
-//! 9. [`server`] FACE: the HTTP server
-//! 10. [`cli`] FACE: the command line
+//! 9. [`hub`] HUB: models by name: the hub's cache folder, and what fetches into it
+//! 10. [`server`] FACE: the HTTP server
+//! 11. [`cli`] FACE: the command line
 
 pub mod cli;
 pub mod engine;
 pub mod gguf;
+pub mod hub;
 pub mod kernels;
 pub mod model;
 pub mod quant;

@@ -3,14 +3,19 @@
 #![cfg(target_os = "linux")]
 
 mod common;
+#[path = "hub/server.rs"]
+mod server;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use common::gguf::{Data, ty};
 use common::runs::fixture;
 use common::say;
+use common::tiny::tiny_model;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -56,18 +61,7 @@ impl SmallDisk {
 
     /// Fills it, but for so many bytes.
     fn fill_but(&self, left: u64) {
-        let mut file = File::create(self.filler()).expect("room for a file");
-        let mut bytes = 0;
-        loop {
-            match file.write(&[1; 4096]) {
-                Ok(n) => bytes += n as u64,
-                Err(error) => {
-                    assert_eq!(error.kind(), ErrorKind::StorageFull);
-                    break;
-                }
-            }
-        }
-        file.set_len(bytes - left).expect("a shorter file");
+        fill_but(&self.filler(), left);
     }
 
     /// Takes away what fills it.
@@ -81,6 +75,22 @@ impl Drop for SmallDisk {
         let _ = self.holder.kill();
         let _ = self.holder.wait();
     }
+}
+
+/// Fills the disk that a file lies on, but for so many bytes.
+fn fill_but(filler: &Path, left: u64) {
+    let mut file = File::create(filler).expect("room for a file");
+    let mut bytes = 0;
+    loop {
+        match file.write(&[1; 4096]) {
+            Ok(n) => bytes += n as u64,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::StorageFull);
+                break;
+            }
+        }
+    }
+    file.set_len(bytes - left).expect("a shorter file");
 }
 
 fn text(path: &Path) -> &str {
@@ -261,4 +271,44 @@ fn a_transcript_that_does_not_fit_is_an_error() {
     let wanted = format!("error: {}: ", file.display());
     assert!(told.contains(&wanted) && told.contains("No space left on device"), "{told}");
     assert_eq!(fs::read_dir(&disk.path).expect("a folder").count(), 1, "the filler alone");
+}
+
+/// A fetch of a model: what has come stays, and the next one goes on from there.
+#[test]
+fn a_fetch_keeps_what_came_before_the_disk_was_full() {
+    let Some(disk) = SmallDisk::new("a_fetch_keeps_what_came_before_the_disk_was_full", 16 << 20) else {
+        return;
+    };
+    let bytes = tiny_model().tensor("rest.weight", ty::F32, &[1 << 18, 7], Data::Random(3)).build();
+    let (filler, asked) = (disk.filler(), AtomicUsize::new(0));
+    // It fills while the second part of the file comes.
+    let server = server::Server::ruled(&[("m.gguf", bytes.clone())], move |request, _| {
+        if request.is_cdn && asked.fetch_add(1, Ordering::SeqCst) == 1 {
+            fill_but(&filler, 1 << 20);
+        }
+        None
+    });
+    let pull = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wayinfer"));
+        command.args(["pull", "some/model", "--anyway"]).env("HF_HUB_CACHE", disk.path.join("hub"));
+        command.env("HF_ENDPOINT", &server.hub).env_remove("HF_HUB_OFFLINE");
+        ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy", "https_proxy", "http_proxy"].iter().for_each(
+            |name| {
+                command.env_remove(name);
+            },
+        );
+        command.output().expect("the program starts")
+    };
+    let first = pull();
+    assert_eq!(first.status.code(), Some(1), "{}", told(&first));
+    assert!(told(&first).contains("hint: what has come stays"), "{}", told(&first));
+    let blob = disk.path.join("hub/models--some--model/blobs").join(server::sha256(&bytes));
+    let left = fs::metadata(blob.with_extension("incomplete")).expect("what has come").len() as usize;
+    assert!((4 << 20..bytes.len()).contains(&left), "{left}");
+    server.forget();
+    disk.empty();
+    let second = pull();
+    assert!(second.status.success(), "{}", told(&second));
+    assert_eq!(server.ranges(), [(left, bytes.len() - 1)]);
+    assert!(fs::read(blob).expect("the blob") == bytes);
 }

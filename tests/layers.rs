@@ -1,12 +1,12 @@
 //! The map of the layers in `src/lib.rs` is kept to: who imports whom, who asks the operating system, who
-//! names instructions.
+//! names instructions, who opens connections.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// As the map has them.
-const LAYERS: [&str; 10] =
-    ["gguf", "quant", "kernels", "store", "text", "model", "engine", "verify", "server", "cli"];
+const LAYERS: [&str; 11] =
+    ["gguf", "quant", "kernels", "store", "text", "model", "engine", "verify", "hub", "server", "cli"];
 
 /// Every source file below `src`, with its path there.
 fn sources() -> Vec<(PathBuf, String)> {
@@ -57,6 +57,9 @@ fn problems(path: &Path, text: &str) -> Vec<String> {
     if top != "kernels" && uses(&["std::arch::", "core::arch::"]) {
         found.push(format!("{path}: names instructions"));
     }
+    if path != "hub/client.rs" && uses(&["ureq::", "rustls::", "TcpStream::connect"]) {
+        found.push(format!("{path}: opens connections"));
+    }
     found
 }
 
@@ -83,5 +86,9 @@ fn faults_are_found() {
     assert_eq!(found("engine/mod.rs", "use crate::cli::main; fn f() { libc::getpid() }"), 2);
     assert_eq!(found("store/os/linux/mod.rs", "libc::getpid()"), 0);
     assert_eq!(found("quant/mod.rs", "core::arch::x86_64::_mm_pause()"), 1);
+    assert_eq!(found("hub/client.rs", "use ureq::Agent; use rustls::crypto::ring;"), 0);
+    assert_eq!(found("hub/pull.rs", "ureq::get(url)"), 1);
+    assert_eq!(found("server/mod.rs", "std::net::TcpStream::connect(to)"), 1);
+    assert_eq!(found("model/mod.rs", "use crate::hub::Hub;"), 1);
     assert_eq!(found("quant/mod.rs", "fn f() {}\n#[cfg(test)]\nmod tests {\nuse crate::store::Store;\n}"), 0);
 }

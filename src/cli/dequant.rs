@@ -23,7 +23,8 @@ use crate::verify::{NpyWriter, Place, RowRange, Selection, TensorFileError, Tens
 /// "-Infinity".
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// GGUF file; any one of a split model; `demo` for the model that is compiled in
+    /// GGUF file; any one of a split model; `hf:USER/REPO[:QUANT]` for a model of the hub; `demo` for the
+    /// model that is compiled in
     #[arg(short, long)]
     model: PathBuf,
 

@@ -28,7 +28,8 @@ use report::{FormatRow, KernelRow, Report};
 /// (ULP) of the sum of magnitudes. Exit code 1 where anything differs.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// GGUF file whose weights to check with; any one of a split model, or `demo`
+    /// GGUF file whose weights to check with; any one of a split model, `hf:USER/REPO[:QUANT]` for a model of
+    /// the hub, or `demo`
     #[arg(short, long, requires = "tensor")]
     model: Option<PathBuf>,
 

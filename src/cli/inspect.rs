@@ -15,7 +15,7 @@ use globset::GlobMatcher;
 
 use super::engine_args::{KvApart, memory_size};
 use super::model_arg::ModelArg;
-use super::{CliError, output, safe_text, value_text};
+use super::{CliError, model_arg, output, safe_text, value_text};
 use crate::engine::Speculation;
 use crate::gguf::{Array, Gguf, TensorInfo, Value};
 use summary::Summary;
@@ -95,7 +95,9 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     let filter = args.filter.as_deref().map(matcher).transpose()?;
     let mut out = BufWriter::new(io::stdout().lock());
     if args.check {
-        return check::run(args.model.source(), args.json, &mut out);
+        let of_hub = model_arg::of_hub(args.model.source())?;
+        let source = of_hub.as_ref().map_or(args.model.source(), |path| path.into());
+        return check::run(source, args.json, &mut out);
     }
     if args.plan {
         plan::run(args, &mut out)?;

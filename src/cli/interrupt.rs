@@ -27,11 +27,16 @@ pub fn watch_to_leave(leave: impl Fn() + Send + 'static) -> Result<Arc<AtomicBoo
     Ok(interrupted)
 }
 
-/// An interrupt ends the process and leaves no unfinished file behind.
-pub fn leave_nothing_behind() -> Result<(), CliError> {
-    ctrlc::set_handler(|| {
-        remove_unfinished_files();
+/// An interrupt ends the process, which does this before.
+pub fn leave_with(leave: impl Fn() + Send + 'static) -> Result<(), CliError> {
+    ctrlc::set_handler(move || {
+        leave();
         std::process::exit(INTERRUPTED.into());
     })?;
     Ok(())
+}
+
+/// An interrupt ends the process and leaves no unfinished file behind.
+pub fn leave_nothing_behind() -> Result<(), CliError> {
+    leave_with(remove_unfinished_files)
 }

@@ -17,6 +17,7 @@ mod hash;
 mod input;
 mod inspect;
 mod interrupt;
+mod list;
 mod model_arg;
 mod number;
 mod output;
@@ -24,7 +25,9 @@ mod output_file;
 mod perplexity;
 mod placement;
 mod prefix_cache;
+mod pull;
 mod render_chat;
+mod rm;
 mod safe_text;
 mod sampling_args;
 mod serve;
@@ -65,6 +68,9 @@ enum Command {
     Hash(hash::Args),
     Doctor(doctor::Args),
     DotCheck(dot_check::Args),
+    Pull(pull::Args),
+    List(list::Args),
+    Rm(rm::Args),
     #[command(hide = true)]
     RenderChat(render_chat::Args),
 }
@@ -88,6 +94,9 @@ pub fn main() -> ExitCode {
         Command::Hash(args) => hash::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::DotCheck(args) => dot_check::run(&args),
+        Command::Pull(args) => pull::run(&args),
+        Command::List(args) => list::run(&args),
+        Command::Rm(args) => rm::run(&args),
         Command::RenderChat(args) => render_chat::run(&args),
     };
     result.unwrap_or_else(|error| error.report())

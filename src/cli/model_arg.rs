@@ -1,10 +1,10 @@
-//! The model argument that subcommands share, and the demo that is compiled in.
+//! The model argument that subcommands share: a file, a name of the hub, or the demo that is compiled in.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::CliError;
+use super::{CliError, pull};
 use crate::gguf::{Gguf, GgufError, GgufErrorKind, Source, StaticBytes};
 
 /// The model that is part of the program: `-m demo`, where no file has this name.
@@ -16,7 +16,8 @@ static DEMO_BYTES: &[u8] = include_bytes!("../../fixtures/demo-q4_k_m.gguf");
 #[derive(Args, Debug)]
 #[group(id = "model_arg", required = true, multiple = false)]
 pub struct ModelArg {
-    /// GGUF file; any one of a split model; `demo` for the model that is compiled in
+    /// GGUF file; any one of a split model; `hf:USER/REPO[:QUANT]` for a model of the hub, which is fetched
+    /// where it is not in the cache; `demo` for the model that is compiled in
     #[arg(value_name = "MODEL")]
     positional: Option<PathBuf>,
 
@@ -25,14 +26,29 @@ pub struct ModelArg {
     flag: Option<PathBuf>,
 }
 
-/// What a model argument means: a file, or by its name the demo.
+/// What a model argument means: a file, a name of the hub (see [`of_hub`]), or by its name the demo.
 pub fn source(path: &Path) -> Source<'_> {
     if path == DEMO.path() && !path.is_file() { DEMO } else { Source::File(path) }
 }
 
+/// The file that a name of the hub stands for: that of the cache, fetched where it is not there. `None` of
+/// all other models, of a file that is called so too.
+pub fn of_hub(source: Source<'_>) -> Result<Option<PathBuf>, CliError> {
+    match source {
+        Source::File(path) if !path.is_file() => match path.to_str() {
+            Some(text) => pull::cached_or_fetched(text),
+            None => Ok(None),
+        },
+        _ => Ok(None),
+    }
+}
+
 /// Reads a model's headers.
 pub fn open(source: Source<'_>) -> Result<Gguf, CliError> {
-    Gguf::open(source).map_err(with_hint)
+    match of_hub(source)? {
+        Some(path) => Gguf::open(&path).map_err(with_hint),
+        None => Gguf::open(source).map_err(with_hint),
+    }
 }
 
 impl ModelArg {

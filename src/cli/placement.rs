@@ -88,6 +88,29 @@ impl Budget {
     }
 }
 
+/// A plan for people: names and values.
+pub fn rows(
+    budget: &Budget,
+    plan: &Plan,
+    options: &EngineOptions,
+    direct_io: Option<bool>,
+) -> [(&'static str, String); 3] {
+    let shared = format!(
+        "{}, {} of them for the KV cache of {} tokens in {}, buffers and the program",
+        output::binary_bytes(budget.total),
+        output::binary_bytes(budget.other),
+        options.context,
+        options.kv,
+    );
+    let from_memory = (plan.active_bytes - plan.disk_bytes) as u64;
+    let token = format!(
+        "{} from memory, {} from disk",
+        output::bytes(from_memory),
+        output::bytes(plan.disk_bytes as u64)
+    );
+    [("budget", shared), ("weights", line(plan, direct_io)), ("a token reads", token)]
+}
+
 /// Plans for the memory that there is and puts the weights in their places.
 pub fn settle(
     loaded: &mut Loaded,

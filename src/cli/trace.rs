@@ -44,7 +44,7 @@ pub struct Args {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// GGUF file, any one of a split model, or `demo`
+    /// GGUF file, any one of a split model, `hf:USER/REPO[:QUANT]` for a model of the hub, or `demo`
     #[arg(short, long, value_name = "MODEL")]
     model: Option<PathBuf>,
 

@@ -201,7 +201,7 @@ impl<'m> Engine<'m> {
 
     /// Runs something on the engine's threads: what is to be done with the logits of many rows.
     pub fn on_threads<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.pool.run(work)
+        self.pools.beside(work)
     }
 
     /// Runs the tokens of several sequences, each after what its sequence has seen, as many in a pass as a

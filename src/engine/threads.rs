@@ -49,7 +49,8 @@ impl Threads {
         self.numbers().iter().sum()
     }
 
-    fn numbers(&self) -> Vec<usize> {
+    /// The numbers to choose from; the first is begun with.
+    pub fn numbers(&self) -> Vec<usize> {
         match self {
             Threads::Fixed(n) => vec![(*n).max(1)],
             Threads::Best(numbers) if numbers.is_empty() => vec![1],

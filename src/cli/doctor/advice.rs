@@ -36,7 +36,7 @@ fn threads(speeds: &Speeds) -> Option<Advice> {
     (enough.weights_bytes_s > GAIN * all.weights_bytes_s).then(|| Advice {
         options: format!("-t {}", enough.threads),
         reason: format!(
-            "{} threads read weights at {}, all {} at {}",
+            "{} threads read weights at {}, the {} of the default at {}",
             enough.threads,
             rate(enough.weights_bytes_s),
             all.threads,
@@ -101,6 +101,7 @@ mod tests {
         Speeds {
             ty: TensorType::Q4_K,
             threads: threads.iter().map(thread).collect(),
+            default: threads.last().expect("one at the least").0,
             sets: sets.iter().map(set).collect(),
             products_s: 1e9,
         }

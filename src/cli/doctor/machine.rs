@@ -1,5 +1,6 @@
 //! Threads and memory.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rayon::ThreadPoolBuilder;
@@ -23,8 +24,10 @@ pub struct Speeds {
     /// The type of weights that it was measured with.
     #[serde(rename = "weights", serialize_with = "name")]
     pub ty: TensorType,
-    /// By number of threads, in rising order; the last is what runs have by default.
+    /// By number of threads, in rising order.
     pub threads: Vec<ThreadSpeed>,
+    /// What runs begin with by default.
+    pub default: usize,
     /// Kernel sets by default threads, the chosen one first.
     pub sets: Vec<SetSpeed>,
     /// Multiplications with weights a second in a product with 64 tokens, by default threads.
@@ -58,9 +61,9 @@ fn set_name<S: serde::Serializer>(isa: &Isa, serializer: S) -> Result<S::Ok, S::
 }
 
 impl Speeds {
-    /// What runs have by default.
+    /// What runs begin with by default.
     pub fn default_threads(&self) -> &ThreadSpeed {
-        self.threads.last().expect("one thread at the least")
+        at(&self.threads, self.default).expect("it was measured")
     }
 
     /// The fewest threads that read weights nearly as fast as any number does.
@@ -73,30 +76,36 @@ impl Speeds {
     }
 }
 
+fn at(speeds: &[ThreadSpeed], threads: usize) -> Option<&ThreadSpeed> {
+    speeds.iter().find(|speed| speed.threads == threads)
+}
+
 /// Measures with weights of a type that can be computed with.
 pub fn measure(ty: TensorType) -> Result<Speeds, CliError> {
     let format = quant::format(ty).ok_or_else(|| CliError::new(format!("{ty} cannot be computed with")))?;
     let best = Kernels::detect_best();
     let test = on(1, || SpeedTest::within(TIME, best, format))??;
-    let cores = engine_args::threads(None);
-    let counts = std::iter::successors(Some(1usize), |n| n.checked_mul(2)).take_while(|&n| n < cores);
+    let choices = engine_args::threads(None);
+    let (default, most) = (choices.numbers()[0], choices.most());
+    let powers = std::iter::successors(Some(1usize), |n| n.checked_mul(2)).take_while(|&n| n < most);
+    let counts: BTreeSet<usize> = powers.chain(choices.numbers()).collect();
     let mut threads = Vec::new();
-    for count in counts.chain([cores]) {
+    for count in counts {
         let (weights, read) = on(count, || run(&test, best, format))??;
         threads.push(ThreadSpeed { threads: count, read_bytes_s: read, weights_bytes_s: weights });
     }
     let mut sets = vec![SetSpeed {
         isa: best.isa(),
-        weights_bytes_s: threads.last().map_or(0.0, |speed| speed.weights_bytes_s),
+        weights_bytes_s: at(&threads, default).map_or(0.0, |speed| speed.weights_bytes_s),
     }];
     // The scalar set is there for its bits, and is never the fastest.
     for set in Kernels::available().filter(|set| set.isa() != best.isa() && set.isa() != Isa::Scalar) {
-        let (weights_bytes_s, _) = on(cores, || run(&test, set, format))??;
+        let (weights_bytes_s, _) = on(default, || run(&test, set, format))??;
         sets.push(SetSpeed { isa: set.isa(), weights_bytes_s });
     }
-    let products = on(cores, || test.products(best, format, TOKENS))?;
+    let products = on(default, || test.products(best, format, TOKENS))?;
     let products_s = products.ok_or_else(|| CliError::new("nothing can be measured"))?;
-    Ok(Speeds { ty, threads, sets, products_s })
+    Ok(Speeds { ty, threads, default, sets, products_s })
 }
 
 /// Runs something on so many threads.

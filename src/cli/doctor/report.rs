@@ -135,6 +135,7 @@ mod tests {
             speeds: Speeds {
                 ty: TensorType::Q4_K,
                 threads: vec![thread(1, 10e9, 6e9), thread(2, 12e9, 11e9), thread(4, 12e9, 11.1e9)],
+                default: 4,
                 sets: vec![SetSpeed { isa: Isa::Avx2, weights_bytes_s: 11.1e9 }],
                 products_s: 123.4e9,
             },

@@ -59,7 +59,7 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), CliError> {
         drafts,
         guesses: Guesses::Off,
     };
-    let budget = Budget::new(args.ram, &model, &[options], 1 + drafts);
+    let budget = Budget::new(args.ram, &model, std::slice::from_ref(&options), 1 + drafts);
     let plan = budget.plan(&model).in_file(path)?;
     let direct = match model.store().opened_files().next().filter(|_| !plan.is_mapped()) {
         Some(file) => Some(open_file(file).in_file(file.path())?.is_direct()),
@@ -85,7 +85,8 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), CliError> {
         bound_by: bound_by(&plan, seconds, memory),
         plan: PlanReport::new(&plan, direct),
     };
-    if args.json { json::write(&report, out) } else { print(&report, &plan, &disks, out) }
+    let rows = placement::rows(&budget, &plan, &options, direct);
+    if args.json { json::write(&report, out) } else { print(&report, rows, &disks, out) }
 }
 
 fn bound_by(plan: &Plan, disk_s: Option<f64>, memory: f64) -> &'static str {
@@ -95,28 +96,20 @@ fn bound_by(plan: &Plan, disk_s: Option<f64>, memory: f64) -> &'static str {
     }
 }
 
-fn print(report: &Report, plan: &Plan, disks: &Disks, out: &mut impl Write) -> Result<(), CliError> {
+fn print(
+    report: &Report,
+    shared: [(&'static str, String); 3],
+    disks: &Disks,
+    out: &mut impl Write,
+) -> Result<(), CliError> {
     let rate = |bytes: f64| format!("{}/s", output::bytes(bytes as u64));
     let mut table = output::new_table(&["", ""], &[]);
     let mut row = |name: &str, value: String| {
         table.add_row([name.to_owned(), value]);
     };
-    let budget = format!(
-        "{}, {} of them for the KV cache of {} tokens in {}, buffers and the program",
-        output::binary_bytes(report.budget_bytes),
-        output::binary_bytes(report.other_bytes),
-        report.context,
-        report.kv,
-    );
-    row("budget", budget);
-    row("weights", placement::line(plan, report.plan.direct_io));
-    let from_memory = (plan.active_bytes - plan.disk_bytes) as u64;
-    let token = format!(
-        "{} from memory, {} from disk",
-        output::bytes(from_memory),
-        output::bytes(plan.disk_bytes as u64)
-    );
-    row("a token reads", token);
+    for (name, value) in shared {
+        row(name, value);
+    }
     if let Some(line) = disks.line() {
         row(if report.disks.is_empty() { "disk" } else { "disks" }, line);
     }

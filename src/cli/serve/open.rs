@@ -138,7 +138,9 @@ fn single(args: &Args) -> Result<Entry, CliError> {
     let path = args.model.path();
     let gguf = args.model.open()?;
     let stem = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
-    let name = args.alias.clone().unwrap_or_else(|| stem.into_owned());
+    let of_hub = path.to_str().filter(|_| !path.is_file()).and_then(|text| text.strip_prefix("hf:"));
+    let own = || of_hub.map_or_else(|| stem.into_owned(), str::to_owned);
+    let name = args.alias.clone().unwrap_or_else(own);
     Ok(match path.metadata() {
         Ok(file) if !args.model.is_demo() => {
             let mut entry = entry(name, path.to_owned(), &file);

@@ -250,6 +250,19 @@ pub fn make_private_folder(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
+/// Makes a symbolic link to a file.
+///
+/// # Errors
+/// What the system says: Windows lets few users do it.
+pub fn link_file(target: &Path, link: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    return std::os::unix::fs::symlink(target, link);
+    #[cfg(windows)]
+    return std::os::windows::fs::symlink_file(target, link);
+    #[cfg(not(any(unix, windows)))]
+    return Err(io::ErrorKind::Unsupported.into());
+}
+
 /// Opens an open file once more, for other reads: this very file. `None` where that cannot be done.
 pub fn reopen(file: &File, path: &Path, reads: Reads) -> Option<File> {
     let again = Os::reopen(file, path, reads)?;
@@ -298,6 +311,14 @@ mod tests {
         assert!(nodes.is_sorted());
         let known = cfg!(any(target_os = "linux", target_os = "macos", windows));
         assert!(!known || Os::processors().is_some(), "the system says nothing");
+    }
+
+    #[test]
+    fn free_space_is_told_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = cfg!(any(target_os = "linux", target_os = "macos", windows));
+        assert_eq!(Os::free_disk_bytes(dir.path()).is_some_and(|free| free > 0), known);
+        assert_eq!(Os::free_disk_bytes(&dir.path().join("nowhere")), None);
     }
 
     #[test]

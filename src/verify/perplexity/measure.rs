@@ -256,7 +256,7 @@ mod tests {
             context: 8,
             batch: 8,
             kv,
-            threads: 1,
+            threads: 1.into(),
             isa: None,
             drafts: 0,
             guesses: Guesses::Off,

@@ -281,7 +281,8 @@ fn model() -> Model {
 }
 
 fn engine(model: &Model, batch: usize, isa: Option<Isa>, kv: KvType) -> Engine<'_> {
-    let options = EngineOptions { context: 16, batch, kv, threads: 2, isa, drafts: 0, guesses: Guesses::Off };
+    let options =
+        EngineOptions { context: 16, batch, kv, threads: 2.into(), isa, drafts: 0, guesses: Guesses::Off };
     Engine::new(model, &options).expect("an engine")
 }
 

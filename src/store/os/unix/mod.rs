@@ -3,8 +3,10 @@
 mod fault;
 mod terminal;
 
+use std::ffi::CString;
 use std::fs::{File, Metadata};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -46,7 +48,7 @@ pub fn memory_limits() -> Vec<MemoryLimit> {
 /// What users without privileges may still write.
 #[allow(clippy::unnecessary_cast)] // types differ from system to system
 pub fn free_disk_bytes(path: &Path) -> Option<u64> {
-    let path = std::ffi::CString::new(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())).ok()?;
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
     let mut found = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
     // SAFETY: reads a string that ends with a zero, fills the struct, and says by 0 that it did.
     let done = unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) } == 0;

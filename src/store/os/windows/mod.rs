@@ -10,6 +10,7 @@ mod processors;
 use std::cell::OnceCell;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::windows::ffi::OsStrExt;
 use std::os::windows::fs::OpenOptionsExt;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::path::Path;
@@ -22,7 +23,7 @@ use windows_sys::Win32::Foundation::{
 };
 use windows_sys::Win32::Storage::FileSystem::{
     BY_HANDLE_FILE_INFORMATION, FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_NO_BUFFERING, FILE_FLAG_OVERLAPPED,
-    FILE_FLAG_RANDOM_ACCESS, FILE_SHARE_DELETE, FILE_SHARE_READ, FILE_SHARE_WRITE,
+    FILE_FLAG_RANDOM_ACCESS, FILE_SHARE_DELETE, FILE_SHARE_READ, FILE_SHARE_WRITE, GetDiskFreeSpaceExW,
     GetFileInformationByHandle, ReOpenFile, ReadFile,
 };
 use windows_sys::Win32::System::IO::{GetOverlappedResult, OVERLAPPED};
@@ -117,6 +118,15 @@ impl System for Windows {
 
     fn processors() -> Option<Processors> {
         processors::of_this_process()
+    }
+
+    fn free_disk_bytes(path: &Path) -> Option<u64> {
+        let path: Vec<u16> = path.as_os_str().encode_wide().chain([0]).collect();
+        let mut free = 0;
+        // SAFETY: reads the text that ends in zero, writes the number whose address it is given and no other.
+        let known =
+            unsafe { GetDiskFreeSpaceExW(path.as_ptr(), &raw mut free, ptr::null_mut(), ptr::null_mut()) };
+        (known != 0).then_some(free)
     }
 
     fn confine(memory: u64, time: Duration) -> io::Result<()> {
