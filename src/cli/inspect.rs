@@ -59,7 +59,8 @@ pub struct Args {
         value_name = "SIZE",
         allow_negative_numbers = true,
         value_parser = memory_size,
-        requires = "plan"
+        requires = "plan",
+        env = "WAYINFER_RAM"
     )]
     ram: Option<u64>,
 
@@ -76,6 +77,7 @@ pub struct Args {
 
     /// With --plan: the context in tokens [default: the model's, at most 4096]
     #[arg(short = 'c', long, value_name = "N", allow_negative_numbers = true, requires = "plan")]
+    #[arg(env = "WAYINFER_CTX")]
     ctx: Option<NonZeroUsize>,
 
     #[command(flatten)]

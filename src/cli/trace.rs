@@ -45,7 +45,7 @@ pub struct Args {
     command: Option<Command>,
 
     /// GGUF file, any one of a split model, or `demo`
-    #[arg(short, long, value_name = "MODEL")]
+    #[arg(short, long, value_name = "MODEL", env = "WAYINFER_MODEL")]
     model: Option<PathBuf>,
 
     #[command(flatten)]
