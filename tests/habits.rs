@@ -1,4 +1,4 @@
-//! Settings of files and of the environment, completions, pages of the manual, flags typed from habit.
+//! Settings of files and of the environment, completions, pages of the manual, flags typed from habit; reports.
 
 mod common;
 
@@ -306,4 +306,110 @@ fn bash_completes() {
         let script = stdout(&run(dir.path(), &[], &["completions", shell]));
         assert!(script.contains("top-p") && script.contains("dot-check"), "{shell}");
     }
+}
+
+/// What is wrong with a page as XML and as a thing that stands alone: nothing may be fetched, nothing may run.
+fn problems(page: &str) -> Vec<String> {
+    let (mut open, mut found) = (Vec::new(), Vec::new());
+    for tag in page.split('<').skip(1) {
+        let Some((tag, _)) = tag.split_once('>') else {
+            found.push(format!("<{}", tag.chars().take(40).collect::<String>()));
+            continue;
+        };
+        let name = tag.trim_start_matches('/').split([' ', '\n', '/']).next().unwrap_or_default();
+        match tag {
+            _ if tag.starts_with('!') || ["meta", "html"].contains(&name) || tag.ends_with('/') => {}
+            _ if tag.starts_with('/') => {
+                if open.pop() != Some(name) {
+                    found.push(format!("<{tag}>"));
+                }
+            }
+            _ => open.push(name),
+        }
+        let fetches =
+            ["src", "href", "srcset", "xlink:href"].iter().any(|it| tag.contains(&format!(" {it}=")));
+        let runs = name == "script" || tag.contains(" on");
+        if fetches || runs || ["link", "iframe", "object", "img"].contains(&name) {
+            found.push(format!("<{tag}>"));
+        }
+    }
+    found.extend(open.into_iter().map(|name| format!("<{name}> is open")));
+    let numbers = ["NaN", "inf\"", "width=\"-"];
+    found.extend(numbers.into_iter().filter(|it| page.contains(it)).map(str::to_owned));
+    found
+}
+
+#[test]
+fn a_trace_is_drawn() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("trace.html");
+    let path = file.to_str().unwrap();
+    let golden = "golden/moe-q4_k_m/short.safetensors";
+    let args = ["trace", "-m", "fixtures/moe-q4_k_m.gguf", "--golden", golden, "--report", path];
+    let output = run(root, &[], &[&args[..], &["--tolerance", "0"]].concat());
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).unwrap();
+    let page = fs::read_to_string(&file).unwrap();
+    assert_eq!(problems(&page), [""; 0]);
+    // What is printed is told there, and where it begins is marked once in each picture.
+    let summary = said.lines().last().unwrap();
+    assert!(page.contains(&summary.replace('"', "&quot;")), "{summary}");
+    assert_eq!(page.matches("class=\"first").count(), 2, "{page}");
+    assert_eq!(page.matches("the first that is beyond it").count(), 2);
+    assert!(page.matches("class=\"beyond").count() > 20);
+    for text in ["ffn_moe_down", "result_output", ">decode.1<", "light-dark(", "NMSE "] {
+        assert!(page.contains(text), "{text}");
+    }
+    // Not twice unasked; and nothing where all is within.
+    let (code, told) = failure(&run(root, &[], &args));
+    assert_eq!(code, Some(1));
+    assert!(told.contains("already there\nhint: --force overwrites it"), "{told}");
+    stdout(&run(root, &[], &[&args[..], &["--force", "--tolerance", "1"]].concat()));
+    let page = fs::read_to_string(&file).unwrap();
+    assert!(!page.contains("class=\"first") && page.contains("class=\"good\""));
+    assert_eq!(problems(&page), [""; 0]);
+    // Without a reference there is nothing to draw.
+    let alone = ["trace", "-m", "demo", "-p", "x", "--report", "other.html"];
+    let (code, told) = failure(&run(dir.path(), &[], &alone));
+    assert_eq!(code, Some(2));
+    assert!(told.starts_with("error: --report without a reference\n"), "{told}");
+    assert!(!dir.path().join("other.html").exists());
+    // The canary.
+    let evil = page.replace("<h1>", "<script src=\"x\"><h1>");
+    assert_eq!(problems(&evil).len(), 3, "{:?}", problems(&evil));
+}
+
+#[test]
+fn bytes_and_speeds_are_drawn() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (bytes, speed) = (path("bytes.html"), path("speed.html"));
+    stdout(&run(root, &[], &["inspect", "fixtures/moe-q4_k_m.gguf", "--no-tensors", "--report", &bytes]));
+    let page = fs::read_to_string(&bytes).unwrap();
+    assert_eq!(problems(&page), [""; 0]);
+    for text in ["blk 0", "no layer", "Q4_K", "Q6_K", "token_embd.weight", "fill=\"url(#p1)\""] {
+        assert!(page.contains(text), "{text}");
+    }
+    let none = ["inspect", "demo", "--filter", "nothing", "--report", &bytes, "--force"];
+    stdout(&run(root, &[], &none));
+    assert!(fs::read_to_string(&bytes).unwrap().contains("There are no tensors to draw."));
+    let args =
+        ["bench", "demo", "-p", "520", "-n", "4", "-r", "1", "--no-warmup", "--json", "--report", &speed];
+    stdout(&run(root, &[], &args));
+    let page = fs::read_to_string(&speed).unwrap();
+    assert_eq!(problems(&page), [""; 0]);
+    for text in ["Prefill by position", "Decode by position", "Prefill by kind of work", "polyline", "tok/s"]
+    {
+        assert!(page.contains(text), "{text}");
+    }
+    let both = ["inspect", "demo", "--report", &bytes, "--force", "--check"];
+    assert_eq!(failure(&run(root, &[], &both)).0, Some(2));
+    // The model stays what it is.
+    let model = path("m.gguf");
+    fs::copy(root.join("fixtures/moe-q4_k_m.gguf"), &model).unwrap();
+    let (code, told) = failure(&run(root, &[], &["inspect", &model, "--report", &model, "--force"]));
+    assert_eq!(code, Some(1));
+    assert!(told.contains("it is the model itself"), "{told}");
 }

@@ -24,6 +24,7 @@ mod output_file;
 mod placement;
 mod prefix_cache;
 mod render_chat;
+mod report;
 mod safe_text;
 mod sampling_args;
 mod serve;
