@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes a release in target/archives: an archive a system with the program, the README and all licences,
-# and SHA256SUMS.
+# Makes a release in target/archives: an archive a system with the program, the README, pages of the manual
+# and all licences, and SHA256SUMS.
 #
 #   scripts/release.sh                    Linux x86-64, Linux ARM64, Windows x86-64
 #   scripts/release.sh TARGET..           some of them, by the names below
@@ -73,6 +73,14 @@ licenses() { # a target and a folder
     fi
 }
 
+manual() { # a folder; its pages are the same for all systems, and made by this one's program
+    local program=target/$linux/dist/wayinfer
+    [ -x "$program" ] || program=$(build "$linux")
+    mkdir -p "$1"
+    "$program" man "$1"
+    chmod 644 "$1"/*
+}
+
 pack() { # a target and a program; prints the archive's name
     local name=wayinfer-$version-$1
     local folder=$scratch/$name
@@ -81,6 +89,7 @@ pack() { # a target and a program; prints the archive's name
     install -m 644 README.md LICENSE "$folder/"
     licenses "$1" "$folder/licenses"
     chmod 644 "$folder"/licenses/*
+    [ "$1" = "$windows" ] || manual "$folder/man/man1"
     find "$folder" -exec touch --date "@$SOURCE_DATE_EPOCH" {} +
     cd "$scratch"
     if [ "$1" = "$windows" ]; then

@@ -7,9 +7,11 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::time::{Duration, Instant};
 
-use common::runs::fixture;
+use common::runs::{Run, fixture, load, options};
 use common::server::{Reply, Server, command, head};
 use serde_json::{Value, json};
+use wayinfer::engine::logprobs;
+use wayinfer::model::Logits;
 
 const CHAT: &str = "/v1/chat/completions";
 const TEXT: &str = "/v1/completions";
@@ -151,6 +153,99 @@ fn probabilities_tell_of_each_token() {
     assert_eq!(offsets.flatten().filter_map(Value::as_u64).map(|n| n as usize).collect::<Vec<_>>(), starts);
 }
 
+/// What an evaluation asks for: several prompts, given back with how probable their tokens are, and a token more.
+#[test]
+fn prompts_are_given_back_with_their_probabilities() {
+    let server = Server::demo(&["-c", "256"]);
+    let texts = ["What is 2+2? The sum of 2 and 2 is 4.", "Once upon a time ".repeat(12).leak()];
+    let encoded = |text: &str| -> Vec<u32> {
+        let asked = json!({ "prompt": text, "add_special_tokens": false });
+        let told = server.ask("/tokenize", &asked);
+        assert_eq!((&told["max_model_len"], told["count"].as_u64().is_some()), (&json!(256), true));
+        serde_json::from_value(told["tokens"].clone()).expect("ids")
+    };
+    let ids: Vec<Vec<u32>> = texts.iter().map(|text| encoded(text)).collect();
+    assert!(ids[1].len() > 40, "{}", ids[1].len());
+    let body = json!({ "prompt": ids, "temperature": 0, "max_tokens": 1, "logprobs": 1, "echo": true });
+    let answer = server.ask(TEXT, &body);
+    let choices = answer["choices"].as_array().expect("choices").clone();
+    assert_eq!(choices.len(), 2);
+    assert_eq!(answer["usage"]["prompt_tokens"], ids[0].len() + ids[1].len());
+    assert_eq!(answer["usage"]["completion_tokens"], 2);
+
+    // To the last digit what the library gives.
+    let model = load(&fixture("demo-q4_k_m"));
+    let vocab = model.spec().vocab;
+    let number = |value: &Value| value.as_f64().map(|number| number as f32);
+    for (n, (ids, choice)) in ids.iter().zip(&choices).enumerate() {
+        assert_eq!(choice["index"], n);
+        let text = choice["text"].as_str().expect("a text");
+        assert!(text.starts_with(texts[n]), "{text}");
+        let list = |name: &str| choice["logprobs"][name].as_array().expect("a list").clone();
+        let (told, top) = (list("token_logprobs"), list("top_logprobs"));
+        assert_eq!((told.len(), top.len()), (ids.len() + 1, ids.len() + 1));
+        assert_eq!((&told[0], &top[0]), (&Value::Null, &Value::Null));
+        let mut run = Run::new(&model, &options(256, 256));
+        run.feed(ids, Logits::All).expect("a pass");
+        for (at, row) in run.sequence.logits().chunks(vocab).enumerate() {
+            let id = ids.get(at + 1).copied();
+            let wanted = logprobs(row, id.unwrap_or_default(), 1);
+            let best = top[at + 1].as_object().and_then(|top| top.values().next()).and_then(number);
+            assert_eq!(best, Some(wanted.top[0].1), "{n}, {at}");
+            let chosen = if id.is_some() { wanted.chosen } else { wanted.top[0].1 };
+            assert_eq!(number(&told[at + 1]), Some(chosen), "{n}, {at}");
+        }
+        // The canary: another model's are others.
+        assert_ne!(told[1].as_f64(), told[2].as_f64());
+        // Offsets are places in the text.
+        let chars: Vec<char> = text.chars().collect();
+        for (token, at) in list("tokens").iter().zip(list("text_offset")) {
+            let token = token.as_str().expect("a text");
+            let at = at.as_u64().expect("a number") as usize;
+            let there: String = chars[at..].iter().take(token.chars().count()).collect();
+            assert_eq!(there, token, "{n}");
+        }
+        // Alone it is the same, and so it is in pieces.
+        let alone = with(body.clone(), json!({ "prompt": ids }));
+        let whole = server.ask(TEXT, &alone)["choices"][0].clone();
+        assert_eq!((&whole["text"], &whole["logprobs"]), (&choice["text"], &choice["logprobs"]));
+        let pieces = server.pieces(TEXT, &alone);
+        assert_eq!(joined(&pieces, 0), text);
+        for name in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
+            let all = pieces.iter().filter_map(|piece| piece["choices"][0]["logprobs"][name].as_array());
+            assert_eq!(all.flatten().cloned().collect::<Vec<_>>(), list(name), "{name}");
+        }
+    }
+    // The prompt alone, as text; and several answers to each.
+    let alone = json!({ "prompt": texts[0], "max_tokens": 0, "logprobs": 0, "echo": true });
+    let choice = server.ask(TEXT, &alone)["choices"][0].clone();
+    assert_eq!((&choice["text"], &choice["finish_reason"]), (&json!(texts[0]), &json!("length")));
+    let plain = json!({ "prompt": ["Once", "Two"], "n": 2, "max_tokens": 3, "seed": 5, "temperature": 1.0 });
+    let four = server.ask(TEXT, &plain)["choices"].as_array().expect("choices").clone();
+    assert_eq!(four.len(), 4);
+    for (text, pair) in ["Once", "Two"].iter().zip(four.chunks(2)) {
+        let one = server.ask(TEXT, &with(plain.clone(), json!({ "prompt": text })));
+        for (choice, same) in pair.iter().zip(one["choices"].as_array().expect("choices")) {
+            assert_eq!(choice["text"], same["text"], "{text}");
+        }
+    }
+    let echoed = server.ask(TEXT, &with(plain, json!({ "echo": true })))["choices"].clone();
+    for (n, choice) in four.iter().enumerate() {
+        let wanted = format!("{}{}", ["Once", "Two"][n / 2], choice["text"].as_str().expect("a text"));
+        assert_eq!((&echoed[n]["text"], &echoed[n]["logprobs"]), (&json!(wanted), &Value::Null));
+    }
+    // What is told of the vocabulary.
+    let info = server.get("/tokenizer_info").json();
+    assert_eq!(info["model_max_length"], 256);
+    let end = info["eos_token"].as_str().expect("a token").to_owned();
+    assert_eq!(encoded(&end).len(), 1);
+    let back = server.ask("/detokenize", &json!({ "tokens": ids[0] }));
+    assert_eq!((&back["prompt"], &back["content"]), (&json!(texts[0]), &json!(texts[0])));
+    for wrong in [json!({}), json!({ "content": "a", "prompt": "b" })] {
+        assert_eq!(server.post("/tokenize", &wrong).status, 400);
+    }
+}
+
 /// A grammar has the model write it: apart in a chat, and text as any other where a text is continued.
 #[test]
 fn reasoning_is_told_apart_in_chats_alone() {
@@ -279,7 +374,13 @@ fn a_field_of_the_wrong_type_is_named() {
         (CHAT, &chat, json!({ "messages": [{ "role": "king", "content": "" }] }), "messages[0].role"),
         (TEXT, &text, json!({ "prompt": { "a": 1 } }), "prompt"),
         (TEXT, &text, json!({ "prompt": [4_000_000_000u32] }), "prompt"),
-        (TEXT, &text, json!({ "prompt": ["a", "b"] }), "prompt"),
+        (TEXT, &text, json!({ "prompt": [] }), "prompt"),
+        (TEXT, &text, json!({ "prompt": vec!["a"; 129] }), "prompt"),
+        (TEXT, &text, json!({ "prompt": ["a", "b"], "n": 100 }), "prompt"),
+        (TEXT, &text, json!({ "prompt": [[4], [4_000_000_000u32]] }), "prompt"),
+        (TEXT, &text, json!({ "prompt": ["a", 1] }), "prompt"),
+        (TEXT, &text, json!({ "max_tokens": 0 }), "max_tokens"),
+        (TEXT, &text, json!({ "echo": "yes" }), "echo"),
         (TEXT, &text, json!({ "logprobs": -1 }), "logprobs"),
     ] {
         for stream in [false, true] {

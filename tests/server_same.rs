@@ -85,6 +85,7 @@ fn request(kind: Kind, n: usize) -> Request {
     body["prompt"] = json!(format!("{long}Once upon {subject} {}", n % 2));
     if n.is_multiple_of(3) {
         body["logprobs"] = json!(2);
+        body["echo"] = json!(n % 4 == 2);
     }
     ("/v1/completions", body)
 }

@@ -1,9 +1,11 @@
 //! `wayinfer bench`: prefill and decode speed on ids that every program can make.
 
+mod draw;
 mod profile;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,11 +15,12 @@ use serde::Serialize;
 use super::engine_args::{self, EngineArgs};
 use super::model_arg::ModelArg;
 use super::placement::{self, Residency, Traffic};
+use super::report::ReportArgs;
 use super::{CliError, InFile, output, safe_text};
 use crate::engine::{Engine, EngineError, Sequence};
 use crate::gguf::Gguf;
 use crate::kernels::{Isa, Kernels};
-use crate::model::Logits;
+use crate::model::{Logits, NoObserver};
 use crate::store::{OutOfMemory, ResidencyStats, available_memory_bytes, peak_rss_bytes, zeroed};
 use crate::verify::median;
 
@@ -61,6 +64,9 @@ pub struct Args {
     json: bool,
 
     #[command(flatten)]
+    report: ReportArgs,
+
+    #[command(flatten)]
     engine: EngineArgs,
 }
 
@@ -95,7 +101,10 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     let context = args
         .prompt_tokens
         .max(depth.checked_add(args.decode_tokens).ok_or_else(|| CliError::usage("depth is too large"))?);
+    // What would be in the way at the end is told before the work.
+    let file = args.report.create()?;
     let mut loaded = engine_args::load(args.model.source())?;
+    args.report.refuse_model_file(&loaded.gguf)?;
     let options = args.engine.options(context);
     placement::settle(&mut loaded, &args.engine, std::slice::from_ref(&options), 1)?;
     let mut engine = engine_args::open_engine(&loaded, &options)?;
@@ -118,7 +127,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
             decode.runs.extend(runs.1);
         }
     }
-    let profile = match args.profile {
+    let profile = match args.profile || file.is_some() {
         true => Some(
             profile::measure(&mut engine, &mut sequence, &prompt, &deep, args.decode_tokens)
                 .in_file(args.model.path())?,
@@ -143,6 +152,9 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         kernels: kernels(&loaded.gguf, engine.isa()),
         profile,
     };
+    if let Some(file) = file {
+        file.write(draw::page(&report, &prefill, &decode))?;
+    }
     print(&report, args.json)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -180,20 +192,48 @@ struct Run {
     began: SystemTime,
     time: Duration,
     stats: ResidencyStats,
+    /// Its passes.
+    steps: Vec<Step>,
+}
+
+/// A pass: where it begins, its tokens and what it took.
+struct Step {
+    position: usize,
+    tokens: usize,
+    time: Duration,
+}
+
+/// The passes of a run as they end.
+struct Steps {
+    position: usize,
+    last: Instant,
+    steps: Vec<Step>,
+}
+
+impl Steps {
+    /// A pass of so many tokens has ended.
+    fn step(&mut self, tokens: usize) {
+        let now = Instant::now();
+        self.steps.push(Step { position: self.position, tokens, time: now - self.last });
+        (self.last, self.position) = (now, self.position + tokens);
+    }
 }
 
 impl Run {
     /// Runs something and takes its time.
     fn of(
         engine: &mut Engine<'_>,
+        position: usize,
         tokens: usize,
-        run: impl FnOnce(&mut Engine<'_>) -> Result<(), EngineError>,
+        run: impl FnOnce(&mut Engine<'_>, &mut Steps) -> Result<(), EngineError>,
     ) -> Result<Run, EngineError> {
         let store = engine.model().store();
         let before = store.stats();
         let (began, start) = (SystemTime::now(), Instant::now());
-        run(engine)?;
-        Ok(Run { tokens, began, time: start.elapsed(), stats: store.stats().since(&before) })
+        let mut steps = Steps { position, last: start, steps: Vec::new() };
+        run(engine, &mut steps)?;
+        let (time, stats) = (start.elapsed(), store.stats().since(&before));
+        Ok(Run { tokens, began, time, stats, steps: steps.steps })
     }
 }
 
@@ -213,6 +253,15 @@ impl Phase {
     fn began(&self) -> Option<f64> {
         let since = self.runs.last()?.began.duration_since(UNIX_EPOCH).ok()?;
         Some(since.as_secs_f64())
+    }
+
+    /// Tokens a second at each position where a pass begins: the median of the runs.
+    fn rates(&self) -> Vec<(usize, f64)> {
+        let mut all: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+        for step in self.runs.iter().flat_map(|run| &run.steps) {
+            all.entry(step.position).or_default().push(step.tokens as f64 / step.time.as_secs_f64());
+        }
+        all.into_iter().filter_map(|(position, rates)| Some((position, median(rates)?))).collect()
     }
 
     /// What all of them read.
@@ -238,7 +287,14 @@ fn run_prefill(
     if prompt.is_empty() {
         return Ok(None);
     }
-    Run::of(engine, prompt.len(), |engine| engine.feed(sequence, prompt, Logits::Last)).map(Some)
+    let prefill = |engine: &mut Engine<'_>, steps: &mut Steps| {
+        let mut fed = 0;
+        engine.feed_observed(sequence, prompt, Logits::Last, &mut NoObserver, |done| {
+            steps.step(done - std::mem::replace(&mut fed, done));
+            ControlFlow::Continue(())
+        })
+    };
+    Run::of(engine, 0, prompt.len(), prefill).map(Some)
 }
 
 /// Tokens after `deep`, of which the sequence may hold the first ones already.
@@ -252,15 +308,16 @@ fn run_decode(
         return Ok(None);
     }
     stand_after(engine, sequence, deep)?;
-    let decode = |engine: &mut Engine<'_>| {
+    let decode = |engine: &mut Engine<'_>, steps: &mut Steps| {
         let mut id = prompt_id(0, engine.model().spec().vocab);
         for _ in 0..tokens {
             engine.feed(sequence, &[id], Logits::Last)?;
             id = sequence.argmax()?;
+            steps.step(1);
         }
         Ok(())
     };
-    Run::of(engine, tokens, decode).map(Some)
+    Run::of(engine, deep.len(), tokens, decode).map(Some)
 }
 
 /// Brings a sequence to where it has seen these tokens, from as many of them as it holds.

@@ -22,14 +22,16 @@ const DEFAULT_CONTEXT: usize = 4096;
 pub struct EngineArgs {
     /// Worker threads, at most 1024 [default: one a core, or another number where that is found to be faster]
     #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = threads_parser())]
+    #[arg(env = "WAYINFER_THREADS")]
     pub threads: Option<u16>,
 
-    #[arg(long, value_name = "SET", help = isa_help())]
+    #[arg(long, value_name = "SET", help = isa_help(), env = "WAYINFER_ISA")]
     pub isa: Option<Isa>,
 
     /// Memory that the run may take in all, in GiB (12G) or MiB (800M) [default: what is available]. A model
     /// that does not fit is streamed from disk
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = memory_size)]
+    #[arg(env = "WAYINFER_RAM")]
     pub ram: Option<u64>,
 
     /// Guess the experts of the next layer and read them ahead, where experts are streamed; changes no
@@ -44,7 +46,7 @@ pub struct EngineArgs {
     )]
     pub guess_experts: GuessExperts,
 
-    #[arg(long, value_name = "TYPE", help = kv_help())]
+    #[arg(long, value_name = "TYPE", help = kv_help(), env = "WAYINFER_KV")]
     kv: Option<KvType>,
 
     #[command(flatten)]
@@ -55,11 +57,11 @@ pub struct EngineArgs {
 #[derive(Args, Debug)]
 pub struct KvApart {
     /// Type of the keys alone, where values are of another
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", env = "WAYINFER_KV_K")]
     kv_k: Option<KvElement>,
 
     /// Type of the values alone
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", env = "WAYINFER_KV_V")]
     kv_v: Option<KvElement>,
 }
 

@@ -48,6 +48,11 @@ impl CliError {
         self
     }
 
+    /// Whether it is the arguments that are wrong.
+    pub fn is_usage(&self) -> bool {
+        self.code == 2
+    }
+
     /// Whether all that went wrong is that nobody reads our stdout any more.
     fn is_broken_pipe(&self) -> bool {
         self.error.downcast_ref::<io::Error>().is_some_and(is_closed_pipe)

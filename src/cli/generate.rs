@@ -64,7 +64,7 @@ pub struct Args {
     max_tokens: Option<usize>,
 
     /// Context in tokens [default: the model's, at most 4096]
-    #[arg(short = 'c', long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(short = 'c', long, value_name = "N", allow_negative_numbers = true, env = "WAYINFER_CTX")]
     ctx: Option<NonZeroUsize>,
 
     #[command(flatten)]

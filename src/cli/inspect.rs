@@ -1,6 +1,7 @@
 //! `wayinfer inspect`: what a GGUF file holds, and whether it is sound.
 
 mod check;
+mod draw;
 mod json;
 mod plan;
 mod summary;
@@ -15,6 +16,7 @@ use globset::GlobMatcher;
 
 use super::engine_args::{KvApart, memory_size};
 use super::model_arg::ModelArg;
+use super::report::ReportArgs;
 use super::{CliError, model_arg, output, safe_text, value_text};
 use crate::engine::Speculation;
 use crate::gguf::{Array, Gguf, TensorInfo, Value};
@@ -26,6 +28,7 @@ use summary::Summary;
 /// will do.
 #[derive(clap::Args, Debug)]
 #[command(mut_arg("kv_k", |arg| arg.requires("plan")), mut_arg("kv_v", |arg| arg.requires("plan")))]
+#[command(mut_arg("report", |arg| arg.conflicts_with_all(["kv", "check", "plan"])))]
 pub struct Args {
     #[command(flatten)]
     model: ModelArg,
@@ -59,7 +62,8 @@ pub struct Args {
         value_name = "SIZE",
         allow_negative_numbers = true,
         value_parser = memory_size,
-        requires = "plan"
+        requires = "plan",
+        env = "WAYINFER_RAM"
     )]
     ram: Option<u64>,
 
@@ -76,6 +80,7 @@ pub struct Args {
 
     /// With --plan: the context in tokens [default: the model's, at most 4096]
     #[arg(short = 'c', long, value_name = "N", allow_negative_numbers = true, requires = "plan")]
+    #[arg(env = "WAYINFER_CTX")]
     ctx: Option<NonZeroUsize>,
 
     #[command(flatten)]
@@ -84,6 +89,9 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    report: ReportArgs,
 
     /// With --json: write out the elements of metadata arrays, not only their type and length
     #[arg(long, requires = "json")]
@@ -104,7 +112,12 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         out.flush()?;
         return Ok(ExitCode::SUCCESS);
     }
+    let file = args.report.create()?;
     let gguf = args.model.open()?;
+    args.report.refuse_model_file(&gguf)?;
+    if let Some(file) = file {
+        file.write(draw::page(&gguf, &selected(&gguf, filter.as_ref())))?;
+    }
     match &args.kv {
         Some(key) => print_value(&gguf, key, args.json, &mut out)?,
         None => print_all(&gguf, args, filter.as_ref(), &mut out)?,

@@ -5,6 +5,8 @@
 mod bench;
 mod byte_bar;
 mod chat;
+mod completions;
+mod config;
 mod dequant;
 mod diff;
 mod doctor;
@@ -13,11 +15,13 @@ mod engine_args;
 mod error;
 mod generate;
 mod grammar_args;
+mod habits;
 mod hash;
 mod input;
 mod inspect;
 mod interrupt;
 mod list;
+mod man;
 mod model_arg;
 mod number;
 mod output;
@@ -27,6 +31,7 @@ mod placement;
 mod prefix_cache;
 mod pull;
 mod render_chat;
+mod report;
 mod rm;
 mod safe_text;
 mod sampling_args;
@@ -41,7 +46,8 @@ mod value_text;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use error::{CliError, InFile, verdict};
 
@@ -51,6 +57,9 @@ pub use error::{CliError, InFile, verdict};
 struct Cli {
     #[command(subcommand)]
     command: Command,
+
+    #[command(flatten)]
+    _config: config::ConfigArgs,
 }
 
 #[derive(Subcommand, Debug)]
@@ -71,15 +80,52 @@ enum Command {
     Pull(pull::Args),
     List(list::Args),
     Rm(rm::Args),
+    Completions(completions::Args),
+    #[command(hide = true)]
+    Man(man::Args),
     #[command(hide = true)]
     RenderChat(render_chat::Args),
+}
+
+/// All that can be typed. Help names variables of the environment, and never shows what they hold.
+fn command() -> clap::Command {
+    fn hidden(command: clap::Command) -> clap::Command {
+        command.mut_subcommands(hidden).mut_args(|arg| arg.hide_env_values(true))
+    }
+    hidden(Cli::command())
+}
+
+/// Parses a command line, with the settings of the environment and of the file of settings.
+fn parse() -> Result<(Cli, config::Line), ExitCode> {
+    let program = Cli::command();
+    let line = habits::read(&program, std::env::args_os().collect());
+    let line = match line.and_then(|argv| config::settings(&program, argv)) {
+        Ok(config::Outcome::Run(line)) => line,
+        Ok(config::Outcome::Shown) => return Err(ExitCode::SUCCESS),
+        Err(error) => return Err(error.report()),
+    };
+    let told = |error: clap::Error| {
+        line.tell_settings();
+        error.exit()
+    };
+    let matches = match config::without_environment(program).try_get_matches_from(&line.argv) {
+        Ok(matches) => matches,
+        // Help tells of the environment.
+        Err(error) if error.kind() == ErrorKind::DisplayHelp => command().get_matches_from(&line.argv),
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) => told(error),
+    };
+    Ok((Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()), line))
 }
 
 /// Parses the arguments, runs the subcommand, reports what went wrong on stderr.
 ///
 /// Exit codes: 0 success, 1 a failure (a bad file, a check with errors, ..), 2 wrong usage, 130 interrupted.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let (cli, line) = match parse() {
+        Ok(parsed) => parsed,
+        Err(code) => return code,
+    };
     let result: Result<ExitCode, CliError> = match cli.command {
         Command::Inspect(args) => inspect::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
@@ -97,7 +143,15 @@ pub fn main() -> ExitCode {
         Command::Pull(args) => pull::run(&args),
         Command::List(args) => list::run(&args),
         Command::Rm(args) => rm::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
         Command::RenderChat(args) => render_chat::run(&args),
     };
-    result.unwrap_or_else(|error| error.report())
+    result.unwrap_or_else(|error| {
+        let code = error.report();
+        if error.is_usage() {
+            line.tell_settings();
+        }
+        code
+    })
 }

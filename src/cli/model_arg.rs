@@ -22,7 +22,7 @@ pub struct ModelArg {
     positional: Option<PathBuf>,
 
     /// The same, as an option
-    #[arg(short = 'm', long = "model", value_name = "MODEL")]
+    #[arg(short = 'm', long = "model", value_name = "MODEL", env = "WAYINFER_MODEL")]
     flag: Option<PathBuf>,
 }
 

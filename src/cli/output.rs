@@ -1,6 +1,7 @@
 //! What subcommands share in printing: tables that fit the terminal, sizes and counts for people.
 
 use std::borrow::Cow;
+use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
@@ -18,6 +19,19 @@ pub fn width() -> usize {
     let mut table = Table::new();
     table.set_content_arrangement(ContentArrangement::Dynamic);
     table.width().map(usize::from).or_else(columns).unwrap_or(100).clamp(40, WIDEST)
+}
+
+/// Whether to write colours to stdout or stderr, which may be a terminal: by `NO_COLOR`, `CLICOLOR_FORCE`,
+/// `CLICOLOR` and `TERM`, in this order, as the parser of arguments does.
+pub fn colours(is_terminal: bool) -> bool {
+    wants_colours(is_terminal, |name| std::env::var_os(name).filter(|value| !value.is_empty()))
+}
+
+fn wants_colours(is_terminal: bool, variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    let is = |name, value: &str| variable(name).is_some_and(|set| set == *value);
+    let forced = variable("CLICOLOR_FORCE").is_some() && !is("CLICOLOR_FORCE", "0");
+    let wanted = is_terminal && !is("CLICOLOR", "0") && !is("TERM", "dumb");
+    variable("NO_COLOR").is_none() && (forced || wanted)
 }
 
 /// A table without borders, its cells in the width that they need: cut what may be long before.
@@ -162,6 +176,24 @@ fn scaled(n: u64, units: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn colours_as_the_variables_have_it() {
+        let cases: [(&[(&str, &str)], bool, bool); 7] = [
+            (&[], true, true),
+            (&[], false, false),
+            (&[("NO_COLOR", "0"), ("CLICOLOR_FORCE", "1")], true, false),
+            (&[("CLICOLOR_FORCE", "1")], false, true),
+            (&[("CLICOLOR_FORCE", "0")], false, false),
+            (&[("CLICOLOR", "0")], true, false),
+            (&[("TERM", "dumb")], true, false),
+        ];
+        for (set, is_terminal, colours) in cases {
+            let variable =
+                |name: &str| set.iter().find(|(set, _)| *set == name).map(|(_, value)| OsString::from(value));
+            assert_eq!(wants_colours(is_terminal, variable), colours, "{set:?} {is_terminal}");
+        }
+    }
 
     #[test]
     fn sizes_keep_three_digits() {

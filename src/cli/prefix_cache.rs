@@ -17,11 +17,11 @@ use crate::gguf::Gguf;
 pub struct CacheArgs {
     /// Keep in this folder what is computed of a text, and read back what a run that began alike has left
     /// there: the same bits, sooner. Its files hold what was said; others cannot read them
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "WAYINFER_CACHE")]
     pub cache: Option<PathBuf>,
 
     /// What the folder may hold; what has not been used for the longest time goes first
-    #[arg(long, value_name = "SIZE", default_value = "8G", value_parser = size)]
+    #[arg(long, value_name = "SIZE", default_value = "8G", value_parser = size, env = "WAYINFER_CACHE_SIZE")]
     pub cache_size: u64,
 }
 

@@ -43,11 +43,11 @@ pub struct Args {
     alias: Option<String>,
 
     /// Address to listen at
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    #[arg(long, value_name = "ADDRESS", env = "WAYINFER_HOST", default_value = "127.0.0.1")]
     host: IpAddr,
 
     /// Port to listen at; 0: any that is free, which is printed
-    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    #[arg(long, value_name = "PORT", env = "WAYINFER_PORT", default_value_t = 8080)]
     port: u16,
 
     /// A name of this machine that clients may ask for, beside its addresses and localhost; may be given
@@ -57,6 +57,7 @@ pub struct Args {
 
     /// Key that clients have to send; may be given several times
     #[arg(long, value_name = "KEY", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(env = "WAYINFER_API_KEY", hide_env_values = true)]
     api_key: Vec<String>,
 
     /// File with keys, one a line
@@ -81,7 +82,7 @@ pub struct Args {
     chunk: Option<NonZeroUsize>,
 
     /// Context of a request in tokens [default: the model's, at most 8192]
-    #[arg(short = 'c', long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(short = 'c', long, value_name = "N", allow_negative_numbers = true, env = "WAYINFER_CTX")]
     ctx: Option<NonZeroUsize>,
 
     #[arg(long, value_name = "NAME|FILE", help = super::chat::template_help())]

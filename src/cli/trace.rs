@@ -1,5 +1,6 @@
 //! `wayinfer trace`: the nodes of a run, kept, or compared with a reference.
 
+mod draw;
 mod print;
 
 use std::num::NonZeroUsize;
@@ -15,6 +16,7 @@ use super::generate::{Prompt, PromptArgs, read_prompt};
 use super::output::tell;
 use super::output_file::refuse_model_file;
 use super::placement;
+use super::report::{ReportArgs, ReportFile};
 use super::tokenizer_arg::TokenizerArg;
 use super::{CliError, InFile, interrupt, model_arg};
 use crate::engine::{Engine, EngineOptions, Sequence, Speculation};
@@ -45,7 +47,7 @@ pub struct Args {
     command: Option<Command>,
 
     /// GGUF file, any one of a split model, `hf:USER/REPO[:QUANT]` for a model of the hub, or `demo`
-    #[arg(short, long, value_name = "MODEL")]
+    #[arg(short, long, value_name = "MODEL", env = "WAYINFER_MODEL")]
     model: Option<PathBuf>,
 
     #[command(flatten)]
@@ -69,13 +71,9 @@ pub struct Args {
     mtp: bool,
 
     /// Write the nodes to this file (safetensors)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "written")]
     #[arg(conflicts_with_all = ["golden", "against", "worst", "tolerance", "json"])]
     save: Option<PathBuf>,
-
-    /// Overwrite the file of --save
-    #[arg(long, requires = "save")]
-    force: bool,
 
     /// Compare with the nodes of this file; prompt, tokens and KV type are the file's
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "file", "ids_file", "against"])]
@@ -137,6 +135,9 @@ struct CompareArgs {
     /// One JSON object
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    report: ReportArgs,
 }
 
 fn layers(text: &str) -> Result<RangeInclusive<usize>, String> {
@@ -187,6 +188,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         Substitute::Everywhere => Some("--isolate"),
         Substitute::Roundings => Some("--same-roundings"),
         Substitute::Nowhere if args.compare.worst.is_some() => Some("--worst"),
+        Substitute::Nowhere if args.compare.report.is_asked_for() => Some("--report"),
         Substitute::Nowhere => args.compare.tolerance.map(|_| "--tolerance"),
     };
     if let Some(option) = option.filter(|_| args.golden.is_none() && args.against.is_none()) {
@@ -194,9 +196,10 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         return Err(error.hint("give --golden or --against"));
     }
     // What would be in the way at the end is told before the work.
-    let writer = args.save.as_deref().map(|path| create(path, args.force)).transpose()?;
+    let writer = args.save.as_deref().map(|path| create(path, args.compare.report.force)).transpose()?;
+    let report = args.compare.report.create()?;
     match &args.golden {
-        Some(golden) => against_file(args, model, golden),
+        Some(golden) => against_file(args, model, golden, report),
         None => {
             let prompt = read_prompt(&args.prompt)?;
             let block = if args.mtp { Speculation::Block(None) } else { Speculation::Off };
@@ -206,7 +209,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
             }
             let prompt = encode(args, &loaded, model, prompt)?;
             match (args.against, writer) {
-                (Some(reference), _) => against_set(args, &mut loaded, &prompt, reference),
+                (Some(reference), _) => against_set(args, &mut loaded, &prompt, reference, report),
                 (None, Some(writer)) => save(args, &mut loaded, &prompt, writer),
                 (None, None) => statistics(args, &mut loaded, &prompt),
             }
@@ -247,9 +250,15 @@ fn options(args: &Args, prompt: &[u32], steps: usize, batch: usize) -> Result<En
     Ok(EngineOptions { batch, ..args.engine.options(tokens) })
 }
 
-fn against_file(args: &Args, model: &Path, golden: &Path) -> Result<ExitCode, CliError> {
+fn against_file(
+    args: &Args,
+    model: &Path,
+    golden: &Path,
+    report: Option<ReportFile>,
+) -> Result<ExitCode, CliError> {
     let golden = Golden::open(golden)?;
     let mut loaded = engine_args::load(model_arg::source(model))?;
+    args.compare.report.refuse_model_file(&loaded.gguf)?;
     let path = golden.tensors().path().display();
     let description = golden.description();
     if let Some(asked) = args.engine.kv().filter(|asked| asked.to_string() != description.kv) {
@@ -294,7 +303,19 @@ fn against_file(args: &Args, model: &Path, golden: &Path) -> Result<ExitCode, Cl
         only_reference: reference.unseen(),
         only_subject: only_ours,
     };
-    print::comparison(&comparison, &shown(&args.compare))
+    finish(&comparison, &args.compare, report)
+}
+
+/// Draws and prints a comparison.
+fn finish(
+    comparison: &Comparison<'_>,
+    compare: &CompareArgs,
+    report: Option<ReportFile>,
+) -> Result<ExitCode, CliError> {
+    if let Some(report) = report.filter(|_| !comparison.reports.is_empty()) {
+        report.write(draw::page(comparison))?;
+    }
+    print::comparison(comparison, &shown(compare))
 }
 
 /// The nodes of a model, and what each is computed from.
@@ -318,7 +339,14 @@ fn shown(compare: &CompareArgs) -> Shown {
     Shown { worst: compare.worst, json: compare.json }
 }
 
-fn against_set(args: &Args, loaded: &mut Loaded, prompt: &[u32], set: Isa) -> Result<ExitCode, CliError> {
+fn against_set(
+    args: &Args,
+    loaded: &mut Loaded,
+    prompt: &[u32],
+    set: Isa,
+    report: Option<ReportFile>,
+) -> Result<ExitCode, CliError> {
+    args.compare.report.refuse_model_file(&loaded.gguf)?;
     let steps = args.steps.unwrap_or(0);
     let options = options(args, prompt, steps, DEFAULT_BATCH)?;
     let other = EngineOptions { isa: Some(set), ..options.clone() };
@@ -342,7 +370,7 @@ fn against_set(args: &Args, loaded: &mut Loaded, prompt: &[u32], set: Isa) -> Re
         only_reference: Vec::new(),
         only_subject: Vec::new(),
     };
-    print::comparison(&comparison, &shown(&args.compare))
+    finish(&comparison, &args.compare, report)
 }
 
 fn save(
@@ -392,6 +420,7 @@ fn statistics(args: &Args, loaded: &mut Loaded, prompt: &[u32]) -> Result<ExitCo
 }
 
 fn diff(first: &Path, second: &Path, compare: &CompareArgs) -> Result<ExitCode, CliError> {
+    let report = compare.report.create()?;
     let (first, second) = (Golden::open(first)?, Golden::open(second)?);
     let options = CompareOptions {
         substitute: Substitute::Nowhere,
@@ -414,5 +443,5 @@ fn diff(first: &Path, second: &Path, compare: &CompareArgs) -> Result<ExitCode, 
         only_reference: diff.only_first,
         only_subject: diff.only_second,
     };
-    print::comparison(&comparison, &shown(compare))
+    finish(&comparison, compare, report)
 }

@@ -107,6 +107,18 @@ impl Sequence {
         }
     }
 
+    /// The logits of all that the last pass ran, which were these many tokens.
+    pub(super) fn usable_rows(&self, tokens: usize) -> Result<&[f32], EngineError> {
+        let rows = self.logits.get(..tokens * self.vocab).ok_or(EngineError::NoLogits)?;
+        match rows.iter().position(|logit| !logit.is_finite()) {
+            Some(at) => {
+                let position = (self.past() + at / self.vocab).saturating_sub(tokens);
+                Err(EngineError::LogitsNotFinite { position, id: at % self.vocab })
+            }
+            None => Ok(rows),
+        }
+    }
+
     pub(super) fn check_room(&self, tokens: usize) -> Result<(), EngineError> {
         let (past, context) = (self.past(), self.context);
         match tokens > context - past {
@@ -146,6 +158,12 @@ impl Sequence {
 
     pub(super) fn clear_logits(&mut self) {
         self.logits.clear();
+        self.row = None;
+    }
+
+    /// Forgets the logits, and gives their memory back.
+    pub(super) fn drop_logits(&mut self) {
+        self.logits = Vec::new();
         self.row = None;
     }
 

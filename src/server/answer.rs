@@ -9,7 +9,7 @@ use super::error::{ApiError, ErrorKind};
 use super::facts::Facts;
 use super::prompt::Prompt;
 use super::worker::{Events, Worker};
-use crate::engine::{Drawn, End, Event, StopMatcher, Usage};
+use crate::engine::{Drawn, End, Event, Logprobs, StopMatcher, Usage};
 use crate::text::Part;
 use crate::text::tools::{AnswerParser, AnswerPart};
 
@@ -21,6 +21,8 @@ pub enum Delta {
         done: usize,
         of: usize,
     },
+    /// So probable are the tokens of the prompt behind those told of before; the first is told of nowhere.
+    Read(Vec<TokenLogprobs>),
     Text(Part, Piece),
     /// A tool is called: which of the answer's calls it is, a name for the call, the tool's.
     Call {
@@ -101,7 +103,11 @@ pub struct Answer {
     pub facts: Arc<Facts>,
     pub seed: u64,
     pub prompt_tokens: usize,
-    /// Of the prompt's tokens.
+    /// The texts, where they are to be given back.
+    echoes: Option<Vec<Echo>>,
+    /// Answers to each of the texts.
+    per_prompt: usize,
+    /// Of the first prompt's tokens.
     prompt_hash: [u8; 32],
     /// Whether an answer may have several calls.
     parallel_calls: bool,
@@ -113,6 +119,25 @@ pub struct Answer {
     began: Instant,
     first: Option<Instant>,
     last: Instant,
+}
+
+/// A text that is given back.
+#[derive(Clone, Debug)]
+pub struct Echo {
+    pub text: String,
+    /// Its first token, before which there is nothing that it could follow from.
+    pub first: Vec<u8>,
+}
+
+/// What an answer is to.
+pub struct Told {
+    pub prompts: Vec<Prompt>,
+    /// Answers to each.
+    pub per_prompt: usize,
+    /// Texts that end an answer, beside what the prompt says.
+    pub stops: Vec<String>,
+    pub seed: u64,
+    pub echo: bool,
 }
 
 /// What tells the parts of an answer to a chat apart.
@@ -140,37 +165,48 @@ struct Choice {
 }
 
 impl Answer {
-    /// The answer to a prompt that these events tell of; what the prompt says ends it beside `stops`.
-    pub fn new(
-        server: Arc<Server>,
-        worker: &Worker,
-        events: Events,
-        choices: usize,
-        prompt: &Prompt,
-        mut stops: Vec<String>,
-        seed: u64,
-    ) -> Answer {
-        stops.extend_from_slice(&prompt.stops);
-        let choice = || Choice {
+    /// The answers to prompts that these events tell of: those to the first before the others.
+    pub fn new(server: Arc<Server>, worker: &Worker, events: Events, told: Told) -> Answer {
+        let Told { prompts, per_prompt, stops, seed, echo } = told;
+        let choice = |prompt: &Prompt| Choice {
             bytes: Default::default(),
-            stops: StopMatcher::new(stops.iter().cloned()),
+            stops: StopMatcher::new(stops.iter().chain(&prompt.stops).cloned()),
             parser: prompt.is_chat.then(|| parser(prompt)),
             calls: 0,
             logprobs: Vec::new(),
             usage: Usage::default(),
             over: false,
         };
+        let tokenizer = &worker.facts.tokenizer;
+        let echoed = |prompt: &Prompt| Echo {
+            text: match prompt.text.as_str() {
+                "" => tokenizer.decode(&prompt.tokens, true),
+                text => text.to_owned(),
+            },
+            first: prompt
+                .tokens
+                .first()
+                .and_then(|&id| tokenizer.piece(id, true))
+                .unwrap_or_default()
+                .to_vec(),
+        };
+        let first = prompts.first();
         let now = Instant::now();
         Answer {
             facts: Arc::clone(&worker.facts),
             seed,
-            prompt_tokens: prompt.tokens.len(),
-            prompt_hash: hash_of(&prompt.tokens),
-            parallel_calls: prompt.calls.as_ref().is_none_or(|calls| calls.parallel),
+            prompt_tokens: prompts.iter().map(|prompt| prompt.tokens.len()).sum(),
+            echoes: echo.then(|| prompts.iter().map(echoed).collect()),
+            per_prompt,
+            prompt_hash: hash_of(first.map_or(&[], |prompt| &prompt.tokens)),
+            parallel_calls: first.and_then(|prompt| prompt.calls.as_ref()).is_none_or(|calls| calls.parallel),
             server,
             worker: worker.clone(),
             events,
-            choices: (0..choices).map(|_| choice()).collect(),
+            choices: prompts
+                .iter()
+                .flat_map(|prompt| std::iter::repeat_with(|| choice(prompt)).take(per_prompt))
+                .collect(),
             ready: VecDeque::new(),
             began: now,
             first: None,
@@ -195,10 +231,19 @@ impl Answer {
         }
     }
 
-    /// Tokens of all answers together; the prompt is counted once.
+    /// The text that an answer goes on from, where it is to be given back.
+    pub fn echo(&self, number: usize) -> Option<&Echo> {
+        self.echoes.as_ref()?.get(number / self.per_prompt)
+    }
+
+    /// Tokens of all answers together; each prompt is counted once.
     pub fn usage(&self) -> Usage {
-        let first = self.choices.first().map(|choice| choice.usage).unwrap_or_default();
-        Usage { made: self.choices.iter().map(|choice| choice.usage.made).sum(), ..first }
+        let mut all = Usage::default();
+        for Choice { usage, .. } in self.choices.iter().step_by(self.per_prompt) {
+            all.prompt += usage.prompt;
+            all.cached += usage.cached;
+        }
+        Usage { made: self.choices.iter().map(|choice| choice.usage.made).sum(), ..all }
     }
 
     /// What comes next, and of which answer; none once all are over.
@@ -238,6 +283,10 @@ impl Answer {
     fn take(&mut self, number: usize, event: Event) -> Result<(), ApiError> {
         match event {
             Event::Prefill { done, of } => self.ready.push_back((number, Delta::Prefill { done, of })),
+            Event::Read(read) => {
+                let read = read.into_iter().filter_map(|drawn| self.weighed(drawn)).collect();
+                self.ready.push_back((number, Delta::Read(read)));
+            }
             Event::Token(drawn) => {
                 self.last = Instant::now();
                 self.first.get_or_insert(self.last);
@@ -267,17 +316,25 @@ impl Answer {
         Ok(())
     }
 
-    fn token(&mut self, number: usize, Drawn { id, logprobs }: Drawn) {
+    /// A token with its probability, where that was asked for.
+    fn weighed(&self, Drawn { id, logprobs }: Drawn) -> Option<TokenLogprobs> {
+        let bytes = |id: u32| self.facts.tokenizer.piece(id, true).unwrap_or_default().to_vec();
+        let Logprobs { chosen, top } = logprobs?;
+        let top = top.iter().map(|&(id, logprob)| (bytes(id), logprob)).collect();
+        Some(TokenLogprobs { bytes: bytes(id), logprob: chosen, top })
+    }
+
+    fn token(&mut self, number: usize, drawn: Drawn) {
+        let id = drawn.id;
+        let ends = self.facts.ends.contains(&id);
+        // Who is given the prompt back counts tokens: the one that ends the text is among them.
+        let weighed = self.weighed(drawn).filter(|_| !ends || self.echoes.is_some());
         let (facts, choice) = (&self.facts, &mut self.choices[number]);
         let tokenizer = &facts.tokenizer;
         choice.usage.made += 1;
-        if facts.ends.contains(&id) {
+        choice.logprobs.extend(weighed);
+        if ends {
             return;
-        }
-        if let Some(logprobs) = logprobs {
-            let bytes = |id: u32| tokenizer.piece(id, true).unwrap_or_default().to_vec();
-            let top = logprobs.top.iter().map(|&(id, logprob)| (bytes(id), logprob)).collect();
-            choice.logprobs.push(TokenLogprobs { bytes: bytes(id), logprob: logprobs.chosen, top });
         }
         let mut piece = choice.bytes.push(tokenizer.piece(id, false).unwrap_or_default());
         // A control token is no text, but it may begin or end reasoning.
@@ -366,6 +423,10 @@ impl Answer {
         if choice.over {
             return;
         }
+        if self.echoes.is_some() && !choice.logprobs.is_empty() {
+            let rest = choice.piece(String::new());
+            self.ready.push_back((number, Delta::Text(Part::Answer, rest)));
+        }
         choice.over = true;
         let called = choice.calls > 0 && reason == Reason::Stop;
         let done = choice.done(if called { Reason::ToolCalls } else { reason }, stop);
@@ -426,6 +487,8 @@ pub struct Whole {
     pub text: String,
     pub reasoning: String,
     pub calls: Vec<Call>,
+    /// Of the prompt's tokens behind the first.
+    pub read: Vec<TokenLogprobs>,
     pub logprobs: Vec<TokenLogprobs>,
     pub done: Option<Done>,
 }
@@ -443,6 +506,7 @@ impl Answer {
             let whole = &mut all[number];
             match delta {
                 Delta::Prefill { .. } => {}
+                Delta::Read(read) => whole.read.extend(read),
                 Delta::Text(part, piece) => {
                     match part {
                         Part::Answer => whole.text.push_str(&piece.text),

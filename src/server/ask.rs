@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::Server;
-use super::answer::Answer;
+use super::answer::{Answer, Told};
 use super::error::ApiError;
 use super::facts::Facts;
 use super::prompt::Held;
@@ -26,6 +26,10 @@ const MAX_MESSAGES: usize = 10_000;
 pub struct Ask {
     pub model: String,
     pub input: Input,
+    /// Texts that are continued beside it, each as if it had been asked for alone.
+    pub others: Vec<Input>,
+    /// Whether the texts themselves are given back; with `logprobs` how probable their tokens are, too.
+    pub echo: bool,
     pub sampling: Sampling,
     /// Tokens of an answer at most; as many as the context holds where not given.
     pub max_tokens: Option<usize>,
@@ -33,7 +37,7 @@ pub struct Ask {
     pub stop: Vec<String>,
     /// For each token, the log-probabilities of so many of the most probable ones.
     pub logprobs: Option<usize>,
-    /// Answers; with seeds one after another.
+    /// Answers to each text; with seeds one after another.
     pub choices: usize,
     /// JSON that an answer has to be: of this schema, or any object where it is `{}`.
     pub format: Option<Value>,
@@ -197,30 +201,42 @@ impl Server {
             let config = SamplerConfig { seed: sampling.seed.wrapping_add(n as u64), ..sampling.clone() };
             Sampler::new(config).map_err(wrong_number)
         };
-        let choices = ask.choices.max(1);
-        if choices > worker.most() {
+        let per_prompt = ask.choices.max(1);
+        if per_prompt.saturating_mul(1 + ask.others.len()) > worker.most() {
             return Err(ApiError::invalid("n", format!("at most {} answers run or wait", worker.most())));
         }
-        let mut samplers = (0..choices).map(sampler).collect::<Result<Vec<_>, _>>()?;
         let held = Held { format: ask.format, grammar: ask.grammar };
-        let prompt = self.prompt(&worker, ask.input, held).await?;
-        if let Some(constraint) = &prompt.constraint {
-            samplers.iter_mut().for_each(|sampler| sampler.constrain(constraint.clone()));
+        let (mut prompts, mut choices) = (Vec::new(), Vec::new());
+        for input in std::iter::once(ask.input).chain(ask.others) {
+            let prompt = self.prompt(&worker, input, held.clone()).await?;
+            let least = usize::from(ask.max_tokens != Some(0));
+            let room = room(&prompt.tokens, &worker.facts, least)?;
+            for n in 0..per_prompt {
+                let mut sampler = sampler(n)?;
+                if let Some(constraint) = &prompt.constraint {
+                    sampler.constrain(constraint.clone());
+                }
+                choices.push(Choice {
+                    prompt: prompt.tokens.clone(),
+                    sampler,
+                    max_tokens: ask.max_tokens.unwrap_or(usize::MAX).min(room),
+                    logprobs: ask.logprobs,
+                    prompt_logprobs: ask.logprobs.filter(|_| ask.echo),
+                });
+            }
+            prompts.push(prompt);
         }
-        let room = room(&prompt.tokens, &worker.facts)?;
-        let max_tokens = ask.max_tokens.unwrap_or(usize::MAX).min(room);
-        let choice =
-            |sampler| Choice { prompt: prompt.tokens.clone(), sampler, max_tokens, logprobs: ask.logprobs };
-        let events = worker.submit(samplers.into_iter().map(choice).collect())?;
+        let events = worker.submit(choices)?;
         self.metrics.asked(&worker.facts.name);
-        Ok(Answer::new(Arc::clone(self), &worker, events, choices, &prompt, ask.stop, sampling.seed))
+        let told = Told { prompts, per_prompt, stops: ask.stop, seed: sampling.seed, echo: ask.echo };
+        Ok(Answer::new(Arc::clone(self), &worker, events, told))
     }
 }
 
-/// Tokens that an answer may have.
-fn room(prompt: &[u32], facts: &Facts) -> Result<usize, ApiError> {
+/// Tokens that an answer may have, which are at least so many.
+fn room(prompt: &[u32], facts: &Facts, least: usize) -> Result<usize, ApiError> {
     match facts.context.checked_sub(prompt.len()) {
-        Some(room @ 1..) => Ok(room),
+        Some(room) if room >= least => Ok(room),
         _ => Err(ApiError::context_length(prompt.len(), facts.context)),
     }
 }
@@ -237,7 +253,11 @@ fn check(ask: &Ask) -> Result<(), ApiError> {
     if ask.stop.iter().any(String::is_empty) {
         return Err(ApiError::invalid("stop", "an empty text cannot end an answer"));
     }
-    if ask.max_tokens == Some(0) {
+    let all = ask.choices.saturating_mul(1 + ask.others.len());
+    if all > MAX_CHOICES {
+        return Err(ApiError::invalid("prompt", format!("at most {MAX_CHOICES} answers can be had")));
+    }
+    if ask.max_tokens == Some(0) && !ask.echo {
         return Err(ApiError::invalid("max_tokens", "at least 1 is needed"));
     }
     match &ask.input {

@@ -21,6 +21,7 @@ pub fn routes() -> Router<Arc<Server>> {
     Router::new()
         .route("/health", get(health))
         .route("/metrics", get(metrics))
+        .route("/tokenizer_info", get(tokenizer_info))
         .route("/tokenize", post(tokenize))
         .route("/detokenize", post(detokenize))
         .route("/apply-template", post(apply_template))
@@ -58,14 +59,38 @@ async fn metrics(State(server): State<Arc<Server>>) -> Response {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
+/// What vLLM's clients ask of a vocabulary.
+async fn tokenizer_info(State(server): State<Arc<Server>>) -> Response {
+    let made = async {
+        let worker = server.registry.get("").await?;
+        let facts = &worker.facts;
+        let text = |id: Option<u32>| id.and_then(|id| facts.tokenizer.token_text(id));
+        Ok(json!({
+            "tokenizer_class": "GGUF",
+            "bos_token": text(facts.tokenizer.bos()),
+            "eos_token": text(facts.tokenizer.eos()),
+            "pad_token": text(facts.tokenizer.padding()),
+            "unk_token": text(facts.tokenizer.unknown()),
+            "add_bos_token": facts.tokenizer.adds_bos(),
+            "add_eos_token": facts.tokenizer.adds_eos(),
+            "model_max_length": facts.context,
+            "chat_template": facts.template.as_ref().map(|template| &template.source),
+        }))
+    };
+    respond(made.await)
+}
+
 #[derive(Deserialize)]
 struct Tokenize {
     model: Option<String>,
-    content: String,
+    content: Option<String>,
     #[serde(default)]
     add_special: bool,
     #[serde(default)]
     parse_special: bool,
+    /// The text as vLLM's clients send it: marks in it are special tokens always.
+    prompt: Option<String>,
+    add_special_tokens: Option<bool>,
     #[serde(default)]
     with_pieces: bool,
 }
@@ -74,13 +99,28 @@ async fn tokenize(State(server): State<Arc<Server>>, body: Body) -> Response {
     let made = async {
         let (asked, _share): (Tokenize, _) = server.bodies.json(body).await?;
         let worker = server.registry.get(asked.model.as_deref().unwrap_or_default()).await?;
-        let options = EncodeOptions { add_special: asked.add_special, parse_special: asked.parse_special };
+        let (field, text, options) = match (asked.content, asked.prompt) {
+            (Some(content), None) => {
+                let (add_special, parse_special) = (asked.add_special, asked.parse_special);
+                ("content", content, EncodeOptions { add_special, parse_special })
+            }
+            (None, Some(prompt)) => {
+                let add_special = asked.add_special_tokens.unwrap_or(true);
+                ("prompt", prompt, EncodeOptions { add_special, parse_special: true })
+            }
+            _ => return Err(ApiError::invalid("content", "a text is needed, or \"prompt\" in its place")),
+        };
         let facts = Arc::clone(&worker.facts);
         let encode = move || -> Result<Value, ApiError> {
-            let encoded = facts.tokenizer.encode(&asked.content, options);
-            let ids = encoded.map_err(|error| ApiError::invalid("content", error))?;
-            if !asked.with_pieces {
-                return Ok(json!({ "tokens": ids }));
+            let encoded = facts.tokenizer.encode(&text, options);
+            let ids = encoded.map_err(|error| ApiError::invalid(field, error))?;
+            let (count, max_model_len) = (ids.len(), facts.context);
+            match asked.with_pieces {
+                true => {}
+                false if field == "content" => return Ok(json!({ "tokens": ids })),
+                false => {
+                    return Ok(json!({ "tokens": ids, "count": count, "max_model_len": max_model_len }));
+                }
             }
             let piece = |&id: &u32| {
                 let bytes = facts.tokenizer.piece(id, true).unwrap_or_default();
@@ -109,7 +149,9 @@ async fn detokenize(State(server): State<Arc<Server>>, body: Body) -> Response {
             let message = format!("{} is outside the vocabulary of {vocab}", asked.tokens[at]);
             return Err(ApiError::invalid(format!("tokens[{at}]"), message));
         }
-        Ok(json!({ "content": worker.facts.tokenizer.decode(&asked.tokens, true) }))
+        let text = worker.facts.tokenizer.decode(&asked.tokens, true);
+        // As llama.cpp's clients look for it, and vLLM's.
+        Ok(json!({ "content": text, "prompt": text }))
     };
     respond(made.await)
 }

@@ -59,6 +59,7 @@ pub struct Choice {
     pub sampler: Sampler,
     pub max_tokens: usize,
     pub logprobs: Option<usize>,
+    pub prompt_logprobs: Option<usize>,
 }
 
 /// What choices are told, by their numbers; once this is dropped they end.
@@ -127,12 +128,13 @@ impl Worker {
         let (sender, events) = unbounded_channel();
         let mut left = Vec::with_capacity(n);
         for ((number, choice), place) in choices.into_iter().enumerate().zip(places) {
-            let Choice { prompt, sampler, max_tokens, logprobs } = choice;
+            let Choice { prompt, sampler, max_tokens, logprobs, prompt_logprobs } = choice;
             let flag = Arc::new(AtomicBool::new(false));
             left.push(Arc::clone(&flag));
             let sink = Teller { choice: number, events: sender.clone(), left: flag, _place: place };
             let ends = Arc::clone(&self.facts.ends);
-            let request = Request { prompt, sampler, max_tokens, ends, logprobs, sink: Box::new(sink) };
+            let sink = Box::new(sink);
+            let request = Request { prompt, sampler, max_tokens, ends, logprobs, prompt_logprobs, sink };
             let gone = |_| ApiError::internal("the model's engine has ended");
             self.requests.send(request).map_err(gone)?;
         }

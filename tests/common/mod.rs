@@ -50,6 +50,7 @@ pub fn wayinfer(dir: &Path, columns: usize, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_wayinfer"))
         .current_dir(dir)
         .env("COLUMNS", columns.to_string())
+        .env("WAYINFER_NO_CONFIG", "1")
         .env_remove("RUST_BACKTRACE")
         .args(args)
         .output()

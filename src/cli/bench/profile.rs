@@ -14,22 +14,22 @@ use crate::verify::{Profiler, WorkTime};
 
 /// A kind of work. Sampling is not among them: `bench` takes the most probable token.
 #[derive(Serialize)]
-struct Row {
-    kind: &'static str,
+pub struct Row {
+    pub kind: &'static str,
     /// Types of the weights, where there are any.
-    types: Vec<&'static str>,
-    seconds: f64,
-    share: f64,
+    pub types: Vec<&'static str>,
+    pub seconds: f64,
+    pub share: f64,
     /// Weights read a second, each once a pass (of experts, the share that a token uses).
     #[serde(skip_serializing_if = "Option::is_none")]
-    weights_gb_s: Option<f64>,
+    pub weights_gb_s: Option<f64>,
 }
 
 /// Where the time goes.
 #[derive(Serialize)]
 pub struct Profile {
-    prefill: Vec<Row>,
-    decode: Vec<Row>,
+    pub prefill: Vec<Row>,
+    pub decode: Vec<Row>,
 }
 
 /// Runs prefill and decode once more under a profiler.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
-use crate::cli::safe_text;
+use crate::cli::{output, safe_text};
 use crate::store::TerminalMode;
 use crate::text::Part;
 
@@ -25,10 +25,14 @@ pub struct Screen {
 impl Screen {
     /// Stdout, in a conversation in the terminal or not.
     pub fn new(terminal: bool) -> Screen {
-        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let escapes = io::stdout().is_terminal();
-        Screen { terminal, escapes, colour: terminal && !no_colour && !dumb, part: None, line_ended: true }
+        Screen {
+            terminal,
+            escapes,
+            colour: terminal && output::colours(escapes),
+            part: None,
+            line_ended: true,
+        }
     }
 
     /// The next piece of an answer.

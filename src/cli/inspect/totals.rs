@@ -57,7 +57,7 @@ pub fn by_layer<'a>(tensors: &[&'a TensorInfo]) -> Vec<(Option<(&'a str, u64)>, 
 }
 
 /// The layer of a tensor: `blk` and 3 of `blk.3.attn_q.weight`, `v.blk` and 0 of `v.blk.0.ln1.weight`.
-fn layer(name: &str) -> Option<(&str, u64)> {
+pub fn layer(name: &str) -> Option<(&str, u64)> {
     let start = if name.starts_with("blk.") { 0 } else { name.find(".blk.")? + 1 };
     let stack = &name[..start + "blk".len()];
     let number = name[start + "blk.".len()..].split('.').next()?;

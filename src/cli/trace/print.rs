@@ -68,12 +68,12 @@ fn print(
 }
 
 /// What nodes are ranked by: the NMSE, or for chosen experts the share of tokens that got others.
-fn farness(r: &NodeReport<'_>) -> f64 {
+pub fn farness(r: &NodeReport<'_>) -> f64 {
     r.choices.map_or_else(|| r.difference.nmse(), |c| c.sets_differ as f64 / c.tokens.max(1) as f64)
 }
 
 /// Names without pass and layer, each once.
-fn names(nodes: &[String]) -> String {
+pub fn names(nodes: &[String]) -> String {
     let mut names: Vec<&str> = Vec::new();
     for node in nodes {
         let id = node.split_once('/').map_or(&node[..], |(_, id)| id);
@@ -126,12 +126,12 @@ fn heading(pass: &str, [tokens, ..]: [usize; 3]) -> String {
 }
 
 /// Sizes of a token's values, the tokens left out.
-fn shape([_, n, m]: [usize; 3]) -> String {
+pub fn shape([_, n, m]: [usize; 3]) -> String {
     if m > 1 { format!("{n}x{m}") } else { n.to_string() }
 }
 
 /// The NMSE; for chosen experts the tokens that got others, or the same in another order.
-fn error(r: &NodeReport<'_>) -> String {
+pub fn error(r: &NodeReport<'_>) -> String {
     match r.choices {
         _ if r.difference.is_none() => "same".to_owned(),
         Some(choices) if choices.sets_differ > 0 => format!("{} sets", choices.sets_differ),
@@ -141,7 +141,7 @@ fn error(r: &NodeReport<'_>) -> String {
 }
 
 /// Nines are what matters: 1 - 3e-8 rather than 0.99999997.
-fn cosine(cosine: f64) -> String {
+pub fn cosine(cosine: f64) -> String {
     match 1.0 - cosine {
         0.0 => "1".to_owned(),
         off if off < 1e-3 => format!("1-{off:.0e}"),
@@ -150,7 +150,7 @@ fn cosine(cosine: f64) -> String {
 }
 
 /// The line that a person reads.
-fn summary(c: &Comparison<'_>, divergence: Option<&Divergence<'_>>) -> String {
+pub fn summary(c: &Comparison<'_>, divergence: Option<&Divergence<'_>>) -> String {
     let nodes = c.reports.len();
     let passes = c.reports.chunk_by(|a, b| a.pass == b.pass).count();
     let of = format!(

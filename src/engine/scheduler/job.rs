@@ -3,7 +3,9 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::super::{EngineError, Feed, Logprobs, Sampler, Sequence, logprobs};
+use rayon::prelude::*;
+
+use super::super::{Engine, EngineError, Feed, Logprobs, Sampler, Sequence, logprobs};
 use crate::model::Logits;
 
 /// A text to continue.
@@ -12,12 +14,14 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// New: it has been told of no token yet.
     pub sampler: Sampler,
-    /// Tokens to make at most; at least 1.
+    /// Tokens to make at most; with none the prompt is read and nothing else.
     pub max_tokens: usize,
     /// Tokens that end the text.
     pub ends: Arc<[u32]>,
     /// For each token, the log-probabilities of so many of the most probable ones.
     pub logprobs: Option<usize>,
+    /// The same for each token of the prompt but the first. The whole prompt is run then.
+    pub prompt_logprobs: Option<usize>,
     /// Is told how it goes.
     pub sink: Box<dyn Sink>,
 }
@@ -36,13 +40,15 @@ pub trait Sink: Send {
 pub enum Event {
     /// So many tokens of the prompt are done.
     Prefill { done: usize, of: usize },
+    /// So probable were these tokens of the prompt, which follow those told of before.
+    Read(Vec<Drawn>),
     /// A token was drawn. An end token is told of as well.
     Token(Drawn),
     /// It is over.
     End { why: Result<End, EngineError>, usage: Usage },
 }
 
-/// A token, and what it was drawn from.
+/// A token, and what it was drawn from or could have been.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Drawn {
     pub id: u32,
@@ -72,6 +78,9 @@ pub struct Usage {
     pub made: usize,
 }
 
+/// Tokens of a prompt in a pass whose probabilities are wanted, at most: each has logits of its own.
+pub(super) const ROWS: usize = 32;
+
 /// A request under way.
 pub(super) struct Job {
     pub sequence: Sequence,
@@ -81,6 +90,7 @@ pub(super) struct Job {
     pub max_tokens: usize,
     pub ends: Arc<[u32]>,
     pub logprobs: Option<usize>,
+    pub prompt_logprobs: Option<usize>,
     pub sink: Box<dyn Sink>,
     pub usage: Usage,
     /// Memory that is set aside for its sequence.
@@ -89,10 +99,11 @@ pub(super) struct Job {
 
 impl Job {
     pub fn new(request: Request, sequence: Sequence, bytes: u64) -> Job {
-        let Request { prompt, mut sampler, max_tokens, ends, logprobs, sink } = request;
+        let Request { prompt, mut sampler, max_tokens, ends, logprobs, prompt_logprobs, sink } = request;
         sampler.read(prompt.iter().copied());
         let usage = Usage { prompt: prompt.len(), cached: sequence.past(), made: 0 };
-        Job { sequence, tokens: prompt, sampler, max_tokens, ends, logprobs, sink, usage, bytes }
+        let tokens = prompt;
+        Job { sequence, tokens, sampler, max_tokens, ends, logprobs, prompt_logprobs, sink, usage, bytes }
     }
 
     /// Tokens that have not been run.
@@ -100,11 +111,25 @@ impl Job {
         self.tokens.len() - self.sequence.past()
     }
 
-    /// What brings its sequence to this position; none where it stands there. And its sampler, for what can be
-    /// made ready meanwhile.
+    /// Tokens to run in a pass at most.
+    pub fn wanted(&self) -> usize {
+        self.pending().min(if self.weighs() { ROWS } else { usize::MAX })
+    }
+
+    /// Whether the tokens of its prompt are told of by their probabilities, and are still to be read.
+    pub fn weighs(&self) -> bool {
+        self.prompt_logprobs.is_some() && self.reads()
+    }
+
+    /// What brings its sequence to this position; none where it stands there. And its sampler, for what can
+    /// be made ready meanwhile.
     pub fn feed(&mut self, end: usize) -> (Option<Feed<'_>>, &mut Sampler) {
         let past = self.sequence.past();
-        let logits = if end == self.tokens.len() { Logits::Last } else { Logits::None };
+        let logits = match end == self.tokens.len() {
+            _ if self.weighs() => Logits::All,
+            true => Logits::Last,
+            false => Logits::None,
+        };
         let tokens = self.tokens.get(past..end).filter(|tokens| !tokens.is_empty());
         let feed = tokens.map(|tokens| Feed { sequence: &mut self.sequence, tokens, logits });
         (feed, &mut self.sampler)
@@ -115,18 +140,39 @@ impl Job {
         self.usage.made == 0
     }
 
-    /// Goes on after a pass that ran some of its tokens: tells of progress, draws a token where all have been
-    /// run. Why it is over, where it is.
-    pub fn go_on(&mut self) -> Option<Result<End, EngineError>> {
-        let told = match self.pending() {
-            0 => match self.draw() {
-                Ok(told) => told,
-                Err(error) => return Some(Err(error)),
-            },
-            _ => self.sink.send(Event::Prefill { done: self.sequence.past(), of: self.usage.prompt }),
+    /// Goes on after a pass that ran so many of its tokens: tells of progress, draws a token where all have
+    /// been run. Why it is over, where it is.
+    pub fn go_on(&mut self, ran: usize, engine: &Engine<'_>) -> Option<Result<End, EngineError>> {
+        let told = self.weigh(ran, engine).and_then(|told| match (told, self.pending()) {
+            (ControlFlow::Break(()), _) => Ok(told),
+            (_, 0) if self.usage.made == self.max_tokens => Ok(told),
+            (_, 0) => self.draw(),
+            _ => Ok(self.sink.send(Event::Prefill { done: self.sequence.past(), of: self.usage.prompt })),
+        });
+        match told {
+            Ok(told) if told.is_break() => Some(Ok(End::Left)),
+            Ok(_) => self.end().map(Ok),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// Tells how probable the tokens are that follow those that a pass has run, where that is asked for.
+    fn weigh(&mut self, ran: usize, engine: &Engine<'_>) -> Result<ControlFlow<()>, EngineError> {
+        let Some(top) = self.prompt_logprobs.filter(|_| self.weighs()) else {
+            return Ok(ControlFlow::Continue(()));
         };
-        let end = if told.is_break() { Some(End::Left) } else { self.end() };
-        end.map(Ok)
+        let past = self.sequence.past();
+        let next = &self.tokens[past - ran + 1..self.tokens.len().min(past + 1)];
+        if next.is_empty() {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let rows = self.sequence.usable_rows(ran)?;
+        let weighed = |(&id, row): (&u32, &[f32])| Drawn { id, logprobs: Some(logprobs(row, id, top)) };
+        let vocab = rows.len() / ran;
+        let told = engine.on_threads(|| {
+            next.par_iter().zip(rows.par_chunks_exact(vocab)).map(weighed).collect::<Vec<_>>()
+        });
+        Ok(self.sink.send(Event::Read(told)))
     }
 
     /// Draws a token and tells of it.
@@ -141,6 +187,9 @@ impl Job {
     }
 
     fn end(&self) -> Option<End> {
+        if self.max_tokens == 0 {
+            return (self.pending() == 0).then_some(End::MaxTokens);
+        }
         let &last = self.tokens.last().filter(|_| self.usage.made > 0)?;
         if self.ends.contains(&last) {
             Some(End::EndOfText)
@@ -155,6 +204,10 @@ impl Job {
 
     /// Tells that it is over, and leaves its sequence.
     pub fn finish(mut self, why: Result<End, EngineError>) -> Sequence {
+        if self.prompt_logprobs.is_some() {
+            // Those of a whole pass: nobody asks for them again.
+            self.sequence.drop_logits();
+        }
         let _ = self.sink.send(Event::End { why, usage: self.usage });
         self.sequence
     }

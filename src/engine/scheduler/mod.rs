@@ -17,8 +17,8 @@ use crate::kernels::ops::PAGE;
 use crate::model::SequenceState;
 
 use idle::{Idle, common};
-use job::Job;
 pub use job::{Drawn, End, Event, Request, Sink, Usage};
+use job::{Job, ROWS};
 use shares::shares;
 
 /// What a scheduler may take.
@@ -129,8 +129,13 @@ impl<'m> Scheduler<'m> {
         if self.running.is_empty() {
             return false;
         }
-        let pending: Vec<usize> = self.running.iter().map(Job::pending).collect();
-        let shares = shares(&pending, self.limits.chunk);
+        let wanted: Vec<usize> = self.running.iter().map(Job::wanted).collect();
+        let mut chunk = self.limits.chunk;
+        if self.running.iter().any(Job::weighs) {
+            // The logits are those of the last pass alone: all has to fit one.
+            chunk = chunk.min(self.engine.batch().saturating_sub(self.running.len())).max(1);
+        }
+        let shares = shares(&wanted, chunk);
         let failed = self.pass(&shares);
         self.stats.passes += 1;
         self.go_on(&shares, failed);
@@ -165,18 +170,22 @@ impl<'m> Scheduler<'m> {
     fn admit(&mut self) {
         let mut at = 0;
         while at < self.waiting.len() && self.running.len() < self.limits.sequences {
-            if self.is_being_read(&self.waiting[at].prompt) {
+            let weighs = self.waiting[at].prompt_logprobs.is_some();
+            if !weighs && self.is_being_read(&self.waiting[at].prompt) {
                 at += 1;
                 continue;
             }
             let request = &self.waiting[at];
             let positions = request.prompt.len().saturating_add(request.max_tokens);
-            let bytes = self.sequence_bytes(positions);
+            let logits =
+                if weighs { 2 * ROWS * self.engine.model().spec().vocab * size_of::<f32>() } else { 0 };
+            let bytes = self.sequence_bytes(positions).saturating_add(logits as u64);
             if !self.make_room(bytes) {
                 return;
             }
             let Some(request) = self.waiting.remove(at) else { return };
-            let sequence = self.sequence_for(&request.prompt);
+            // What is remembered has left no logits.
+            let sequence = if weighs { self.engine.sequence() } else { self.sequence_for(&request.prompt) };
             self.stats.cached += sequence.past() as u64;
             self.running.push(Job::new(request, sequence, bytes));
         }
@@ -263,8 +272,8 @@ impl<'m> Scheduler<'m> {
 
     /// Lets each job that took part in a pass go on, and ends those that are over.
     fn go_on(&mut self, shares: &[usize], mut failed: Vec<(usize, EngineError)>) {
-        for at in (0..self.running.len()).rev() {
-            if shares[at] == 0 {
+        for (at, &ran) in shares.iter().enumerate().rev() {
+            if ran == 0 {
                 continue;
             }
             let error = failed.pop_if(|(failed, _)| *failed == at);
@@ -272,9 +281,9 @@ impl<'m> Scheduler<'m> {
             let (read, made) = (job.reads(), job.usage.made);
             let over = match error {
                 Some((_, error)) => Some(Err(error)),
-                None => job.go_on(),
+                None => job.go_on(ran, &self.engine),
             };
-            self.stats.prefilled += if read { shares[at] as u64 } else { 0 };
+            self.stats.prefilled += if read { ran as u64 } else { 0 };
             self.stats.made += (job.usage.made - made) as u64;
             if let Some(why) = over {
                 self.end(at, why);

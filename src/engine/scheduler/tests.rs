@@ -36,6 +36,8 @@ const LIMITS: SchedulerLimits = SchedulerLimits { sequences: 4, chunk: 24, seque
 struct Told {
     ids: Vec<u32>,
     logprobs: Vec<Option<Logprobs>>,
+    /// Of the prompt.
+    read: Vec<Drawn>,
     end: Option<(String, Usage)>,
     /// Leaves after so many tokens.
     leaves: Option<usize>,
@@ -49,6 +51,7 @@ impl Sink for Listener {
         let mut told = self.lock().unwrap();
         match event {
             Event::Prefill { done, of } => assert!(0 < done && done < of),
+            Event::Read(read) => told.read.extend(read),
             Event::Token(Drawn { id, logprobs }) => {
                 told.ids.push(id);
                 told.logprobs.push(logprobs);
@@ -82,6 +85,7 @@ fn ask(n: usize, vocab: usize) -> (Request, Listener) {
         max_tokens: 5 + n % 7,
         ends: Arc::new([2]),
         logprobs: n.is_multiple_of(3).then_some(2),
+        prompt_logprobs: n.is_multiple_of(5).then_some(1),
         sink: Box::new(Arc::clone(&listener)),
     };
     (request, listener)
@@ -107,6 +111,7 @@ fn alone(model: &Model, n: usize) -> Told {
 fn same(a: &Told, b: &Told, what: &str) {
     assert_eq!(a.ids, b.ids, "{what}");
     assert_eq!(a.logprobs, b.logprobs, "{what}");
+    assert_eq!(a.read, b.read, "{what}");
     assert_eq!(
         a.end.as_ref().map(|(why, usage)| (why, usage.made)),
         b.end.as_ref().map(|(why, usage)| (why, usage.made)),
@@ -182,6 +187,7 @@ fn plain(prompt: Vec<u32>, max_tokens: usize) -> (Request, Listener) {
         max_tokens,
         ends: Arc::new([]),
         logprobs: None,
+        prompt_logprobs: None,
         sink: Box::new(Arc::clone(&listener)),
     };
     (request, listener)
@@ -382,4 +388,48 @@ fn a_stop_ends_all() {
         assert_eq!(told.lock().unwrap().end.as_ref().map(|(why, _)| &**why), Some("Stopped"));
     }
     assert!(!scheduler.step());
+}
+
+/// What is told of a prompt is what an engine gives that runs it at once; a prompt is read alone too.
+#[test]
+fn tokens_of_a_prompt_are_as_probable_as_their_logits_say() {
+    for name in MODELS {
+        let model = model(name);
+        let vocab = model.spec().vocab;
+        let mut scheduler = scheduler(&model, LIMITS);
+        let (mut request, told) = ask(5, vocab);
+        let prompt = request.prompt.clone();
+        assert!(prompt.len() > 3 * ROWS);
+        (request.prompt_logprobs, request.max_tokens) = (Some(2), 0);
+        scheduler.submit(request);
+        // Another one reads beside it, and one that could be told of nothing.
+        let (other, _) = ask(8, vocab);
+        scheduler.submit(other);
+        run(&mut scheduler);
+        let options = EngineOptions {
+            context: 400,
+            batch: 300,
+            kv: KvType::F16,
+            threads: 1.into(),
+            isa: None,
+            drafts: 0,
+            guesses: Guesses::Off,
+        };
+        let mut engine = Engine::new(&model, &options).expect("an engine");
+        let mut sequence = engine.sequence();
+        engine.feed(&mut sequence, &prompt, crate::model::Logits::All).expect("a pass");
+        let rows = sequence.logits().chunks(vocab).zip(&prompt[1..]);
+        let wanted: Vec<Drawn> = rows
+            .map(|(row, &id)| Drawn { id, logprobs: Some(crate::engine::logprobs(row, id, 2)) })
+            .collect();
+        let told = told.lock().unwrap();
+        assert_eq!(told.read, wanted, "{name}");
+        assert_eq!(told.read.len(), prompt.len() - 1);
+        let (why, usage) = told.end.as_ref().expect("an end");
+        assert_eq!((why.as_str(), usage.made, usage.cached), ("MaxTokens", 0, 0));
+        assert!(told.ids.is_empty());
+        // The canary: the token before is not as probable.
+        let shifted = crate::engine::logprobs(&sequence.logits()[vocab..2 * vocab], prompt[1], 2);
+        assert_ne!(told.read[0].logprobs, Some(shifted));
+    }
 }

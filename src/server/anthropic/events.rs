@@ -173,7 +173,7 @@ impl Writer for Events {
 
     fn delta(&mut self, delta: Delta, _: &Timings) -> String {
         match delta {
-            Delta::Prefill { .. } => String::new(),
+            Delta::Prefill { .. } | Delta::Read(_) => String::new(),
             Delta::Text(_, piece) if piece.text.is_empty() => String::new(),
             Delta::Text(part, piece) => self.text(part, &piece.text),
             Delta::Call { id, name, .. } => {

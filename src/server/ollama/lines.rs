@@ -138,7 +138,7 @@ impl Writer for Lines {
 
     fn delta(&mut self, delta: Delta, timings: &Timings) -> String {
         match delta {
-            Delta::Prefill { .. } => String::new(),
+            Delta::Prefill { .. } | Delta::Read(_) => String::new(),
             Delta::Text(part, Piece { text, logprobs }) => {
                 let ended = self.end_call();
                 let said = Said { logprobs, ..Said::default() };

@@ -61,8 +61,8 @@ impl Common {
             logprobs,
             choices: 1,
             format,
-            grammar: None,
             model: self.model.unwrap_or_default(),
+            ..Ask::default()
         })
     }
 }

@@ -147,7 +147,7 @@ async fn stream(mut answer: Answer, pieces: Pieces, usage: bool) {
                 pieces.event(None, &error_value(&error)).await;
                 return;
             }
-            Waited::Next(Some(Ok((_, Delta::Prefill { .. })))) => continue,
+            Waited::Next(Some(Ok((_, Delta::Prefill { .. } | Delta::Read(_))))) => continue,
             Waited::Next(Some(Ok((index, Delta::Text(part, Piece { text, logprobs }))))) => {
                 let name = match part {
                     Part::Answer => "content",

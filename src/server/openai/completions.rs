@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::Server;
-use super::super::answer::{Answer, Delta, Piece, SIGN_OF_LIFE, TokenLogprobs, Waited};
+use super::super::answer::{Answer, Delta, Echo, Piece, SIGN_OF_LIFE, TokenLogprobs, Waited};
 use super::super::ask::{Ask, Input};
 use super::super::body::{EVENTS, Pieces, streamed};
 use super::super::error::ApiError;
@@ -56,16 +56,14 @@ async fn answer(server: &Arc<Server>, body: Body) -> Result<Response, ApiError> 
     let head = Head::new("cmpl-", "text_completion", &answer);
     let whole = answer.whole().await?;
     let choices = whole.iter().enumerate().map(|(index, whole)| {
+        let mut choice = Text::new(index, answer.echo(index), whole.read.clone());
         let reason = whole.done.as_ref().map(|done| reason_value(done.reason));
-        choice(index, &whole.text, &whole.logprobs, 0, reason)
+        choice.piece(&whole.text, &whole.logprobs, reason)
     });
     Ok(Json(told(&head, choices.collect(), &answer)).into_response())
 }
 
 fn ask(fields: &Fields, text: TextFields) -> Result<Ask, ApiError> {
-    if text.echo == Some(true) {
-        return Err(ApiError::unsupported("echo", "the prompt is not given back"));
-    }
     if text.suffix.is_some_and(|suffix| !suffix.is_empty()) {
         return Err(ApiError::unsupported("suffix", "texts are continued, not filled in"));
     }
@@ -76,66 +74,139 @@ fn ask(fields: &Fields, text: TextFields) -> Result<Ask, ApiError> {
     if text.logprobs > Some(MAX_LOGPROBS) {
         return Err(ApiError::invalid("logprobs", format!("at most {MAX_LOGPROBS} can be had")));
     }
-    let one = |n: usize| match n {
-        1 => Ok(()),
-        _ => Err(ApiError::unsupported("prompt", "one text is continued with a request")),
+    let echo = text.echo == Some(true);
+    let mut inputs: Vec<Input> = match text.prompt {
+        Prompt::Text(text) => vec![Input::Text(text)],
+        Prompt::Tokens(tokens) => vec![Input::Tokens(tokens)],
+        Prompt::Texts(texts) => texts.into_iter().map(Input::Text).collect(),
+        Prompt::ManyTokens(many) => many.into_iter().map(Input::Tokens).collect(),
     };
-    let input = match text.prompt {
-        Prompt::Text(text) => Input::Text(text),
-        Prompt::Tokens(tokens) => Input::Tokens(tokens),
-        Prompt::Texts(mut texts) => {
-            one(texts.len())?;
-            Input::Text(texts.remove(0))
-        }
-        Prompt::ManyTokens(mut many) => {
-            one(many.len())?;
-            Input::Tokens(many.remove(0))
-        }
-    };
-    Ok(Ask { input, logprobs: text.logprobs, ..ask })
+    if inputs.is_empty() {
+        return Err(ApiError::invalid("prompt", "there is nothing to continue"));
+    }
+    let input = inputs.remove(0);
+    Ok(Ask { input, others: inputs, echo, logprobs: text.logprobs, ..ask })
 }
 
-/// A choice; its tokens begin so many characters into the answer.
-fn choice(
+/// The text of a choice as it comes, behind the prompt where that is given back.
+struct Text {
     index: usize,
-    text: &str,
-    logprobs: &[TokenLogprobs],
-    mut offset: usize,
-    reason: Option<&str>,
-) -> Value {
-    let string = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let mut value = json!({ "index": index, "text": text, "logprobs": null, "finish_reason": reason });
-    if !logprobs.is_empty() {
-        let mut offsets = Vec::with_capacity(logprobs.len());
+    /// The prompt, and how probable its tokens are; until it has been told.
+    echo: Option<(Echo, Vec<TokenLogprobs>)>,
+    /// Characters that have been told.
+    chars: usize,
+}
+
+fn string(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Tokens as this dialect lists them.
+#[derive(Default)]
+struct Lists {
+    tokens: Vec<String>,
+    token_logprobs: Vec<Option<f32>>,
+    top_logprobs: Vec<Value>,
+    text_offset: Vec<usize>,
+}
+
+impl Lists {
+    fn push(&mut self, token: &TokenLogprobs, offset: usize) {
+        let pairs = token.top.iter().map(|(bytes, logprob)| (string(bytes), Value::from(*logprob)));
+        self.tokens.push(string(&token.bytes));
+        self.token_logprobs.push(Some(token.logprob));
+        self.top_logprobs.push(Value::Object(pairs.collect()));
+        self.text_offset.push(offset);
+    }
+
+    /// The tokens of a prompt: nothing says how probable the first is.
+    fn echo(&mut self, echo: &Echo, read: &[TokenLogprobs]) {
+        let mut place = Place { text: echo.text.as_bytes(), at: 0 };
+        self.tokens.push(string(&echo.first));
+        self.token_logprobs.push(None);
+        self.top_logprobs.push(Value::Null);
+        self.text_offset.push(place.next(&echo.first));
+        for token in read {
+            let offset = place.next(&token.bytes);
+            self.push(token, offset);
+        }
+    }
+}
+
+/// Where the tokens of a text begin in it. Those that it does not show, such as the one that begins every
+/// text, take no place.
+struct Place<'t> {
+    text: &'t [u8],
+    at: usize,
+}
+
+impl Place<'_> {
+    /// The characters before the next token.
+    fn next(&mut self, token: &[u8]) -> usize {
+        let chars = String::from_utf8_lossy(&self.text[..self.at]).chars().count();
+        let rest = &self.text[self.at..];
+        // Some vocabularies put a space before a text.
+        let bare = token.strip_prefix(b" ").unwrap_or(token);
+        self.at += [token, bare].iter().find(|token| rest.starts_with(token)).map_or(0, |token| token.len());
+        chars
+    }
+}
+
+impl Text {
+    fn new(index: usize, echo: Option<&Echo>, read: Vec<TokenLogprobs>) -> Text {
+        Text { index, echo: echo.map(|echo| (echo.clone(), read)), chars: 0 }
+    }
+
+    /// A piece of the choice; the first one begins with the prompt.
+    fn piece(&mut self, text: &str, logprobs: &[TokenLogprobs], reason: Option<&str>) -> Value {
+        let (mut lists, mut whole) = (Lists::default(), String::new());
+        if let Some((echo, read)) = self.echo.take() {
+            if !logprobs.is_empty() || !read.is_empty() {
+                lists.echo(&echo, &read);
+            }
+            whole = echo.text;
+        }
+        let mut offset = self.chars + whole.chars().count();
         for token in logprobs {
-            offsets.push(offset);
+            lists.push(token, offset);
             offset += string(&token.bytes).chars().count();
         }
-        let top = |token: &TokenLogprobs| -> Value {
-            let pairs = token.top.iter().map(|(bytes, logprob)| (string(bytes), Value::from(*logprob)));
-            Value::Object(pairs.collect())
+        whole.push_str(text);
+        self.chars += whole.chars().count();
+        let logprobs = match lists.tokens.is_empty() {
+            true => Value::Null,
+            false => json!({
+                "tokens": lists.tokens,
+                "token_logprobs": lists.token_logprobs,
+                "top_logprobs": lists.top_logprobs,
+                "text_offset": lists.text_offset,
+            }),
         };
-        value["logprobs"] = json!({
-            "tokens": logprobs.iter().map(|token| string(&token.bytes)).collect::<Vec<_>>(),
-            "token_logprobs": logprobs.iter().map(|token| token.logprob).collect::<Vec<_>>(),
-            "top_logprobs": logprobs.iter().map(top).collect::<Vec<_>>(),
-            "text_offset": offsets,
-        });
+        json!({ "index": self.index, "text": whole, "logprobs": logprobs, "finish_reason": reason })
     }
-    value
 }
 
 /// Writes an answer as it comes.
 async fn stream(mut answer: Answer, pieces: Pieces, usage: bool) {
     let head = Head::new("cmpl-", "text_completion", &answer);
-    let mut offsets = vec![0; answer.choices()];
+    let choices = (0..answer.choices()).map(|index| Text::new(index, answer.echo(index), Vec::new()));
+    let mut choices: Vec<Text> = choices.collect();
     loop {
         let piece = match answer.next_within(SIGN_OF_LIFE).await {
-            Waited::Still => head.with(json!([choice(0, "", &[], 0, None)])),
+            Waited::Still => {
+                let nothing = json!({ "index": 0, "text": "", "logprobs": null, "finish_reason": null });
+                head.with(json!([nothing]))
+            }
             Waited::Next(None) => break,
             Waited::Next(Some(Err(error))) => {
                 pieces.event(None, &error_value(&error)).await;
                 return;
+            }
+            Waited::Next(Some(Ok((index, Delta::Read(more))))) => {
+                if let Some((_, read)) = &mut choices[index].echo {
+                    read.extend(more);
+                }
+                continue;
             }
             // Texts call nothing.
             Waited::Next(Some(Ok((
@@ -143,12 +214,10 @@ async fn stream(mut answer: Answer, pieces: Pieces, usage: bool) {
                 Delta::Prefill { .. } | Delta::Call { .. } | Delta::Arguments { .. },
             )))) => continue,
             Waited::Next(Some(Ok((index, Delta::Text(_, Piece { text, logprobs }))))) => {
-                let offset = offsets[index];
-                offsets[index] += text.chars().count();
-                head.with(json!([choice(index, &text, &logprobs, offset, None)]))
+                head.with(json!([choices[index].piece(&text, &logprobs, None)]))
             }
             Waited::Next(Some(Ok((index, Delta::Done(done))))) => {
-                head.with(json!([choice(index, "", &[], 0, Some(reason_value(done.reason)))]))
+                head.with(json!([choices[index].piece("", &[], Some(reason_value(done.reason)))]))
             }
         };
         if !pieces.event(None, &piece).await {
@@ -156,4 +225,19 @@ async fn stream(mut answer: Answer, pieces: Pieces, usage: bool) {
         }
     }
     end(&head, &answer, &pieces, usage).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_of_tokens() {
+        let offsets = |text: &str, tokens: &[&[u8]]| -> Vec<usize> {
+            let mut place = Place { text: text.as_bytes(), at: 0 };
+            tokens.iter().map(|token| place.next(token)).collect()
+        };
+        assert_eq!(offsets("Once upon", &[b"<s>", b" Once", b" up", b"on"]), [0, 0, 4, 7]);
+        assert_eq!(offsets("\u{e4}b", &[b"\xc3", b"\xa4", b"b"]), [0, 1, 1]);
+    }
 }

@@ -244,7 +244,7 @@ impl Writer for Events {
 
     fn delta(&mut self, delta: Delta, _: &Timings) -> String {
         match delta {
-            Delta::Prefill { .. } => String::new(),
+            Delta::Prefill { .. } | Delta::Read(_) => String::new(),
             Delta::Text(_, piece) if piece.text.is_empty() && piece.logprobs.is_empty() => String::new(),
             Delta::Text(Part::Answer, piece) => self.text(Kind::Message, piece),
             Delta::Text(Part::Reasoning, piece) => self.text(Kind::Reasoning, piece),
