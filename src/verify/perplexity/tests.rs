@@ -401,7 +401,7 @@ fn a_base_loses_what_is_said() {
 }
 
 /// Tokens that are kept, and the least share of a divergence that is told.
-const BASE_SHARES: [(usize, f64); 3] = [(8, 2.0), (64, 2.0), (320, 1.0 - 1e-6)];
+const BASE_SHARES: [(usize, f64); 3] = [(8, 0.1), (64, 0.5), (320, 1.0 - 1e-6)];
 
 #[test]
 fn runs_that_cannot_be_are_refused_and_others_broken_off() {
