@@ -139,7 +139,7 @@ fn figures_are_told() {
 fn what_is_the_same_diverges_by_nothing() {
     let dir = folder();
     let base = |args: &[&str]| {
-        json(&dir, &[&["-m", DEMO, "-f", "chat.txt", "-c", "48", "--chunks", "5"], args].concat())
+        json(&dir, &[&["-m", DEMO, "-f", "chat.txt", "-c", "32", "--chunks", "3"], args].concat())
     };
     let written = base(&["--base", "b.base"]);
     assert!(written.get("divergence").is_none());

@@ -147,7 +147,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     };
     settle(args, &mut loaded, &mut other, [&options, &other_options], &windows)?;
     let mut engine = engine_args::open_engine(&loaded, &options)?;
-    let (other_model, mut base) = match &mut other {
+    let (other_model, base) = match &mut other {
         Other::Same => (Some(&loaded), None),
         Other::Model(model) => (Some(&**model), None),
         Other::Base(base) => (None, Some(base)),
@@ -165,7 +165,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         writer.begin(&header(args, &own, &windows, vocab))?;
     }
     let runs = 1 + usize::from(other_engine.is_some());
-    let base = base.as_deref_mut().map(|base| Against::Base(base));
+    let base = base.map(|base| Against::Base(base));
     let against = other_engine.as_mut().map(Against::Engine).or(base);
     let mut progress = Progress::new(&windows, runs, &interrupted);
     let measured = measure(&windows, &mut engine, against, writer.as_mut(), &mut |step| progress.step(&step));

@@ -364,8 +364,8 @@ fn one_altered_logit_is_seen() {
     assert!(other.kld.mean > 0.0 && other.percentiles[1].kld > 0.0 && other.percentiles[6].kld == 0.0);
 }
 
-/// What a base loses: it tells of no more than there is, and of nearly all of it. The measured shares of the
-/// divergence of a KV cache of Q4_0 from one of F16 stand beside their bounds.
+/// What a base loses, of the divergence of a KV cache of Q4_0 from one of F16: it tells of no more than there is,
+/// and of the more the more it keeps.
 #[test]
 fn a_base_loses_what_is_said() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -376,7 +376,7 @@ fn a_base_loses_what_is_said() {
     let whole = measure(&windows, &mut other, against, None, &mut go_on).expect("it runs");
     let whole = whole.divergences.expect("compared").summary();
     let mut shares = Vec::new();
-    for (top, least) in BASE_SHARES {
+    for (top, measured) in BASE_SHARES {
         let path: PathBuf = dir.path().join(format!("{top}.base"));
         let mut writer = BaseWriter::create(&path, true).expect("a file");
         let (context, vocab) = (windows.options().context, model.spec().vocab);
@@ -393,16 +393,16 @@ fn a_base_loses_what_is_said() {
         let itself = compare(&mut own);
         assert_eq!(itself.kld, Mean::default(), "{top}");
         let found = compare(&mut other);
-        shares.push((top, least, found.kld.mean / whole.kld.mean));
+        shares.push((top, measured, found.kld.mean / whole.kld.mean));
         assert!((found.ln_ratio.mean - whole.ln_ratio.mean).abs() < 1e-6, "{top}");
         assert_eq!((found.same_top, found.differing), (whole.same_top, None), "{top}");
         assert!((found.delta_p.mean - whole.delta_p.mean).abs() < 1e-6 && found.rest < 1.0, "{top}");
     }
-    assert!(shares.iter().all(|(_, least, share)| (*least..1.0 + 1e-6).contains(share)), "{shares:?}");
+    assert!(shares.iter().all(|(_, measured, share)| (share - measured).abs() < 1e-4), "{shares:?}");
 }
 
-/// Tokens that are kept, and the least share of a divergence that is told.
-const BASE_SHARES: [(usize, f64); 3] = [(8, 2.0), (64, 2.0), (320, 1.0 - 1e-6)];
+/// Tokens that are kept of 320, and the share of the divergence that is told: the same on every machine.
+const BASE_SHARES: [(usize, f64); 3] = [(8, 0.8271), (64, 0.9836), (320, 1.0)];
 
 #[test]
 fn runs_that_cannot_be_are_refused_and_others_broken_off() {
