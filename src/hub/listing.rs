@@ -1,5 +1,7 @@
 //! What a repository holds, as the hub says it.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 
 use super::HubError;
@@ -84,7 +86,12 @@ pub fn find(client: &Client, name: &ModelName) -> Result<Found, HubError> {
         let sibling = safe.iter().find(|sibling| sibling.rfilename == path);
         remote_file(client, subject, path, sibling)
     };
-    let files = files.into_iter().map(of_file).collect::<Result<_, _>>()?;
+    let files = files.into_iter().map(of_file).collect::<Result<Vec<_>, _>>()?;
+    // Parts of a split differ: each has its number. The second would wait for the first one's lock.
+    let hashes: BTreeSet<_> = files.iter().map(|file| &file.etag).collect();
+    if hashes.len() < files.len() {
+        return Err(bad("the same hash for two files of a split".to_owned()));
+    }
     Ok(Found { commit: revision.sha, quant, files })
 }
 
