@@ -197,9 +197,9 @@ fn prompts_are_given_back_with_their_probabilities() {
         }
         // The canary: another model's are others.
         assert_ne!(told[1].as_f64(), told[2].as_f64());
-        // Offsets are places in the text.
+        // Offsets are places in the text; what was made may be an end, which has none.
         let chars: Vec<char> = text.chars().collect();
-        for (token, at) in list("tokens").iter().zip(list("text_offset")) {
+        for (token, at) in list("tokens").iter().zip(list("text_offset")).take(ids.len()) {
             let token = token.as_str().expect("a text");
             let at = at.as_u64().expect("a number") as usize;
             let there: String = chars[at..].iter().take(token.chars().count()).collect();
@@ -374,7 +374,6 @@ fn a_field_of_the_wrong_type_is_named() {
         (CHAT, &chat, json!({ "messages": [{ "role": "king", "content": "" }] }), "messages[0].role"),
         (TEXT, &text, json!({ "prompt": { "a": 1 } }), "prompt"),
         (TEXT, &text, json!({ "prompt": [4_000_000_000u32] }), "prompt"),
-        (TEXT, &text, json!({ "prompt": [] }), "prompt"),
         (TEXT, &text, json!({ "prompt": vec!["a"; 129] }), "prompt"),
         (TEXT, &text, json!({ "prompt": ["a", "b"], "n": 100 }), "prompt"),
         (TEXT, &text, json!({ "prompt": [[4], [4_000_000_000u32]] }), "prompt"),

@@ -75,17 +75,15 @@ fn ask(fields: &Fields, text: TextFields) -> Result<Ask, ApiError> {
         return Err(ApiError::invalid("logprobs", format!("at most {MAX_LOGPROBS} can be had")));
     }
     let echo = text.echo == Some(true);
-    let mut inputs: Vec<Input> = match text.prompt {
+    let inputs: Vec<Input> = match text.prompt {
         Prompt::Text(text) => vec![Input::Text(text)],
         Prompt::Tokens(tokens) => vec![Input::Tokens(tokens)],
         Prompt::Texts(texts) => texts.into_iter().map(Input::Text).collect(),
         Prompt::ManyTokens(many) => many.into_iter().map(Input::Tokens).collect(),
     };
-    if inputs.is_empty() {
-        return Err(ApiError::invalid("prompt", "there is nothing to continue"));
-    }
-    let input = inputs.remove(0);
-    Ok(Ask { input, others: inputs, echo, logprobs: text.logprobs, ..ask })
+    let mut inputs = inputs.into_iter();
+    let input = inputs.next().unwrap_or_default();
+    Ok(Ask { input, others: inputs.collect(), echo, logprobs: text.logprobs, ..ask })
 }
 
 /// The text of a choice as it comes, behind the prompt where that is given back.
