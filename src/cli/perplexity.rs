@@ -30,7 +30,7 @@ use crate::verify::{TensorFileError, VerifyError, remove_unfinished_files};
 use progress::Progress;
 use report::{Report, Side};
 
-/// How well a model foretells a text, and how far its probabilities are from another run's.
+/// Measure how well a model foretells a text, and how far its probabilities are from another run's.
 ///
 /// As llama-perplexity computes it: the text's tokens, in windows of -c tokens that begin with BOS where the
 /// vocabulary wants it; of each the second half is scored. The perplexity is exp of the mean negative
@@ -84,11 +84,11 @@ pub struct Args {
     #[arg(long, value_name = "FILE|MODEL")]
     against: Option<PathBuf>,
 
-    /// Compare with a run on this kernel set; of the same model where --against is not given
+    /// Compare with a run on this kernel set, as --isa names them; of the same model where --against is not given
     #[arg(long, value_name = "SET")]
     against_isa: Option<Isa>,
 
-    /// Compare with a run with this KV cache; of the same model where --against is not given
+    /// Compare with a run with this KV cache, as --kv names them; of the same model where --against is not given
     #[arg(long, value_name = "TYPE")]
     against_kv: Option<KvType>,
 
