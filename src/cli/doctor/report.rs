@@ -50,7 +50,7 @@ fn print_speeds(speeds: &Speeds, out: &mut impl Write) -> io::Result<()> {
     table.lines().try_for_each(|line| writeln!(out, "  {}", line.trim_end()))?;
     let enough = speeds.enough_threads().threads;
     if enough < speeds.default_threads().threads {
-        writeln!(out, "  {enough} are enough for decoding; prefill takes all")?;
+        writeln!(out, "  enough for decoding: {enough}; prefill takes all")?;
     }
     for set in &speeds.sets[1..] {
         writeln!(out, "  {} reads weights at {}", set.isa, rate(set.weights_bytes_s))?;
@@ -158,7 +158,7 @@ mod tests {
         let lines = [
             "Kernels: avx2\n  this CPU lacks x\n",
             "  threads    plainly    weights\n        1  10.0 GB/s  6.00 GB/s\n",
-            "  2 are enough for decoding; prefill takes all\n",
+            "  enough for decoding: 2; prefill takes all\n",
             "  products with 64 tokens: 123.4 G multiplications/s\n",
             "Memory: 32.0 GiB, unknown available\n  limited to 8.0 GiB by a\\u{1b}group\n",
             "  large pages: madvise\n",
