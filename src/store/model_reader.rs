@@ -45,6 +45,11 @@ impl<'a> ModelReader<'a> {
     pub fn open(gguf: &'a Gguf) -> Result<ModelReader<'a>, StoreError> {
         let all = gguf.parts.iter().map(|part| part.file_bytes).fold(0, u64::saturating_add);
         let is_large = available_memory_bytes().is_some_and(|available| available / 2 < all);
+        ModelReader::open_by(gguf, is_large)
+    }
+
+    /// Opens the files, of a large model for reading around the page cache.
+    fn open_by(gguf: &'a Gguf, is_large: bool) -> Result<ModelReader<'a>, StoreError> {
         let open = |bytes: &PartBytes| match bytes {
             PartBytes::Memory(_) => Ok(None),
             PartBytes::File(file) if !is_large => Ok(Some(open_cached(file))),
@@ -110,12 +115,13 @@ mod tests {
     fn ranges_are_read_as_they_lie_in_the_file() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/moe-q4_k_m.gguf");
         let (all, gguf) = (std::fs::read(path).unwrap(), Gguf::open(path).unwrap());
-        let reader = ModelReader::open(&gguf).unwrap();
-        let mut piece = Piece::default();
-        let end = all.len();
-        for range in [0..0, 5..9, 0..end, 4095..4097, 100_000..300_001, end - 1..end, end..end] {
-            reader.read(0, range.start as u64..range.end as u64, &mut piece).unwrap();
-            assert!(piece[..] == all[range.clone()], "{range:?}");
+        let (mut piece, end) = (Piece::default(), all.len());
+        for is_large in [false, true] {
+            let reader = ModelReader::open_by(&gguf, is_large).unwrap();
+            for range in [0..0, 5..9, 0..end, 4095..4097, 100_000..300_001, end - 1..end, end..end] {
+                reader.read(0, range.start as u64..range.end as u64, &mut piece).unwrap();
+                assert!(piece[..] == all[range.clone()], "{range:?}, {is_large}");
+            }
         }
     }
 
