@@ -596,7 +596,10 @@ fn two_fetches_of_a_file_do_not_meet() {
     // Two processes at once.
     let place = Place::new(&server);
     let mut others: Vec<_> = (0..2)
-        .map(|_| place.command(&["pull", "some/model"]).stderr(Stdio::null()).spawn().expect("it starts"))
+        .map(|_| {
+            let mut command = place.command(&["pull", "some/model"]);
+            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts")
+        })
         .collect();
     assert!(others.iter_mut().all(|other| other.wait().expect("it ends").success()));
     assert_eq!(fs::read(place.blob(&bytes)).expect("the blob"), bytes);

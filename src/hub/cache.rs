@@ -146,7 +146,7 @@ impl Repo {
     }
 
     fn find(&self, name: &ModelName) -> Result<PathBuf, HubError> {
-        let missing = || HubError::NotCached { name: name.clone() };
+        let missing = || HubError::NotCached { name: Box::new(name.clone()) };
         let commit = self.commit(name.revision()).ok_or_else(missing)?;
         let files = self.files(&commit)?;
         if files.is_empty() {

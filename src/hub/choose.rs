@@ -130,9 +130,13 @@ pub fn choose(name: &ModelName, mut models: Vec<Choice>) -> Result<Choice, HubEr
             _ => None,
         };
         let all: Vec<_> = models.iter().collect();
-        return Err(HubError::NoMatch { name: name.clone(), wanted_quant, choices: labels(&all, false) });
+        return Err(HubError::NoMatch {
+            name: Box::new(name.clone()),
+            wanted_quant,
+            choices: labels(&all, false),
+        });
     }
-    Err(HubError::Ambiguous { name: name.clone(), choices: labels(&matching, true) })
+    Err(HubError::Ambiguous { name: Box::new(name.clone()), choices: labels(&matching, true) })
 }
 
 /// The models that a name means; where one has just this quantisation, those alone.

@@ -19,9 +19,9 @@ pub enum HubError {
     NoHome,
 
     #[error("{name} is not in the cache, and HF_HUB_OFFLINE keeps it from being fetched")]
-    Offline { name: ModelName },
+    Offline { name: Box<ModelName> },
     #[error("{name} is not in the cache")]
-    NotCached { name: ModelName },
+    NotCached { name: Box<ModelName> },
 
     #[error("{repo}: there is no such repository, or it is private{}", said(message))]
     NoRepo { repo: RepoName, has_token: bool, message: String },
@@ -41,9 +41,9 @@ pub enum HubError {
     #[error("{repo}: there is no GGUF file{}", left_aside(*aside))]
     NoGguf { repo: RepoName, aside: usize },
     #[error("{name}: {}; there {}", not_found(wanted_quant.as_deref()), what_is_there(choices))]
-    NoMatch { name: ModelName, wanted_quant: Option<String>, choices: Vec<String> },
+    NoMatch { name: Box<ModelName>, wanted_quant: Option<String>, choices: Vec<String> },
     #[error("{name} may be any of {}", choices.join(", "))]
-    Ambiguous { name: ModelName, choices: Vec<String> },
+    Ambiguous { name: Box<ModelName>, choices: Vec<String> },
     #[error("{repo}: {file:?} is one of {count} files, of which part {part} is missing")]
     NoPart { repo: RepoName, file: String, part: usize, count: usize },
     #[error("{repo}: {file:?} is one of {count} files, where at most {most} are allowed")]
@@ -67,7 +67,7 @@ pub enum HubError {
     #[error("{}: a link, where a file or folder of the cache is needed", path.display())]
     Link { path: PathBuf },
     #[error("{name} is being fetched by another process")]
-    InUse { name: ModelName },
+    InUse { name: Box<ModelName> },
 }
 
 impl HubError {

@@ -62,7 +62,7 @@ impl Hub {
     /// No connection or none allowed, no such model, a cache that cannot be written.
     pub fn pull(&self, name: &ModelName, tell: Tell<'_>) -> Result<Pull, HubError> {
         if self.settings.offline {
-            return Err(HubError::Offline { name: name.clone() });
+            return Err(HubError::Offline { name: Box::new(name.clone()) });
         }
         let client = Client::new(&self.settings)?;
         let pause = self.settings.pause;
@@ -172,7 +172,7 @@ impl Pull {
                 self.fetch_up_to(i, wanted, tell)?;
                 let partial = self.parts[i].partial.as_ref().map(|partial| partial.path().to_owned());
                 let there = partial.or_else(|| present.clone());
-                there.ok_or_else(|| HubError::NotCached { name: self.name.clone() })
+                there.ok_or_else(|| HubError::NotCached { name: Box::new(self.name.clone()) })
             })?;
         }
         Gguf::open(heads.path()).map_err(|error| self.renamed(error, &heads))?;
@@ -217,7 +217,7 @@ impl Pull {
             first.get_or_insert(placed);
         }
         self.repo.note(self.name.revision(), &self.found.commit)?;
-        first.ok_or_else(|| HubError::NotCached { name: self.name.clone() })
+        first.ok_or_else(|| HubError::NotCached { name: Box::new(self.name.clone()) })
     }
 
     /// Removes what this has begun; what was there before stays.

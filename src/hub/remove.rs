@@ -54,7 +54,7 @@ impl Hub {
         let all = name.selector == Selector::Default && name.revision.is_none();
         let unfinished = if all { repo.unfinished()? } else { Vec::new() };
         if pointers.is_empty() && unfinished.is_empty() {
-            return Err(HubError::NotCached { name: name.clone() });
+            return Err(HubError::NotCached { name: Box::new(name.clone()) });
         }
         let locks = unfinished.iter().map(|(path, _)| repo.lock_of(path, name)).collect::<Result<_, _>>()?;
         let blobs_folder = fs::canonicalize(repo.blobs()).ok();
@@ -193,7 +193,7 @@ impl Repo {
 
     /// The lock of an unfinished file.
     fn lock_of(&self, path: &Path, name: &ModelName) -> Result<File, HubError> {
-        let in_use = || HubError::InUse { name: name.clone() };
+        let in_use = || HubError::InUse { name: Box::new(name.clone()) };
         let etag = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
         fs::create_dir_all(self.locks()).map_err(|error| HubError::io(self.locks(), error))?;
         self.try_lock(etag)?.ok_or_else(in_use)
