@@ -158,18 +158,12 @@ pub fn read(program: &Command, argv: Vec<OsString>) -> Result<Vec<OsString>, Cli
             out.push(token);
             continue;
         }
-        let (flag, value) = text.split_once('=').map_or((text, None), |(flag, value)| (flag, Some(value)));
-        if let Some(row) =
-            ROWS.iter().find(|(names, _)| names.contains(&flag) && known(command, flag).is_none())
-        {
-            if !command.has_subcommands() || !std::ptr::eq(command, program) {
-                out.push(ours(program, command, flag, row.1)?);
-                out.extend(value.map(OsString::from));
-            } else {
-                return Err(no_subcommand(flag));
-            }
-            continue;
-        }
+        let token = match translated(program, command, text)? {
+            Some(ours) => OsString::from(ours),
+            None => token,
+        };
+        let text = token.to_str().unwrap_or_default();
+        let (flag, value) = parts(text);
         let Some(arg) = known(command, flag) else {
             let elsewhere = program.find_subcommand("generate").and_then(|generate| known(generate, flag));
             if std::ptr::eq(command, program) && elsewhere.is_some() {
@@ -191,6 +185,23 @@ pub fn read(program: &Command, argv: Vec<OsString>) -> Result<Vec<OsString>, Cli
     }
     out.extend(typed);
     Ok(out)
+}
+
+/// A flag, and the value that is written to it.
+fn parts(text: &str) -> (&str, Option<&str>) {
+    text.split_once('=').map_or((text, None), |(flag, value)| (flag, Some(value)))
+}
+
+/// A flag that this subcommand does not have, in ours.
+fn translated(program: &Command, command: &Command, text: &str) -> Result<Option<String>, CliError> {
+    let (flag, value) = parts(text);
+    let row = ROWS.iter().find(|(names, _)| names.contains(&flag));
+    let Some((_, meant)) = row.filter(|_| known(command, flag).is_none()) else { return Ok(None) };
+    if std::ptr::eq(command, program) {
+        return Err(no_subcommand(flag));
+    }
+    let ours = ours(program, command, flag, *meant)?;
+    Ok(Some(value.map_or_else(|| ours.to_owned(), |value| format!("{ours}={value}"))))
 }
 
 /// The argument that a flag is, as the parser reads it: a long one, or a short one with what is attached.
@@ -220,15 +231,15 @@ fn no_subcommand(flag: &str) -> CliError {
 }
 
 /// What to put in the place of a flag.
-fn ours(program: &Command, command: &Command, flag: &str, meant: Meant) -> Result<OsString, CliError> {
+fn ours(program: &Command, command: &Command, flag: &str, meant: Meant) -> Result<&'static str, CliError> {
     let not_here = |why: &str| CliError::usage(format!("{flag} is a flag of llama.cpp: {why}"));
     match meant {
-        Ours(ours) if known(command, ours).is_some() => Ok(ours.into()),
+        Ours(ours) if known(command, ours).is_some() => Ok(ours),
         Ours(ours) => {
             let has = program.get_subcommands().filter(|sub| known(sub, ours).is_some());
             let has: Vec<&str> = has.filter(|sub| !sub.is_hide_set()).map(Command::get_name).collect();
             let error = CliError::usage(format!("{} takes no {flag}", command.get_name()));
-            Err(error.hint(format!("{} take {ours}", has.join(", "))))
+            Err(error.hint(format!("{ours} is a flag of {}", has.join(", "))))
         }
         Otherwise(why, instead) => Err(not_here(why).hint(format!("`wayinfer {instead}`"))),
         Nothing(why) => Err(not_here(why).hint("leave it out")),
@@ -263,7 +274,7 @@ mod tests {
                     };
                     let subs = ["generate", "chat", "serve"];
                     let taken = |sub: &&str| parses(&format!("wayinfer {sub} {ours} {value}"));
-                    assert!(subs.iter().any(|sub| taken(&sub)), "{names:?}: {ours} {value}");
+                    assert!(subs.iter().any(taken), "{names:?}: {ours} {value}");
                 }
                 Otherwise(_, instead) => {
                     assert!(parses(&format!("wayinfer {instead}")), "{names:?}: {instead}")
@@ -290,7 +301,8 @@ mod tests {
     #[test]
     fn what_is_meant_is_read() {
         let cases = [
-            ("w generate -ctk q8_0 -ctv=f16", "w generate --kv-k q8_0 --kv-v f16"),
+            ("w generate -ctk q8_0 -ctv=f16", "w generate --kv-k q8_0 --kv-v=f16"),
+            ("w generate -s -1 -sys -ngl --n-predict=-1", "w generate --system -ngl"),
             ("w chat -sys -x -s 3", "w chat --system -x --seed 3"),
             ("w serve -np 2 -a x", "w serve --parallel 2 --alias x"),
             ("w generate -n -1 --seed=-1 -c 64", "w generate -c 64"),

@@ -179,19 +179,19 @@ mod tests {
 
     #[test]
     fn colours_as_the_variables_have_it() {
-        let cases: [(&[(&str, &str)], bool, bool); 7] = [
-            (&[], true, true),
-            (&[], false, false),
-            (&[("NO_COLOR", "0"), ("CLICOLOR_FORCE", "1")], true, false),
-            (&[("CLICOLOR_FORCE", "1")], false, true),
-            (&[("CLICOLOR_FORCE", "0")], false, false),
-            (&[("CLICOLOR", "0")], true, false),
-            (&[("TERM", "dumb")], true, false),
+        let cases = [
+            ("", true, true),
+            ("", false, false),
+            ("NO_COLOR=0 CLICOLOR_FORCE=1", true, false),
+            ("CLICOLOR_FORCE=1", false, true),
+            ("CLICOLOR_FORCE=0", false, false),
+            ("CLICOLOR=0", true, false),
+            ("TERM=dumb", true, false),
         ];
         for (set, is_terminal, colours) in cases {
-            let variable =
-                |name: &str| set.iter().find(|(set, _)| *set == name).map(|(_, value)| OsString::from(value));
-            assert_eq!(wants_colours(is_terminal, variable), colours, "{set:?} {is_terminal}");
+            let pairs = || set.split(' ').filter_map(|pair| pair.split_once('='));
+            let variable = |name: &str| pairs().find(|(set, _)| *set == name).map(|(_, value)| value.into());
+            assert_eq!(wants_colours(is_terminal, variable), colours, "{set} {is_terminal}");
         }
     }
 
