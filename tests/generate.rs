@@ -287,7 +287,7 @@ fn awkward_uses_end_in_an_error_that_says_what_is_wrong() {
         (&["generate", "-f", "latin1", "-m", "model.bin"], 1, "latin1: not UTF-8 at byte 3"),
         (&["generate", "--ids-file", "empty", "-m", "model.bin"], 1, "empty: is empty, where token ids"),
         (&["generate", "--ids-file", "none", "-m", "model.bin"], 1, "none: cannot be read"),
-        (&["generate", "-p", "a", "-m", "model.bin", "-n", "-1"], 2, "invalid value '-1' for '--max-tokens"),
+        (&["generate", "-p", "a", "-m", "model.bin", "-n", "-5"], 2, "invalid value '-5' for '--max-tokens"),
         (&["generate", "-p", "a", "-m", "model.bin", "-c", "0"], 2, "invalid value '0' for '--ctx"),
         (&["generate", "-p", "a", "-m", "model.bin", "-c", "1000000000000"], 1, "of them for the KV cache"),
         (
