@@ -92,7 +92,7 @@ impl ModelReport {
             true => Some(0.0),
             false => disks.first().and_then(DiskSpeeds::best).and_then(|speed| {
                 // The disk of the largest file stands for all.
-                disk_seconds([plan.disk_bytes].into_iter(), &[Some(speed)])
+                disk_seconds([plan.disk_bytes], &[Some(speed)])
             }),
         };
         let weights_s = speeds.default_threads().weights_bytes_s;

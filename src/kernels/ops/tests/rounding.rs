@@ -16,7 +16,7 @@ fn values(random: &mut Random, n: usize) -> Vec<f32> {
     while x.len() < n {
         let scale = [0.0, 1e-42, 1e-38, 3e-4, 1.0, 77.0, 3e38][random.next() as usize % 7];
         let mut block = random.values(32, scale);
-        if random.next() % 4 == 0 {
+        if random.next().is_multiple_of(4) {
             let at = random.next() as usize % 16;
             (block[at], block[at + 16]) = (scale, -scale);
         }
