@@ -413,3 +413,71 @@ fn bytes_and_speeds_are_drawn() {
     assert_eq!(code, Some(1));
     assert!(told.contains("it is the model itself"), "{told}");
 }
+
+#[test]
+fn a_perplexity_is_drawn() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (report, base) = (path("report.html"), path("base"));
+    let text = ["-f", "fixtures/demo-held-out.json", "-c", "32", "--chunks", "4"];
+    let args = [&["perplexity", "demo"], &text[..], &["--report", &report]].concat();
+    let figures = |output: &Output| -> serde_json::Value { serde_json::from_str(&stdout(output)).unwrap() };
+    let fixed = |value: &serde_json::Value, digits: usize| {
+        let [mean, error] = ["mean", "error"].map(|name| value[name].as_f64().unwrap());
+        format!("{mean:.digits$} ± {error:.digits$}")
+    };
+    // Alone, beside a base that is written in the same run.
+    let alone = figures(&run(root, &[], &[&args[..], &["--json", "--base", &base]].concat()));
+    let page = fs::read_to_string(&report).unwrap();
+    assert_eq!(problems(&page), [""; 0]);
+    assert!(page.contains(&format!("<dd>{}</dd>", fixed(&alone["perplexity"], 4))), "{page}");
+    assert_eq!(page.matches("<svg ").count(), 3, "{page}");
+    assert!(!page.contains("percentile"), "{page}");
+    // A window's figure is that of --json, as a row; a position's, as a point.
+    let exp = |part: &serde_json::Value| part["nll"].as_f64().unwrap().exp();
+    assert!(
+        page.contains(&format!("<td class=\"n\">1</td><td class=\"n\">{:.4} ±", exp(&alone["windows"][0])))
+    );
+    // One more is in the patterns.
+    assert_eq!(page.matches("<circle").count(), 1 + 3 * 4 + alone["positions"].as_array().unwrap().len());
+    // Against a base: what is printed is in the page.
+    assert!(failure(&run(root, &[], &args)).1.contains("already there\nhint: --force overwrites it"));
+    let against = [&args[..], &["--force", "--against", &base]].concat();
+    let said = stdout(&run(root, &[], &against));
+    let page = fs::read_to_string(&report).unwrap();
+    assert_eq!(problems(&page), [""; 0]);
+    assert_eq!(page.matches("<svg ").count(), 5, "{page}");
+    let mut told = 0;
+    for line in said.lines().filter_map(|line| line.strip_prefix("  ")) {
+        let mut cells = line.split("  ").map(str::trim).filter(|cell| !cell.is_empty());
+        assert!(cells.all(|cell| page.contains(&format!(">{}<", cell.replace('\'', "&#39;")))), "{line}");
+        told += 1;
+    }
+    assert!(told > 10, "{said}");
+    // Another cache: the spread is drawn.
+    let other = [&args[..], &["--force", "--json", "--against-kv", "q8_0"]].concat();
+    let other = figures(&run(root, &[], &other));
+    let page = fs::read_to_string(&report).unwrap();
+    assert_eq!(problems(&page), [""; 0]);
+    assert_eq!(page.matches("<svg ").count(), 6, "{page}");
+    let divergence = &other["divergence"];
+    for (what, digits) in [("base_perplexity", 4), ("ratio", 6)] {
+        assert!(page.contains(&format!(">{}<", fixed(&divergence[what], digits))), "{what}");
+    }
+    for row in divergence["percentiles"].as_array().unwrap() {
+        let delta = format!("{:.3}", 100.0 * row["delta_p"].as_f64().unwrap());
+        let delta = if delta == "-0.000" { "0.000" } else { &delta };
+        assert!(page.contains(&format!("<td class=\"n\">{delta} %</td>")), "{delta}");
+    }
+    // One file cannot be both, and the model stays what it is.
+    let both = [&args[..], &["--base", &report]].concat();
+    assert_eq!(
+        failure(&run(root, &[], &both)),
+        (Some(2), "error: --base and --report are the same file\n".into())
+    );
+    let model = path("m.gguf");
+    fs::copy(root.join("fixtures/demo-q4_k_m.gguf"), &model).unwrap();
+    let itself = [&["perplexity", &model], &text[..], &["--report", &model, "--force"]].concat();
+    assert!(failure(&run(root, &[], &itself)).1.contains("it is the model itself"));
+}
