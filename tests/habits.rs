@@ -481,3 +481,63 @@ fn a_perplexity_is_drawn() {
     let itself = [&["perplexity", &model], &text[..], &["--report", &model, "--force"]].concat();
     assert!(failure(&run(root, &[], &itself)).1.contains("it is the model itself"));
 }
+
+#[test]
+fn a_generation_is_drawn() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = tempfile::tempdir().unwrap();
+    let report = dir.path().join("report.html").to_str().unwrap().to_owned();
+    let args = [
+        "generate",
+        "-m",
+        "fixtures/moe-q4_k_m.gguf",
+        "-p",
+        "ab",
+        "-n",
+        "12",
+        "-c",
+        "64",
+        "--greedy",
+        "--ignore-eos",
+        "--json",
+    ];
+    let plain: serde_json::Value = serde_json::from_str(&stdout(&run(root, &[], &args))).unwrap();
+    let mut drawn = |more: &[&str]| {
+        let args = [&args[..], &["--report", &report], more].concat();
+        let told: serde_json::Value = serde_json::from_str(&stdout(&run(root, &[], &args))).unwrap();
+        // Who watches changes nothing.
+        assert_eq!(told["ids"], plain["ids"]);
+        let page = fs::read_to_string(&report).unwrap();
+        assert_eq!(problems(&page), [""; 0]);
+        for text in ["Time by token", "Experts by layer", ">blk 1<", "12 tokens, "] {
+            assert!(page.contains(text), "{text}");
+        }
+        (told, page)
+    };
+    // Mapped: nothing is streamed. Each of 11 passes has two of the experts of each of two layers.
+    let (_, page) = drawn(&["--speculate", "off"]);
+    assert!(page.contains("this run streamed nothing") && !page.contains("From disk by token"));
+    let times = |page: &str| -> u64 {
+        let cells = page.split("chosen for ").skip(1).map(|cell| cell.split(' ').next().unwrap());
+        cells.map(|times| times.parse::<u64>().unwrap()).sum()
+    };
+    assert_eq!(times(&page), 11 * 2 * 2);
+    assert_eq!(page.matches("of 11 tokens").count(), 2 * 8);
+    // A little more than the least memory that is enough.
+    let ram = format!("{}K", ((common::least_ram(root, &args) + 0.2) * 1024.0) as u64);
+    // Streamed: the figures of all tokens are those of --json.
+    let (told, page) = drawn(&["--speculate", "off", "--force", "--ram", &ram]);
+    let decode = &told["residency"]["decode"];
+    assert_eq!(told["residency"]["plan"]["mode"], "streamed", "{told}");
+    assert!(page.contains("From disk by token"), "{page}");
+    {
+        let column = |i: usize| -> u64 {
+            let rows = page.split("<tr><td class=\"n\">").skip(1);
+            let cells = rows.map(|row| row.split("<td class=\"n\">").nth(i).unwrap());
+            cells.map(|cell| cell.split('<').next().unwrap().replace(',', "").parse::<u64>().unwrap()).sum()
+        };
+        assert_eq!([column(2), column(3)].map(Some), [decode["hits"].as_u64(), decode["misses"].as_u64()]);
+    }
+    let again = [&args[..], &["--report", &report]].concat();
+    assert!(failure(&run(root, &[], &again)).1.contains("already there\nhint: --force overwrites it"));
+}

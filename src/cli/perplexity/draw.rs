@@ -1,4 +1,5 @@
-//! `perplexity --report`: how the perplexity settles, where in a window it is high, how divergences are spread.
+//! `perplexity --report`: how the perplexity settles, where in a window it is high, how divergences are
+//! spread.
 
 use super::report::{PERCENTILES, Report, fixed, joined, percentiles, small, together};
 use crate::cli::report::{Lines, Page, Series};
@@ -31,8 +32,8 @@ pub fn page(report: &Report<'_>) -> Page {
 
     page.heading("Perplexity as it settles");
     page.paragraph(
-        "exp of the mean negative logarithm of the probabilities of all tokens scored so far, and one standard \
-         error above and below it. Where it still drifts by more than that, more of the text is needed.",
+        "exp of the mean negative logarithm of the probabilities of all tokens scored so far, and one \
+         standard error above and below it. Where it still drifts by more than that, more of the text is needed.",
     );
     page.lines(&settling(&perplexity.windows));
     page.paragraph("By window; neighbours are taken together where there are many.");
@@ -40,7 +41,7 @@ pub fn page(report: &Report<'_>) -> Page {
 
     page.heading("By position in the window");
     page.paragraph(
-        "Over all windows, counted from 0. The further to the right, the more text the model has seen before.",
+        "Over all windows, counted from 0. The further to the right, the more text the model has seen.",
     );
     page.lines(&by_position(report));
     if let Some(divergences) = divergences {
@@ -63,9 +64,9 @@ pub fn page(report: &Report<'_>) -> Page {
     if let Some(summary) = &summary {
         page.heading("How the divergences are spread");
         page.paragraph(
-            "What so many percent of the scored tokens are below: of the divergence its power of ten (-3: 0.001 \
-             nats), which what is exactly 0 has none of; of delta p, by how much the probability of the token \
-             that came is higher than the base's.",
+            "What so many percent of the scored tokens are below: of the divergence its power of ten (-3: \
+             0.001 nats), which what is exactly 0 has none of; of delta p, by how much the probability of \
+             the token that came is higher than the base's.",
         );
         let spread = |y: &str, value: &dyn Fn(f64, f64) -> f64| {
             let points = summary.percentiles.iter().rev();
