@@ -502,7 +502,7 @@ fn a_generation_is_drawn() {
         "--json",
     ];
     let plain: serde_json::Value = serde_json::from_str(&stdout(&run(root, &[], &args))).unwrap();
-    let mut drawn = |more: &[&str]| {
+    let drawn = |more: &[&str]| {
         let args = [&args[..], &["--report", &report], more].concat();
         let told: serde_json::Value = serde_json::from_str(&stdout(&run(root, &[], &args))).unwrap();
         // Who watches changes nothing.
