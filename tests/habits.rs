@@ -413,3 +413,131 @@ fn bytes_and_speeds_are_drawn() {
     assert_eq!(code, Some(1));
     assert!(told.contains("it is the model itself"), "{told}");
 }
+
+#[test]
+fn a_perplexity_is_drawn() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (report, base) = (path("report.html"), path("base"));
+    let text = ["-f", "fixtures/demo-held-out.json", "-c", "32", "--chunks", "4"];
+    let args = [&["perplexity", "demo"], &text[..], &["--report", &report]].concat();
+    let figures = |output: &Output| -> serde_json::Value { serde_json::from_str(&stdout(output)).unwrap() };
+    let fixed = |value: &serde_json::Value, digits: usize| {
+        let [mean, error] = ["mean", "error"].map(|name| value[name].as_f64().unwrap());
+        format!("{mean:.digits$} ± {error:.digits$}")
+    };
+    // Alone, beside a base that is written in the same run.
+    let alone = figures(&run(root, &[], &[&args[..], &["--json", "--base", &base]].concat()));
+    let page = fs::read_to_string(&report).unwrap();
+    assert_eq!(problems(&page), [""; 0]);
+    assert!(page.contains(&format!("<dd>{}</dd>", fixed(&alone["perplexity"], 4))), "{page}");
+    assert_eq!(page.matches("<svg ").count(), 3, "{page}");
+    assert!(!page.contains("percentile"), "{page}");
+    // A window's figure is that of --json, as a row; a position's, as a point.
+    let exp = |part: &serde_json::Value| part["nll"].as_f64().unwrap().exp();
+    assert!(
+        page.contains(&format!("<td class=\"n\">1</td><td class=\"n\">{:.4} ±", exp(&alone["windows"][0])))
+    );
+    // One more is in the patterns.
+    assert_eq!(page.matches("<circle").count(), 1 + 3 * 4 + alone["positions"].as_array().unwrap().len());
+    // Against a base: what is printed is in the page.
+    assert!(failure(&run(root, &[], &args)).1.contains("already there\nhint: --force overwrites it"));
+    let against = [&args[..], &["--force", "--against", &base]].concat();
+    let said = stdout(&run(root, &[], &against));
+    let page = fs::read_to_string(&report).unwrap();
+    assert_eq!(problems(&page), [""; 0]);
+    assert_eq!(page.matches("<svg ").count(), 5, "{page}");
+    let mut told = 0;
+    for line in said.lines().filter_map(|line| line.strip_prefix("  ")) {
+        let mut cells = line.split("  ").map(str::trim).filter(|cell| !cell.is_empty());
+        assert!(cells.all(|cell| page.contains(&format!(">{}<", cell.replace('\'', "&#39;")))), "{line}");
+        told += 1;
+    }
+    assert!(told > 10, "{said}");
+    // Another cache: the spread is drawn.
+    let other = [&args[..], &["--force", "--json", "--against-kv", "q8_0"]].concat();
+    let other = figures(&run(root, &[], &other));
+    let page = fs::read_to_string(&report).unwrap();
+    assert_eq!(problems(&page), [""; 0]);
+    assert_eq!(page.matches("<svg ").count(), 6, "{page}");
+    let divergence = &other["divergence"];
+    for (what, digits) in [("base_perplexity", 4), ("ratio", 6)] {
+        assert!(page.contains(&format!(">{}<", fixed(&divergence[what], digits))), "{what}");
+    }
+    for row in divergence["percentiles"].as_array().unwrap() {
+        let delta = format!("{:.3}", 100.0 * row["delta_p"].as_f64().unwrap());
+        let delta = if delta == "-0.000" { "0.000" } else { &delta };
+        assert!(page.contains(&format!("<td class=\"n\">{delta} %</td>")), "{delta}");
+    }
+    // One file cannot be both, and the model stays what it is.
+    let both = [&args[..], &["--base", &report]].concat();
+    assert_eq!(
+        failure(&run(root, &[], &both)),
+        (Some(2), "error: --base and --report are the same file\n".into())
+    );
+    let model = path("m.gguf");
+    fs::copy(root.join("fixtures/demo-q4_k_m.gguf"), &model).unwrap();
+    let itself = [&["perplexity", &model], &text[..], &["--report", &model, "--force"]].concat();
+    assert!(failure(&run(root, &[], &itself)).1.contains("it is the model itself"));
+}
+
+#[test]
+fn a_generation_is_drawn() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = tempfile::tempdir().unwrap();
+    let report = dir.path().join("report.html").to_str().unwrap().to_owned();
+    let args = [
+        "generate",
+        "-m",
+        "fixtures/moe-q4_k_m.gguf",
+        "-p",
+        "ab",
+        "-n",
+        "12",
+        "-c",
+        "64",
+        "--greedy",
+        "--ignore-eos",
+        "--json",
+    ];
+    let plain: serde_json::Value = serde_json::from_str(&stdout(&run(root, &[], &args))).unwrap();
+    let drawn = |more: &[&str]| {
+        let args = [&args[..], &["--report", &report], more].concat();
+        let told: serde_json::Value = serde_json::from_str(&stdout(&run(root, &[], &args))).unwrap();
+        // Who watches changes nothing.
+        assert_eq!(told["ids"], plain["ids"]);
+        let page = fs::read_to_string(&report).unwrap();
+        assert_eq!(problems(&page), [""; 0]);
+        for text in ["Time by token", "Experts by layer", ">blk 1<", "12 tokens, "] {
+            assert!(page.contains(text), "{text}");
+        }
+        (told, page)
+    };
+    // Mapped: nothing is streamed. Each of 11 passes has two of the experts of each of two layers.
+    let (_, page) = drawn(&["--speculate", "off"]);
+    assert!(page.contains("this run streamed nothing") && !page.contains("From disk by token"));
+    let times = |page: &str| -> u64 {
+        let cells = page.split("chosen for ").skip(1).map(|cell| cell.split(' ').next().unwrap());
+        cells.map(|times| times.parse::<u64>().unwrap()).sum()
+    };
+    assert_eq!(times(&page), 11 * 2 * 2);
+    assert_eq!(page.matches("of 11 tokens").count(), 2 * 8);
+    // A little more than the least memory that is enough.
+    let ram = format!("{}K", ((common::least_ram(root, &args) + 0.2) * 1024.0) as u64);
+    // Streamed: the figures of all tokens are those of --json.
+    let (told, page) = drawn(&["--speculate", "off", "--force", "--ram", &ram]);
+    let decode = &told["residency"]["decode"];
+    assert_eq!(told["residency"]["plan"]["mode"], "streamed", "{told}");
+    assert!(page.contains("From disk by token"), "{page}");
+    {
+        let column = |i: usize| -> u64 {
+            let rows = page.split("<tr><td class=\"n\">").skip(1);
+            let cells = rows.map(|row| row.split("<td class=\"n\">").nth(i).unwrap());
+            cells.map(|cell| cell.split('<').next().unwrap().replace(',', "").parse::<u64>().unwrap()).sum()
+        };
+        assert_eq!([column(2), column(3)].map(Some), [decode["hits"].as_u64(), decode["misses"].as_u64()]);
+    }
+    let again = [&args[..], &["--report", &report]].concat();
+    assert!(failure(&run(root, &[], &again)).1.contains("already there\nhint: --force overwrites it"));
+}

@@ -1,5 +1,6 @@
 //! `wayinfer generate`: a prompt in, text out as it is made.
 
+mod draw;
 mod printer;
 mod prompt;
 
@@ -18,6 +19,7 @@ use super::model_arg::ModelArg;
 use super::output::tell;
 use super::placement::{self, Residency, Traffic};
 use super::prefix_cache::{Cache, CacheArgs};
+use super::report::ReportArgs;
 use super::sampling_args::SamplingArgs;
 use super::status::{Status, prefill};
 use super::tokenizer_arg::TokenizerArg;
@@ -25,8 +27,10 @@ use super::{CliError, InFile, interrupt, output, safe_text};
 use crate::engine::{
     Candidate, Engine, EngineError, EngineOptions, Sampler, Sequence, Speculation, SpeculationStats,
 };
-use crate::store::peak_rss_bytes;
+use crate::store::{Plan, peak_rss_bytes};
 use crate::text::Tokenizer;
+use crate::verify::remove_unfinished_files;
+use draw::Watched;
 use printer::Printer;
 use prompt::encode;
 pub(super) use prompt::{Prompt, PromptArgs, read_prompt};
@@ -38,7 +42,8 @@ pub(super) use prompt::{Prompt, PromptArgs, read_prompt};
 /// is given), and as with --greedy unless an option of sampling is given.
 ///
 /// The text goes to stdout as it is made; progress and statistics to stderr. The same model, prompt and seed
-/// give the same text on every CPU and with any number of threads.
+/// give the same text on every CPU and with any number of threads. --report FILE draws the time of each
+/// token, where weights are streamed hits, bytes and waiting, and which experts were used.
 #[derive(ClapArgs, Debug)]
 #[command(mut_group("model_arg", |group| group.required(false)))]
 pub struct Args {
@@ -100,6 +105,9 @@ pub struct Args {
     /// One JSON object on one line, at the end
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    report: ReportArgs,
 
     #[command(flatten)]
     engine: EngineArgs,
@@ -168,12 +176,15 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     if args.system.is_some() && !args.chats() {
         return Err(CliError::usage("--system is a part of a chat").hint("--chat makes the prompt one"));
     }
+    // What would be in the way of the report is told before the work.
+    drop(args.report.create_watched()?);
     let prompt = read_prompt(&args.prompt)?;
     let grammar = args.grammar.read()?;
     let mut loaded = engine_args::load_to_draft(args.model.source(), args.speculate)?;
     if args.model.is_demo() {
         tell!("the demo answers, a small model that is part of wayinfer; -m MODEL runs another");
     }
+    args.report.refuse_model_file(&loaded.gguf)?;
     let path = args.model.path();
     let tokenizer = args.tokenizer.tokenizer(&loaded.gguf)?;
     let prompt_ids = encode(args, &loaded.gguf, &tokenizer, prompt)?;
@@ -201,7 +212,8 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     let mut sequence = engine.sequence();
     let load_s = loaded.started.elapsed().as_secs_f64();
     // Until here an interrupt has nothing to end cleanly.
-    let interrupted = interrupt::watch()?;
+    let interrupted = interrupt::watch_to_leave(remove_unfinished_files)?;
+    let file = args.report.create_watched()?;
 
     let config = args.sampling.config(args.model.is_demo());
     let seed = config.seed;
@@ -229,10 +241,11 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
 
     let started = Instant::now();
     let mut text = Printer::new(&tokenizer, args);
+    let mut watched = file.is_some().then(|| Watched::new(loaded.model.store()));
     let Decoded { ids, stop, speculation } = match prefilled {
         ControlFlow::Continue(()) => {
             let run = (&mut engine, &mut sequence, &mut sampler);
-            decode(run, &tokenizer, args, &mut text, &interrupted)?
+            decode(run, &tokenizer, args, &mut text, &interrupted, watched.as_mut())?
         }
         ControlFlow::Break(()) => Decoded::interrupted(),
     };
@@ -255,6 +268,13 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     };
     let prefill_traffic = Traffic::new(&prefill_stats, prefill_tokens, Duration::from_secs_f64(prefill_s));
     let decode_traffic = Traffic::new(&decode_stats, decoded, Duration::from_secs_f64(decode_s));
+    let is_streamed = loaded.model.store().plan().is_some_and(|plan| !plan.is_mapped());
+    if let Some((file, watched)) = file.zip(watched) {
+        let facts = facts(&path.display().to_string(), &timings, stop, &engine, loaded.model.store().plan());
+        let traffic = [("prompt", &prefill_traffic), ("decode", &decode_traffic)];
+        let traffic = traffic.map(|(phase, traffic)| format!("{phase}: {}", traffic.line()));
+        file.write(draw::page(&facts, &traffic, &watched, loaded.model.spec(), is_streamed))?;
+    }
     if args.json {
         let report = Report {
             text: &text,
@@ -274,10 +294,39 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
         safe_text::write_json(&report, &mut std::io::stdout())?;
     }
     statistics(&timings, &speculation, seed, &engine);
-    if decoded > 0 && loaded.model.store().plan().is_some_and(|plan| !plan.is_mapped()) {
+    if decoded > 0 && is_streamed {
         tell!("decode: {}", decode_traffic.line());
     }
     Ok(if stop == StopReason::Interrupted { interrupt::INTERRUPTED.into() } else { 0.into() })
+}
+
+/// What ran, for the report.
+fn facts(
+    model: &str,
+    t: &Timings,
+    stop: StopReason,
+    engine: &Engine<'_>,
+    plan: Option<&Plan>,
+) -> Vec<(&'static str, String)> {
+    let rate = |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.2} tok/s"));
+    let reason = match stop {
+        StopReason::EndOfText => "the model ended",
+        StopReason::MaxTokens => "as many as were asked for",
+        StopReason::StopString => "a text to stop at",
+        StopReason::ContextFull => "the context is full",
+        StopReason::Interrupted => "interrupted",
+    };
+    let mut facts = vec![
+        ("model", model.to_owned()),
+        ("prompt", format!("{} tokens, {}", t.prefill_tokens, rate(t.prefill_tok_s))),
+        ("made", format!("{} tokens, {}: {reason}", t.decode_tokens, rate(t.decode_tok_s))),
+        ("kernels", format!("{}, {} threads", engine.isa(), engine.threads())),
+        ("peak RSS", peak_rss_bytes().map_or_else(|| "unknown".to_owned(), output::bytes)),
+    ];
+    if let Some(plan) = plan {
+        facts.push(("weights", placement::line(plan, engine.model().store().reads_directly())));
+    }
+    facts
 }
 
 fn show_prompt(tokenizer: &Tokenizer, ids: &[u32], engine: &Engine<'_>) {
@@ -313,11 +362,14 @@ fn decode(
     args: &Args,
     text: &mut Printer<'_>,
     interrupted: &AtomicBool,
+    watched: Option<&mut Watched<'_>>,
 ) -> Result<Decoded, CliError> {
+    let (mut steps, experts) = watched.map(|watched| (&mut watched.steps, &mut watched.experts)).unzip();
     let mut ids = Vec::new();
     let most = args.max_tokens.unwrap_or(usize::MAX);
     let mut status = Status::new(engine.model().store(), args.verbose);
-    let mut tokens = engine.generate(sequence, sampler).speculate(args.speculate, most).until(interrupted);
+    let tokens = engine.generate(sequence, sampler).speculate(args.speculate, most);
+    let mut tokens = tokens.until(interrupted).count(experts);
     let stop = loop {
         if ids.len() >= most {
             break StopReason::MaxTokens;
@@ -336,6 +388,9 @@ fn decode(
         }
         ids.push(chosen.id);
         status.token();
+        if let Some(steps) = &mut steps {
+            steps.token();
+        }
         if tokenizer.is_end_of_generation(chosen.id) {
             break StopReason::EndOfText;
         }

@@ -9,12 +9,7 @@ use crate::verify::remove_unfinished_files;
 /// Exit code of a process that was interrupted, as shells have it.
 pub const INTERRUPTED: u8 = 130;
 
-/// The first interrupt sets the flag that is returned; the second ends the process.
-pub fn watch() -> Result<Arc<AtomicBool>, CliError> {
-    watch_to_leave(|| ())
-}
-
-/// The same; the process does this before it ends.
+/// The first interrupt sets the flag that is returned; the second ends the process, which does this before.
 pub fn watch_to_leave(leave: impl Fn() + Send + 'static) -> Result<Arc<AtomicBool>, CliError> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);

@@ -1,5 +1,6 @@
 //! `wayinfer perplexity`: how well a model foretells a text, and how far its probabilities are from others.
 
+mod draw;
 mod progress;
 mod report;
 
@@ -7,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Args as ClapArgs;
+use clap::{ArgGroup, Args as ClapArgs};
 
 use super::engine_args::{self, EngineArgs, Loaded};
 use super::input::Input;
@@ -15,6 +16,7 @@ use super::model_arg::{self, ModelArg};
 use super::output::tell;
 use super::output_file::refuse_model_file;
 use super::placement;
+use super::report::ReportArgs;
 use super::tokenizer_arg::TokenizerArg;
 use super::{CliError, InFile, interrupt};
 use crate::engine::{EngineError, EngineOptions};
@@ -41,7 +43,11 @@ use report::{Report, Side};
 /// others together. --against compares with such a file, with one of llama-perplexity's
 /// --kl-divergence-base, with an array of logits (.npy, [scored rows, vocabulary]) or with another model;
 /// --against-isa and --against-kv with a run on another kernel set or KV cache.
+///
+/// --report FILE draws the perplexity as it settles, that of each position of a window, and how the
+/// divergences are spread.
 #[derive(ClapArgs, Debug)]
+#[command(group = ArgGroup::new("written").multiple(true))]
 pub struct Args {
     #[command(flatten)]
     model: ModelArg,
@@ -68,17 +74,13 @@ pub struct Args {
     special: bool,
 
     /// Write a base to this file, for --against
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "written")]
     base: Option<PathBuf>,
 
     /// Tokens that the base keeps of each row, at most 65536: the more, the less is lost
     #[arg(long, value_name = "N", allow_negative_numbers = true, requires = "base", default_value_t = 256)]
     #[arg(value_parser = base_top)]
     base_top: usize,
-
-    /// Overwrite the file of --base
-    #[arg(long, requires = "base")]
-    force: bool,
 
     /// Compare with this base, or with this model
     #[arg(long, value_name = "FILE|MODEL")]
@@ -95,6 +97,9 @@ pub struct Args {
     /// One JSON object on one line, with all windows and positions
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    report: ReportArgs,
 
     #[command(flatten)]
     tokenizer: TokenizerArg,
@@ -120,15 +125,23 @@ enum Other {
 /// See [`Args`].
 pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     Windows::length(&args.windows(None)).map_err(usage)?;
+    if args.base.as_deref().is_some_and(|base| args.report.is_at(base)) {
+        return Err(CliError::usage("--base and --report are the same file"));
+    }
     // What would be in the way at the end is told before the work.
     let interrupted = interrupt::watch_to_leave(remove_unfinished_files)?;
-    let mut writer = args.base.as_deref().map(|path| create(path, args.force)).transpose()?;
+    let mut writer = args.base.as_deref().map(|path| create(path, args.report.force)).transpose()?;
+    let file = args.report.create_watched()?;
     let mut other = open_other(args)?;
     let text = Input::of(args.file.as_ref()).text()?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
     let mut loaded = engine_args::load(args.model.source())?;
     for path in args.base.iter() {
         refuse_model_file(&loaded.gguf, path)?;
+    }
+    args.report.refuse_model_file(&loaded.gguf)?;
+    if let Other::Model(other) = &other {
+        args.report.refuse_model_file(&other.gguf)?;
     }
     let windows = cut(args, &loaded, text)?;
     let vocab = loaded.model.spec().vocab;
@@ -180,7 +193,11 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     }
     let against = measured.divergences.is_some().then_some(beside);
     let text = args.file.as_deref().unwrap_or(Path::new("standard input"));
-    Report { own, against, text, windows: &windows, measured: &measured }.print(args.json)?;
+    let report = Report { own, against, text, windows: &windows, measured: &measured };
+    if let Some(file) = file {
+        file.write(draw::page(&report))?;
+    }
+    report.print(args.json)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -46,14 +46,29 @@ impl ReportArgs {
     /// # Errors
     /// A file that is there already, or cannot be written.
     pub fn create(&self) -> Result<Option<ReportFile>, CliError> {
+        if self.is_asked_for() {
+            interrupt::leave_nothing_behind()?;
+        }
+        self.create_watched()
+    }
+
+    /// The same for a run that watches for interrupts itself, and leaves no unfinished file where one ends it.
+    ///
+    /// # Errors
+    /// Those of [`ReportArgs::create`].
+    pub fn create_watched(&self) -> Result<Option<ReportFile>, CliError> {
         let Some(path) = &self.report else { return Ok(None) };
-        interrupt::leave_nothing_behind()?;
         let file = NewFile::create(path, self.force).map_err(|error| {
             let exists = matches!(error, TensorFileError::Exists { .. });
             let error = CliError::from(error);
             if exists { error.hint("--force overwrites it") } else { error }
         })?;
         Ok(Some(ReportFile { path: path.clone(), file }))
+    }
+
+    /// Whether it is asked for at this path.
+    pub fn is_at(&self, path: &Path) -> bool {
+        self.report.as_deref() == Some(path)
     }
 
     /// Whether one is asked for.

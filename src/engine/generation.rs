@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::speculation::{DraftPlan, DraftSource, Drafter};
-use super::{Candidate, Engine, EngineError, Sampler, Sequence, Speculation, SpeculationStats};
+use super::{Candidate, Engine, EngineError, ExpertUse, Sampler, Sequence, Speculation, SpeculationStats};
 use crate::model::{ForwardError, Logits, Node, Observer};
 
 impl<'m> Engine<'m> {
@@ -26,7 +26,7 @@ impl<'m> Engine<'m> {
             wanted: usize::MAX,
             drafter: None,
             stats: SpeculationStats::default(),
-            breaker: Breaker(None),
+            watcher: Watcher::default(),
             clock: wall_clock(),
         }
     }
@@ -46,24 +46,37 @@ pub struct Generation<'s, 'm> {
     wanted: usize,
     drafter: Option<Drafter>,
     stats: SpeculationStats,
-    breaker: Breaker<'s>,
+    watcher: Watcher<'s>,
     clock: Clock,
 }
 
-/// Breaks passes off once a flag is set.
-#[derive(Clone, Copy)]
-struct Breaker<'s>(Option<&'s AtomicBool>);
+/// Breaks passes off once a flag is set, and counts the experts that they choose.
+#[derive(Default)]
+struct Watcher<'s> {
+    interrupted: Option<&'s AtomicBool>,
+    experts: Option<&'s mut ExpertUse>,
+}
 
-impl Observer for Breaker<'_> {
+impl Observer for Watcher<'_> {
     fn active(&self) -> bool {
         false
     }
 
+    fn wants_indices(&self) -> bool {
+        self.experts.is_some()
+    }
+
     fn interrupted(&self) -> bool {
-        self.0.is_some_and(|flag| flag.load(Ordering::Relaxed))
+        self.interrupted.is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 
     fn node(&mut self, _: &Node<'_>, _: &mut [f32]) {}
+
+    fn indices(&mut self, node: &Node<'_>, values: &mut [u32]) {
+        if let Some(experts) = &mut self.experts {
+            experts.add(node, values);
+        }
+    }
 }
 
 /// Tells the time, given what has been done so far.
@@ -87,7 +100,13 @@ impl<'s> Generation<'s, '_> {
     /// Until this flag is set: a pass that is under way then is broken off, and the next item is
     /// [`EngineError::Interrupted`].
     pub fn until(mut self, interrupted: &'s AtomicBool) -> Self {
-        self.breaker = Breaker(Some(interrupted));
+        self.watcher.interrupted = Some(interrupted);
+        self
+    }
+
+    /// Counts the experts that the passes choose from now on, those for drafts that are not drawn included.
+    pub fn count(mut self, experts: Option<&'s mut ExpertUse>) -> Self {
+        self.watcher.experts = experts;
         self
     }
 
@@ -138,7 +157,7 @@ impl<'s> Generation<'s, '_> {
         let drafts = drafter.drafts();
         self.stats.drafted += drafts.len();
         let made = (self.clock)(&self.stats);
-        match self.engine.feed_drafted(self.sequence, id, drafts, &mut self.breaker) {
+        match self.engine.feed_drafted(self.sequence, id, drafts, &mut self.watcher) {
             Ok(()) => {
                 self.stats.passes += 1;
                 drafter.passed(made.saturating_sub(began), (self.clock)(&self.stats).saturating_sub(made));
@@ -158,7 +177,7 @@ impl<'s> Generation<'s, '_> {
 
     fn feed(&mut self, id: u32) -> Result<(), EngineError> {
         let go_on = |_| ControlFlow::Continue(());
-        self.engine.feed_observed(self.sequence, &[id], Logits::Last, &mut self.breaker, go_on)
+        self.engine.feed_observed(self.sequence, &[id], Logits::Last, &mut self.watcher, go_on)
     }
 }
 

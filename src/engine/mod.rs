@@ -6,6 +6,7 @@
 
 mod awake;
 mod drafts;
+mod expert_use;
 mod generation;
 mod prefixes;
 mod sampler;
@@ -30,6 +31,7 @@ use crate::model::{
 use crate::store::{Guesses, OutOfMemory};
 use crate::text::TextError;
 
+pub use expert_use::ExpertUse;
 pub use generation::Generation;
 pub use prefixes::{ModelId, PrefixCache, PrefixFolder, RecordedId, Restored};
 pub use sampler::{Candidate, LogSoftmax, Logprobs, Sampler, SamplerConfig, SamplerError, logprobs};

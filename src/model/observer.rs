@@ -225,6 +225,11 @@ pub trait Observer: Send {
     /// Whether nodes are wanted at all; where not, copies made only to show a node are left out.
     fn active(&self) -> bool;
 
+    /// Whether nodes of indices are wanted, which need no copies.
+    fn wants_indices(&self) -> bool {
+        self.active()
+    }
+
     /// A node has been computed, whether or not its values are wanted.
     fn computed(&mut self, node: &Node<'_>) {
         let _ = node;
@@ -382,7 +387,7 @@ impl<'a> Watch<'a> {
         values: &mut [u32],
     ) -> NodeId<'static> {
         let id = self.computed(label, shape);
-        if self.observer.active() {
+        if self.observer.wants_indices() {
             self.observer.indices(&node(id, label, shape), values);
         }
         id

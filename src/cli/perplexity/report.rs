@@ -9,7 +9,8 @@ use crate::cli::number::Number;
 use crate::cli::{CliError, output, safe_text};
 use crate::engine::{Engine, EngineOptions};
 use crate::verify::perplexity::{
-    BaseHeader, DivergencePart, DivergenceSummary, Divergences, Mean, Measured, Sums, Windows, share,
+    BaseHeader, DivergencePart, DivergenceSummary, Divergences, Mean, Measured, Percentile, Sums, Windows,
+    share,
 };
 
 /// Stretches of positions that people are shown.
@@ -39,7 +40,8 @@ impl Side {
         Side { name: path.display().to_string(), settings: Some(settings) }
     }
 
-    fn line(&self) -> String {
+    /// In words.
+    pub fn line(&self) -> String {
         let name = safe_text::escape(&self.name);
         match &self.settings {
             Some(settings) => {
@@ -73,57 +75,87 @@ impl Report<'_> {
     }
 
     fn write(&self, out: &mut impl Write) -> Result<(), CliError> {
-        let Report { windows, measured, .. } = self;
-        let text = self.text.display().to_string();
         writeln!(out, "{}", self.own.line())?;
-        writeln!(
-            out,
-            "{} of {} tokens of {}: {} tokens scored",
-            counted(windows.count(), "window"),
-            windows.window(),
-            safe_text::escape(&text),
-            output::grouped(measured.perplexity.all.count),
-        )?;
+        writeln!(out, "{}", safe_text::escape(&self.scored()))?;
         writeln!(out)?;
-        line(out, "perplexity", &fixed(measured.perplexity.perplexity(), 4))?;
-        if let (Some(divergences), Some(side)) = (&measured.divergences, &self.against) {
+        line(out, "perplexity", &fixed(self.measured.perplexity.perplexity(), 4))?;
+        if let (Some(divergences), Some(side)) = (&self.measured.divergences, &self.against) {
             let summary = divergences.summary();
             writeln!(out, "\nagainst {}\n", side.line())?;
-            write_summary(out, &summary, measured.perplexity.all.count)?;
-            writeln!(out)?;
-            write_percentiles(out, &summary)?;
+            for (name, value) in self.summary(&summary) {
+                line(out, name, &value)?;
+            }
+            let mut table = output::new_table(&PERCENTILES, &[0, 1, 2]);
+            table.add_rows(percentiles(&summary));
+            writeln!(out, "\n{}", table.trim_fmt())?;
         }
-        writeln!(out)?;
-        self.write_positions(out)?;
+        let (columns, rows) = self.stretches();
+        let mut table = output::new_table(&columns, &[0, 1, 2, 3]);
+        table.add_rows(rows);
+        writeln!(out, "\n{}", table.trim_fmt())?;
         Ok(())
     }
 
-    /// By position, in stretches.
-    fn write_positions(&self, out: &mut impl Write) -> io::Result<()> {
+    /// What was scored.
+    pub fn scored(&self) -> String {
+        format!(
+            "{} of {} tokens of {}: {} tokens scored",
+            counted(self.windows.count(), "window"),
+            self.windows.window(),
+            self.text.display(),
+            output::grouped(self.measured.perplexity.all.count),
+        )
+    }
+
+    /// What a comparison comes to, each with its name.
+    pub fn summary(&self, summary: &DivergenceSummary) -> Vec<(&'static str, String)> {
+        let mut lines = vec![
+            ("base's perplexity", fixed(summary.base_perplexity, 4)),
+            ("ratio", fixed(summary.ratio, 6)),
+            ("ln of the ratio", small(summary.ln_ratio)),
+        ];
+        if let Some(correlation) = summary.correlation {
+            lines.push(("correlation", format!("{} %", decimal(100.0 * correlation, 2))));
+        }
+        lines.extend([
+            ("KL divergence", small(summary.kld)),
+            ("same top token", percent(summary.same_top, 2)),
+            ("delta p", percent(summary.delta_p, 3)),
+            ("delta p, RMS", percent(summary.delta_p_rms, 3)),
+        ]);
+        if let Some(differing) = summary.differing {
+            let [differing, rows] = [differing, self.measured.perplexity.all.count].map(output::grouped);
+            lines.push(("rows that differ", format!("{differing} of {rows}")));
+        }
+        if summary.rest > 0.0 {
+            let rest = format!("{} % of the probability", output::significant(100.0 * summary.rest, 3));
+            lines.push(("not told apart", rest));
+        }
+        lines
+    }
+
+    /// The columns of a table by position, in stretches, and its rows.
+    pub fn stretches(&self) -> (Vec<&'static str>, Vec<Vec<String>>) {
         let positions = &self.measured.perplexity.positions;
         let divergences = self.measured.divergences.as_ref();
         let mut columns = vec!["positions", "perplexity"];
         if divergences.is_some() {
             columns.extend(["divergence", "same top"]);
         }
-        let mut table = output::new_table(&columns, &[0, 1, 2, 3]);
         let first = self.windows.scored().start;
         let len = positions.len().div_ceil(STRETCHES).max(1);
-        for (i, stretch) in positions.chunks(len).enumerate() {
+        let row = |(i, stretch): (usize, &[Sums])| {
             let from = i * len;
-            let mut sums = Sums::default();
-            stretch.iter().for_each(|position| sums.join(position));
             let (begin, end) = (first + from, first + from + stretch.len() - 1);
-            let mut row = vec![format!("{begin}-{end}"), fixed(sums.mean().exp(), 4)];
+            let mut row = vec![format!("{begin}-{end}"), fixed(joined(stretch).mean().exp(), 4)];
             if let Some(divergences) = divergences {
-                let mut part = DivergencePart::default();
-                divergences.positions[from..from + stretch.len()].iter().for_each(|other| part.join(other));
+                let part = together(&divergences.positions[from..from + stretch.len()]);
                 row.push(small(part.kld.mean()));
                 row.push(percent(share(part.same_top, part.kld.count), 2));
             }
-            table.add_row(row);
-        }
-        writeln!(out, "{}", table.trim_fmt())
+            row
+        };
+        (columns, positions.chunks(len).enumerate().map(row).collect())
     }
 
     fn json(&self) -> Json<'_> {
@@ -155,6 +187,20 @@ fn by_position(divergences: &Divergences) -> &[DivergencePart] {
     &divergences.positions
 }
 
+/// Windows or positions as one.
+pub fn joined(parts: &[Sums]) -> Sums {
+    let mut sums = Sums::default();
+    parts.iter().for_each(|part| sums.join(part));
+    sums
+}
+
+/// The same of what is compared.
+pub fn together(parts: &[DivergencePart]) -> DivergencePart {
+    let mut whole = DivergencePart::default();
+    parts.iter().for_each(|part| whole.join(part));
+    whole
+}
+
 fn counted(count: usize, what: &str) -> String {
     format!("{} {what}{}", output::grouped(count as u64), if count == 1 { "" } else { "s" })
 }
@@ -172,12 +218,13 @@ fn decimal(value: f64, digits: usize) -> String {
     }
 }
 
-fn fixed(mean: Mean, digits: usize) -> String {
+/// A mean and its error, with so many decimals.
+pub fn fixed(mean: Mean, digits: usize) -> String {
     format!("{} ± {}", decimal(mean.mean, digits), decimal(mean.error, digits))
 }
 
 /// A value that may be small, and is exactly 0 where that is said.
-fn small(mean: Mean) -> String {
+pub fn small(mean: Mean) -> String {
     format!("{} ± {}", short(mean.mean), short(mean.error))
 }
 
@@ -190,40 +237,21 @@ fn percent(mean: Mean, digits: usize) -> String {
     format!("{} ± {} %", decimal(100.0 * mean.mean, digits), decimal(100.0 * mean.error, digits))
 }
 
-fn write_summary(out: &mut impl Write, summary: &DivergenceSummary, rows: u64) -> io::Result<()> {
-    line(out, "base's perplexity", &fixed(summary.base_perplexity, 4))?;
-    line(out, "ratio", &fixed(summary.ratio, 6))?;
-    line(out, "ln of the ratio", &small(summary.ln_ratio))?;
-    if let Some(correlation) = summary.correlation {
-        line(out, "correlation", &format!("{} %", decimal(100.0 * correlation, 2)))?;
-    }
-    line(out, "KL divergence", &small(summary.kld))?;
-    line(out, "same top token", &percent(summary.same_top, 2))?;
-    line(out, "delta p", &percent(summary.delta_p, 3))?;
-    line(out, "delta p, RMS", &percent(summary.delta_p_rms, 3))?;
-    if let Some(differing) = summary.differing {
-        let [differing, rows] = [differing, rows].map(output::grouped);
-        line(out, "rows that differ", &format!("{differing} of {rows}"))?;
-    }
-    if summary.rest > 0.0 {
-        let rest = format!("{} % of the probability", output::significant(100.0 * summary.rest, 3));
-        line(out, "not told apart", &rest)?;
-    }
-    Ok(())
-}
+/// The columns of [`percentiles`].
+pub const PERCENTILES: [&str; 3] = ["percentile", "divergence", "delta p"];
 
-fn write_percentiles(out: &mut impl Write, summary: &DivergenceSummary) -> io::Result<()> {
-    let mut table = output::new_table(&["percentile", "divergence", "delta p"], &[0, 1, 2]);
-    for row in &summary.percentiles {
+/// Rows of a table of percentiles.
+pub fn percentiles(summary: &DivergenceSummary) -> Vec<Vec<String>> {
+    let row = |row: &Percentile| {
         let label = match row.percent {
             100.0 => "maximum".to_owned(),
             50.0 => "median".to_owned(),
             0.0 => "minimum".to_owned(),
             percent => format!("{percent:.1} %"),
         };
-        table.add_row([label, short(row.kld), format!("{} %", decimal(100.0 * row.delta_p, 3))]);
-    }
-    writeln!(out, "{}", table.trim_fmt())
+        vec![label, short(row.kld), format!("{} %", decimal(100.0 * row.delta_p, 3))]
+    };
+    summary.percentiles.iter().map(row).collect()
 }
 
 #[derive(Serialize)]
