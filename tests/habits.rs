@@ -90,7 +90,12 @@ fn flags_come_before_the_environment_and_that_before_the_file() {
     let without = show(&[], &["generate", "--no-config"]);
     assert!(without.starts_with("# no file of settings\n"), "{without}");
     let without = show(&[("WAYINFER_NO_CONFIG", "1")], &["generate"]);
-    assert!(without.contains("# threads: one a core, or another number where that is found to be faster  # default\n"), "{without}");
+    assert!(
+        without.contains(
+            "# threads: one a core, or another number where that is found to be faster  # default\n"
+        ),
+        "{without}"
+    );
 
     // What is shown is a file that says the same.
     let other = dir.path().join("other.toml");
