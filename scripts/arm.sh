@@ -23,11 +23,13 @@ cpus=${ARM_CPUS:-max cortex-a76 cortex-a53}
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
 
+# A crate has parts in C and assembly, which are compiled for a check as well.
+need gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 if [ "${1:-}" = check ]; then
     check_target
     exit
 fi
-need qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+need qemu-user
 
 # The kernel is told that programs for ARM64 are qemu's, those too that tests and the program itself start: in
 # a namespace of this script alone, as Linux 6.7 and later have it.
