@@ -4,7 +4,9 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Read, Write};
+#[cfg(unix)]
+use std::io::BufRead;
+use std::io::{BufReader, Read, Write};
 use std::time::{Duration, Instant};
 
 use common::runs::{Run, fixture, load, options};
