@@ -4,10 +4,14 @@
     scripts/assembly.py PROGRAM      a build with optimisation
     scripts/assembly.py --self-test
 
-The order of sums in the panels of the AVX2 kernels is half of their speed. A panel's products (vpmaddubsw) are added to sums (vpaddw) one by one. Without the barriers in the source the
-compiler makes all products of a chain first, keeps them on the stack, and adds them up in a tree. Looked at are the
-functions that have the longest chains, eight products for each of four tokens and two panels: at no place may many
-more products be made than there are sums. Needs objdump.
+The order of sums in the panels of the AVX2 kernels is half of their speed. A panel's products (vpmaddubsw) are
+added to sums (vpaddw) one by one. Without the barriers in the source the compiler makes all products of a chain
+first, keeps them on the stack, and adds them up in a tree. Looked at are the functions that have the longest chains,
+eight products for each of four tokens and two panels: at no place may many more products be made than there are sums.
+
+And no closure of a kernel may call its instructions: where it is not inlined, it is compiled without the features of
+its kernel set and calls a function for each, with registers passed through memory. What else calls some is told of:
+with little optimisation a few calls are left in long functions. Needs objdump.
 """
 
 import re
@@ -16,6 +20,7 @@ import sys
 
 FUNCTION = re.compile(r"^[0-9a-f]+ <.*avx2::super_blocks::add_panel")
 OURS = re.compile(r"^[0-9a-f]+ <.*wayinfer::")
+CLOSURE = re.compile(r"\{\{closure\}\}.*>:$")
 # Instructions as functions, but for those that ask the CPU what it is.
 CALL = re.compile(r"\t(?:call|jmp) .*<core::core_arch::x86::(?!cpuid|xsave)")
 # Of the text of a whole program, what is looked at.
@@ -84,6 +89,8 @@ def self_test():
     asked = "  3:\tcall   5f0 <core::core_arch::x86::xsave::_xgetbv>"
     assert calls(text_of(kept) + [called, asked, called]) == {"<wayinfer::kernels::avx2::super_blocks::add_panel>:": 2}
     assert calls(["0000 <core::array::try_map>:", called]) == {}
+    assert CLOSURE.search("<wayinfer::kernels::ops::attention::tile::widen::{{closure}}>:")
+    assert not CLOSURE.search("<wayinfer::kernels::avx512::quantised>:")
     print("self-test passed")
 
 
@@ -104,8 +111,8 @@ def main():
         sys.exit("the compiler has changed the order of sums")
     for name, count in called.items():
         print(f"{count} instructions are calls in {name}")
-    if called:
-        sys.exit("closures and functions without a kernel set's features call its instructions")
+    if any(CLOSURE.search(name) for name in called):
+        sys.exit("closures without a kernel set's features call its instructions")
 
 
 main()
