@@ -28,7 +28,7 @@ if ! cmp -s "$here/package-lock.json" "$folder/node/package-lock.json"; then
 fi
 
 log=$folder/server.log
-"$binary" serve -m demo --port 0 --api-key the-key >"$log" 2>&1 &
+"$binary" serve -m demo --port 0 --no-config --api-key the-key >"$log" 2>&1 &
 server=$!
 trap 'kill "$server" 2>/dev/null || true' EXIT
 url=

@@ -86,11 +86,13 @@ pub struct Args {
     #[arg(long, value_name = "FILE|MODEL")]
     against: Option<PathBuf>,
 
-    /// Compare with a run on this kernel set, as --isa names them; of the same model where --against is not given
+    /// Compare with a run on this kernel set, as --isa names them; of the same model where --against is not
+    /// given
     #[arg(long, value_name = "SET")]
     against_isa: Option<Isa>,
 
-    /// Compare with a run with this KV cache, as --kv names them; of the same model where --against is not given
+    /// Compare with a run with this KV cache, as --kv names them; of the same model where --against is not
+    /// given
     #[arg(long, value_name = "TYPE")]
     against_kv: Option<KvType>,
 

@@ -52,7 +52,8 @@ impl ReportArgs {
         self.create_watched()
     }
 
-    /// The same for a run that watches for interrupts itself, and leaves no unfinished file where one ends it.
+    /// The same for a run that watches for interrupts itself, and leaves no unfinished file where one ends
+    /// it.
     ///
     /// # Errors
     /// Those of [`ReportArgs::create`].

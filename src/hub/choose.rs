@@ -113,7 +113,7 @@ pub fn choose(name: &ModelName, mut models: Vec<Choice>) -> Result<Choice, HubEr
             return Err(HubError::NoFile { repo: name.repo.clone(), file: file.clone() });
         }
         (0, Selector::Default) if models.len() == 1 => {
-            return whole(name, models.into_iter().next().unwrap_or_else(|| unreachable!()));
+            return whole(name, models.remove(0));
         }
         _ => {}
     }

@@ -1,4 +1,5 @@
-//! NumPy's format `.npy`: a header that is a Python literal, then the values. Version 1.0 is written, 2.0 read too.
+//! NumPy's format `.npy`: a header that is a Python literal, then the values. Version 1.0 is written, 2.0
+//! read too.
 
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};

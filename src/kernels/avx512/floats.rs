@@ -1,4 +1,5 @@
-//! F32, F16 and BF16: the sixteen lanes are one register. For many tokens weights are widened once, into panels.
+//! F32, F16 and BF16: the sixteen lanes are one register. For many tokens weights are widened once, into
+//! panels.
 
 use std::arch::x86_64::*;
 use std::marker::PhantomData;

@@ -187,7 +187,8 @@ pub trait System {
     }
 
     /// Has pages that this thread, and those that it starts from now on, ask for come from these nodes in
-    /// turns, pages of files that they read among them. Whether it was done: what a user has set before stays.
+    /// turns, pages of files that they read among them. Whether it was done: what a user has set before
+    /// stays.
     ///
     /// # Errors
     /// What the system says; that it cannot.

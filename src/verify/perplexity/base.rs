@@ -12,8 +12,8 @@
 //!
 //! All numbers are little-endian. What is lost: f32 rounds a logarithm by 6e-8 of it at most, and the tokens
 //! that are not kept are told apart no more. See [`TopRow`] for what that does to a divergence. Measured on a
-//! model of random weights, whose probabilities are flat: of 320 tokens, 64 tell 98 % of the divergence of a KV
-//! cache of Q4_0, and 8 tell 83 %.
+//! model of random weights, whose probabilities are flat: of 320 tokens, 64 tell 98 % of the divergence of a
+//! KV cache of Q4_0, and 8 tell 83 %.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, ErrorKind, Read, Write};

@@ -1,4 +1,5 @@
-//! How far the probabilities of one run are from those of another, the base: the measures of llama-perplexity's
+//! How far the probabilities of one run are from those of another, the base: the measures of
+//! llama-perplexity's
 //! `--kl-divergence`, over the same scored tokens.
 
 use crate::engine::LogSoftmax;
@@ -37,8 +38,8 @@ pub struct RowDivergence {
 }
 
 impl RowDivergence {
-    /// Of a row of finite logits from a base of as many. A token that the base does not keep is as probable as
-    /// all of these together.
+    /// Of a row of finite logits from a base of as many. A token that the base does not keep is as probable
+    /// as all of these together.
     pub fn new(row: &LogSoftmax<'_>, base: BaseRow<'_>, target: u32) -> RowDivergence {
         let logits = row.logits();
         let nll = -row.ln_p(logits[target as usize]);

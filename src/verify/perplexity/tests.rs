@@ -104,7 +104,8 @@ fn bases_of_something_else_are_refused() {
     assert!(error.to_string().contains("50 tokens"), "{error}");
 }
 
-/// Cut anywhere, with any byte altered, or made up: an error that says what, and no more memory than is there.
+/// Cut anywhere, with any byte altered, or made up: an error that says what, and no more memory than is
+/// there.
 #[test]
 fn broken_bases_are_refused() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -364,8 +365,8 @@ fn one_altered_logit_is_seen() {
     assert!(other.kld.mean > 0.0 && other.percentiles[1].kld > 0.0 && other.percentiles[6].kld == 0.0);
 }
 
-/// What a base loses, of the divergence of a KV cache of Q4_0 from one of F16: it tells of no more than there is,
-/// and of the more the more it keeps.
+/// What a base loses, of the divergence of a KV cache of Q4_0 from one of F16: it tells of no more than there
+/// is, and of the more the more it keeps.
 #[test]
 fn a_base_loses_what_is_said() {
     let dir = tempfile::tempdir().expect("a folder");

@@ -30,8 +30,8 @@ impl TopRow {
         TopRow { ids, ln_p, ln_rest, top }
     }
 
-    /// Parts that were kept, where they can be those of a row: in ids below `vocab`, all probabilities together
-    /// about 1.
+    /// Parts that were kept, where they can be those of a row: in ids below `vocab`, all probabilities
+    /// together about 1.
     pub fn from_parts(
         ids: Vec<u32>,
         ln_p: Vec<f32>,

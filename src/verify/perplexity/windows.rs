@@ -10,8 +10,8 @@ const LEAST_CONTEXT: usize = 4;
 /// How a text is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowOptions {
-    /// Tokens of a window, of which the second half is scored. With a stride so many are in view of the tokens
-    /// that are scored, on average.
+    /// Tokens of a window, of which the second half is scored. With a stride so many are in view of the
+    /// tokens that are scored, on average.
     pub context: usize,
     /// Tokens from one window to the next, all of them scored; else windows lie side by side.
     pub stride: Option<usize>,

@@ -62,7 +62,8 @@ fn cores() -> Option<Vec<Core>> {
     let mut cores = Vec::new();
     let mut at = 0;
     while at < bytes as usize {
-        // SAFETY: a record lies here, and as many bytes as the type has do in the buffer; all of them are numbers.
+        // SAFETY: a record lies here, and as many bytes as the type has do in the buffer; all of them are
+        // numbers.
         let record = unsafe {
             buffer
                 .as_ptr()
