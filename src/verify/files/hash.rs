@@ -179,11 +179,11 @@ fn read_for(
             // Without takers, which have panicked then, there is nothing to read for.
             let Ok(mut piece) = free.recv() else { break };
             reader.read(part, bytes.clone(), &mut piece)?;
-            let piece = Arc::new(piece);
-            for queue in &queues {
-                let _ = queue.send((bytes.start, Arc::clone(&piece)));
+            // None is kept here: what the takers were done with first would be given back by nobody.
+            let shares: Vec<_> = std::iter::repeat_n(Arc::new(piece), queues.len()).collect();
+            if queues.iter().zip(shares).any(|(queue, piece)| queue.send((bytes.start, piece)).is_err()) {
+                break;
             }
-            drop(piece);
             done(bytes.end - bytes.start);
         }
         Ok(())
