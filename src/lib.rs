@@ -6,16 +6,18 @@
 //! 1. [`gguf`] FILE: bytes to a directory of metadata and tensors
 //! 2. [`quant`] FORMATS: block layouts, decoding, activation quantisers, scalar dots
 //! 3. [`kernels`] COMPUTE: kernel sets by instruction set, best first
-//! 4. [`store`] RESIDENCY: where a weight's bytes are; its `os` asks the operating system for all layers
-//! 5. [`text`] TEXT: tokenizers and chat templates
-//! 6. [`model`] MODEL: parts, families made of them, states of sequences, forward pass, observer
-//! 7. [`engine`] ENGINE: passes over sequences, sampling, speculation, prefixes that are kept, requests
-//! 8. [`verify`] VERIFY: error measures, files of references, comparison of traces, dot checks
-//! 9. [`hub`] HUB: models by name: the hub's cache folder, and what fetches into it
-//! 10. [`server`] FACE: the HTTP server
-//! 11. [`cli`] FACE: the command line
+//! 4. [`device`] DEVICE: graphics cards: drivers that are loaded at run time, and our kernels on them
+//! 5. [`store`] RESIDENCY: where a weight's bytes are; its `os` asks the operating system for all layers
+//! 6. [`text`] TEXT: tokenizers and chat templates
+//! 7. [`model`] MODEL: parts, families made of them, states of sequences, forward pass, observer
+//! 8. [`engine`] ENGINE: passes over sequences, sampling, speculation, prefixes that are kept, requests
+//! 9. [`verify`] VERIFY: error measures, files of references, comparison of traces, dot checks
+//! 10. [`hub`] HUB: models by name: the hub's cache folder, and what fetches into it
+//! 11. [`server`] FACE: the HTTP server
+//! 12. [`cli`] FACE: the command line
 
 pub mod cli;
+pub mod device;
 pub mod engine;
 pub mod gguf;
 pub mod hub;
