@@ -6,10 +6,16 @@
 //! with. A device that fails, in whatever way, is an error that the caller answers by computing on the CPU:
 //! nothing of a model is on a device alone.
 
+mod open_device;
+mod products;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use thiserror::Error;
+
+pub use open_device::Device;
+pub use products::{DeviceMatrix, Pending, Product};
 
 /// By which API a device is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -15,6 +15,7 @@ mod keys;
 mod load;
 mod observer;
 mod parts;
+mod products;
 mod run;
 mod spec;
 mod state;
@@ -25,7 +26,7 @@ use thiserror::Error;
 use crate::gguf::{Gguf, Metadata, MetadataError};
 use crate::kernels::Kernels;
 use crate::quant::NonFinite;
-use crate::store::{Guesses, OpenFile, OutOfMemory, Plan, Store, StoreError, open_file};
+use crate::store::{Guesses, OfDevice, OpenFile, OutOfMemory, Plan, Store, StoreError, open_file};
 
 pub use families::architectures;
 pub use graph::{Graph, GraphNode};
@@ -199,7 +200,15 @@ impl Model {
     /// # Errors
     /// As [`Store::settle`].
     pub fn settle(&mut self, plan: Plan) -> Result<(), StoreError> {
-        self.settle_reading(plan, &open_file)
+        self.settle_with(plan, None)
+    }
+
+    /// The same with a device, for which the plan was made.
+    ///
+    /// # Errors
+    /// As [`Store::settle`].
+    pub fn settle_with(&mut self, plan: Plan, device: Option<OfDevice>) -> Result<(), StoreError> {
+        self.store.settle(plan, &open_file, device)
     }
 
     /// The same with files that are opened in another way.
@@ -207,7 +216,7 @@ impl Model {
     /// # Errors
     /// As [`Store::settle`].
     pub fn settle_reading(&mut self, plan: Plan, open: OpenFile<'_>) -> Result<(), StoreError> {
-        self.store.settle(plan, open)
+        self.store.settle(plan, open, None)
     }
 
     /// Every node of a pass, in the order of computation: what a pass over no tokens shows. It reads no

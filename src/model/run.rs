@@ -11,8 +11,8 @@ use crate::store::{AlignedBuffer, Guesses, OutOfMemory, Store, StoreError, Weigh
 
 use super::observer::{NodeName, Watch};
 use super::parts::Rope;
-use super::state::{Buffers, Inputs};
-use super::weights::{HeadMatrices, Linear, Matrix};
+use super::state::Buffers;
+use super::weights::{Linear, Matrix};
 use super::{ForwardError, Label, Logits, NodeId, Pass, RowSizes, Segment, Work};
 
 /// See the module.
@@ -264,52 +264,6 @@ pub(super) fn look_up<'i>(
     rows.try_for_each_init(AlignedBuffer::default, read)
 }
 
-/// A product of a pass: `[T][rows]` of `[T][cols]`.
-pub(super) struct Product<'a> {
-    pub matrix: &'a Matrix,
-    pub inputs: &'a Inputs,
-    pub out: &'a mut [f32],
-}
-
-/// Several products of one input, with their factors; biases are left to [`add_bias`], as they are nodes of
-/// their own.
-pub(super) fn project(
-    kernels: &'static Kernels,
-    store: &Store,
-    inputs: &Inputs,
-    outputs: &mut [(&Linear, &mut [f32])],
-) -> Result<(), StoreError> {
-    let products = outputs.iter_mut().map(|(linear, out)| Product { matrix: &linear.matrix, inputs, out });
-    multiply(kernels, store, products.collect())?;
-    for (linear, out) in outputs {
-        if let Some(scale) = linear.scale {
-            kernels.ops().scale(out, scale);
-        }
-    }
-    Ok(())
-}
-
-/// A product of each head with an input of its own, `[rows][cols]` each; `out`: `[heads][rows][outputs]`. The
-/// matrices' bytes may be held already.
-pub(super) fn multiply_heads(
-    kernels: &'static Kernels,
-    store: &Store,
-    matrices: &HeadMatrices,
-    held: Option<&[u8]>,
-    inputs: &[Inputs],
-    out: &mut [f32],
-) -> Result<(), StoreError> {
-    if out.is_empty() {
-        return Ok(());
-    }
-    let own = if held.is_none() { Some(store.acquire(matrices.id())?) } else { None };
-    let bytes = held.or(own.as_deref()).unwrap_or_default();
-    let outputs = out.chunks_exact_mut(out.len() / matrices.heads());
-    let jobs = outputs.zip(inputs).enumerate().map(|(head, (out, x))| matrices.job(head, bytes, x, out));
-    crate::kernels::matmul_batch(kernels, &mut jobs.collect::<Vec<_>>());
-    Ok(())
-}
-
 /// Adds the bias of a linear map, where it has one; says whether it has.
 pub(super) fn add_bias(ops: &Ops, linear: &Linear, out: &mut [f32]) -> bool {
     match &linear.bias {
@@ -319,33 +273,6 @@ pub(super) fn add_bias(ops: &Ops, linear: &Linear, out: &mut [f32]) -> bool {
         }
         None => false,
     }
-}
-
-/// Computes products as their weights come: all that are in memory in one parallel region, then those that
-/// have come meanwhile.
-pub(super) fn multiply(
-    kernels: &'static Kernels,
-    store: &Store,
-    mut products: Vec<Product<'_>>,
-) -> Result<(), StoreError> {
-    // A pass over no tokens describes the graph and reads nothing.
-    products.retain(|product| !product.out.is_empty());
-    while !products.is_empty() {
-        let ids: Vec<WeightId> = products.iter().map(|product| product.matrix.id).collect();
-        let mut here = store.acquire_some(&ids)?.into_iter().peekable();
-        let (mut ready, mut rest) = (Vec::new(), Vec::new());
-        for (i, product) in products.into_iter().enumerate() {
-            match here.next_if(|(at, _)| *at == i) {
-                Some((_, guard)) => ready.push((product, guard)),
-                None => rest.push(product),
-            }
-        }
-        let jobs =
-            ready.iter_mut().map(|(product, guard)| product.matrix.job(guard, product.inputs, product.out));
-        crate::kernels::matmul_batch(kernels, &mut jobs.collect::<Vec<_>>());
-        products = rest;
-    }
-    Ok(())
 }
 
 /// Shows outputs of one tensor, which lie in buffers of their own, side by side.

@@ -51,6 +51,8 @@ pub enum Standing {
 const HALF_LIFE: f64 = 24.0;
 /// No member is taken to be rarer than this.
 const LEAST_SHARE: f64 = 1e-4;
+/// How much later a member must be needed to give way where nobody has to come.
+const SOONER: f64 = 1.25;
 /// What a pass adds to the worth of a read: worths are whole numbers, so that their order does not depend
 /// on rounding.
 const PASS_WORTH: f64 = 65536.0;
@@ -283,6 +285,37 @@ impl Cache {
         };
         self.slots[member] = Some(slot);
         Some((slot, evicted))
+    }
+
+    /// Gives a member a free slot of its class, where there is one, and makes it busy.
+    pub fn place_in_free(&mut self, member: usize) -> bool {
+        let slot = self.classes[self.members[member].class].free_slots.pop();
+        self.slots[member] = slot.or(self.slots[member]);
+        slot.is_some()
+    }
+
+    /// The same; without a free slot, that of the free member that is needed last, where that is needed later
+    /// by far: it is returned as well.
+    pub fn place_if_sooner(&mut self, member: usize, now: Now) -> Option<Option<usize>> {
+        if self.place_in_free(member) {
+            return Some(None);
+        }
+        let victim = self.victim(self.members[member].class, now, Standing::Free)?;
+        let outlook = self.outlook(now);
+        let until = |member: usize| {
+            let (layer, read) = (self.members[member].layer, self.uses[member]);
+            outlook.until_next_use(layer, read.worth, read.last == self.turns[layer])
+        };
+        if until(member) * SOONER >= until(victim) {
+            return None;
+        }
+        self.slots[member] = self.take_slot(victim);
+        Some(Some(victim))
+    }
+
+    /// Has no more slots than members have now.
+    pub fn drop_free_slots(&mut self) {
+        self.classes.iter_mut().for_each(|class| class.free_slots.clear());
     }
 
     /// Takes a member's slot away.

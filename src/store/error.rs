@@ -6,6 +6,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::{OutOfMemory, Shortage};
+use crate::device::DeviceError;
 
 /// A weight that cannot be had.
 #[derive(Clone, Debug, Error)]
@@ -45,6 +46,8 @@ pub enum StoreError {
     Shortage(#[from] Shortage),
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     #[error("threads that read cannot be started: {0}")]
     Threads(Arc<std::io::Error>),
 }
@@ -52,7 +55,13 @@ pub enum StoreError {
 impl StoreError {
     /// Whether it says which file it is about.
     pub fn names_a_file(&self) -> bool {
-        !matches!(self, StoreError::Shortage(_) | StoreError::OutOfMemory(_) | StoreError::Threads(_))
+        !matches!(
+            self,
+            StoreError::Shortage(_)
+                | StoreError::OutOfMemory(_)
+                | StoreError::Device(_)
+                | StoreError::Threads(_)
+        )
     }
 
     pub(super) fn open(path: &Path, error: std::io::Error) -> StoreError {

@@ -9,7 +9,7 @@
 //! [`registry`] knows the weights and their files. Policy is pure and apart from mechanism: [`plan`] says
 //! what goes where, [`cache`] which expert leaves, [`ring`] where a stream's next weight goes, [`requests`]
 //! what is to be read next; [`replay`] judges them on recorded runs. [`streamed`] has the lock, the memory
-//! and the threads, [`disk`] the reads. What differs from system to system is in [`os`].
+//! and the threads, [`disk`] the reads; [`on_device`] has what a device holds. What differs from system to system is in [`os`].
 
 mod arena;
 mod cache;
@@ -18,6 +18,7 @@ mod error;
 mod file;
 mod model_reader;
 mod nodes;
+mod on_device;
 pub(crate) mod os;
 mod plan;
 mod populate;
@@ -35,6 +36,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::device::{Device, DeviceError, DeviceMatrix};
 use crate::gguf::OpenedFile;
 use disk::Disks;
 pub use disk::{ALIGNMENT, AlignedBuffer, OpenFile, ReadAt, open_cached, open_file};
@@ -45,7 +47,9 @@ pub use nodes::Nodes;
 pub(crate) use os::TerminalMode;
 pub use os::{MemoryLimit, Processors};
 use os::{Os, System};
-pub use plan::{Place, Plan, Role, Shortage, SlotClass, WeightUse, disk_seconds};
+use on_device::{OnDevice, Source};
+pub use on_device::{DeviceStats, OnFailure};
+pub use plan::{DevicePlan, Place, Plan, Role, Shortage, SlotClass, WeightUse, disk_seconds};
 use populate::Populate;
 pub use registry::WeightId;
 use registry::{Extent, FileBytes};
@@ -148,6 +152,13 @@ pub struct Store {
     plan: Option<Plan>,
     streamed: Option<Streamed>,
     populate: Option<Populate>,
+    on_device: Option<OnDevice>,
+}
+
+/// A device for weights.
+pub struct OfDevice {
+    pub device: Arc<Device>,
+    pub on_failure: OnFailure,
 }
 
 impl Store {
@@ -156,25 +167,60 @@ impl Store {
     /// # Errors
     /// Where they are too few to run the model.
     pub fn plan_for(&self, budget: u64) -> Result<Plan, Shortage> {
+        self.plan_with(budget, None)
+    }
+
+    /// The same with so many bytes of a device.
+    ///
+    /// # Errors
+    /// As [`Store::plan_for`].
+    pub fn plan_with(&self, budget: u64, device: Option<(&Device, u64)>) -> Result<Plan, Shortage> {
         let in_memory: Vec<bool> = self.extents.iter().map(|e| self.files[e.part].is_memory()).collect();
-        let uses = self.uses();
-        plan::plan(&uses, &in_memory, budget)
+        let uses = self.uses(device.map(|(device, _)| device));
+        plan::plan(&uses, &in_memory, budget, device.map(|(_, bytes)| bytes))
     }
 
     /// Puts the weights where a plan says, wherever they were before. What is mapped is read ahead in the
-    /// background; of what is not, reads begin. Waits for neither.
+    /// background, and so is what goes to the device that the plan is for; of what is not, reads begin. Waits
+    /// for none of it.
     ///
     /// # Errors
-    /// Where files cannot be opened, or memory or threads cannot be had.
-    pub fn settle(&mut self, plan: Plan, open: OpenFile<'_>) -> Result<(), StoreError> {
-        (self.plan, self.streamed, self.populate) = (None, None, None);
-        if plan.is_mapped() {
-            self.populate = Some(Populate::start(self.by_disk()));
-        } else {
-            self.streamed = Some(self.stream(&plan, open)?);
+    /// Where files cannot be opened, or memory or threads cannot be had; [`StoreError::Device`] where the
+    /// device has less room than the plan says, or fails: then nothing has changed but that all is mapped.
+    pub fn settle(
+        &mut self,
+        plan: Plan,
+        open: OpenFile<'_>,
+        device: Option<OfDevice>,
+    ) -> Result<(), StoreError> {
+        (self.plan, self.streamed, self.populate, self.on_device) = (None, None, None, None);
+        let streamed = if plan.is_mapped() { None } else { Some(self.stream(&plan, open)?) };
+        if let (Some(OfDevice { device, on_failure }), Some(on_device)) = (device, &plan.device) {
+            let resident = streamed.as_ref().map(Streamed::resident);
+            let sources = self.sources();
+            self.on_device =
+                Some(OnDevice::start(device, sources, &plan, on_device, resident, on_failure)?);
         }
         self.plan = Some(plan);
+        if streamed.is_none() {
+            self.populate = Some(Populate::start(self.by_disk()));
+        }
+        self.streamed = streamed;
         Ok(())
+    }
+
+    /// Where the bytes of what may be on a device come from.
+    fn sources(&self) -> Vec<Source> {
+        let source = |e: &Extent| Source {
+            file: self.files[e.part].clone(),
+            range: e.bytes.clone(),
+            ty: e.ty,
+            rows: e.rows().unwrap_or(0),
+            cols: e.cols,
+            layer: e.layer(),
+            share: e.share(),
+        };
+        self.extents.iter().map(source).collect()
     }
 
     fn stream(&self, plan: &Plan, open: OpenFile<'_>) -> Result<Streamed, StoreError> {
@@ -194,12 +240,8 @@ impl Store {
             disk: files[e.part].as_ref().map_or(0, |file: &StreamedFile| file.disk),
             bytes: e.bytes.start as u64..e.bytes.end as u64,
             position: e.position,
-            layer: if let Role::Expert { layer, .. } = e.role { layer } else { 0 },
-            share: if let Role::Expert { count, used, .. } = e.role {
-                used as f32 / count as f32
-            } else {
-                1.0
-            },
+            layer: e.layer(),
+            share: e.share(),
         };
         let weights = self.extents.iter().map(weight).collect();
         Streamed::start(weights, files, plan)
@@ -207,7 +249,7 @@ impl Store {
 
     /// The disks that weights lie on, in the order of the files, and what a plan has of them to read.
     pub fn disk_loads(&self, plan: &Plan) -> Vec<DiskLoad> {
-        let uses = self.uses();
+        let uses = self.uses(None);
         let mut bytes = vec![0.0; self.files.len()];
         self.extents.iter().zip(plan.disk_bytes_of(&uses)).for_each(|(e, b)| bytes[e.part] += b);
         let mut loads = Vec::<DiskLoad>::new();
@@ -234,7 +276,7 @@ impl Store {
 
     /// Bytes that pass through the ring in each pass.
     pub fn streamed_bytes(&self) -> u64 {
-        self.plan.as_ref().map_or(0, |plan| plan.streamed_bytes(&self.uses()))
+        self.plan.as_ref().map_or(0, |plan| plan.streamed_bytes(&self.uses(None)))
     }
 
     /// Whether every pass reads the same weights from the disk, so that it costs that reading and further
@@ -262,6 +304,9 @@ impl Store {
 
     /// A pass over the whole model begins.
     pub fn begin_pass(&self) {
+        if let Some(on_device) = &self.on_device {
+            on_device.begin_pass();
+        }
         if let Some(streamed) = &self.streamed {
             streamed.begin_pass();
         }
@@ -270,12 +315,60 @@ impl Store {
     /// The part of the streamed weights that is responsible for a weight.
     fn streamed(&self, id: WeightId) -> Option<&Streamed> {
         let streamed = self.streamed.as_ref()?;
-        let in_file = self.plan.as_ref().is_some_and(|plan| plan.places[id.index()] != Place::Mapped);
+        let place = self.plan.as_ref().map(|plan| plan.places[id.index()]);
+        let in_file = place.is_some_and(|place| !matches!(place, Place::Mapped | Place::Device));
         in_file.then_some(streamed)
+    }
+
+    fn is_placed_on_device(&self, weight: usize) -> bool {
+        self.plan.as_ref().is_some_and(|plan| plan.places[weight] == Place::Device)
+    }
+
+    /// The device that has some of the weights, where there is one.
+    pub fn device(&self) -> Option<&Device> {
+        self.on_device.as_ref().map(OnDevice::device)
+    }
+
+    /// Those of some weights, which a pass multiplies with now, that are on the device.
+    pub fn find_on_device(&self, ids: impl ExactSizeIterator<Item = WeightId>) -> Vec<Option<Arc<DeviceMatrix>>> {
+        match &self.on_device {
+            Some(on_device) => on_device.find(ids.map(WeightId::index)),
+            None => vec![None; ids.len()],
+        }
+    }
+
+    /// The device has failed: from now on nothing is on it.
+    pub fn device_failed(&self, error: &DeviceError) {
+        if let Some(on_device) = &self.on_device {
+            on_device.fail(error);
+        }
+    }
+
+    /// What came of the device; `None` where there is none.
+    pub fn device_stats(&self) -> Option<DeviceStats> {
+        self.on_device.as_ref().map(OnDevice::stats)
+    }
+
+    /// Waits until the device has all that it is to have at first, or has failed.
+    pub fn wait_for_device(&self) {
+        if let Some(on_device) = &self.on_device {
+            on_device.wait();
+        }
+    }
+
+    /// Those of some weights that the device has no copy of.
+    fn not_on_device(&self, ids: impl IntoIterator<Item = WeightId>) -> Vec<WeightId> {
+        let mut ids: Vec<WeightId> = ids.into_iter().collect();
+        if let Some(on_device) = &self.on_device {
+            ids.retain(|id| !self.is_placed_on_device(id.index()));
+            on_device.leave_out(&mut ids);
+        }
+        ids
     }
 
     /// Says that these weights will be read soon, in this order. Never blocks.
     pub fn will_need(&self, ids: impl IntoIterator<Item = WeightId>) {
+        let ids = self.not_on_device(ids);
         if let Some(streamed) = &self.streamed {
             let ids: Vec<usize> = ids.into_iter().map(WeightId::index).collect();
             return streamed.will_need(&ids);
@@ -287,6 +380,7 @@ impl Store {
     /// blocks.
     pub fn may_need(&self, ids: impl IntoIterator<Item = WeightId>, guesses: Guesses) {
         if let Some(streamed) = &self.streamed {
+            let ids = self.not_on_device(ids);
             streamed.may_need(&ids.into_iter().map(WeightId::index).collect::<Vec<_>>(), guesses);
         }
     }

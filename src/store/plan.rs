@@ -6,10 +6,16 @@
 //!
 //! The matrices of an expert are read by the same tokens. So the unit of the cache is the expert: its
 //! matrices share a slot, and are read, kept and evicted together.
+//!
+//! Where there is a device, it comes first: see [`DevicePlan`]. The rest is planned as if there were none.
+
+mod on_device;
 
 use std::collections::HashMap;
 
 use thiserror::Error;
+
+pub use on_device::DevicePlan;
 
 /// What a weight is read for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,6 +40,8 @@ pub struct WeightUse {
     pub bytes: u64,
     /// Bytes that it takes in memory of our own: whole blocks of the disk.
     pub span: u64,
+    /// Bytes that it takes on the device, where that can compute with it.
+    pub device_bytes: Option<u64>,
 }
 
 /// Where a weight is.
@@ -50,6 +58,8 @@ pub enum Place {
     /// In the cache, as part of this expert (numbered over all layers): at this place of its slot, which is
     /// one of this class.
     Cached { class: usize, unit: usize, at: u64 },
+    /// On the device all the time; where that fails, in a mapped file.
+    Device,
 }
 
 /// Slots of one size in the cache.
@@ -73,7 +83,8 @@ pub struct Plan {
     pub pinned_bytes: u64,
     pub ring_bytes: u64,
     pub classes: Vec<SlotClass>,
-    /// Bytes that a token reads, from memory or from disk.
+    pub device: Option<DevicePlan>,
+    /// Bytes that a token is expected to read from memory or from disk.
     pub active_bytes: f64,
     /// Bytes that a token is expected to read from disk.
     pub disk_bytes: f64,
@@ -105,9 +116,9 @@ const RING_WEIGHTS: [u64; 3] = [4, 3, 2];
 const LEAST_RING: u64 = 16 << 20;
 
 impl Plan {
-    /// Whether all weights are mapped.
+    /// Whether all weights are mapped, but for those on a device.
     pub fn is_mapped(&self) -> bool {
-        self.places.iter().all(|place| *place == Place::Mapped)
+        self.places.iter().all(|place| matches!(place, Place::Mapped | Place::Device))
     }
 
     /// Memory of our own.
@@ -130,14 +141,30 @@ impl Plan {
     /// probable as any other.
     pub fn disk_bytes_of(&self, weights: &[WeightUse]) -> impl Iterator<Item = f64> {
         let missing = |place: &Place| match place {
-            Place::Mapped | Place::File | Place::Pinned { .. } => 0.0,
+            Place::Mapped | Place::File | Place::Pinned { .. } | Place::Device => 0.0,
             Place::Streamed => 1.0,
             Place::Cached { class, .. } => {
                 let class = &self.classes[*class];
                 1.0 - class.slots as f64 / class.members as f64
             }
         };
-        self.places.iter().zip(weights).map(move |(place, w)| missing(place) * share(w) * w.bytes as f64)
+        let of_token = move |(i, w)| self.left(i) * share(w) * w.bytes as f64;
+        let bytes = weights.iter().enumerate().map(of_token);
+        self.places.iter().zip(bytes).map(move |(place, bytes)| missing(place) * bytes)
+    }
+
+    /// The part of a weight's use that is not on the device.
+    fn left(&self, weight: usize) -> f64 {
+        match (&self.device, self.places[weight]) {
+            (_, Place::Device) => 0.0,
+            (Some(device), _) => device.misses(weight),
+            (None, _) => 1.0,
+        }
+    }
+
+    /// Bytes that a token is expected to read from memory or from disk.
+    fn left_active_bytes(&self, weights: &[WeightUse]) -> f64 {
+        weights.iter().enumerate().map(|(i, w)| self.left(i) * share(w) * w.bytes as f64).sum()
     }
 
     /// Tokens a second that are possible where disks take so many seconds for those of a token, and memory
@@ -148,7 +175,7 @@ impl Plan {
 }
 
 /// Everything mapped.
-pub fn mapped(weights: &[WeightUse], budget: u64) -> Plan {
+fn mapped(weights: &[WeightUse], budget: u64) -> Plan {
     Plan {
         places: vec![Place::Mapped; weights.len()],
         budget,
@@ -156,23 +183,36 @@ pub fn mapped(weights: &[WeightUse], budget: u64) -> Plan {
         pinned_bytes: 0,
         ring_bytes: 0,
         classes: Vec::new(),
-        active_bytes: active_bytes(weights),
+        device: None,
+        active_bytes: 0.0,
         disk_bytes: 0.0,
     }
 }
 
-/// The best places for weights in so many bytes; `in_memory` says of each whether it is in memory anyway.
+/// The best places for weights in so many bytes of memory and so many of a device; `in_memory` says of each
+/// whether it is in memory anyway.
 ///
 /// # Errors
 /// Where they are too few.
-pub fn plan(weights: &[WeightUse], in_memory: &[bool], budget: u64) -> Result<Plan, Shortage> {
-    let total: u64 = weights.iter().zip(in_memory).filter(|(_, free)| !**free).map(|(w, _)| w.bytes).sum();
-    if total <= budget {
-        return Ok(mapped(weights, budget));
-    }
+pub fn plan(
+    weights: &[WeightUse],
+    in_memory: &[bool],
+    budget: u64,
+    device: Option<u64>,
+) -> Result<Plan, Shortage> {
     let mut plan = mapped(weights, budget);
+    plan.device = device.and_then(|bytes| DevicePlan::make(weights, &mut plan.places, bytes));
+    plan.active_bytes = plan.left_active_bytes(weights);
+    let here = |((w, free), place): ((&WeightUse, &bool), &Place)| {
+        if *free || *place == Place::Device { 0 } else { w.bytes }
+    };
+    let total: u64 = weights.iter().zip(in_memory).zip(&plan.places).map(here).sum();
+    if total <= budget {
+        return Ok(plan);
+    }
     for ((place, weight), &free) in plan.places.iter_mut().zip(weights).zip(in_memory) {
         *place = match weight.role {
+            _ if *place == Place::Device => Place::Device,
             _ if free => Place::Mapped,
             Role::Once | Role::Rows => Place::File,
             Role::Always => Place::Pinned { at: 0 },
@@ -293,10 +333,6 @@ fn share(weight: &WeightUse) -> f64 {
         Role::Always => 1.0,
         Role::Expert { count, used, .. } => used as f64 / count as f64,
     }
-}
-
-fn active_bytes(weights: &[WeightUse]) -> f64 {
-    weights.iter().map(|w| share(w) * w.bytes as f64).sum()
 }
 
 /// A ring for the weights of up to a size.

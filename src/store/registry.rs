@@ -9,7 +9,9 @@ use super::disk::{Disks, disk_of};
 use super::plan::{Role, WeightUse};
 use super::populate::MappedPart;
 use super::{ALIGNMENT, MappedFile, Store, StoreError};
-use crate::gguf::{Gguf, OpenedFile, Part, PartBytes, StaticBytes, TensorInfo};
+use crate::device::Device;
+use crate::gguf::{Gguf, OpenedFile, Part, PartBytes, StaticBytes, TensorInfo, TensorType};
+use crate::quant;
 
 /// A registered weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,6 +33,9 @@ pub(super) struct Extent {
     pub(super) part: usize,
     pub(super) bytes: Range<usize>,
     pub(super) tensor: Arc<str>,
+    pub(super) ty: TensorType,
+    /// Elements of a row.
+    pub(super) cols: usize,
     pub(super) role: Role,
     /// Its place in the order of a pass.
     pub(super) position: u64,
@@ -48,8 +53,27 @@ fn certainty(role: &Role) -> u8 {
     }
 }
 
+impl Extent {
+    /// The layer that an expert is of.
+    pub(super) fn layer(&self) -> usize {
+        if let Role::Expert { layer, .. } = self.role { layer } else { 0 }
+    }
+
+    /// The share of tokens that are expected to want it, as a whole.
+    pub(super) fn share(&self) -> f32 {
+        if let Role::Expert { count, used, .. } = self.role { used as f32 / count as f32 } else { 1.0 }
+    }
+
+    /// Its rows, where it is a matrix that can be computed with.
+    pub(super) fn rows(&self) -> Option<usize> {
+        let format = quant::format(self.ty)?;
+        let fits = self.cols > 0 && self.cols.is_multiple_of(self.ty.block_len() as usize);
+        fits.then(|| self.bytes.len() / format.row_bytes(self.cols))
+    }
+}
+
 /// The bytes of a file.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum FileBytes {
     Mapped(Arc<MappedFile>),
     /// In memory whether they are read or not: part of the program.
@@ -71,6 +95,14 @@ impl FileBytes {
         match self {
             FileBytes::Mapped(file) => file.path(),
             FileBytes::Memory { name, .. } => name,
+        }
+    }
+
+    /// Bytes of it, read without leaving pages of a mapped file behind.
+    pub(super) fn read(&self, offset: usize, len: usize) -> std::io::Result<Vec<u8>> {
+        match self {
+            FileBytes::Memory { bytes, .. } => Ok(bytes[offset..offset + len].to_vec()),
+            FileBytes::Mapped(file) => file.read(offset as u64, len),
         }
     }
 
@@ -125,6 +157,7 @@ impl Store {
             plan: None,
             streamed: None,
             populate: None,
+            on_device: None,
         })
     }
 
@@ -159,6 +192,8 @@ impl Store {
             part: tensor.part,
             bytes: start..end,
             tensor: tensor_name,
+            ty: tensor.ty,
+            cols: tensor.dims.first().map_or(1, |&cols| cols as usize),
             role,
             position: self.positions,
             announced: AtomicBool::new(false),
@@ -181,13 +216,8 @@ impl Store {
     /// Where they cannot be read.
     pub fn read_once(&self, id: WeightId) -> Result<Vec<u8>, StoreError> {
         let extent = &self.extents[id.index()];
-        match &self.files[extent.part] {
-            FileBytes::Memory { bytes, .. } => Ok(bytes[extent.bytes.clone()].to_vec()),
-            FileBytes::Mapped(file) => {
-                let read = file.read(extent.bytes.start as u64, extent.bytes.len());
-                read.map_err(|error| self.read_error(id, extent.bytes.start as u64, Arc::new(error)))
-            }
-        }
+        let read = self.files[extent.part].read(extent.bytes.start, extent.bytes.len());
+        read.map_err(|error| self.read_error(id, extent.bytes.start as u64, Arc::new(error)))
     }
 
     pub(super) fn read_error(&self, id: WeightId, offset: u64, error: Arc<std::io::Error>) -> StoreError {
@@ -195,19 +225,30 @@ impl Store {
         StoreError::read(self.files[extent.part].path(), &extent.tensor, offset, error)
     }
 
-    /// The weights as a plan sees them.
-    pub(super) fn uses(&self) -> Vec<WeightUse> {
+    /// The weights as a plan sees them, with a device where there is one.
+    pub(super) fn uses(&self, device: Option<&Device>) -> Vec<WeightUse> {
         let span = |bytes: &Range<usize>| {
             (bytes.end.next_multiple_of(ALIGNMENT) - bytes.start / ALIGNMENT * ALIGNMENT) as u64
         };
-        let use_of =
-            |e: &Extent| WeightUse { role: e.role, bytes: e.bytes.len() as u64, span: span(&e.bytes) };
+        let device_bytes = |e: &Extent| {
+            let computes = matches!(e.role, Role::Always | Role::Expert { .. }) && e.rows().is_some();
+            let takes = computes && device.is_some_and(|device| device.takes(e.ty, e.cols));
+            takes.then_some(e.bytes.len() as u64)
+        };
+        let use_of = |e: &Extent| WeightUse {
+            role: e.role,
+            bytes: e.bytes.len() as u64,
+            span: span(&e.bytes),
+            device_bytes: device_bytes(e),
+        };
         self.extents.iter().map(use_of).collect()
     }
 
     /// Parts of mapped files by the disk that they lie on, in the order in which they are read ahead.
     pub(super) fn by_disk(&self) -> Vec<Vec<MappedPart>> {
-        let mut extents: Vec<&Extent> = self.extents.iter().filter(|e| e.role != Role::Once).collect();
+        let in_file = |(i, e): &(usize, &Extent)| e.role != Role::Once && !self.is_placed_on_device(*i);
+        let mut extents: Vec<&Extent> =
+            self.extents.iter().enumerate().filter(in_file).map(|(_, e)| e).collect();
         extents.sort_by_key(|e| (certainty(&e.role), e.position));
         let mut parts = Vec::new();
         for extent in extents {
@@ -226,8 +267,8 @@ impl Store {
     /// # Errors
     /// Where a file has been cut short or changed since it was opened, or could not be read.
     pub fn check_mapped(&self) -> Result<(), StoreError> {
-        // Of a streamed model nothing is mapped but what is in memory anyway.
-        if self.streamed.is_some() {
+        // Of a streamed model nothing is mapped but what is in memory anyway, or on a device that may fail.
+        if self.streamed.is_some() && self.on_device.is_none() {
             return Ok(());
         }
         self.files.iter().enumerate().try_for_each(|(part, file)| match file {

@@ -49,7 +49,7 @@ impl RoutingTrace {
         let places = || (0..layers).flat_map(|layer| (0..self.experts).map(move |expert| (layer, expert)));
         let uses: Vec<WeightUse> = places()
             .map(|(layer, expert)| Role::Expert { layer, expert, count: self.experts, used: self.used })
-            .map(|role| WeightUse { role, bytes: EXPERT_BYTES, span: EXPERT_BYTES })
+            .map(|role| WeightUse { role, bytes: EXPERT_BYTES, span: EXPERT_BYTES, device_bytes: None })
             .collect();
         let weight = |(position, (layer, _)): (u64, (usize, usize))| Weight {
             part: 0,
@@ -60,7 +60,7 @@ impl RoutingTrace {
             share: self.used as f32 / self.experts as f32,
         };
         let weights = (0..).zip(places()).map(weight).collect();
-        let plan = plan(&uses, &vec![false; uses.len()], budget).expect("two slots and more");
+        let plan = plan(&uses, &vec![false; uses.len()], budget, None).expect("two slots and more");
         assert!(!plan.is_mapped(), "a slot for every expert");
         State::new(weights, &plan, 1)
     }

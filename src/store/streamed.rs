@@ -67,6 +67,17 @@ struct Shared {
     work: Vec<Condvar>,
 }
 
+/// Weights that are in memory, to be copied by another thread.
+#[derive(Debug)]
+pub struct Resident(Arc<Shared>);
+
+impl Resident {
+    /// As [`Streamed::copy`].
+    pub fn copy(&self, id: usize, range: Range<usize>, out: &mut [u8]) -> bool {
+        self.0.copy(id, range, out)
+    }
+}
+
 /// Weights that are read as the plan says.
 #[derive(Debug)]
 pub struct Streamed {
@@ -173,13 +184,12 @@ impl Streamed {
     /// Copies bytes `range` of a weight that is in memory, whose place in the pass is another: nothing is
     /// read for it, and nothing moves on. Whether it was there.
     pub fn copy(&self, id: usize, range: Range<usize>, out: &mut [u8]) -> bool {
-        let state = self.shared.lock();
-        let Some((slot, within)) = state.place_of(id) else { return false };
-        // SAFETY: a weight that is ready has been read, and its place is given to another under the lock
-        // alone.
-        let bytes = unsafe { &self.shared.arena.bytes(slot)[within] };
-        out.copy_from_slice(&bytes[range]);
-        true
+        self.shared.copy(id, range, out)
+    }
+
+    /// What is in memory, for another thread.
+    pub fn resident(&self) -> Resident {
+        Resident(Arc::clone(&self.shared))
     }
 
     /// Ends a hold.
@@ -279,6 +289,17 @@ impl Drop for Alarm<'_> {
 }
 
 impl Shared {
+    /// See [`Streamed::copy`].
+    fn copy(&self, id: usize, range: Range<usize>, out: &mut [u8]) -> bool {
+        let state = self.lock();
+        let Some((slot, within)) = state.place_of(id) else { return false };
+        // SAFETY: a weight that is ready has been read, and its place is given to another under the lock
+        // alone.
+        let bytes = unsafe { &self.arena.bytes(slot)[within] };
+        out.copy_from_slice(&bytes[range]);
+        true
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -4,7 +4,8 @@
 
 use super::super::load::{Loader, Sizes};
 use super::super::observer::NodeName;
-use super::super::run::{Run, check_finite, project};
+use super::super::products::project;
+use super::super::run::{Run, check_finite};
 use super::super::weights::Linear;
 use super::super::{ForwardError, Label, ModelError, NodeId, NodeKind, Work};
 use super::norm::{Norm, NormKind};

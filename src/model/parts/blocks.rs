@@ -2,7 +2,8 @@
 //! which says of which blocks it attends to the positions; the last blocks are always among them.
 
 use super::super::load::Loader;
-use super::super::run::{Run, project, with_rows};
+use super::super::products::project;
+use super::super::run::{Run, with_rows};
 use super::super::state::{IndexerBuffers, cleared, grown};
 use super::super::weights::Linear;
 use super::super::{ChoiceSizes, ForwardError, Logits, MemorySpec, ModelError, ScoreSizes, ScratchSizes};

@@ -2,7 +2,8 @@
 //! Super and Kimi K3 have.
 
 use super::super::load::Loader;
-use super::super::run::{Run, add_bias, project};
+use super::super::products::project;
+use super::super::run::{Run, add_bias};
 use super::super::weights::Linear;
 use super::super::{ForwardError, Label, ModelError, Work};
 use super::norm::{Norm, NormKind};

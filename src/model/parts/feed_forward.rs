@@ -1,7 +1,8 @@
 //! A dense feed-forward network; also the one that all tokens share beside experts.
 
 use super::super::load::Loader;
-use super::super::run::{Run, add_bias, project, show_side_by_side};
+use super::super::products::project;
+use super::super::run::{Run, add_bias, show_side_by_side};
 use super::super::weights::Linear;
 use super::super::{ForwardError, Label, ModelError, NodeId, Work};
 use super::activation::Activation;

@@ -1,6 +1,7 @@
 //! The end of a pass: the last norm and the output matrix.
 
-use super::super::run::{Run, add_bias, project};
+use super::super::products::project;
+use super::super::run::{Run, add_bias};
 use super::super::weights::Linear;
 use super::super::{ForwardError, Label, NodeKind, Work};
 use super::norm::Norm;

@@ -7,7 +7,8 @@
 use std::ops::Range;
 
 use super::super::load::Loader;
-use super::super::run::{Run, project, recur};
+use super::super::products::project;
+use super::super::run::{Run, recur};
 use super::super::state::Buffers;
 use super::super::weights::Linear;
 use super::super::{ForwardError, Label, MemorySpec, ModelError, NodeId, NodeKind, RowSizes, Work};

@@ -5,7 +5,8 @@
 use std::ops::Range;
 
 use super::super::load::Loader;
-use super::super::run::{Run, add_bias, project, recur};
+use super::super::products::project;
+use super::super::run::{Run, add_bias, recur};
 use super::super::weights::Linear;
 use super::super::{Buffers, ForwardError, Label, MemorySpec, ModelError, NodeId, NodeKind, RowSizes, Work};
 use super::Mixer;

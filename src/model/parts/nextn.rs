@@ -2,7 +2,8 @@
 //! position before it, each with a norm of its own, side by side through one projection.
 
 use super::super::load::{Loader, Sizes};
-use super::super::run::{Run, check_finite, look_up, project};
+use super::super::products::project;
+use super::super::run::{Run, check_finite, look_up};
 use super::super::weights::{Linear, Matrix};
 use super::super::{ForwardError, Label, ModelError, NodeKind, Work};
 use super::norm::{Norm, NormKind};

@@ -4,7 +4,8 @@
 
 use super::super::load::{Loader, Sizes};
 use super::super::observer::{NodeName, Numbered};
-use super::super::run::{Run, check_finite, look_up, project, recur};
+use super::super::products::project;
+use super::super::run::{Run, check_finite, look_up, recur};
 use super::super::weights::{Linear, Matrix};
 use super::super::{Buffers, ForwardError, Label, MemorySpec, ModelError, NodeId, NodeKind, Work};
 use super::delta_net::transposed;

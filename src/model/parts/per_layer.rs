@@ -3,7 +3,8 @@
 
 use super::super::load::{Loader, Sizes};
 use super::super::observer::NodeName;
-use super::super::run::{Run, look_up, project};
+use super::super::products::project;
+use super::super::run::{Run, look_up};
 use super::super::weights::{Linear, Matrix};
 use super::super::{ForwardError, Label, ModelError, NodeKind, Work};
 use super::norm::{Norm, NormKind};

@@ -5,7 +5,8 @@
 use std::ops::Range;
 
 use super::super::load::Loader;
-use super::super::run::{Run, check_finite, project, with_rows};
+use super::super::products::project;
+use super::super::run::{Run, check_finite, with_rows};
 use super::super::state::{IndexerBuffers, grown};
 use super::super::weights::Linear;
 use super::super::{ChoiceSizes, ForwardError, Label, MemorySpec, ModelError, ScratchSizes, Work};

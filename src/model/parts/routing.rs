@@ -2,7 +2,8 @@
 
 use super::super::load::{ExpertCounts, Loader};
 use super::super::observer::Watch;
-use super::super::run::{Product, Run, add_bias, multiply};
+use super::super::products::{Product, multiply};
+use super::super::run::{Run, add_bias};
 use super::super::state::{ExpertBuffers, Inputs};
 use super::super::weights::Linear;
 use super::super::{Buffers, ForwardError, Label, ModelError, NodeId, NodeKind, Work};

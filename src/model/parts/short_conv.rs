@@ -1,7 +1,8 @@
 //! LFM2's short convolution between two gates: `out_proj(c * conv(b * x))`, b, c and x from one projection.
 
 use super::super::load::Loader;
-use super::super::run::{Run, add_bias, project, recur, show_side_by_side};
+use super::super::products::project;
+use super::super::run::{Run, add_bias, recur, show_side_by_side};
 use super::super::weights::Linear;
 use super::super::{
     ForwardError, Label, MemorySpec, ModelError, NodeId, NodeKind, NodeWeight, RowSizes, Work,

@@ -9,7 +9,7 @@ const MB: u64 = 1_000_000;
 const GIB: u64 = 1 << 30;
 
 fn weight(role: Role, bytes: u64) -> WeightUse {
-    WeightUse { role, bytes, span: bytes.next_multiple_of(4096) + 4096 }
+    WeightUse { role, bytes, span: bytes.next_multiple_of(4096) + 4096, device_bytes: None }
 }
 
 /// The shape of a Llama of 8 B parameters at Q4_K_M, its embedding left out.
@@ -61,7 +61,7 @@ fn mixed() -> Vec<WeightUse> {
 }
 
 fn planned(weights: &[WeightUse], budget: u64) -> Plan {
-    plan(weights, &vec![false; weights.len()], budget).unwrap_or_else(|e| panic!("{e}"))
+    plan(weights, &vec![false; weights.len()], budget, None).unwrap_or_else(|e| panic!("{e}"))
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn what_fits_is_mapped() {
     assert!(!planned(&dense(), all - 1).is_mapped());
     // What is in memory anyway needs no room.
     let weights = dense();
-    assert!(plan(&weights, &vec![true; weights.len()], 0).unwrap().is_mapped());
+    assert!(plan(&weights, &vec![true; weights.len()], 0, None).unwrap().is_mapped());
 }
 
 #[test]
@@ -142,10 +142,10 @@ fn a_plan_says_what_each_weight_costs_a_disk() {
 fn the_least_budget_is_enough_and_less_is_not() {
     for weights in [dense(), moe(), mixed()] {
         let none = vec![false; weights.len()];
-        let least = plan(&weights, &none, 0).unwrap_err().least;
+        let least = plan(&weights, &none, 0, None).unwrap_err().least;
         let plan_of_least = planned(&weights, least);
         assert!(plan_of_least.own_bytes() <= least);
-        assert_eq!(plan(&weights, &none, least - 1).unwrap_err(), Shortage { budget: least - 1, least });
+        assert_eq!(plan(&weights, &none, least - 1, None).unwrap_err(), Shortage { budget: least - 1, least });
     }
 }
 
@@ -166,7 +166,7 @@ fn no_plan_exceeds_its_budget_and_more_memory_reads_no_more() {
         let total: u64 = weights.iter().map(|w| w.bytes).sum();
         let mut before = f64::INFINITY;
         for budget in (0..=20).map(|i| total * i / 20) {
-            let plan = match plan(&weights, &none, budget) {
+            let plan = match plan(&weights, &none, budget, None) {
                 Ok(plan) => plan,
                 Err(shortage) => {
                     assert!(shortage.least > budget);
@@ -246,7 +246,7 @@ fn an_expert_is_a_unit_of_all_its_matrices() {
 fn parts_in_memory_need_no_slot() {
     let weights = experts(0, (8, 2), &[2 * MB, 2 * MB, 3 * MB]);
     let in_memory: Vec<bool> = (0..weights.len()).map(|i| i < 8).collect();
-    let plan = plan(&weights, &in_memory, 20 * MB).unwrap();
+    let plan = plan(&weights, &in_memory, 20 * MB, None).unwrap();
     assert!(plan.places[..8].iter().all(|place| *place == Place::Mapped));
     assert_eq!(plan.classes.len(), 1);
     assert_eq!(plan.classes[0].slot_bytes, weights[8].span + weights[16].span);

@@ -52,7 +52,7 @@ impl Shape {
             Role::Expert { layer, count, used, .. } => (layer, used as f32 / count as f32),
             _ => (0, 1.0),
         };
-        self.uses.push(WeightUse { role, bytes, span });
+        self.uses.push(WeightUse { role, bytes, span, device_bytes: None });
         let bytes = start..start + bytes;
         self.weights.push(Weight { part: 0, disk: 0, bytes, position: id as u64, layer, share });
         id
@@ -65,7 +65,7 @@ impl Shape {
             uses.map(|w| w.span).sum::<u64>()
         };
         let budget = spans(true) + (spans(false) as f64 * fraction) as u64;
-        let plan = plan(&self.uses, &vec![false; self.uses.len()], budget).unwrap();
+        let plan = plan(&self.uses, &vec![false; self.uses.len()], budget, None).unwrap();
         assert_eq!(plan.ring_bytes, 0);
         let mut state = State::new(self.weights.clone(), &plan, 1);
         state.begin();

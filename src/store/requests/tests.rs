@@ -27,10 +27,10 @@ fn state_on_disks(roles: &[(Role, u64)], budget: u64, disk: impl Fn(usize) -> us
             Role::Expert { layer, count, used, .. } => (layer, used as f32 / count as f32),
             _ => (0, 1.0),
         };
-        uses.push(WeightUse { role, bytes: blocks * BLOCK, span: blocks * BLOCK });
+        uses.push(WeightUse { role, bytes: blocks * BLOCK, span: blocks * BLOCK, device_bytes: None });
         weights.push(Weight { part: 0, disk: disk(id), bytes, position: id as u64, layer, share });
     }
-    let plan = plan(&uses, &vec![false; uses.len()], budget * BLOCK).unwrap_or_else(|e| panic!("{e}"));
+    let plan = plan(&uses, &vec![false; uses.len()], budget * BLOCK, None).unwrap_or_else(|e| panic!("{e}"));
     assert!(!plan.is_mapped());
     let disks = (0..roles.len()).map(|id| disk(id) + 1).max().unwrap();
     let mut state = State::new(weights, &plan, disks);

@@ -51,8 +51,8 @@ fn streamed(file: &Arc<Faulty>) -> Streamed {
     let roles: Vec<Role> =
         [Role::Always].into_iter().chain((0..3).flat_map(|_| (0..4).map(expert))).collect();
     let uses: Vec<WeightUse> =
-        roles.iter().map(|&role| WeightUse { role, bytes: BLOCK, span: BLOCK }).collect();
-    let plan = plan(&uses, &vec![false; uses.len()], 7 * BLOCK).unwrap();
+        roles.iter().map(|&role| WeightUse { role, bytes: BLOCK, span: BLOCK, device_bytes: None }).collect();
+    let plan = plan(&uses, &vec![false; uses.len()], 7 * BLOCK, None).unwrap();
     let weight = |i: u64| Weight {
         part: 0,
         disk: 0,
@@ -74,8 +74,8 @@ fn a_disk_that_is_stuck_does_not_hold_up_another() {
     let expert = |expert| Role::Expert { layer: 0, expert, count: 4, used: 1 };
     let roles: Vec<Role> = std::iter::repeat_n(Role::Always, first + 1).chain((0..4).map(expert)).collect();
     let uses: Vec<WeightUse> =
-        roles.iter().map(|&role| WeightUse { role, bytes: BLOCK, span: BLOCK }).collect();
-    let plan = plan(&uses, &vec![false; uses.len()], (first as u64 + 3) * BLOCK).unwrap();
+        roles.iter().map(|&role| WeightUse { role, bytes: BLOCK, span: BLOCK, device_bytes: None }).collect();
+    let plan = plan(&uses, &vec![false; uses.len()], (first as u64 + 3) * BLOCK, None).unwrap();
     for disks in [2, 1] {
         let files = [0, 1].map(|part| (Arc::new(Faulty::default()), part % disks));
         files[0].0.stuck.store(true, Ordering::SeqCst);

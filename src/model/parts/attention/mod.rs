@@ -5,7 +5,8 @@ mod projections;
 mod spec;
 
 use super::super::load::Loader;
-use super::super::run::{Run, add_bias, check_finite, first_wrong, project, with_rows};
+use super::super::products::project;
+use super::super::run::{Run, add_bias, check_finite, first_wrong, with_rows};
 use super::super::state::{KvElement, KvType};
 use super::super::weights::Linear;
 use super::super::{

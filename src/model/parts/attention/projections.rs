@@ -4,7 +4,8 @@ use super::AttentionSpec;
 use crate::kernels::ops::Ops;
 use crate::model::load::Loader;
 use crate::model::observer::Watch;
-use crate::model::run::{Run, add_bias, project, show_side_by_side};
+use crate::model::products::project;
+use crate::model::run::{Run, add_bias, show_side_by_side};
 use crate::model::weights::Linear;
 use crate::model::{ForwardError, Label, ModelError, NodeId, NodeKind, NodeWeight, Work};
 

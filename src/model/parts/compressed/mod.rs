@@ -7,7 +7,8 @@ mod compressor;
 mod spec;
 
 use super::super::load::Loader;
-use super::super::run::{Run, multiply_heads, project};
+use super::super::products::{multiply_heads, project};
+use super::super::run::Run;
 use super::super::state::{CompressedBuffers, Inputs, LatentBuffers, grown};
 use super::super::weights::{HeadMatrices, Linear};
 use super::super::{

@@ -2,7 +2,8 @@
 //! a short vector made of it.
 
 use super::super::super::load::Loader;
-use super::super::super::run::{Run, project};
+use super::super::super::products::project;
+use super::super::super::run::Run;
 use super::super::super::state::Buffers;
 use super::super::super::weights::Linear;
 use super::super::super::{ForwardError, Label, ModelError, NodeId, NodeKind, RowSizes, Work};

@@ -6,7 +6,8 @@ mod gated;
 mod kda;
 
 use super::super::load::Loader;
-use super::super::run::{Run, project, recur};
+use super::super::products::project;
+use super::super::run::{Run, recur};
 use super::super::state::Buffers;
 use super::super::weights::Linear;
 use super::super::{ForwardError, Label, MemorySpec, ModelError, NodeId, NodeKind, Work};

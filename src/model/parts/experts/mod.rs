@@ -10,7 +10,8 @@ mod shown;
 mod slots;
 
 use super::super::load::Loader;
-use super::super::run::{Product, Run, multiply};
+use super::super::products::{Product, multiply};
+use super::super::run::Run;
 use super::super::state::ExpertBuffers;
 use super::super::weights::{ExpertSet, Matrix};
 use super::super::{Buffers, ForwardError, Label, ModelError, NodeId, Work};

@@ -2,7 +2,8 @@
 
 use crate::model::load::Loader;
 use crate::model::parts::feed_forward::{Dense, DenseSpec, Destination};
-use crate::model::run::{Run, project};
+use crate::model::products::project;
+use crate::model::run::Run;
 use crate::model::weights::Linear;
 use crate::model::{ForwardError, Label, ModelError, NodeId, NodeKind, Work};
 use crate::quant::ActivationType;

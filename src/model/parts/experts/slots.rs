@@ -3,7 +3,7 @@
 
 use crate::kernels::Kernels;
 use crate::kernels::ops::Ops;
-use crate::model::run::{Product, multiply};
+use crate::model::products::{Product, multiply};
 use crate::model::state::{ExpertBuffers, Inputs};
 use crate::model::weights::Matrix;
 use crate::store::{Store, StoreError};

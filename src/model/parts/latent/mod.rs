@@ -13,7 +13,8 @@ mod spec;
 use std::ops::Range;
 
 use super::super::load::Loader;
-use super::super::run::{Run, project, with_rows};
+use super::super::products::project;
+use super::super::run::{Run, with_rows};
 use super::super::state::{LatentBuffers, grown};
 use super::super::weights::{HeadMatrices, Linear};
 use super::super::{
