@@ -7,6 +7,7 @@ use std::time::Instant;
 use clap::builder::RangedI64ValueParser;
 use clap::{Args, ValueEnum};
 
+use super::device_args::DeviceArgs;
 use super::output::tell;
 use super::{CliError, InFile, model_arg, safe_text};
 use crate::engine::{DEFAULT_BATCH, Engine, EngineError, EngineOptions, Speculation, Threads};
@@ -33,6 +34,9 @@ pub struct EngineArgs {
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = memory_size)]
     #[arg(env = "WAYINFER_RAM")]
     pub ram: Option<u64>,
+
+    #[command(flatten)]
+    pub device: DeviceArgs,
 
     /// Guess the experts of the next layer and read them ahead, where experts are streamed; changes no
     /// result. `auto`: while most guesses are right

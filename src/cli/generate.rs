@@ -205,7 +205,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     let drafts = args.speculate.most(loaded.model.spec());
     let options = EngineOptions { drafts, ..args.engine.options(context) };
     placement::settle(&mut loaded, &args.engine, std::slice::from_ref(&options), 1 + drafts)?;
-    if let Some(plan) = loaded.model.store().plan().filter(|plan| !plan.is_mapped()) {
+    if let Some(plan) = loaded.model.store().plan().filter(|plan| plan.is_placed()) {
         tell!("{}", placement::line(plan, loaded.model.store().reads_directly()));
     }
     let mut engine = engine_args::open_engine(&loaded, &options)?;

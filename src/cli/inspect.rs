@@ -14,6 +14,7 @@ use std::process::ExitCode;
 
 use globset::GlobMatcher;
 
+use super::device_args::DeviceArgs;
 use super::engine_args::{KvApart, memory_size};
 use super::model_arg::ModelArg;
 use super::report::ReportArgs;
@@ -27,6 +28,7 @@ use summary::Summary;
 /// Reads the headers alone and works on any GGUF file, whatever its architecture. Of a split model, any file
 /// will do.
 #[derive(clap::Args, Debug)]
+#[command(mut_arg("gpu", |arg| arg.requires("plan")), mut_arg("vram", |arg| arg.requires("plan")))]
 #[command(mut_arg("kv_k", |arg| arg.requires("plan")), mut_arg("kv_v", |arg| arg.requires("plan")))]
 #[command(mut_arg("report", |arg| arg.conflicts_with_all(["kv", "check", "plan"])))]
 pub struct Args {
@@ -66,6 +68,9 @@ pub struct Args {
         env = "WAYINFER_RAM"
     )]
     ram: Option<u64>,
+
+    #[command(flatten)]
+    device: DeviceArgs,
 
     /// With --plan: what is to be drafted, as `generate` has it: auto and mtp load the block of multi-token
     /// prediction where the file has one

@@ -8,6 +8,7 @@ mod chat;
 mod completions;
 mod config;
 mod dequant;
+mod device_args;
 mod diff;
 mod doctor;
 mod dot_check;

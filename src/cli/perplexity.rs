@@ -15,7 +15,7 @@ use super::input::Input;
 use super::model_arg::{self, ModelArg};
 use super::output::tell;
 use super::output_file::refuse_model_file;
-use super::placement;
+use super::placement::{self, Room};
 use super::report::ReportArgs;
 use super::tokenizer_arg::TokenizerArg;
 use super::{CliError, InFile, interrupt};
@@ -323,26 +323,29 @@ fn settle(
         let bytes = options.iter().map(|options| options.sequence_bytes(loaded.model.spec()));
         bytes.fold(0u64, u64::saturating_add).saturating_mul(more)
     };
-    let ram = args.engine.ram;
+    let Room { ram, device } = Room::of(&args.engine)?;
     match other {
         Other::Model(other) => {
             let [first, second] = placement::divide(ram, &loaded.model, &other.model);
-            for (loaded, options, ram) in [(loaded, own, first), (&mut **other, beside, second)] {
+            // The device is for the first: two would take its memory from each other.
+            let rooms = [Room { ram: Some(first), device }, Room { ram: Some(second), device: None }];
+            let [first, second] = rooms;
+            for (loaded, options, room) in [(loaded, own, first), (&mut **other, beside, second)] {
                 let options = std::slice::from_ref(options);
                 let sequences = sequences(loaded, options);
-                placement::settle_beside(loaded, Some(ram), options, shares.logits(), sequences)?;
+                placement::settle_beside(loaded, room, options, shares.logits(), sequences)?;
             }
             Ok(())
         }
         Other::Same => {
             let options = [own.clone(), beside.clone()];
             let sequences = sequences(loaded, &options);
-            placement::settle_beside(loaded, ram, &options, shares.logits(), sequences)
+            placement::settle_beside(loaded, Room { ram, device }, &options, shares.logits(), sequences)
         }
         Other::Nothing | Other::Base(_) => {
             let options = std::slice::from_ref(own);
             let sequences = sequences(loaded, options);
-            placement::settle_beside(loaded, ram, options, shares.logits(), sequences)
+            placement::settle_beside(loaded, Room { ram, device }, options, shares.logits(), sequences)
         }
     }
 }

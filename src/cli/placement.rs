@@ -3,12 +3,17 @@
 mod report;
 mod traffic;
 
+use std::sync::Arc;
+
+use super::device_args::{ForWeights, tell_of_failure};
 use super::engine_args::{EngineArgs, Loaded};
 use super::output::tell;
 use super::{CliError, InFile, output};
+use crate::device::DeviceError;
 use crate::engine::EngineOptions;
 use crate::model::Model;
-use crate::store::{Nodes, Plan, available_memory_bytes, private_bytes};
+use crate::store::{Nodes, OfDevice, Plan, StoreError, available_memory_bytes, private_bytes};
+use report::{device_line, memory_line};
 pub use report::{DiskReport, Disks, PlanReport, Residency, line};
 pub use traffic::Traffic;
 
@@ -71,10 +76,11 @@ impl Budget {
         self.other
     }
 
-    /// The plan for it.
-    pub fn plan(&self, model: &Model) -> Result<Plan, CliError> {
+    /// The plan for it, and for a device where there is one.
+    pub fn plan(&self, model: &Model, device: Option<&ForWeights>) -> Result<Plan, CliError> {
         let weights = self.total.saturating_sub(self.other);
-        model.store().plan_for(weights).map_err(|shortage| {
+        let device = device.map(|device| (&*device.device, device.bytes));
+        model.store().plan_with(weights, device).map_err(|shortage| {
             let least = self.least(shortage.least);
             let message = format!(
                 "the model cannot be run in {} of memory: {} are needed at the least, {} of them for the KV \
@@ -94,7 +100,7 @@ pub fn rows(
     plan: &Plan,
     options: &EngineOptions,
     direct_io: Option<bool>,
-) -> [(&'static str, String); 3] {
+) -> Vec<(&'static str, String)> {
     let shared = format!(
         "{}, {} of them for the KV cache of {} tokens in {}, buffers and the program",
         output::binary_bytes(budget.total),
@@ -102,13 +108,34 @@ pub fn rows(
         options.context,
         options.kv,
     );
+    let mut token = Vec::new();
+    if let Some(device) = &plan.device {
+        token.push(format!("{} from the device", output::bytes(device.active_bytes as u64)));
+    }
     let from_memory = (plan.active_bytes - plan.disk_bytes) as u64;
-    let token = format!(
-        "{} from memory, {} from disk",
-        output::bytes(from_memory),
-        output::bytes(plan.disk_bytes as u64)
-    );
-    [("budget", shared), ("weights", line(plan, direct_io)), ("a token reads", token)]
+    token.push(format!("{} from memory", output::bytes(from_memory)));
+    token.push(format!("{} from disk", output::bytes(plan.disk_bytes as u64)));
+    let mut rows = vec![("budget", shared), ("weights", memory_line(plan, direct_io))];
+    rows.extend(plan.device.as_ref().map(|device| ("device", device_line(device))));
+    rows.push(("a token reads", token.join(", ")));
+    rows
+}
+
+/// Memory for the weights of a model: so much, or what is there, and that of a device.
+#[derive(Clone, Debug, Default)]
+pub struct Room {
+    pub ram: Option<u64>,
+    pub device: Option<ForWeights>,
+}
+
+impl Room {
+    /// What was asked for.
+    ///
+    /// # Errors
+    /// As [`DeviceArgs::open`](super::device_args::DeviceArgs::open).
+    pub fn of(engine: &EngineArgs) -> Result<Room, CliError> {
+        Ok(Room { ram: engine.ram, device: engine.device.open()? })
+    }
 }
 
 /// Plans for the memory that there is and puts the weights in their places.
@@ -118,13 +145,13 @@ pub fn settle(
     engines: &[EngineOptions],
     logits: usize,
 ) -> Result<(), CliError> {
-    settle_beside(loaded, engine.ram, engines, logits, 0)
+    settle_beside(loaded, Room::of(engine)?, engines, logits, 0)
 }
 
 /// The same in so much memory, and beside further sequences of so many bytes.
 pub fn settle_beside(
     loaded: &mut Loaded,
-    ram: Option<u64>,
+    room: Room,
     engines: &[EngineOptions],
     logits: usize,
     sequences: u64,
@@ -132,14 +159,36 @@ pub fn settle_beside(
     for engine in engines {
         loaded.check_kv(engine.kv)?;
     }
+    let Room { ram, mut device } = room;
     warn_of_more_than_there_is(ram);
     let mut budget = Budget::new(ram, &loaded.model, engines, logits);
     budget.other = budget.other.saturating_add(sequences);
-    let plan = budget.plan(&loaded.model).in_file(loaded.path())?;
     // Before weights are read, and before threads start that read them.
     Nodes::interleave();
-    loaded.model.settle(plan)?;
-    Ok(())
+    loop {
+        let plan = budget.plan(&loaded.model, device.as_ref()).in_file(loaded.path())?;
+        let of_device = device.as_ref().map(|device| OfDevice {
+            device: Arc::clone(&device.device),
+            on_failure: Box::new(tell_of_failure),
+        });
+        match loaded.model.settle_with(plan, of_device) {
+            Err(StoreError::Device(error)) => device = smaller(device, &error),
+            settled => return Ok(settled?),
+        }
+    }
+}
+
+/// What to try where a device has less room than it says: three quarters of it, and in the end none.
+fn smaller(device: Option<ForWeights>, error: &DeviceError) -> Option<ForWeights> {
+    /// Less is not worth the copies.
+    const LEAST: u64 = 64 << 20;
+    let device = device.map(|device| ForWeights { bytes: device.bytes / 4 * 3, ..device });
+    let is_short = matches!(error, DeviceError::OutOfMemory { .. });
+    let device = device.filter(|device| is_short && device.bytes >= LEAST);
+    if device.is_none() {
+        tell_of_failure(error);
+    }
+    device
 }
 
 /// Divides the memory of a run between two models, by the sizes of their files.

@@ -121,6 +121,11 @@ impl Plan {
         self.places.iter().all(|place| matches!(place, Place::Mapped | Place::Device))
     }
 
+    /// Whether there is more to say of it than that all weights are mapped.
+    pub fn is_placed(&self) -> bool {
+        self.device.is_some() || !self.is_mapped()
+    }
+
     /// Memory of our own.
     pub fn own_bytes(&self) -> u64 {
         self.pinned_bytes + self.ring_bytes + self.cache_bytes()

@@ -123,7 +123,7 @@ impl<'a> Talk<'a> {
         let options = EngineOptions { drafts, ..self.args.engine.options(context) };
         placement::settle(loaded, &self.args.engine, std::slice::from_ref(&options), 1 + drafts)?;
         let store = loaded.model.store();
-        if let Some(plan) = store.plan().filter(|plan| !plan.is_mapped()) {
+        if let Some(plan) = store.plan().filter(|plan| plan.is_placed()) {
             tell!("{}", placement::line(plan, store.reads_directly()));
         }
         let engine = engine_args::open_engine(loaded, &options)?;

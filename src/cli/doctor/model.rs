@@ -87,7 +87,7 @@ impl ModelReport {
         let spec = model.spec();
         let context = engine_args::context(None, spec.context);
         let budget = Budget::new(None, model, &[options(context, KvType::default())], 1);
-        let plan = budget.plan(model).in_file(loaded.path())?;
+        let plan = budget.plan(model, None).in_file(loaded.path())?;
         let disk_s = match plan.is_mapped() {
             true => Some(0.0),
             false => disks.first().and_then(DiskSpeeds::best).and_then(|speed| {
@@ -164,7 +164,7 @@ fn roomy(loaded: &Loaded) -> Vec<Roomy> {
         let contexts = std::iter::successors(Some(spec.context), |&n| (n > 256).then_some(n / 2));
         let fits = |&context: &usize| {
             let budget = Budget::new(None, model, &[options(context, kv)], 1);
-            budget.plan(model).is_ok_and(|plan| plan.is_mapped())
+            budget.plan(model, None).is_ok_and(|plan| plan.is_mapped())
         };
         let context = contexts.into_iter().find(fits)?;
         Some(Roomy { context, kv, kv_bytes: SequenceState::bytes(spec, context, 1, 0, kv) })

@@ -59,8 +59,9 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), CliError> {
         drafts,
         guesses: Guesses::Off,
     };
+    let device = args.device.open()?;
     let budget = Budget::new(args.ram, &model, std::slice::from_ref(&options), 1 + drafts);
-    let plan = budget.plan(&model).in_file(path)?;
+    let plan = budget.plan(&model, device.as_ref()).in_file(path)?;
     let direct = match model.store().opened_files().next().filter(|_| !plan.is_mapped()) {
         Some(file) => Some(open_file(file).in_file(file.path())?.is_direct()),
         None => None,
@@ -98,7 +99,7 @@ fn bound_by(plan: &Plan, disk_s: Option<f64>, memory: f64) -> &'static str {
 
 fn print(
     report: &Report,
-    shared: [(&'static str, String); 3],
+    shared: Vec<(&'static str, String)>,
     disks: &Disks,
     out: &mut impl Write,
 ) -> Result<(), CliError> {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Traffic;
 use crate::cli::output;
 use crate::model::Model;
-use crate::store::{DiskLoad, Plan, disk_seconds, open_file, peak_rss_bytes, read_speeds};
+use crate::store::{DevicePlan, DeviceStats, DiskLoad, Plan, SlotClass, disk_seconds, open_file, peak_rss_bytes, read_speeds};
 
 /// A plan in numbers.
 #[derive(Debug, Serialize)]
@@ -25,13 +25,46 @@ pub struct PlanReport {
     cache_bytes: u64,
     cache_slots: usize,
     experts: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<DevicePlanReport>,
     active_bytes_per_token: f64,
     disk_bytes_per_token: f64,
+}
+
+/// What is on a device, in numbers.
+#[derive(Debug, Serialize)]
+struct DevicePlanReport {
+    weights_budget_bytes: u64,
+    always_bytes: u64,
+    cache_bytes: u64,
+    cache_slots: usize,
+    experts: usize,
+    active_bytes_per_token: f64,
+}
+
+impl DevicePlanReport {
+    fn new(plan: &DevicePlan) -> DevicePlanReport {
+        let (cache_slots, experts) = slots_and_experts(&plan.classes);
+        DevicePlanReport {
+            weights_budget_bytes: plan.budget,
+            always_bytes: plan.always_bytes,
+            cache_bytes: plan.cache_bytes(),
+            cache_slots,
+            experts,
+            active_bytes_per_token: plan.active_bytes,
+        }
+    }
+}
+
+/// Slots of all classes, and experts that share them.
+fn slots_and_experts(classes: &[SlotClass]) -> (usize, usize) {
+    classes.iter().fold((0, 0), |(slots, experts), class| (slots + class.slots, experts + class.members))
 }
 
 impl PlanReport {
     /// Of a plan; `direct_io` where it is known.
     pub fn new(plan: &Plan, direct_io: Option<bool>) -> PlanReport {
+        let (cache_slots, experts) = slots_and_experts(&plan.classes);
         PlanReport {
             mode: if plan.is_mapped() { "mapped" } else { "streamed" },
             direct_io,
@@ -40,8 +73,9 @@ impl PlanReport {
             pinned_bytes: plan.pinned_bytes,
             ring_bytes: plan.ring_bytes,
             cache_bytes: plan.cache_bytes(),
-            cache_slots: plan.classes.iter().map(|class| class.slots).sum(),
-            experts: plan.classes.iter().map(|class| class.members).sum(),
+            cache_slots,
+            experts,
+            device: plan.device.as_ref().map(DevicePlanReport::new),
             active_bytes_per_token: plan.active_bytes,
             disk_bytes_per_token: plan.disk_bytes,
         }
@@ -50,6 +84,15 @@ impl PlanReport {
 
 /// A plan in a line.
 pub fn line(plan: &Plan, direct_io: Option<bool>) -> String {
+    let mut line = memory_line(plan, direct_io);
+    if let Some(device) = &plan.device {
+        let _ = write!(line, "; on the device: {}", device_line(device));
+    }
+    line
+}
+
+/// What is not on a device in a line.
+pub fn memory_line(plan: &Plan, direct_io: Option<bool>) -> String {
     let size = output::bytes;
     if plan.is_mapped() {
         return format!("{} of weights, mapped", size(plan.total_bytes));
@@ -64,13 +107,25 @@ pub fn line(plan: &Plan, direct_io: Option<bool>) -> String {
         let _ = write!(line, ", a ring of {} for what is streamed", size(plan.ring_bytes));
     }
     if !plan.classes.is_empty() {
-        let (slots, members) = plan.classes.iter().fold((0, 0), |(s, m), c| (s + c.slots, m + c.members));
+        let (slots, members) = slots_and_experts(&plan.classes);
         let share = 100.0 * slots as f64 / members as f64;
         let _ = write!(line, ", {} of experts cached ({share:.0} %)", size(plan.cache_bytes()));
     }
     let _ = write!(line, ", {} a token from disk", size(plan.disk_bytes as u64));
     if direct_io == Some(false) {
         line.push_str(" through the page cache: this file system has no direct reads");
+    }
+    line
+}
+
+/// What is on a device in a line.
+pub fn device_line(plan: &DevicePlan) -> String {
+    let size = output::bytes;
+    let mut line = format!("{} of {} always used", size(plan.always_bytes), size(plan.budget));
+    let (slots, experts) = slots_and_experts(&plan.classes);
+    if experts > 0 {
+        let share = 100.0 * slots as f64 / experts as f64;
+        let _ = write!(line, ", {} of experts ({share:.0} %)", size(plan.cache_bytes()));
     }
     line
 }
@@ -84,6 +139,9 @@ pub struct Residency {
     disk_bytes_s: Option<f64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     disks: Vec<DiskReport>,
+    /// What came of experts on a device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<DeviceStats>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prefill: Option<Traffic>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -106,6 +164,7 @@ impl Residency {
             plan: PlanReport::new(plan, store.reads_directly()),
             disk_bytes_s: disks.total(),
             disks: if plan.is_mapped() { Vec::new() } else { disks.report() },
+            device: store.device_stats(),
             prefill: bounded(prefill),
             decode: bounded(decode),
             peak_rss_bytes: peak_rss_bytes(),
@@ -117,7 +176,11 @@ impl Residency {
         let phases = [("prefill", &self.prefill), ("decode", &self.decode)];
         let line =
             |(name, traffic): (&str, &Option<Traffic>)| Some(format!("{name}: {}", traffic.as_ref()?.line()));
-        phases.into_iter().filter_map(line).collect()
+        let device = self.device.filter(|stats| stats.hits + stats.misses > 0).map(|stats| {
+            let rate = 100.0 * stats.hits as f64 / (stats.hits + stats.misses) as f64;
+            format!("device: {rate:.1} % of the experts were there, {} moved to it", stats.moved)
+        });
+        phases.into_iter().filter_map(line).chain(device).collect()
     }
 }
 

@@ -65,7 +65,7 @@ pub fn of_heads(heads: &Heads, name: &ModelName) -> Result<Planned, CliError> {
     let architecture = model.spec().architecture.clone();
     let mut rows = vec![("model", format!("{architecture}, {} parameters", output::count(parameters)))];
     let budget = Budget::new(None, model, std::slice::from_ref(&options), 1 + drafts);
-    let plan = match budget.plan(model).in_file(name.to_string().as_ref()) {
+    let plan = match budget.plan(model, None).in_file(name.to_string().as_ref()) {
         Ok(plan) => {
             rows.extend(placement::rows(&budget, &plan, &options, None));
             Some(PlanReport::new(&plan, None))

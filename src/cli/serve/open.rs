@@ -10,8 +10,9 @@ use super::folder::{Entry, entries, entry};
 use crate::cli::chat::Template;
 use crate::cli::engine_args::{self, Loaded, open_engine};
 use crate::cli::output::tell;
+use crate::cli::placement::{self, Room};
 use crate::cli::prefix_cache;
-use crate::cli::{CliError, model_arg, placement, safe_text};
+use crate::cli::{CliError, model_arg, safe_text};
 use crate::engine::{EngineOptions, SchedulerLimits};
 use crate::gguf::{self, Gguf};
 use crate::server::{self, Described, Facts, Listed, Models, NotOpened, Opened};
@@ -73,14 +74,17 @@ impl Shelf {
         let sequence = options.sequence_bytes(loaded.model.spec());
         let ram = if taken > 0 { Some(self.budget.saturating_sub(taken)) } else { args.engine.ram };
         let others = sequence.saturating_mul(parallel as u64 - 1);
-        placement::settle_beside(&mut loaded, ram, std::slice::from_ref(&options), parallel, others)
+        // One model has the device; others that are loaded beside it have the CPU.
+        let device = if taken > 0 { None } else { args.engine.device.open()? };
+        placement::settle_beside(&mut loaded, Room { ram, device }, std::slice::from_ref(&options), parallel, others)
             .map_err(|error| Failed { error, for_memory: taken > 0 })?;
         let facts = facts(args, entry, &loaded, tokenizer, &options)?;
-        let plan = loaded.model.store().plan().filter(|plan| !plan.is_mapped());
-        if let Some(plan) = plan {
+        let plan = loaded.model.store().plan();
+        if let Some(plan) = plan.filter(|plan| plan.is_placed()) {
             tell!("{}", placement::line(plan, loaded.model.store().reads_directly()));
         }
-        let chunk = if plan.is_some() { options.batch } else { DEFAULT_CHUNK };
+        let is_streamed = plan.is_some_and(|plan| !plan.is_mapped());
+        let chunk = if is_streamed { options.batch } else { DEFAULT_CHUNK };
         let limits = SchedulerLimits {
             sequences: parallel,
             chunk: args.chunk.map_or(chunk, Into::into),

@@ -73,7 +73,7 @@ impl fmt::Debug for Shared {
 }
 
 /// What experts came to that may be on the device: how often those that a pass wanted were there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct DeviceStats {
     pub hits: u64,
     pub misses: u64,
