@@ -6,16 +6,10 @@
 //! with. A device that fails, in whatever way, is an error that the caller answers by computing on the CPU:
 //! nothing of a model is on a device alone.
 
-mod open_device;
-mod products;
-
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use thiserror::Error;
-
-pub use open_device::Device;
-pub use products::{DeviceMatrix, Pending, Product};
 
 /// By which API a device is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,8 +42,6 @@ pub enum DeviceError {
     /// No driver, or none that can be used.
     #[error("no driver: {0}")]
     NoDriver(String),
-    #[error("there is no device {number}")]
-    NoSuchDevice { number: usize },
     #[error("{device}: kernels do not compile: {log}")]
     Build { device: String, log: String },
     #[error("{device}: no memory for {bytes} bytes")]
@@ -146,6 +138,3 @@ impl Drop for Memory {
         self.driver.free(self.handle);
     }
 }
-
-pub fn open_best() -> Option<Result<Device, DeviceError>> { None }
-pub fn open(number: usize) -> Result<Device, DeviceError> { Err(DeviceError::NoSuchDevice { number }) }
