@@ -6,6 +6,12 @@
 //! with. A device that fails, in whatever way, is an error that the caller answers by computing on the CPU:
 //! nothing of a model is on a device alone.
 
+mod open_device;
+mod products;
+
+pub use open_device::Device;
+pub use products::{DeviceMatrix, Pending, Product};
+
 use std::fmt::Debug;
 use std::sync::Arc;
 
