@@ -6,16 +6,28 @@
 //! with. A device that fails, in whatever way, is an error that the caller answers by computing on the CPU:
 //! nothing of a model is on a device alone.
 
+mod api;
+mod choose;
+mod line;
+mod list;
+mod open;
 mod open_device;
+mod opencl;
 mod products;
-
-pub use open_device::Device;
-pub use products::{DeviceMatrix, Pending, Product};
+mod programs;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use thiserror::Error;
+
+pub use choose::{open, open_best};
+pub use list::{DEADLINE, Found, devices};
+pub use open_device::Device;
+pub use products::{DeviceMatrix, Pending, Product};
+pub use programs::Programs;
 
 /// By which API a device is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +52,18 @@ pub struct DeviceInfo {
     pub shares_memory: bool,
     /// Whether it is a CPU that runs kernels.
     pub is_cpu: bool,
+    /// Where it sits, as far as its driver tells.
+    pub pci: Option<PciPlace>,
+    /// Why our kernels cannot run on it.
+    pub unfit: Option<String>,
+}
+
+/// Where a card sits; its function does not tell cards apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PciPlace {
+    pub domain: u32,
+    pub bus: u32,
+    pub device: u32,
 }
 
 /// Why a device did not do something.
@@ -48,6 +72,8 @@ pub enum DeviceError {
     /// No driver, or none that can be used.
     #[error("no driver: {0}")]
     NoDriver(String),
+    #[error("there is no device {number}")]
+    NoSuchDevice { number: usize },
     #[error("{device}: kernels do not compile: {log}")]
     Build { device: String, log: String },
     #[error("{device}: no memory for {bytes} bytes")]
@@ -130,6 +156,14 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// Memory of so many bytes; what is in it is anything.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`], or that the device is lost.
+    pub fn allocate(driver: &Arc<dyn Driver>, bytes: usize) -> Result<Memory, DeviceError> {
+        Ok(Memory { driver: driver.clone(), handle: driver.allocate(bytes)?, bytes })
+    }
+
     pub fn bytes(&self) -> usize {
         self.bytes
     }
