@@ -149,3 +149,99 @@ fn in_turns(members: &[Member]) -> Vec<usize> {
     order.sort_unstable();
     order.into_iter().map(|(_, unit)| unit).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::super::super::plan::SlotClass;
+    use super::super::super::registry::FileBytes;
+    use super::*;
+    use crate::gguf::{StaticBytes, TensorType};
+
+    /// Two layers of four experts of two weights each, and so many slots.
+    fn experts(slots: usize) -> Experts {
+        let source = |i: usize| Source {
+            file: FileBytes::Memory { name: PathBuf::new(), bytes: StaticBytes(&[]) },
+            range: 0..0,
+            ty: TensorType::F32,
+            rows: 0,
+            cols: 0,
+            layer: i / 8,
+            share: 0.25,
+        };
+        let sources: Vec<Source> = (0..16).map(source).collect();
+        let plan = DevicePlan {
+            budget: 0,
+            always_bytes: 0,
+            classes: vec![SlotClass { slot_bytes: 2, slots, members: 8 }],
+            experts: (0..16).map(|i| Some((0, i / 2))).collect(),
+            active_bytes: 0.0,
+        };
+        Experts::new(&sources, &plan)
+    }
+
+    /// Does all that is to be copied; says which units came, and which gave way.
+    fn copy_all(experts: &mut Experts) -> Vec<(usize, Option<usize>)> {
+        let mut done = Vec::new();
+        while let Some((unit, weights, victims)) = experts.next() {
+            assert_eq!(weights, [2 * unit, 2 * unit + 1]);
+            let victim = victims.first().map(|weight| weight / 2);
+            done.push((unit, victim));
+            experts.moved(unit, true);
+        }
+        assert!(experts.is_idle());
+        done
+    }
+
+    #[test]
+    fn slots_fill_with_experts_of_all_layers() {
+        let mut experts = experts(4);
+        assert_eq!(copy_all(&mut experts), [(0, None), (4, None), (1, None), (5, None)]);
+        assert_eq!(experts.stats.moved, 4);
+    }
+
+    #[test]
+    fn an_expert_that_is_wanted_again_and_again_moves_up() {
+        let mut experts = experts(4);
+        copy_all(&mut experts);
+        // Unit 3 of the first layer and unit 7 of the second in each pass: neither is there at first.
+        let mut there = [false; 8];
+        [0, 4, 1, 5].iter().for_each(|&unit| there[unit] = true);
+        for _ in 0..60 {
+            experts.begin_pass();
+            for (unit, victim) in copy_all(&mut experts) {
+                there[unit] = true;
+                there[victim.expect("all slots are taken")] = false;
+            }
+            for unit in [3, 7] {
+                (2 * unit..2 * unit + 2).for_each(|id| experts.wanted(id, there[unit]));
+            }
+        }
+        assert!(there[3] && there[7], "{there:?}");
+        assert_eq!(there.iter().filter(|there| **there).count(), 4);
+        assert!(experts.stats.moved <= 8, "no more moves than pay: {:?}", experts.stats);
+        // Each expert is counted once a pass.
+        assert_eq!(experts.stats.hits + experts.stats.misses, 120);
+        assert!(experts.stats.hits > 100, "{:?}", experts.stats);
+    }
+
+    #[test]
+    fn without_memory_there_are_no_more_slots_than_are_taken() {
+        let mut experts = experts(8);
+        let (unit, ..) = experts.next().expect("a copy");
+        experts.moved(unit, true);
+        let (unit, ..) = experts.next().expect("another");
+        experts.moved(unit, false);
+        experts.no_more();
+        assert!(experts.is_idle());
+        for pass in 0..20 {
+            experts.begin_pass();
+            experts.wanted(2 * unit, false);
+            for (came, victim) in copy_all(&mut experts) {
+                assert_eq!((came, victim), (unit, Some(0)), "pass {pass}: for the only one that is there");
+            }
+        }
+        assert_eq!(experts.stats.moved, 2);
+    }
+}

@@ -183,7 +183,7 @@ fn no_plan_exceeds_its_budget_and_more_memory_reads_no_more() {
                     }
                     Place::Streamed => assert!(2 * w.span <= plan.ring_bytes),
                     Place::Cached { class, at, .. } => assert!(at + w.span <= plan.classes[class].slot_bytes),
-                    Place::Mapped | Place::File => {}
+                    Place::Mapped | Place::File | Place::Device => {}
                 }
             }
             assert_eq!(end, plan.pinned_bytes);
@@ -250,4 +250,86 @@ fn parts_in_memory_need_no_slot() {
     assert!(plan.places[..8].iter().all(|place| *place == Place::Mapped));
     assert_eq!(plan.classes.len(), 1);
     assert_eq!(plan.classes[0].slot_bytes, weights[8].span + weights[16].span);
+}
+
+/// With a device that computes some of the weights.
+fn with_device(weights: &[WeightUse], computes: impl Fn(usize) -> bool) -> Vec<WeightUse> {
+    let of_device = |(i, w): (usize, &WeightUse)| WeightUse {
+        device_bytes: (!matches!(w.role, Role::Once | Role::Rows) && computes(i)).then_some(w.bytes),
+        ..*w
+    };
+    weights.iter().enumerate().map(of_device).collect()
+}
+
+#[test]
+fn what_is_always_used_goes_to_the_device_before_experts() {
+    let weights = with_device(&moe(), |_| true);
+    let none = vec![false; weights.len()];
+    let sum = |role: fn(&Role) -> bool| -> u64 {
+        weights.iter().filter(|w| role(&w.role)).map(|w| w.bytes).sum()
+    };
+    let always = sum(|role| *role == Role::Always);
+    let experts = sum(|role| matches!(role, Role::Expert { .. }));
+    // Half of the experts beside.
+    let room = always + experts / 2;
+    let plan = plan(&weights, &none, u64::MAX, Some(room)).unwrap();
+    assert!(plan.is_mapped() && plan.is_placed());
+    let device = plan.device.as_ref().unwrap();
+    assert_eq!(device.always_bytes, always);
+    for (place, w) in plan.places.iter().zip(&weights) {
+        assert_eq!(*place == Place::Device, w.role == Role::Always);
+    }
+    let left = room - always - device.cache_bytes();
+    assert!(left < device.classes.iter().map(|class| class.slot_bytes).max().unwrap(), "{left}");
+    // A token uses 2 of 8 experts, half of which are there.
+    let half = experts as f64 / 4.0 / 2.0;
+    assert!((device.active_bytes - (always as f64 + half)).abs() < 0.01 * half, "{device:?}");
+    assert!((plan.active_bytes - half).abs() < 0.01 * half, "{}", plan.active_bytes);
+    // In memory that is too small for the experts what they miss comes from disk in part.
+    let small = super::plan(&weights, &none, experts / 4, Some(room)).unwrap();
+    assert_eq!(small.device, plan.device);
+    assert_eq!(small.pinned_bytes, 0, "nothing that is on the device");
+    let expected = half * (1.0 - small.cache_bytes() as f64 / experts as f64);
+    assert!((small.disk_bytes - expected).abs() < 0.02 * expected, "{} {expected}", small.disk_bytes);
+}
+
+#[test]
+fn no_plan_exceeds_its_device() {
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    let mut random = |n: u32| u64::from(rng.next_u32() % n);
+    for _ in 0..300 {
+        let mut weights: Vec<WeightUse> = Vec::new();
+        for layer in 0..1 + random(8) as usize {
+            weights.extend((0..random(6)).map(|_| weight(Role::Always, 1 + random(100_000))));
+            let count = 1 + random(9) as usize;
+            let parts: Vec<u64> = (0..random(4)).map(|_| 1 + random(30_000)).collect();
+            weights.extend(experts(layer, (count, 1 + random(count as u32) as usize), &parts));
+            weights.push(weight(Role::Rows, 100));
+        }
+        let computed: Vec<bool> = weights.iter().map(|_| random(10) > 0).collect();
+        let weights = with_device(&weights, |i| computed[i]);
+        let none = vec![false; weights.len()];
+        let total: u64 = weights.iter().map(|w| w.bytes).sum();
+        for room in [0, 1, total / 3, total, 2 * total].map(|room| room + random(1000)) {
+            let budget = random(2 * total as u32);
+            let Ok(plan) = plan(&weights, &none, budget, Some(room)) else { continue };
+            assert!(plan.is_mapped() || plan.own_bytes() <= budget);
+            let Some(device) = &plan.device else { continue };
+            assert!(device.always_bytes + device.cache_bytes() <= room);
+            let there = plan.places.iter().zip(&weights).filter(|(place, _)| **place == Place::Device);
+            assert_eq!(there.map(|(_, w)| w.device_bytes.unwrap()).sum::<u64>(), device.always_bytes);
+            let mut slots: HashMap<usize, (Role, u64)> = HashMap::new();
+            for (w, expert) in weights.iter().zip(&device.experts) {
+                let Some((class, unit)) = *expert else { continue };
+                let (role, bytes) = slots.entry(unit).or_insert((w.role, 0));
+                assert_eq!(*role, w.role, "one unit an expert");
+                *bytes += w.device_bytes.expect("an expert that is computed as a whole");
+                assert!(*bytes <= device.classes[class].slot_bytes);
+            }
+            assert_eq!(slots.len(), device.classes.iter().map(|class| class.members).sum::<usize>());
+            let used = weights.iter().map(|w| share(w) * w.bytes as f64).sum::<f64>();
+            assert!((device.active_bytes + plan.active_bytes - used).abs() < 1e-6 * used.max(1.0));
+            assert!(plan.disk_bytes <= plan.active_bytes + 1e-6);
+        }
+    }
 }

@@ -1,0 +1,149 @@
+//! A device computes what the CPU computes, to the last bit: weights on it whole or in part, beside memory
+//! that holds the rest or streams it; and where it fails, the run goes on without it.
+//!
+//! Any device will do; PoCL is one that every CPU can be.
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+
+use common::goldens::{Loaded, cases};
+use common::runs::{Nodes, Run, SeenNode, assert_same_nodes, fixture, load, options};
+use wayinfer::device::{self, Device, DeviceError};
+use wayinfer::engine::{EngineError, EngineOptions};
+use wayinfer::model::{Logits, Model};
+use wayinfer::store::{OfDevice, Place, Plan};
+use wayinfer::verify::run;
+
+/// Models of all formats, dense and with experts; latents, several streams, recurrences.
+const FIXTURES: &[&str] = &[
+    "dense-f32",
+    "dense-f16",
+    "dense-bf16",
+    "dense-q8_0",
+    "dense-q4_k_m",
+    "moe-q4_k_m",
+    "moe-per-expert-q4_k_m",
+    "odd-q8_0",
+    "mixed",
+    "deepseek2",
+    "deepseek4",
+    "gpt-oss",
+    "gemma3n",
+    "gemma4-moe",
+    "qwen35",
+    "mamba2",
+];
+
+/// The first device of this machine; none is no fault, but said.
+fn open(test: &str) -> Option<Arc<Device>> {
+    match device::open(0) {
+        Ok(device) => Some(Arc::new(device)),
+        Err(error @ (DeviceError::NoDriver(_) | DeviceError::NoSuchDevice { .. })) => {
+            common::say(&format!("skipped: {test}: {error} (pocl-opencl-icd is one)"));
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// What a device said of its failure.
+type Failures = Arc<Mutex<Vec<DeviceError>>>;
+
+fn settle(model: &mut Model, plan: Plan, device: &Arc<Device>) -> Failures {
+    let failures = Failures::default();
+    let told = Arc::clone(&failures);
+    let on_failure = Box::new(move |error: &DeviceError| told.lock().unwrap().push(error.clone()));
+    let device = OfDevice { device: Arc::clone(device), on_failure };
+    model.settle_with(plan, Some(device)).expect("room");
+    failures
+}
+
+/// A model with so much of it on a device: a share of what can be there; and a share of what memory needs.
+fn load_with(name: &str, device: &Arc<Device>, share: f64, memory: f64) -> (Model, Failures) {
+    let mut model = load(&fixture(name));
+    let store = model.store();
+    let total = store.plan_for(u64::MAX).expect("a plan").total_bytes as f64;
+    let least = store.plan_with(0, Some((device, (total * share) as u64)));
+    let least = least.map_or_else(|shortage| shortage.least as f64, |_| 0.0);
+    let budget = least + (total - least) * memory;
+    let plan = store.plan_with(budget as u64, Some((device, (total * share) as u64))).expect("a plan");
+    assert!(plan.device.is_some(), "{name}: something is on the device");
+    assert!(plan.places.contains(&Place::Device) || share < 0.1, "{name}");
+    let failures = settle(&mut model, plan, device);
+    (model, failures)
+}
+
+fn run_of(model: &Model) -> Run<'_> {
+    Run::new(model, &EngineOptions { ..options(64, 24) })
+}
+
+/// Every node of a prompt in two batches and of three more tokens.
+fn record(model: &Model) -> Result<Vec<SeenNode>, EngineError> {
+    let mut run = run_of(model);
+    let vocab = model.spec().vocab;
+    let prompt: Vec<u32> = (0..37).map(|i| ((3 + 7919 * i) % vocab) as u32).collect();
+    let mut nodes = Nodes::default();
+    run.feed_observed(&prompt, Logits::Last, &mut nodes)?;
+    for id in [1, 2, 3] {
+        run.feed_observed(&[id], Logits::Last, &mut nodes)?;
+    }
+    Ok(nodes.0)
+}
+
+#[test]
+fn every_node_has_the_bits_of_the_cpu() {
+    let Some(device) = open("bits of a device") else { return };
+    for name in FIXTURES {
+        let truth = record(&load(&fixture(name))).expect("a run");
+        for (share, memory) in [(1.0, 1.0), (0.5, 1.0), (0.5, 0.3), (0.2, 0.0)] {
+            let what = format!("{name}, {share} on the device, {memory} in memory");
+            let (model, failures) = load_with(name, &device, share, memory);
+            model.store().wait_for_device();
+            assert_same_nodes(&truth, &record(&model).expect(&what), &what);
+            assert!(failures.lock().unwrap().is_empty(), "{what}");
+        }
+    }
+}
+
+/// While weights are still on their way, and experts come and go.
+#[test]
+fn a_pass_does_not_wait_for_copies() {
+    let Some(device) = open("passes beside copies") else { return };
+    let truth = record(&load(&fixture("moe-q4_k_m"))).expect("a run");
+    for round in 0..10 {
+        let (model, _) = load_with("moe-q4_k_m", &device, 0.5, 1.0);
+        for again in 0..3 {
+            let what = format!("round {round}, again {again}");
+            assert_same_nodes(&truth, &record(&model).expect(&what), &what);
+        }
+        let stats = model.store().device_stats().expect("a device");
+        assert!(stats.hits + stats.misses > 0, "{stats:?}");
+    }
+}
+
+/// The goldens of ggml, computed on the device.
+#[test]
+fn goldens_pass_on_the_device() {
+    let Some(device) = open("goldens on a device") else { return };
+    let mut done = 0;
+    for case in cases() {
+        let mut loaded = Loaded::of(&case);
+        let plan = loaded.model.store().plan_with(u64::MAX, Some((&device, u64::MAX))).expect("a plan");
+        assert!(plan.device.is_some(), "{}", case.name);
+        let failures = settle(&mut loaded.model, plan, &device);
+        loaded.model.store().wait_for_device();
+        let mut watched = loaded.run(None, 2);
+        let mut comparer = loaded.comparer(true);
+        let steps = loaded.golden.description().decode_steps;
+        let prompt = loaded.golden.prompt();
+        run(&mut watched.engine, &mut watched.sequence, prompt, steps, &mut comparer).expect("a run");
+        let (reports, ..) = comparer.finish();
+        let beyond: Vec<_> = reports.iter().filter(|report| report.beyond).collect();
+        assert!(beyond.is_empty(), "{}: {beyond:?}", case.name);
+        assert!(reports.len() > 10, "{}: {} nodes", case.name, reports.len());
+        assert!(failures.lock().unwrap().is_empty(), "{}", case.name);
+        done += 1;
+    }
+    assert!(done >= 20, "{done}");
+}
