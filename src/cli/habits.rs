@@ -22,7 +22,8 @@ use Meant::{Nothing, Otherwise, Ours};
 /// Flags of one meaning.
 type Row = (&'static [&'static str], Meant);
 
-const CPU: &str = "all layers run on the CPU";
+const CARD: &str = "a graphics card takes what its memory holds";
+const HOST: &str = "keys and values lie in memory";
 const PLACED: &str = "where weights lie follows from the memory that a run may take";
 const EXPERTS: &str = "experts lie in memory or are streamed, as the memory that a run may take allows";
 const CHOSEN: &str = "there is no such way to choose tokens";
@@ -43,12 +44,12 @@ const ROWS: &[Row] = &[
     (&["-mm", "--mmproj", "-mmu", "--mmproj-url", "--image", "--audio"], Nothing("models read text alone")),
     (&["--lora", "--lora-scaled", "--control-vector"], Nothing("a model runs as its file has it")),
     // Where it runs.
-    (&["-ngl", "--gpu-layers", "--n-gpu-layers"], Nothing(CPU)),
+    (&["-ngl", "--gpu-layers", "--n-gpu-layers"], Otherwise(CARD, "generate --vram 8G")),
     (
         &["-mg", "--main-gpu", "-sm", "--split-mode", "-ts", "--tensor-split", "-dev", "--device"],
-        Nothing(CPU),
+        Otherwise(CARD, "generate --gpu 0"),
     ),
-    (&["-nkvo", "--no-kv-offload", "-kvo", "--kv-offload", "--no-op-offload"], Nothing(CPU)),
+    (&["-nkvo", "--no-kv-offload", "-kvo", "--kv-offload", "--no-op-offload"], Nothing(HOST)),
     (&["-ot", "--override-tensor"], Otherwise(PLACED, "generate --ram 12G")),
     (&["-cmoe", "--cpu-moe", "-ncmoe", "--n-cpu-moe"], Otherwise(EXPERTS, "generate --ram 12G")),
     (

@@ -15,6 +15,8 @@ mod open_device;
 mod opencl;
 mod products;
 mod programs;
+mod source;
+mod speed;
 #[cfg(test)]
 mod tests;
 

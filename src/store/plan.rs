@@ -173,9 +173,18 @@ impl Plan {
     }
 
     /// Tokens a second that are possible where disks take so many seconds for those of a token, and memory
-    /// has this speed (bytes a second).
-    pub fn tokens_per_second(&self, disk_s: f64, memory: f64) -> f64 {
-        1.0 / disk_s.max(self.active_bytes / memory)
+    /// and the device have these speeds (bytes a second). What is always on the device is waited for; its
+    /// experts are computed while memory and disk give the others.
+    pub fn tokens_per_second(&self, disk_s: f64, memory: f64, device: Option<f64>) -> f64 {
+        let [always_s, experts_s] = self.device_seconds(device);
+        1.0 / (always_s + disk_s.max(self.active_bytes / memory).max(experts_s))
+    }
+
+    /// Seconds that a device of this speed takes for a token: what is always there, and experts.
+    pub fn device_seconds(&self, speed: Option<f64>) -> [f64; 2] {
+        let Some((plan, speed)) = self.device.as_ref().zip(speed) else { return [0.0; 2] };
+        let always = plan.always_bytes as f64;
+        [always / speed, (plan.active_bytes - always) / speed]
     }
 }
 

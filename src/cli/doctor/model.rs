@@ -105,7 +105,7 @@ impl ModelReport {
             kv: kv_costs(spec, context),
             budget_bytes: budget.total(),
             other_bytes: budget.other(),
-            decode_tok_s: disk_s.map(|disk_s| plan.tokens_per_second(disk_s, weights_s)),
+            decode_tok_s: disk_s.map(|disk_s| plan.tokens_per_second(disk_s, weights_s, None)),
             held_back_by: held_back_by(&plan, disk_s, speeds),
             prefill_tok_s: plan.is_mapped().then(|| speeds.products_s / products),
             placement: line(&plan, None),

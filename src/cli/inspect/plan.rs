@@ -5,9 +5,10 @@ use std::io::Write;
 use serde::Serialize;
 
 use super::{Args, json};
+use crate::cli::device_args::tell_of_failure;
 use crate::cli::engine_args::{self, Loaded};
 use crate::cli::placement::{self, Budget, DiskReport, Disks, PlanReport};
-use crate::cli::{CliError, InFile, output};
+use crate::cli::{CliError, InFile, output, safe_text};
 use crate::engine::{DEFAULT_BATCH, EngineOptions};
 use crate::model::KvType;
 use crate::store::{Guesses, Nodes, Plan, open_file};
@@ -29,6 +30,11 @@ struct Report {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     disks: Vec<DiskReport>,
     memory_bytes_s: f64,
+    /// The device's name, and weights that it reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_bytes_s: Option<f64>,
     /// Of memory, where there are several.
     #[serde(skip_serializing_if = "Option::is_none")]
     nodes: Option<String>,
@@ -71,6 +77,14 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), CliError> {
     // The memory that the test reads is the first that is asked for in this way.
     let nodes = Nodes::interleave();
     let memory = SpeedTest::new()?.read_speed();
+    let of_device = device.as_ref().filter(|_| plan.device.is_some());
+    let device_bytes_s = match of_device {
+        Some(device) => device.device.weights_speed().unwrap_or_else(|error| {
+            tell_of_failure(&error);
+            None
+        }),
+        None => None,
+    };
     let report = Report {
         context,
         kv: kv.to_string(),
@@ -79,21 +93,29 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), CliError> {
         disk_bytes_s: disks.total(),
         disks: if plan.is_mapped() { Vec::new() } else { disks.report() },
         memory_bytes_s: memory,
+        device_name: of_device.map(|device| device.device.info().name.clone()),
+        device_bytes_s,
         nodes: (nodes != Nodes::One).then(|| nodes.to_string()),
         expected_tok_s: seconds
             .or(plan.is_mapped().then_some(0.0))
-            .map(|seconds| plan.tokens_per_second(seconds, memory)),
-        bound_by: bound_by(&plan, seconds, memory),
+            .map(|seconds| plan.tokens_per_second(seconds, memory, device_bytes_s)),
+        bound_by: bound_by(&plan, seconds, memory, device_bytes_s),
         plan: PlanReport::new(&plan, direct),
     };
     let rows = placement::rows(&budget, &plan, &options, direct);
     if args.json { json::write(&report, out) } else { print(&report, rows, &disks, out) }
 }
 
-fn bound_by(plan: &Plan, disk_s: Option<f64>, memory: f64) -> &'static str {
-    match disk_s {
-        Some(seconds) if seconds > plan.active_bytes / memory => "disk",
-        _ => "memory",
+fn bound_by(plan: &Plan, disk_s: Option<f64>, memory: f64, device: Option<f64>) -> &'static str {
+    let disk_s = disk_s.unwrap_or(0.0);
+    let memory_s = plan.active_bytes / memory;
+    let device_s: f64 = plan.device_seconds(device).iter().sum();
+    if device_s > disk_s.max(memory_s) {
+        "device"
+    } else if disk_s > memory_s {
+        "disk"
+    } else {
+        "memory"
     }
 }
 
@@ -115,6 +137,9 @@ fn print(
         row(if report.disks.is_empty() { "disk" } else { "disks" }, line);
     }
     row("memory", format!("{} measured", rate(report.memory_bytes_s)));
+    if let (Some(name), Some(speed)) = (&report.device_name, report.device_bytes_s) {
+        row("its speed", format!("{} of weights measured on {}", rate(speed), safe_text::escape(name)));
+    }
     if let Some(nodes) = &report.nodes {
         row("its nodes", nodes.clone());
     }

@@ -111,7 +111,7 @@ fn experts_share_what_the_rest_leaves() {
         - weights.iter().filter(|w| w.role == Role::Always).map(|w| w.bytes as f64).sum::<f64>();
     assert!((plan.disk_bytes / active - (1.0 - shares[0])).abs() < 0.01);
     let seconds = disk_seconds([plan.disk_bytes], &[Some(1e9)]).unwrap();
-    assert!((plan.tokens_per_second(seconds, 1e10) - 1e9 / plan.disk_bytes).abs() < 1e-9);
+    assert!((plan.tokens_per_second(seconds, 1e10, None) - 1e9 / plan.disk_bytes).abs() < 1e-9);
 }
 
 /// Disks read side by side: the time is that of the slowest for its bytes, so that bytes in the ratio of the
