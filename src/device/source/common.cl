@@ -1,5 +1,5 @@
-// What all kernels share. The language is OpenCL C 1.2, without vectors, images or extensions, so that CUDA's
-// compiler takes the same text.
+// What all kernels share. The language is OpenCL C 1.2 with few of its functions, so that CUDA's compiler takes
+// the same text.
 //
 // Results are the scalar code's to the last bit: integers in any order, floats in the one order that src/quant
 // defines, a product of scales rounded before it is used, and nothing contracted but what fma() says.
@@ -12,15 +12,42 @@
 #ifdef __CUDACC_RTC__
 #define TABLE static __device__ const
 #define FUNCTION static __device__ __forceinline__
+#define KERNEL(lanes) extern "C" __global__ void __launch_bounds__(lanes)
 #else
 #define TABLE __constant
 #define FUNCTION static inline
+#define KERNEL(lanes) __kernel __attribute__((reqd_work_group_size(lanes, 1, 1))) void
 #endif
 
 #define BYTES __global const uchar *
 
-#define JOIN_TEXT(a, b) a##_##b
+// `name` for the format that a template of kernels is made for.
+#define JOIN_TEXT(a, b) a##b
 #define JOIN(a, b) JOIN_TEXT(a, b)
+#define OF_FORMAT(name) JOIN(name##_, FORMAT)
+
+// Parameters of all products: `rows` rows of weights of `cols` elements from byte `matrix_at` on; activations of
+// `tokens` tokens, whose integers (or floats), scales and sums begin at these words of `inputs`; outputs from
+// value `out_at` on, `out_stride` values a token.
+#define PRODUCT                                                                                                   \
+    BYTES matrix, ulong matrix_at, __global const uint *inputs, uint qs_at, uint d_at, uint sums_at,              \
+        __global float *outputs, uint out_at, uint out_stride, uint rows, uint tokens, uint cols
+// Parameters of all decodings: `parts` blocks of 32 elements, or elements of types without blocks.
+#define DECODING BYTES matrix, ulong matrix_at, __global float *outputs, uint parts
+
+// A few tokens: a group of lanes has DOT_ROWS rows of weights and up to DOT_TOKENS tokens. In local memory there
+// is room for as many (row, token, part of 32) as ROOM says.
+#define DOT_LANES 64
+#define DOT_ROWS 4
+#define DOT_TOKENS 8
+#define ROOM 1024
+// Many tokens: each lane has 4 x 4 outputs.
+#define TILE_LANES 256
+#define DECODE_LANES 64
+
+FUNCTION uint least(uint a, uint b) { return a < b ? a : b; }
+
+FUNCTION int byte_of(uint word, int i) { return (int)(word << (24 - 8 * i)) >> 24; }
 
 // Bytes of int8 of two words, multiplied and added to a sum.
 #if defined(__CUDACC_RTC__)
@@ -28,7 +55,6 @@
 #elif defined(__opencl_c_integer_dot_product_input_4x8bit_packed)
 #define DOT4(a, b, sum) (dot_4x8packed_ss_int((a), (b)) + (sum))
 #else
-FUNCTION int byte_of(uint word, int i) { return (int)(word << (24 - 8 * i)) >> 24; }
 FUNCTION int dot4(uint a, uint b, int sum) {
     return sum + byte_of(a, 0) * byte_of(b, 0) + byte_of(a, 1) * byte_of(b, 1)
         + byte_of(a, 2) * byte_of(b, 2) + byte_of(a, 3) * byte_of(b, 3);
@@ -41,6 +67,13 @@ FUNCTION uint half_word(BYTES p) { return *(__global const ushort *)p; }
 FUNCTION uint word_at_4(BYTES p) { return *(__global const uint *)p; }
 FUNCTION uint word_at_2(BYTES p) { return half_word(p) | half_word(p + 2) << 16; }
 FUNCTION uint word_at_1(BYTES p) { return p[0] | (uint)p[1] << 8 | (uint)p[2] << 16 | (uint)p[3] << 24; }
+
+// 32 bytes that are aligned to 16.
+FUNCTION void load_32(__global const void *from, uint *to) {
+    uint4 a = ((__global const uint4 *)from)[0], b = ((__global const uint4 *)from)[1];
+    to[0] = a.x, to[1] = a.y, to[2] = a.z, to[3] = a.w;
+    to[4] = b.x, to[5] = b.y, to[6] = b.z, to[7] = b.w;
+}
 
 // An f16's value, subnormals and infinities included.
 FUNCTION float f16_value(uint bits) {

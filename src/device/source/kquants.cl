@@ -42,9 +42,9 @@ FUNCTION int scale_of_12(BYTES s, int j) { return j < 4 ? s[j] & 63 : (s[j + 4] 
 FUNCTION int min_of_12(BYTES s, int j) { return j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | (s[j] >> 6) << 4; }
 
 FUNCTION void weights_Q4_K(BYTES block, int j, uint *w) {
-    BYTES qs = block + 16 + 32 * (j / 2);
+    load_32(block + 16 + 32 * (j / 2), w);
     for (int k = 0; k < 8; k++)
-        w[k] = word_at_4(qs + 4 * k) >> (4 * (j % 2)) & 0x0f0f0f0fu;
+        w[k] = w[k] >> (4 * (j % 2)) & 0x0f0f0f0fu;
 }
 FUNCTION void scales_Q4_K(BYTES block, int j, int *scales) { scales[0] = scales[1] = scale_of_12(block + 4, j); }
 FUNCTION void mins_Q4_K(BYTES block, int j, int *mins) { mins[0] = mins[1] = min_of_12(block + 4, j); }
@@ -53,11 +53,11 @@ FUNCTION float dmin_Q4_K(BYTES block) { return f16_at(block + 2); }
 #define MINS_Q4_K 1
 
 FUNCTION void weights_Q5_K(BYTES block, int j, uint *w) {
-    BYTES qs = block + 48 + 32 * (j / 2);
-    for (int k = 0; k < 8; k++) {
-        uint high = word_at_4(block + 16 + 4 * k) >> j & 0x01010101u;
-        w[k] = (word_at_4(qs + 4 * k) >> (4 * (j % 2)) & 0x0f0f0f0fu) | high << 4;
-    }
+    uint high[8];
+    load_32(block + 16, high);
+    load_32(block + 48 + 32 * (j / 2), w);
+    for (int k = 0; k < 8; k++)
+        w[k] = (w[k] >> (4 * (j % 2)) & 0x0f0f0f0fu) | (high[k] >> j & 0x01010101u) << 4;
 }
 FUNCTION void scales_Q5_K(BYTES block, int j, int *scales) { scales[0] = scales[1] = scale_of_12(block + 4, j); }
 FUNCTION void mins_Q5_K(BYTES block, int j, int *mins) { mins[0] = mins[1] = min_of_12(block + 4, j); }
