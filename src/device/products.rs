@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Device, DeviceError, Memory};
 use crate::gguf::TensorType;
-use crate::quant::Activations;
+use crate::quant::{Activations, format};
 
 /// A matrix of weights on a device, as it lies in a file: `rows` rows of `cols` elements, row after row.
 #[derive(Clone, Debug)]
@@ -66,6 +66,16 @@ impl DeviceMatrix {
     /// Where the type cannot be computed with, or the bytes are not all within the memory.
     pub fn new(memory: Arc<Memory>, offset: usize, ty: TensorType, rows: usize, cols: usize) -> DeviceMatrix {
         DeviceMatrix { memory, offset, ty, rows, cols }
+    }
+
+    /// Some of its rows.
+    ///
+    /// # Panics
+    /// Where it has not so many.
+    pub fn part(&self, rows: std::ops::Range<usize>) -> DeviceMatrix {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "{rows:?} of {} rows", self.rows);
+        let row = format(self.ty).expect("a format").row_bytes(self.cols);
+        DeviceMatrix { offset: self.offset + rows.start * row, rows: rows.len(), ..self.clone() }
     }
 
     pub fn ty(&self) -> TensorType {
