@@ -6,16 +6,32 @@
 //! with. A device that fails, in whatever way, is an error that the caller answers by computing on the CPU:
 //! nothing of a model is on a device alone.
 
+mod api;
+mod line;
+mod list;
+mod open;
 mod open_device;
+mod opencl;
+#[cfg(test)]
+mod product_tests;
 mod products;
-
-pub use open_device::Device;
-pub use products::{DeviceMatrix, Pending, Product};
+mod programs;
+mod self_test;
+mod source;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use thiserror::Error;
+
+pub use list::{DEADLINE, Found, devices};
+pub use open_device::Device;
+pub use products::{DeviceMatrix, Pending, Product};
+pub use programs::Programs;
+pub use self_test::Verdict;
+pub use source::source;
 
 /// By which API a device is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +56,18 @@ pub struct DeviceInfo {
     pub shares_memory: bool,
     /// Whether it is a CPU that runs kernels.
     pub is_cpu: bool,
+    /// Where it sits, as far as its driver tells.
+    pub pci: Option<PciPlace>,
+    /// Why our kernels cannot run on it.
+    pub unfit: Option<String>,
+}
+
+/// Where a card sits; its function does not tell cards apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PciPlace {
+    pub domain: u32,
+    pub bus: u32,
+    pub device: u32,
 }
 
 /// Why a device did not do something.
@@ -130,6 +158,14 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// Memory of so many bytes; what is in it is anything.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`], or that the device is lost.
+    pub fn allocate(driver: &Arc<dyn Driver>, bytes: usize) -> Result<Memory, DeviceError> {
+        Ok(Memory { driver: driver.clone(), handle: driver.allocate(bytes)?, bytes })
+    }
+
     pub fn bytes(&self) -> usize {
         self.bytes
     }
