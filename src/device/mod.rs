@@ -13,8 +13,11 @@ mod list;
 mod open;
 mod open_device;
 mod opencl;
+#[cfg(test)]
+mod product_tests;
 mod products;
 mod programs;
+mod self_test;
 mod source;
 mod speed;
 #[cfg(test)]
@@ -30,6 +33,8 @@ pub use list::{DEADLINE, Found, devices};
 pub use open_device::Device;
 pub use products::{DeviceMatrix, Pending, Product};
 pub use programs::Programs;
+pub use self_test::Verdict;
+pub use source::source;
 
 /// By which API a device is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,34 +1,69 @@
-//! A device that computes: its driver, and which formats it computes rightly.
+//! A device that computes: its driver, which formats it computes rightly, and memory for what goes there and
+//! back.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::self_test::{self, Verdict};
 use super::{DeviceError, DeviceInfo, DeviceMatrix, Driver, Memory, Queue};
 use crate::gguf::TensorType;
-use crate::quant::format;
 
 /// An open device whose kernels were tested.
 #[derive(Debug)]
 pub struct Device {
-    driver: Arc<dyn Driver>,
+    pub(super) driver: Arc<dyn Driver>,
+    pub(super) scratches: Arc<Scratches>,
+    verdicts: Vec<Verdict>,
+}
+
+/// Memory of batches that are done, for those to come.
+#[derive(Debug, Default)]
+pub(super) struct Scratches(Mutex<Vec<Scratch>>);
+
+/// What a batch's inputs and outputs go through.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    pub inputs: Option<Memory>,
+    pub outputs: Option<Memory>,
+    /// On this side.
+    pub staged: Vec<u8>,
+    pub results: Vec<f32>,
+}
+
+impl Scratches {
+    pub(super) fn take(&self) -> Scratch {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    pub(super) fn give_back(&self, scratch: Scratch) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+    }
 }
 
 impl Device {
-    /// Tests the kernels of a device.
+    /// Tests the kernels of a device that was opened with [`super::source`].
     ///
     /// # Errors
-    /// A device that is lost. A kernel that gives other bits than the scalar code is none: its format is not
-    /// taken.
+    /// A device that does not answer. A kernel that gives other bits than the scalar code, or none, is no
+    /// error: its format is not taken.
     pub fn new(driver: Arc<dyn Driver>) -> Result<Device, DeviceError> {
-        Ok(Device { driver })
+        let mut device = Device { driver, scratches: Arc::default(), verdicts: Vec::new() };
+        device.verdicts = self_test::run(&device)?;
+        Ok(device)
     }
 
     pub fn info(&self) -> &DeviceInfo {
         self.driver.info()
     }
 
+    /// What the test said of each format.
+    pub fn verdicts(&self) -> &[Verdict] {
+        &self.verdicts
+    }
+
     /// Whether weights of this type, in rows of so many elements, can be computed with here.
     pub fn takes(&self, ty: TensorType, cols: usize) -> bool {
-        format(ty).is_some() && cols > 0 && (cols as u64).is_multiple_of(ty.block_len())
+        let passed = |verdict: &Verdict| verdict.ty == ty && verdict.fault.is_none();
+        cols > 0 && (cols as u64).is_multiple_of(ty.block_len()) && self.verdicts.iter().any(passed)
     }
 
     /// Memory of so many bytes, whose content is open.
@@ -36,20 +71,15 @@ impl Device {
     /// # Errors
     /// [`DeviceError::OutOfMemory`], or that the device is lost.
     pub fn allocate(&self, bytes: usize) -> Result<Memory, DeviceError> {
-        let handle = self.driver.allocate(bytes)?;
-        Ok(Memory { driver: self.driver.clone(), handle, bytes })
+        Memory::allocate(&self.driver, bytes)
     }
 
     /// Copies bytes into memory.
     ///
     /// # Errors
     /// As [`Driver::write`].
-    ///
-    /// # Panics
-    /// Where they do not fit.
     pub fn write(&self, queue: Queue, to: &Memory, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
-        assert!(at <= to.bytes && bytes.len() <= to.bytes - at, "{} bytes at {at}", bytes.len());
-        self.driver.write(queue, to.handle, at, bytes)
+        self.driver.write(queue, to.handle(), at, bytes)
     }
 
     /// Copies weights to memory of their own.
@@ -58,7 +88,7 @@ impl Device {
     /// As [`Device::allocate`] and [`Device::write`].
     ///
     /// # Panics
-    /// As [`DeviceMatrix::new`]; where the bytes are not those of the matrix.
+    /// As [`DeviceMatrix::new`].
     pub fn upload(
         &self,
         queue: Queue,

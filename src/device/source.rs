@@ -79,10 +79,15 @@ const FAMILIES: [&str; 7] = [
 
 /// The source of all kernels.
 pub fn source() -> String {
+    source_of(FORMATS)
+}
+
+/// The source of these formats' kernels.
+pub(super) fn source_of<'a>(formats: impl IntoIterator<Item = &'a Format>) -> String {
     let mut text = COMMON.to_owned();
     tables(&mut text);
     FAMILIES.iter().for_each(|family| text.push_str(family));
-    for format in FORMATS {
+    for format in formats {
         let (ty, template) = (format.ty, template(format));
         let _ = write!(
             text,

@@ -1,24 +1,8 @@
 //! Every kernel set against the scalar dots, bit for bit.
 
 use super::*;
-use crate::quant::testing::{KINDS, Kind, Random, say, weights};
+use crate::quant::testing::{KINDS, Kind, Random, difference, reference, say, weights};
 use crate::quant::{FORMATS, Format, format};
-
-/// The definition: one scalar dot for each place of `[tokens][rows]`.
-fn reference(format: &Format, w: &[u8], rows: usize, x: &Activations) -> Vec<f32> {
-    let row_bytes = format.row_bytes(x.cols());
-    let mut out = Vec::new();
-    for t in 0..x.rows() {
-        out.extend((0..rows).map(|r| (format.dot)(&w[r * row_bytes..][..row_bytes], x.row(t))));
-    }
-    out
-}
-
-/// The first place where the bits differ; any NaN equals any NaN.
-fn difference(a: &[f32], b: &[f32]) -> Option<usize> {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).position(|(a, b)| a.to_bits() != b.to_bits() && !(a.is_nan() && b.is_nan()))
-}
 
 /// Columns around the edges of blocks, vectors and units.
 fn column_counts(format: &Format) -> Vec<usize> {

@@ -73,6 +73,21 @@ pub struct Activations {
     arranged: Mutex<Option<Arc<Arranged>>>,
 }
 
+/// What [`Activations`] are made of, of all rows; what a type has not is empty.
+#[derive(Clone, Copy, Debug)]
+pub struct ActivationArrays<'a> {
+    /// Float types: `[rows][cols]`.
+    pub values: &'a [f32],
+    /// Quantised types: `[rows][cols]`, -127 to 127.
+    pub qs: &'a [i8],
+    /// Quantised types: `[rows][cols / block]` scales.
+    pub d: &'a [f32],
+    /// Q8_1: `[rows][cols / 32]` sums of the blocks' values.
+    pub s: &'a [f32],
+    /// Quantised types: `[rows][cols / 16]` sums of 16 elements of `qs`.
+    pub bsums: &'a [i16],
+}
+
 /// One row of [`Activations`].
 #[derive(Clone, Copy, Debug)]
 pub enum ActivationRow<'a> {
@@ -203,6 +218,12 @@ impl Activations {
     /// Quantised types: the integers of all rows, `[rows][cols]`, -127 to 127; otherwise nothing.
     pub fn qs(&self) -> &[i8] {
         &self.qs
+    }
+
+    /// All rows' parts.
+    pub fn arrays(&self) -> ActivationArrays<'_> {
+        let Activations { values, qs, d, s, bsums, .. } = self;
+        ActivationArrays { values, qs, d, s, bsums }
     }
 
     /// [`Activations::quantize_by`] as it is compiled for any CPU.

@@ -42,7 +42,9 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use activations::{ActivationRow, ActivationType, Activations, NonFinite, Q8_0Row, Q8KRow};
+pub use activations::{
+    ActivationArrays, ActivationRow, ActivationType, Activations, NonFinite, Q8_0Row, Q8KRow,
+};
 pub use blocks32::PART;
 pub use codebooks::{
     BlockIQ4NL, BlockIQ4XS, BlockMXFP4, BlockNVFP4, FP4_VALUES, IQ4_VALUES, half_of_e8m0, half_of_ue4m3,

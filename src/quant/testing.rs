@@ -1,6 +1,6 @@
 //! Blocks and activations for tests and for `dot-check`, random and extreme.
 
-use super::Format;
+use super::{Activations, Format};
 use crate::gguf::TensorType;
 
 /// A line that is to be seen when the test passes, such as what it skips and why: past the harness, which
@@ -222,4 +222,20 @@ pub(crate) fn weights(format: &Format, kind: Kind, rows: usize, cols: usize, ran
         }
     }
     bytes
+}
+
+/// The definition: one scalar dot for each place of `[tokens][rows]`.
+pub(crate) fn reference(format: &Format, w: &[u8], rows: usize, x: &Activations) -> Vec<f32> {
+    let row_bytes = format.row_bytes(x.cols());
+    let mut out = Vec::new();
+    for t in 0..x.rows() {
+        out.extend((0..rows).map(|r| (format.dot)(&w[r * row_bytes..][..row_bytes], x.row(t))));
+    }
+    out
+}
+
+/// The first place where the bits differ; any NaN equals any NaN.
+pub(crate) fn difference(a: &[f32], b: &[f32]) -> Option<usize> {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).position(|(a, b)| a.to_bits() != b.to_bits() && !(a.is_nan() && b.is_nan()))
 }

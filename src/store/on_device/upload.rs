@@ -108,8 +108,7 @@ fn copy(
                 Err(_) => return Ok(false),
             }
         }
-        let (memory, offset) = matrix.memory();
-        shared.device.write(Queue::Copies, memory, offset + at, bytes)?;
+        shared.device.write(Queue::Copies, matrix.memory(), matrix.offset() + at, bytes)?;
     }
     Ok(true)
 }

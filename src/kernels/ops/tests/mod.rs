@@ -18,7 +18,7 @@ use std::sync::Once;
 
 use super::*;
 use crate::kernels::{Isa, Kernels};
-use crate::quant::testing::say;
+use crate::quant::testing::{difference, say};
 
 /// Every instance this CPU runs, the definition first; names those it does not run, once.
 fn instances() -> Vec<(&'static str, &'static Ops)> {
@@ -41,12 +41,6 @@ fn instances() -> Vec<(&'static str, &'static Ops)> {
         Kernels::unavailable().for_each(|why| say(format!("skipped: {why}")));
     });
     all
-}
-
-/// The first index where two results differ in a bit; any NaN equals any NaN.
-fn difference(a: &[f32], b: &[f32]) -> Option<usize> {
-    assert_eq!(a.len(), b.len(), "lengths differ");
-    a.iter().zip(b).position(|(a, b)| a.to_bits() != b.to_bits() && !(a.is_nan() && b.is_nan()))
 }
 
 fn assert_same(a: &[f32], b: &[f32], what: &str) {
