@@ -7,8 +7,11 @@
 //! nothing of a model is on a device alone.
 
 mod api;
+mod cuda;
+mod faulty;
 mod line;
 mod list;
+mod nvrtc;
 mod open;
 mod opencl;
 mod programs;
