@@ -18,7 +18,7 @@ mod programs;
 #[cfg(test)]
 mod tests;
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug, Display, Formatter};
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -31,6 +31,15 @@ pub use programs::Programs;
 pub enum Api {
     OpenCl,
     Cuda,
+}
+
+impl Api {
+    pub fn name(self) -> &'static str {
+        match self {
+            Api::OpenCl => "OpenCL",
+            Api::Cuda => "CUDA",
+        }
+    }
 }
 
 /// What a device says of itself.
@@ -61,6 +70,12 @@ pub struct PciPlace {
     pub domain: u32,
     pub bus: u32,
     pub device: u32,
+}
+
+impl Display for PciPlace {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04x}:{:02x}:{:02x}", self.domain, self.bus, self.device)
+    }
 }
 
 /// Why a device did not do something.

@@ -29,8 +29,7 @@ pub(super) struct ProgramKey(blake3::Hash);
 impl ProgramKey {
     pub(super) fn new(info: &DeviceInfo, options: &str, source: &str) -> ProgramKey {
         let mut hasher = blake3::Hasher::new();
-        let api = format!("{:?}", info.api);
-        for text in [env!("CARGO_PKG_VERSION"), &api, &info.name, &info.driver, options, source] {
+        for text in [env!("CARGO_PKG_VERSION"), info.api.name(), &info.name, &info.driver, options, source] {
             hasher.update(&(text.len() as u64).to_le_bytes());
             hasher.update(text.as_bytes());
         }
