@@ -18,7 +18,7 @@ pub fn open_best() -> Option<Result<Device, DeviceError>> {
 }
 
 fn open_found(found: &Found) -> Result<Device, DeviceError> {
-    Device::new(found.open(&source::source(), &Programs::default(), DEADLINE)?)
+    Device::new(found.open(&source::source(), &Programs::of_user(), DEADLINE)?)
 }
 
 impl DeviceInfo {
