@@ -147,3 +147,44 @@ fn goldens_pass_on_the_device() {
     }
     assert!(done >= 20, "{done}");
 }
+
+/// A run of the program with a fault in its device; what it wrote, and what it said of the device.
+fn answer(gpu: &[&str], fault: Option<&str>) -> (String, Vec<String>) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_wayinfer"));
+    command.args(["generate", "-m", "demo", "-p", "What is 2+2?", "-n", "30", "--ignore-eos", "--temp", "0.8"]);
+    command.args(["--seed", "3", "-c", "128"]).args(gpu).env_remove("WAYINFER_DEVICE_FAULT");
+    if let Some(fault) = fault {
+        command.env("WAYINFER_DEVICE_FAULT", fault);
+    }
+    let output = command.output().expect("the program starts");
+    let told = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(output.status.success(), "{fault:?}: {told}");
+    let warnings = told.lines().filter(|line| line.starts_with("warning: ")).map(str::to_owned).collect();
+    (String::from_utf8(output.stdout).expect("UTF-8"), warnings)
+}
+
+/// Wherever it fails, while it is tested, while weights are copied or within a pass: the text is the CPU's, and
+/// that the device has failed is said once.
+#[test]
+fn a_device_that_fails_changes_no_text() {
+    if open("faults of a device").is_none() {
+        return;
+    }
+    let (truth, warnings) = answer(&["--gpu", "off"], None);
+    assert!(truth.len() > 40 && warnings.is_empty(), "{truth} {warnings:?}");
+    assert_eq!(answer(&["--gpu", "0"], None), (truth.clone(), vec![]));
+    assert_eq!(answer(&["--gpu", "0", "--vram", "3M"], None), (truth.clone(), vec![]));
+    let mut failed = 0;
+    for operation in ["launch", "read", "write", "allocate"] {
+        for at in [1, 40, 150, 400, 900, 2000] {
+            for kind in ["lost", "timeout", "memory"] {
+                let fault = format!("{operation}:{at}:{kind}");
+                let (text, warnings) = answer(&["--gpu", "0"], Some(&fault));
+                assert_eq!(text, truth, "{fault}");
+                assert!(warnings.len() <= 1, "{fault}: {warnings:?}");
+                failed += warnings.len();
+            }
+        }
+    }
+    assert!(failed > 10, "{failed} failures were said");
+}

@@ -87,7 +87,7 @@ impl DeviceMatrix {
     /// Where it has not so many.
     pub fn part(&self, rows: std::ops::Range<usize>) -> DeviceMatrix {
         assert!(rows.start <= rows.end && rows.end <= self.rows, "{rows:?} of {} rows", self.rows);
-        let row = format(self.ty).expect("a format").row_bytes(self.cols);
+        let row = self.format.row_bytes(self.cols);
         DeviceMatrix { offset: self.offset + rows.start * row, rows: rows.len(), ..self.clone() }
     }
 

@@ -58,7 +58,7 @@ pub(super) fn multiply_heads(
         });
         match begin(store, products.collect()).and_then(finish) {
             Ok(()) => return Ok(()),
-            Err(error) => store.device_failed(&error),
+            Err(error) => not_computed(store, &error),
         }
     }
     let outputs = out.chunks_exact_mut(each);
@@ -77,6 +77,13 @@ fn begin<'p>(
     match store.device().filter(|_| !products.is_empty()) {
         Some(device) => device.begin(products).map(Some),
         None => Ok(None),
+    }
+}
+
+/// A device that has no memory for inputs and outputs of this pass may have it for the next one's.
+fn not_computed(store: &Store, error: &DeviceError) {
+    if !matches!(error, DeviceError::OutOfMemory { .. }) {
+        store.device_failed(error);
     }
 }
 
@@ -110,7 +117,7 @@ pub(super) fn multiply(
     let finished = pending.and_then(finish);
     computed?;
     if let Err(error) = finished {
-        store.device_failed(&error);
+        not_computed(store, &error);
         return multiply_here(kernels, store, theirs.into_iter().map(|(product, _)| product).collect());
     }
     Ok(())
