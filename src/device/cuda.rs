@@ -13,7 +13,7 @@ use super::programs::{ProgramKey, Programs};
 use super::{Api as ByApi, DeviceError, DeviceInfo, PciPlace, Queue};
 
 /// Nothing contracted, subnormals kept, division and roots rounded; functions are the device's.
-const OPTIONS: [&str; 5] = [
+pub(super) const OPTIONS: [&str; 5] = [
     "--fmad=false",
     "--ftz=false",
     "--prec-div=true",
@@ -25,7 +25,7 @@ const OPTIONS: [&str; 5] = [
 const OLDEST: c_int = 11_000;
 
 /// OpenCL C's names, for CUDA's compiler.
-const MACROS: &str = include_str!("source/cuda.h");
+pub(super) const MACROS: &str = include_str!("source/cuda.h");
 
 /// Which of CUDA's devices.
 #[derive(Clone, Copy, Debug, Default)]

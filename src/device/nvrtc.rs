@@ -4,7 +4,7 @@ use std::env;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::PathBuf;
 use std::ptr;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use libloading::Library;
 
@@ -89,6 +89,9 @@ impl Nvrtc {
 
     /// Compiles CUDA C++. The error is the compiler's log.
     pub(super) fn compile(&self, source: &str, options: &[&str], target: Target) -> Result<Vec<u8>, String> {
+        // Two at a time crash some of its versions.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let f = self.0;
         let text = |text: &str| CString::new(text).map_err(|_| "a zero byte in the source".to_owned());
         let source = text(source)?;
@@ -214,5 +217,28 @@ mod tests {
         assert_eq!(best(&archs, 120), Some(Target::Ptx(90)));
         assert_eq!(best(&archs, 61), None, "its compiler has forgotten it");
         assert_eq!(best(&[], 90), None);
+    }
+
+    /// The compiler needs no card.
+    #[test]
+    fn kernels_compile_to_machine_code_and_to_ptx() {
+        let Some(nvrtc) = Nvrtc::load() else {
+            eprintln!("skipped: NVRTC's library is not installed");
+            return;
+        };
+        let source = format!("{}\n{}", super::super::cuda::MACROS, super::super::tests::SOURCE);
+        let options = super::super::cuda::OPTIONS;
+        let Some(Target::Machine(arch)) = nvrtc.target(90) else { panic!("{}", nvrtc.version()) };
+        let cubin = nvrtc.compile(&source, &options, Target::Machine(arch)).unwrap();
+        assert_eq!(&cubin[..4], b"\x7fELF");
+        let ptx = nvrtc.compile(&source, &options, Target::Ptx(arch)).unwrap();
+        let ptx = String::from_utf8(ptx).unwrap();
+        assert!(ptx.contains(".entry add(") && ptx.contains(".entry numbers("), "{ptx}");
+        // One is asked for; the product and the sum stay two.
+        assert_eq!(ptx.matches("fma.rn.f32").count(), 1, "{ptx}");
+        assert!(ptx.contains("mul.rn.f32") && ptx.contains("add.rn.f32"), "{ptx}");
+        assert!(ptx.contains("div.rn.f32") && !ptx.contains("ftz"), "{ptx}");
+        let log = nvrtc.compile("__kernel", &options, Target::Machine(arch)).unwrap_err();
+        assert!(log.contains("__kernel"), "{log}");
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 
-const SOURCE: &str = r#"
+pub(super) const SOURCE: &str = r#"
 #pragma OPENCL FP_CONTRACT OFF
 __kernel void add(__global const uint* a, uint b, __global uint* to, ulong n) {
     ulong i = get_global_id(0);

@@ -6,12 +6,12 @@ typedef unsigned short ushort;
 typedef unsigned int uint;
 typedef unsigned long long ulong;
 
-// Pointers know no address spaces. A variable in local memory is declared by SHARED.
+#define __kernel extern "C" __global__
+// Pointers know no address spaces. `__local` declares arrays; pointers into them have LOCAL_POINTER.
 #define __global
-#define __local
-#define __constant
 #define __private
-#define SHARED __shared__
+#define __local __shared__
+#define LOCAL_POINTER
 #define restrict __restrict__
 
 #define get_local_id(d) ((d) == 0 ? threadIdx.x : threadIdx.y)
