@@ -178,7 +178,6 @@ pub(super) fn open(
     let context = Context(context.map_err(failed("create a context"))?);
     let queue = || {
         // SAFETY: the device is the context's.
-        #[allow(deprecated)] // the other is not there before OpenCL 2.0
         let queue = unsafe { queues::create_command_queue(context.0, id.0, 0) };
         Ok(CommandQueue(queue.map_err(failed("create a queue"))?))
     };
