@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 
-use super::api::{Api, Fault, Grid, Stage, Value};
+use super::backend::{Backend, Fault, Grid, Stage, Value};
 use super::nvrtc::Nvrtc;
 use super::programs::{ProgramKey, Programs};
-use super::{Api as ByApi, DeviceError, DeviceInfo, PciPlace, Queue};
+use super::{Api, DeviceError, DeviceInfo, PciPlace, Queue};
 
 /// Nothing contracted, subnormals kept, division and roots rounded; functions are the device's.
-const OPTIONS: [&str; 5] = [
+pub(super) const OPTIONS: [&str; 5] = [
     "--fmad=false",
     "--ftz=false",
     "--prec-div=true",
@@ -25,7 +25,7 @@ const OPTIONS: [&str; 5] = [
 const OLDEST: c_int = 11_000;
 
 /// OpenCL C's names, for CUDA's compiler.
-const MACROS: &str = include_str!("source/cuda.h");
+pub(super) const MACROS: &str = include_str!("source/cuda.h");
 
 /// Which of CUDA's devices.
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,7 +68,7 @@ fn info(ordinal: c_int, nvrtc: Option<&Nvrtc>) -> Result<DeviceInfo, DriverError
             Some(Some(_)) => None,
         };
     Ok(DeviceInfo {
-        api: ByApi::Cuda,
+        api: Api::Cuda,
         name: result::device::get_name(device)?,
         driver: version_name(version()?),
         memory_bytes: memory,
@@ -161,9 +161,9 @@ impl Drop for Context {
     }
 }
 
-/// A raw object of CUDA's, within its context, and how it is let go of.
+/// A raw object of CUDA's, within its context, and what lets go of it.
 macro_rules! owned {
-    ($name:ident, $raw:ty, |$this:ident| $release:expr) => {
+    ($name:ident, $raw:ty, $release:path) => {
         pub(super) struct $name {
             raw: $raw,
             context: Arc<Context>,
@@ -172,9 +172,8 @@ macro_rules! owned {
         impl Drop for $name {
             fn drop(&mut self) {
                 let _ = self.context.enter();
-                let $this = self;
-                // It is ours, and nobody has it afterwards. That the driver refuses helps nobody.
-                let _ = $release;
+                // SAFETY: it is ours, and nobody has it afterwards. That the driver refuses helps nobody.
+                let _ = unsafe { $release(self.raw) };
             }
         }
 
@@ -185,17 +184,27 @@ macro_rules! owned {
     };
 }
 
-// SAFETY: here and below: what is destroyed was created by us, see the macro.
-owned!(Stream, sys::CUstream, |this| unsafe { result::stream::destroy(this.raw).ok() });
-// SAFETY: as above.
-owned!(Module, sys::CUmodule, |this| unsafe { result::module::unload(this.raw).ok() });
-// SAFETY: as above.
-owned!(Buffer, sys::CUdeviceptr, |this| unsafe { result::free_sync(this.raw).ok() });
-owned!(Event, sys::CUevent, |this| {
-    this.context.events.lock().unwrap_or_else(PoisonError::into_inner).push(this.raw)
-});
-// SAFETY: as above.
-owned!(HostMemory, *mut c_void, |this| unsafe { result::free_host(this.raw).ok() });
+owned!(Stream, sys::CUstream, result::stream::destroy);
+owned!(Module, sys::CUmodule, result::module::unload);
+owned!(Buffer, sys::CUdeviceptr, result::free_sync);
+owned!(HostMemory, *mut c_void, result::free_host);
+
+/// An event, which its context keeps for the next.
+pub(super) struct Event {
+    raw: sys::CUevent,
+    context: Arc<Context>,
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        self.context.events.lock().unwrap_or_else(PoisonError::into_inner).push(self.raw);
+    }
+}
+
+// SAFETY: see `Context`.
+unsafe impl Send for Event {}
+// SAFETY: see `Context`.
+unsafe impl Sync for Event {}
 
 /// A function of the module, which stays while the device is open.
 pub(super) struct Kernel(sys::CUfunction);
@@ -309,7 +318,7 @@ impl Cuda {
     }
 }
 
-impl Api for Cuda {
+impl Backend for Cuda {
     type Buffer = Buffer;
     type Event = Event;
     type Kernel = Kernel;
@@ -357,8 +366,8 @@ impl Api for Cuda {
     unsafe fn read(&self, from: &Buffer, at: usize, into: *mut u8, bytes: usize) -> Result<Event, Fault> {
         let stream = self.compute.raw;
         // SAFETY: as our caller says.
-        let copy = || {
-            unsafe { sys::cuMemcpyDtoHAsync_v2(into.cast(), from.raw + at as u64, bytes, stream) }.result()
+        let copy = || unsafe {
+            sys::cuMemcpyDtoHAsync_v2(into.cast(), from.raw + at as u64, bytes, stream).result()
         };
         self.enqueue("read", stream, copy)
     }
@@ -383,8 +392,8 @@ impl Api for Cuda {
         let mut pointers: Vec<*mut c_void> =
             values.iter_mut().map(|value| value.as_mut_ptr().cast()).collect();
         let (groups, stream) = ((grid.groups[0], grid.groups[1], 1), self.compute.raw);
-        // SAFETY: the values are copied at once; our callers give each kernel the arguments that it takes, and
-        // the buffers stay until the event has come.
+        // SAFETY: the values are copied at once; our callers give each kernel the arguments that it takes,
+        // and the buffers stay until the event has come.
         let launch = || unsafe {
             result::launch_kernel(kernel.0, groups, (grid.lanes, 1, 1), 0, stream, &mut pointers)
         };

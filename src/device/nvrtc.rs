@@ -177,8 +177,8 @@ fn candidates() -> Vec<PathBuf> {
 }
 
 fn functions(path: PathBuf) -> Option<Functions> {
-    // SAFETY: what is loaded is NVIDIA's library, by its name, which does nothing when loaded; the functions are
-    // as its header declares them.
+    // SAFETY: what is loaded is NVIDIA's library, by its name, which does nothing when loaded; the functions
+    // are as its header declares them.
     unsafe {
         let library = Library::new(path).ok()?;
         macro_rules! get {
@@ -214,5 +214,28 @@ mod tests {
         assert_eq!(best(&archs, 120), Some(Target::Ptx(90)));
         assert_eq!(best(&archs, 61), None, "its compiler has forgotten it");
         assert_eq!(best(&[], 90), None);
+    }
+
+    /// The compiler needs no card.
+    #[test]
+    fn kernels_compile_to_machine_code_and_to_ptx() {
+        let Some(nvrtc) = Nvrtc::load() else {
+            eprintln!("skipped: NVRTC's library is not installed");
+            return;
+        };
+        let source = format!("{}\n{}", super::super::cuda::MACROS, super::super::tests::SOURCE);
+        let options = super::super::cuda::OPTIONS;
+        let Some(Target::Machine(arch)) = nvrtc.target(90) else { panic!("{}", nvrtc.version()) };
+        let cubin = nvrtc.compile(&source, &options, Target::Machine(arch)).unwrap();
+        assert_eq!(&cubin[..4], b"\x7fELF");
+        let ptx = nvrtc.compile(&source, &options, Target::Ptx(arch)).unwrap();
+        let ptx = String::from_utf8(ptx).unwrap();
+        assert!(ptx.contains(".entry add(") && ptx.contains(".entry numbers("), "{ptx}");
+        // One is asked for; the product and the sum stay two.
+        assert_eq!(ptx.matches("fma.rn.f32").count(), 1, "{ptx}");
+        assert!(ptx.contains("mul.rn.f32") && ptx.contains("add.rn.f32"), "{ptx}");
+        assert!(ptx.contains("div.rn.f32") && !ptx.contains("ftz"), "{ptx}");
+        let log = nvrtc.compile("__kernel", &options, Target::Machine(arch)).unwrap_err();
+        assert!(log.contains("__kernel"), "{log}");
     }
 }

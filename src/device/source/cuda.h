@@ -1,17 +1,17 @@
-// OpenCL C's names, as far as the kernels use them, for CUDA's compiler (NVRTC). It knows fma, float4, uint4 and
-// the operators by itself; nothing of its headers is there.
+// OpenCL C's names, as far as the kernels use them, for CUDA's compiler (NVRTC). It knows fma, uint4 and
+// the like by itself; nothing of its headers is there.
 
 typedef unsigned char uchar;
 typedef unsigned short ushort;
 typedef unsigned int uint;
 typedef unsigned long long ulong;
 
-// Pointers know no address spaces. A variable in local memory is declared by SHARED.
+#define __kernel extern "C" __global__
+// Pointers know no address spaces. `__local` declares arrays; pointers into them have LOCAL_POINTER.
 #define __global
-#define __local
-#define __constant
 #define __private
-#define SHARED __shared__
+#define __local __shared__
+#define LOCAL_POINTER
 #define restrict __restrict__
 
 #define get_local_id(d) ((d) == 0 ? threadIdx.x : threadIdx.y)
