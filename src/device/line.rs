@@ -14,6 +14,9 @@ const SPINS: Duration = Duration::from_micros(100);
 const YIELDS: Duration = Duration::from_millis(2);
 const SLEEP: Duration = Duration::from_micros(100);
 
+/// What counts of the time between two looks.
+const LONGEST_LOOK: Duration = Duration::from_millis(100);
+
 /// How much may be under way before what is done is looked for, and before it is waited for.
 const LOOKS_FROM: usize = 64;
 const MOST_UNDER_WAY: usize = 4096;
@@ -131,9 +134,12 @@ impl<A: Api> Line<A> {
 
     fn wait_for_first(&mut self, api: &A) -> Result<(), Wait> {
         let Some(first) = self.steps.front() else { return Ok(()) };
-        let start = Instant::now();
+        let (mut waited, mut looked) = (Duration::ZERO, Instant::now());
         while !api.is_done(&first.event)? {
-            let waited = start.elapsed();
+            // While the whole process was stopped, nobody waited.
+            let now = Instant::now();
+            waited += (now - looked).min(LONGEST_LOOK);
+            looked = now;
             if waited > self.deadline {
                 return Err(Wait::Timeout);
             }

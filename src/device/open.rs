@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::fmt::{self, Debug, Formatter};
-use std::mem::ManuallyDrop;
+use std::mem::{self, ManuallyDrop};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -29,6 +29,8 @@ pub(super) struct Open<A: Api> {
     /// copy from and to the stages.
     parts: ManuallyDrop<Parts<A>>,
     deadline: Duration,
+    /// Bytes of all allocations.
+    allocated: AtomicU64,
     /// What it failed by.
     failed: OnceLock<DeviceError>,
 }
@@ -71,7 +73,12 @@ impl<A: Api> Open<A> {
             copies: Mutex::new(copies),
             api,
         };
-        Ok(Open { parts: ManuallyDrop::new(parts), deadline, failed: OnceLock::new() })
+        Ok(Open {
+            parts: ManuallyDrop::new(parts),
+            deadline,
+            allocated: AtomicU64::new(0),
+            failed: OnceLock::new(),
+        })
     }
 
     fn check(&self) -> Result<(), DeviceError> {
@@ -155,11 +162,26 @@ impl<A: Api> Open<A> {
         let touched = line.push(api, event).and_then(|()| Ok(api.flush(Queue::Copies)?));
         if let Err(wait) = touched.and_then(|()| line.wait(api)) {
             if !matches!(wait, Wait::Fault(Fault::OutOfMemory)) {
-                std::mem::forget(buffer); // to free it might wait forever
+                mem::forget(buffer); // to free it might wait forever
             }
             return Err(wait);
         }
         Ok(buffer)
+    }
+
+    /// An allocation that is within the device's memory, as far as we know.
+    fn allocate_counted(&self, bytes: usize) -> Result<Handle, DeviceError> {
+        let mut buffer = self.allocate_now(bytes.max(LEAST_ALLOCATED));
+        if let Err(Wait::Fault(Fault::OutOfMemory)) = buffer {
+            // Of what was freed, some may wait for launches.
+            lock(&self.parts.compute).line.wait(&self.parts.api).map_err(|wait| self.failure(wait, bytes))?;
+            buffer = self.allocate_now(bytes.max(LEAST_ALLOCATED));
+        }
+        let buffer = Arc::new(buffer.map_err(|wait| self.failure(wait, bytes))?);
+        let handle = Handle(NEXT_HANDLE.fetch_add(1, Ordering::Relaxed));
+        let mut buffers = self.parts.buffers.write().unwrap_or_else(PoisonError::into_inner);
+        buffers.insert(handle, Allocation { buffer, bytes });
+        Ok(handle)
     }
 
     fn launch_now(&self, launch: &Launch<'_>, buffers: &[Option<Allocation<A>>]) -> Result<(), Wait> {
@@ -194,30 +216,27 @@ impl<A: Api> Driver for Open<A> {
         if bytes as u64 > self.info().most_allocated_bytes {
             return Err(error(self.info(), Fault::OutOfMemory, bytes as u64));
         }
-        let mut buffer = self.allocate_now(bytes.max(LEAST_ALLOCATED));
-        if let Err(Wait::Fault(Fault::OutOfMemory)) = buffer {
-            // Of what was freed, some may wait for launches.
-            lock(&self.parts.compute).line.wait(&self.parts.api).map_err(|wait| self.failure(wait, bytes))?;
-            buffer = self.allocate_now(bytes.max(LEAST_ALLOCATED));
+        // Some drivers lend memory of the host beyond the device's, and some give what is not there at all.
+        let allocated = self.allocated.fetch_add(bytes as u64, Ordering::Relaxed);
+        if allocated + bytes as u64 > self.info().memory_bytes {
+            self.allocated.fetch_sub(bytes as u64, Ordering::Relaxed);
+            return Err(error(self.info(), Fault::OutOfMemory, bytes as u64));
         }
-        let buffer = Arc::new(buffer.map_err(|wait| self.failure(wait, bytes))?);
-        let handle = Handle(NEXT_HANDLE.fetch_add(1, Ordering::Relaxed));
-        let mut buffers = self.parts.buffers.write().unwrap_or_else(PoisonError::into_inner);
-        buffers.insert(handle, Allocation { buffer, bytes });
-        Ok(handle)
+        self.allocate_counted(bytes).inspect_err(|_| {
+            self.allocated.fetch_sub(bytes as u64, Ordering::Relaxed);
+        })
     }
 
     fn free(&self, handle: Handle) {
         let mut buffers = self.parts.buffers.write().unwrap_or_else(PoisonError::into_inner);
         let removed = buffers.remove(&handle);
         drop(buffers);
-        if let Some(allocation) = removed {
-            if self.failed.get().is_some() {
-                // It may be in use, and to free it might wait forever.
-                std::mem::forget(allocation);
-            } else {
-                lock(&self.parts.compute).line.free(allocation.buffer);
-            }
+        let Some(allocation) = removed else { return };
+        self.allocated.fetch_sub(allocation.bytes as u64, Ordering::Relaxed);
+        if self.failed.get().is_some() {
+            mem::forget(allocation); // it may be in use, and to free it might wait forever
+        } else {
+            lock(&self.parts.compute).line.free(allocation.buffer);
         }
     }
 

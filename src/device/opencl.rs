@@ -26,6 +26,9 @@ const NEEDED: [(u64, &str); 3] =
     [(1, "subnormal numbers"), (1 << 2, "rounding to the nearest"), (1 << 5, "a fused multiply-add")];
 const ROUNDS_DIVISION: u64 = 1 << 7;
 
+/// Of NVIDIA, beside its bus and its slot; cl_ext.h lacks it.
+const PCI_DOMAIN_ID_NV: u32 = 0x400A;
+
 /// A name may have so many bytes.
 const MOST_OF_NAME: usize = 200;
 
@@ -139,10 +142,11 @@ fn pci(id: cl_device_id) -> Option<PciPlace> {
     {
         return Some(PciPlace { domain: word(&bus, 0)?, bus: word(&bus, 1)?, device: word(&bus, 2)? });
     }
-    if let (Some(bus), Some(slot)) =
-        (data(device::CL_DEVICE_PCI_BUS_ID_NV), data(device::CL_DEVICE_PCI_SLOT_ID_NV))
+    if let Some(bus) = data(device::CL_DEVICE_PCI_BUS_ID_NV)
+        && let Some(slot) = data(device::CL_DEVICE_PCI_SLOT_ID_NV)
     {
-        return Some(PciPlace { domain: 0, bus: word(&bus, 0)?, device: word(&slot, 0)? >> 3 });
+        let domain = data(PCI_DOMAIN_ID_NV).and_then(|domain| word(&domain, 0)).unwrap_or(0);
+        return Some(PciPlace { domain, bus: word(&bus, 0)?, device: word(&slot, 0)? >> 3 });
     }
     // cl_device_topology_amd: a type (1 is PCIe), 17 bytes unused, then bus, device, function.
     let topology = data(device::CL_DEVICE_TOPOLOGY_AMD).filter(|bytes| bytes.len() >= 24)?;
@@ -174,7 +178,6 @@ pub(super) fn open(
     let context = Context(context.map_err(failed("create a context"))?);
     let queue = || {
         // SAFETY: the device is the context's.
-        #[allow(deprecated)] // the other is not there before OpenCL 2.0
         let queue = unsafe { queues::create_command_queue(context.0, id.0, 0) };
         Ok(CommandQueue(queue.map_err(failed("create a queue"))?))
     };
