@@ -14,6 +14,7 @@
 #define FUNCTION static __device__ __forceinline__
 #define KERNEL(lanes) extern "C" __global__ void __launch_bounds__(lanes)
 #else
+#define LOCAL_POINTER __local
 #define TABLE __constant
 #define FUNCTION static inline
 #define KERNEL(lanes) __kernel __attribute__((reqd_work_group_size(lanes, 1, 1))) void
@@ -30,10 +31,10 @@
 // `tokens` tokens, whose integers (or floats), scales and sums begin at these words of `inputs`; outputs from
 // value `out_at` on, `out_stride` values a token.
 #define PRODUCT                                                                                                   \
-    BYTES matrix, ulong matrix_at, __global const uint *inputs, uint qs_at, uint d_at, uint sums_at,              \
-        __global float *outputs, uint out_at, uint out_stride, uint rows, uint tokens, uint cols
+    BYTES restrict matrix, ulong matrix_at, __global const uint *restrict inputs, uint qs_at, uint d_at,          \
+        uint sums_at, __global float *restrict outputs, uint out_at, uint out_stride, uint rows, uint tokens, uint cols
 // Parameters of all decodings: `parts` blocks of 32 elements, or elements of types without blocks.
-#define DECODING BYTES matrix, ulong matrix_at, __global float *outputs, uint parts
+#define DECODING BYTES restrict matrix, ulong matrix_at, __global float *restrict outputs, uint parts
 
 // A few tokens: a group of lanes has DOT_ROWS rows of weights and up to DOT_TOKENS tokens. In local memory there
 // is room for as many (row, token, part of 32) as ROOM says.
@@ -50,7 +51,7 @@ FUNCTION uint least(uint a, uint b) { return a < b ? a : b; }
 FUNCTION int byte_of(uint word, int i) { return (int)(word << (24 - 8 * i)) >> 24; }
 
 // Bytes of int8 of two words, multiplied and added to a sum.
-#if defined(__CUDACC_RTC__)
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 610
 #define DOT4(a, b, sum) __dp4a((int)(a), (int)(b), (sum))
 #elif defined(__opencl_c_integer_dot_product_input_4x8bit_packed)
 #define DOT4(a, b, sum) (dot_4x8packed_ss_int((a), (b)) + (sum))
@@ -106,10 +107,10 @@ FUNCTION uint values_of_16(uint nibbles, uint a, uint b, uint c, uint d) {
 }
 
 // The orders in which eight and sixteen lanes are added (tree8 and tree16 of src/quant).
-FUNCTION float tree8(__local const float *l) {
+FUNCTION float tree8(LOCAL_POINTER const float *l) {
     return ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]));
 }
-FUNCTION float tree16(__local const float *l) {
+FUNCTION float tree16(LOCAL_POINTER const float *l) {
     return (((l[0] + l[8]) + (l[4] + l[12])) + ((l[2] + l[10]) + (l[6] + l[14])))
         + (((l[1] + l[9]) + (l[5] + l[13])) + ((l[3] + l[11]) + (l[7] + l[15])));
 }

@@ -73,7 +73,7 @@ FUNCTION void weights_Q6_K(BYTES block, int j, uint *w) {
     }
 }
 FUNCTION void scales_Q6_K(BYTES block, int j, int *scales) {
-    scales[0] = (char)block[192 + 2 * j];
-    scales[1] = (char)block[193 + 2 * j];
+    scales[0] = byte_of(block[192 + 2 * j], 0);
+    scales[1] = byte_of(block[193 + 2 * j], 0);
 }
 FUNCTION float d_Q6_K(BYTES block) { return f16_at(block + 208); }
