@@ -14,9 +14,9 @@ const WIDTH: usize = 40;
 
 /// List graphics cards, and whether they can be used
 ///
-/// A card is reached by CUDA (NVIDIA's driver, with NVRTC of CUDA's toolkit) or by OpenCL (part of the drivers of
-/// NVIDIA, AMD, Intel and others); one that both reach is listed once. Kernels are compiled for it when it is
-/// first used. A driver for the CPU (PoCL) is listed, and used only where it is asked for by its index.
+/// A card is reached by CUDA (NVIDIA's driver, with NVRTC of CUDA's toolkit) or by OpenCL (part of the
+/// drivers of NVIDIA, AMD, Intel and others); one that both reach is listed once. Kernels are compiled for it
+/// when it is first used. A driver for the CPU (PoCL) is listed, and used only where it is asked for by its index.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// One JSON array on one line
@@ -78,8 +78,8 @@ fn write_none(error: &DeviceError, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{error}")?;
     writeln!(
         out,
-        "All is computed on the CPU. For a graphics card, install its maker's driver with OpenCL; NVIDIA's has it, \
-         for AMD's and Intel's a system has packages of its own."
+        "All is computed on the CPU. For a graphics card, install its maker's driver with OpenCL: NVIDIA's \
+         has it, for AMD's and Intel's a system has packages of its own."
     )
 }
 

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 
-use super::api::{Api, Fault, Grid, Stage, Value};
+use super::backend::{Backend, Fault, Grid, Stage, Value};
 use super::nvrtc::Nvrtc;
 use super::programs::{ProgramKey, Programs};
-use super::{Api as ByApi, DeviceError, DeviceInfo, PciPlace, Queue};
+use super::{Api, DeviceError, DeviceInfo, PciPlace, Queue};
 
 /// Nothing contracted, subnormals kept, division and roots rounded; functions are the device's.
 pub(super) const OPTIONS: [&str; 5] = [
@@ -68,7 +68,7 @@ fn info(ordinal: c_int, nvrtc: Option<&Nvrtc>) -> Result<DeviceInfo, DriverError
             Some(Some(_)) => None,
         };
     Ok(DeviceInfo {
-        api: ByApi::Cuda,
+        api: Api::Cuda,
         name: result::device::get_name(device)?,
         driver: version_name(version()?),
         memory_bytes: memory,
@@ -318,7 +318,7 @@ impl Cuda {
     }
 }
 
-impl Api for Cuda {
+impl Backend for Cuda {
     type Buffer = Buffer;
     type Event = Event;
     type Kernel = Kernel;
@@ -392,8 +392,8 @@ impl Api for Cuda {
         let mut pointers: Vec<*mut c_void> =
             values.iter_mut().map(|value| value.as_mut_ptr().cast()).collect();
         let (groups, stream) = ((grid.groups[0], grid.groups[1], 1), self.compute.raw);
-        // SAFETY: the values are copied at once; our callers give each kernel the arguments that it takes, and
-        // the buffers stay until the event has come.
+        // SAFETY: the values are copied at once; our callers give each kernel the arguments that it takes,
+        // and the buffers stay until the event has come.
         let launch = || unsafe {
             result::launch_kernel(kernel.0, groups, (grid.lanes, 1, 1), 0, stream, &mut pointers)
         };

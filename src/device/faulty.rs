@@ -1,5 +1,6 @@
-//! A device that fails when told to, for tests: `WAYINFER_DEVICE_FAULT=launch:120:lost` lets the 120th launch,
-//! and all that comes after it, fail. Builds without debug assertions know nothing of it.
+//! A device that fails when told to, for tests. `WAYINFER_DEVICE_FAULT=launch:120:lost` lets the 120th launch
+//! and all that comes after it fail; operations are `allocate`, `write`, `launch` and `read`, faults `lost`,
+//! `timeout` and `memory`. Builds without debug assertions know nothing of it.
 
 use std::env;
 use std::sync::Arc;

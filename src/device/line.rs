@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::api::{Api, Fault, Stage};
+use super::backend::{Backend, Fault, Stage};
 
 /// How long a wait looks again at once, then lets other threads run in between, then sleeps: a decode step
 /// waits hundreds of times, most often briefly.
@@ -34,7 +34,7 @@ impl From<Fault> for Wait {
 }
 
 /// Something that was enqueued.
-struct Step<A: Api> {
+struct Step<A: Backend> {
     event: A::Event,
     /// Bytes of the stage that it holds.
     staged: usize,
@@ -43,7 +43,7 @@ struct Step<A: Api> {
 }
 
 /// What is under way in a queue, in turn, and its stage, which is used round and round in the same order.
-pub(super) struct Line<A: Api> {
+pub(super) struct Line<A: Backend> {
     steps: VecDeque<Step<A>>,
     stage: A::Stage,
     /// Where the stage's next part begins, and how many of its bytes are held.
@@ -60,7 +60,7 @@ pub(super) struct Part {
     held: usize,
 }
 
-impl<A: Api> Line<A> {
+impl<A: Backend> Line<A> {
     /// `deadline` is how long one step may take.
     pub(super) fn new(stage: A::Stage, deadline: Duration) -> Line<A> {
         Line { steps: VecDeque::new(), stage, head: 0, held: 0, deadline }

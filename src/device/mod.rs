@@ -6,7 +6,7 @@
 //! with. A device that fails, in whatever way, is an error that the caller answers by computing on the CPU:
 //! nothing of a model is on a device alone.
 
-mod api;
+mod backend;
 mod cuda;
 mod faulty;
 mod line;

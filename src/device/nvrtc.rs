@@ -180,8 +180,8 @@ fn candidates() -> Vec<PathBuf> {
 }
 
 fn functions(path: PathBuf) -> Option<Functions> {
-    // SAFETY: what is loaded is NVIDIA's library, by its name, which does nothing when loaded; the functions are
-    // as its header declares them.
+    // SAFETY: what is loaded is NVIDIA's library, by its name, which does nothing when loaded; the functions
+    // are as its header declares them.
     unsafe {
         let library = Library::new(path).ok()?;
         macro_rules! get {

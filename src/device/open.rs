@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::api::{Api, Fault, Grid, Value};
+use super::backend::{Backend, Fault, Grid, Value};
 use super::line::{Line, Wait};
 use super::{Arg, DeviceError, DeviceInfo, Driver, Handle, Launch, Queue};
 
@@ -24,7 +24,7 @@ const LEAST_ALLOCATED: usize = 16;
 /// Handles are of one device alone.
 static NEXT_HANDLE: AtomicU64 = AtomicU64::new(1);
 
-pub(super) struct Open<A: Api> {
+pub(super) struct Open<A: Backend> {
     /// Left as it is where the device hangs: to release anything might wait for it forever, and it may still
     /// copy from and to the stages.
     parts: ManuallyDrop<Parts<A>>,
@@ -35,7 +35,7 @@ pub(super) struct Open<A: Api> {
     failed: OnceLock<DeviceError>,
 }
 
-struct Parts<A: Api> {
+struct Parts<A: Backend> {
     buffers: RwLock<HashMap<Handle, Allocation<A>>>,
     compute: Mutex<Compute<A>>,
     copies: Mutex<Line<A>>,
@@ -43,24 +43,24 @@ struct Parts<A: Api> {
     api: A,
 }
 
-struct Compute<A: Api> {
+struct Compute<A: Backend> {
     line: Line<A>,
     kernels: HashMap<String, A::Kernel>,
 }
 
-struct Allocation<A: Api> {
+struct Allocation<A: Backend> {
     buffer: Arc<A::Buffer>,
     bytes: usize,
 }
 
 // Not derived, which would ask it of `A` too.
-impl<A: Api> Clone for Allocation<A> {
+impl<A: Backend> Clone for Allocation<A> {
     fn clone(&self) -> Allocation<A> {
         Allocation { buffer: self.buffer.clone(), bytes: self.bytes }
     }
 }
 
-impl<A: Api> Open<A> {
+impl<A: Backend> Open<A> {
     /// # Errors
     /// Where there is no memory for the stages.
     pub(super) fn new(api: A, deadline: Duration) -> Result<Open<A>, DeviceError> {
@@ -206,7 +206,7 @@ impl<A: Api> Open<A> {
     }
 }
 
-impl<A: Api> Driver for Open<A> {
+impl<A: Backend> Driver for Open<A> {
     fn info(&self) -> &DeviceInfo {
         self.parts.api.info()
     }
@@ -286,7 +286,7 @@ impl<A: Api> Driver for Open<A> {
     }
 }
 
-impl<A: Api> Drop for Open<A> {
+impl<A: Backend> Drop for Open<A> {
     fn drop(&mut self) {
         let idle = self.failed.get().is_none()
             && lock(&self.parts.compute).line.wait(&self.parts.api).is_ok()
@@ -298,7 +298,7 @@ impl<A: Api> Drop for Open<A> {
     }
 }
 
-impl<A: Api> Debug for Open<A> {
+impl<A: Backend> Debug for Open<A> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.debug_struct("Open")
             .field("info", self.info())

@@ -1,7 +1,7 @@
 //! Compiled programs on disk: to compile the kernels takes seconds, at every start.
 //!
-//! A file is named by a hash of all that its program depends on, and begins with a hash of its bytes; what does
-//! not match is compiled anew. A folder that cannot be read or written costs that time and nothing else.
+//! A file is named by a hash of all that its program depends on, and begins with a hash of its bytes; what
+//! does not match is compiled anew. A folder that cannot be read or written costs that time and nothing else.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

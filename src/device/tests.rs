@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::*;
 
@@ -297,7 +297,7 @@ fn a_kernel_that_takes_too_long_is_not_waited_for() {
         let error = driver.read(memory.handle(), 0, &mut [0; 4]).unwrap_err();
         assert!(matches!(error, DeviceError::Timeout { .. }), "{error}");
         assert!(start.elapsed() >= deadline);
-        // From now on nothing is waited for at all.
+        // From now on nothing is waited for, which would be five deadlines or until the kernel ends.
         let now = Instant::now();
         assert_eq!(driver.allocate(64), Err(error.clone()));
         assert_eq!(driver.write(Queue::Copies, memory.handle(), 0, &[0; 4]), Err(error.clone()));
@@ -305,14 +305,14 @@ fn a_kernel_that_takes_too_long_is_not_waited_for() {
         assert_eq!(run(&*driver, "place", [1, 1], 1, &[Arg::Memory(&memory)]), Err(error));
         drop(memory);
         drop(driver);
-        assert!(now.elapsed() < Duration::from_millis(250), "{:?}", now.elapsed());
+        assert!(now.elapsed() < 3 * deadline, "{:?}", now.elapsed());
     }
 }
 
 #[test]
 fn many_short_launches_may_take_longer_together_than_one_may() {
     for found in found() {
-        let deadline = Duration::from_millis(1500);
+        let deadline = Duration::from_millis(800);
         let driver = open(&found, SOURCE, deadline).unwrap();
         let memory = Memory::allocate(&driver, 64).unwrap();
         let count = |times| {
@@ -323,7 +323,7 @@ fn many_short_launches_may_take_longer_together_than_one_may() {
         };
         count(1); // PoCL compiles a kernel when it is first run
         let each = count(LONG / 100).max(Duration::from_millis(1));
-        let launches = (2.0 * deadline.as_secs_f64() / each.as_secs_f64()).ceil() as usize;
+        let launches = (4.0 * deadline.as_secs_f64() / each.as_secs_f64()).ceil() as usize;
         let start = Instant::now();
         for _ in 0..launches {
             run(&*driver, "count", [1, 1], 1, &[Arg::Memory(&memory), Arg::U32(LONG / 100)]).unwrap();
@@ -349,8 +349,11 @@ fn a_program_on_disk_is_used_and_a_broken_one_compiled_anew() {
         works(SOURCE);
         let [file] = &files()[..] else { panic!("one file") };
         let first = fs::read(file).unwrap();
+        // Who compiles writes.
+        let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        fs::File::options().write(true).open(file).unwrap().set_modified(then).unwrap();
         works(SOURCE);
-        assert_eq!(fs::read(file).unwrap(), first, "it was not written again");
+        assert_eq!(fs::metadata(file).unwrap().modified().unwrap(), then, "it was compiled again");
         // Broken by itself, and one that says it is whole.
         let mut of_others = blake3::hash(b"nonsense").as_bytes().to_vec();
         of_others.extend_from_slice(b"nonsense");

@@ -1,5 +1,5 @@
-// OpenCL C's names, as far as the kernels use them, for CUDA's compiler (NVRTC). It knows fma, float4, uint4 and
-// the operators by itself; nothing of its headers is there.
+// OpenCL C's names, as far as the kernels use them, for CUDA's compiler (NVRTC). It knows fma, uint4 and
+// the like by itself; nothing of its headers is there.
 
 typedef unsigned char uchar;
 typedef unsigned short ushort;
