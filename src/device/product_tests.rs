@@ -93,9 +93,9 @@ fn products_are_the_scalar_dots() {
             1 => (1, 100, 4100),
             block => (block, 288usize.next_multiple_of(block), 4096 + block),
         };
-        check(device, format, one, &[1, 5, 31, 64, 150], &[1, 2, 3, 8, 9, 33, 70]);
-        check(device, format, several, &[1, 4, 33, 70], &[1, 2, 9, 17, 33]);
-        check(device, format, many, &[1, 6], &[1, 3, 8, 18]);
+        check(device, format, one, &[1, 31, 150], &[1, 2, 3, 8, 9, 33, 70]);
+        check(device, format, several, &[5, 64, 70], &[1, 9, 17, 33]);
+        check(device, format, many, &[6], &[1, 3, 8, 18]);
     }
 }
 

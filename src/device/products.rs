@@ -93,13 +93,9 @@ impl DeviceMatrix {
         self.cols
     }
 
+    /// What it lies in, perhaps with others.
     pub fn memory(&self) -> &Arc<Memory> {
         &self.memory
-    }
-
-    /// Bytes of its memory before it.
-    pub fn offset(&self) -> usize {
-        self.offset
     }
 }
 
@@ -177,14 +173,14 @@ impl Product<'_> {
     ) -> Result<(), DeviceError> {
         let Product { matrix, x, .. } = self;
         let template = template(matrix.format);
-        let names = [Task::Dot, Task::Tile].map(|task| kernel(task, matrix.ty()));
         for token in (0..x.rows()).step_by(MOST_TOKENS) {
             let tokens = MOST_TOKENS.min(x.rows() - token);
             let tiled = tokens >= template.tiled_from;
-            let (kernel, lanes, [group_rows, group_tokens]) = match tiled {
-                true => (&names[1], TILE_LANES, template.tile),
-                false => (&names[0], DOT_LANES, [DOT_ROWS, template.dot_tokens]),
+            let (task, lanes, [group_rows, group_tokens]) = match tiled {
+                true => (Task::Tile, TILE_LANES, template.tile),
+                false => (Task::Dot, DOT_LANES, [DOT_ROWS, template.dot_tokens]),
             };
+            let kernel = &kernel(task, matrix.ty());
             let [qs_at, d_at, sums_at] = [0, 1, 2].map(|i| input.at[i] + token * input.a_token[i]);
             for row in (0..matrix.rows).step_by(MOST_ROWS) {
                 let rows = MOST_ROWS.min(matrix.rows - row);
