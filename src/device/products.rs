@@ -52,8 +52,8 @@ pub struct Pending<'a> {
     outs: Vec<&'a mut [f32]>,
 }
 
-/// Where activations lie: words of the inputs at which integers or floats, scales and sums begin, and how many
-/// words of each a token has.
+/// Where activations lie: words of the inputs at which integers or floats, scales and sums begin, and how
+/// many words of each a token has.
 #[derive(Clone, Copy, Debug, Default)]
 struct Input {
     at: [usize; 3],
@@ -64,8 +64,8 @@ impl DeviceMatrix {
     /// A matrix that lies in `memory` from byte `offset` on.
     ///
     /// # Panics
-    /// Where the type cannot be computed with, `cols` is no whole number of blocks, the bytes are not all within
-    /// the memory, or `offset` is no multiple of [`DeviceMatrix::alignment`].
+    /// Where the type cannot be computed with, `cols` is no whole number of blocks, the bytes are not all
+    /// within the memory, or `offset` is no multiple of [`DeviceMatrix::alignment`].
     pub fn new(memory: Arc<Memory>, offset: usize, ty: TensorType, rows: usize, cols: usize) -> DeviceMatrix {
         let format = format(ty).expect("a type that can be computed with");
         let end = rows.checked_mul(format.row_bytes(cols)).and_then(|bytes| bytes.checked_add(offset));
@@ -74,8 +74,8 @@ impl DeviceMatrix {
         DeviceMatrix { memory, offset, format, rows, cols }
     }
 
-    /// What a matrix's offset is a multiple of; its blocks are too, so that a part of a matrix, from any row on,
-    /// is one.
+    /// What a matrix's offset is a multiple of. Its blocks are too, so that it can begin at any row of
+    /// another.
     pub const fn alignment(ty: TensorType) -> usize {
         let power = ty.block_bytes().trailing_zeros();
         if power < 4 { 1 << power } else { 16 }

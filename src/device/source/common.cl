@@ -1,8 +1,8 @@
-// What all kernels share. The language is OpenCL C 1.2 with few of its functions, so that CUDA's compiler takes
-// the same text.
+// What all kernels share. The language is OpenCL C 1.2 with few of its functions, so that CUDA's compiler
+// takes the same text.
 //
-// Results are the scalar code's to the last bit: integers in any order, floats in the one order that src/quant
-// defines, a product of scales rounded before it is used, and nothing contracted but what fma() says.
+// Results are the scalar code's to the last bit: integers in any order, floats in the one order that
+// src/quant defines, a product of scales rounded before it is used, and nothing contracted but by fma().
 
 #ifndef __CUDACC_RTC__
 #pragma OPENCL FP_CONTRACT OFF
@@ -27,17 +27,18 @@
 #define JOIN(a, b) JOIN_TEXT(a, b)
 #define OF_FORMAT(name) JOIN(name##_, FORMAT)
 
-// Parameters of all products: `rows` rows of weights of `cols` elements from byte `matrix_at` on; activations of
-// `tokens` tokens, whose integers (or floats), scales and sums begin at these words of `inputs`; outputs from
-// value `out_at` on, `out_stride` values a token.
-#define PRODUCT                                                                                                   \
-    BYTES restrict matrix, ulong matrix_at, __global const uint *restrict inputs, uint qs_at, uint d_at,          \
-        uint sums_at, __global float *restrict outputs, uint out_at, uint out_stride, uint rows, uint tokens, uint cols
+// Parameters of all products: `rows` rows of weights of `cols` elements from byte `matrix_at` on; activations
+// of `tokens` tokens, whose integers (or floats), scales and sums begin at these words of `inputs`; outputs
+// from value `out_at` on, `out_stride` values a token.
+#define PRODUCT                                                                                           \
+    BYTES restrict matrix, ulong matrix_at, __global const uint *restrict inputs, uint qs_at, uint d_at,  \
+        uint sums_at, __global float *restrict outputs, uint out_at, uint out_stride, uint rows,          \
+        uint tokens, uint cols
 // Parameters of all decodings: `parts` blocks of 32 elements, or elements of types without blocks.
 #define DECODING BYTES restrict matrix, ulong matrix_at, __global float *restrict outputs, uint parts
 
-// A few tokens: a group of lanes has DOT_ROWS rows of weights and up to DOT_TOKENS tokens. In local memory there
-// is room for as many (row, token, part of 32) as ROOM says.
+// A few tokens: a group of lanes has DOT_ROWS rows of weights and up to DOT_TOKENS tokens. In local memory
+// there is room for as many (row, token, part of 32) as ROOM says.
 #define DOT_LANES 64
 #define DOT_ROWS 4
 #define DOT_TOKENS 8
@@ -103,7 +104,8 @@ FUNCTION uint value_of_16(uint i, uint a, uint b, uint c, uint d) {
 }
 FUNCTION uint values_of_16(uint nibbles, uint a, uint b, uint c, uint d) {
     return value_of_16(nibbles & 15u, a, b, c, d) | value_of_16(nibbles >> 8 & 15u, a, b, c, d) << 8
-        | value_of_16(nibbles >> 16 & 15u, a, b, c, d) << 16 | value_of_16(nibbles >> 24 & 15u, a, b, c, d) << 24;
+        | value_of_16(nibbles >> 16 & 15u, a, b, c, d) << 16
+        | value_of_16(nibbles >> 24 & 15u, a, b, c, d) << 24;
 }
 
 // The orders in which eight and sixteen lanes are added (tree8 and tree16 of src/quant).

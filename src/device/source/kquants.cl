@@ -1,5 +1,6 @@
 // The K-quants (src/quant/kquants.rs). Of each format: `weights_`, the 32 weights of sub-block `j` as int8 in
-// eight words; `scales_`, the scales of its halves of 16; `mins_` where it has mins; `d_` and `dmin_`.
+// eight words; `scales_`, the scales of its halves of 16; `d_`; `mins_` and `dmin_` where it has mins, which
+// `MINS_` says.
 
 // 2-bit fields of sub-block `j`, of each 32 bytes the lowest first.
 #define TWO_BITS(load, qs, j, k) (load((qs) + 32 * ((j) / 4) + 4 * (k)) >> (2 * ((j) % 4)) & 0x03030303u)
@@ -38,7 +39,9 @@ FUNCTION void scales_Q3_K(BYTES block, int j, int *scales) {
 FUNCTION float d_Q3_K(BYTES block) { return f16_at(block + 108); }
 
 // The 6-bit scale and min of sub-block `j`.
-FUNCTION int scale_of_12(BYTES s, int j) { return j < 4 ? s[j] & 63 : (s[j + 4] & 15) | (s[j - 4] >> 6) << 4; }
+FUNCTION int scale_of_12(BYTES s, int j) {
+    return j < 4 ? s[j] & 63 : (s[j + 4] & 15) | (s[j - 4] >> 6) << 4;
+}
 FUNCTION int min_of_12(BYTES s, int j) { return j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | (s[j] >> 6) << 4; }
 
 FUNCTION void weights_Q4_K(BYTES block, int j, uint *w) {
@@ -46,7 +49,9 @@ FUNCTION void weights_Q4_K(BYTES block, int j, uint *w) {
     for (int k = 0; k < 8; k++)
         w[k] = w[k] >> (4 * (j % 2)) & 0x0f0f0f0fu;
 }
-FUNCTION void scales_Q4_K(BYTES block, int j, int *scales) { scales[0] = scales[1] = scale_of_12(block + 4, j); }
+FUNCTION void scales_Q4_K(BYTES block, int j, int *scales) {
+    scales[0] = scales[1] = scale_of_12(block + 4, j);
+}
 FUNCTION void mins_Q4_K(BYTES block, int j, int *mins) { mins[0] = mins[1] = min_of_12(block + 4, j); }
 FUNCTION float d_Q4_K(BYTES block) { return f16_at(block); }
 FUNCTION float dmin_Q4_K(BYTES block) { return f16_at(block + 2); }
@@ -59,7 +64,9 @@ FUNCTION void weights_Q5_K(BYTES block, int j, uint *w) {
     for (int k = 0; k < 8; k++)
         w[k] = (w[k] >> (4 * (j % 2)) & 0x0f0f0f0fu) | (high[k] >> j & 0x01010101u) << 4;
 }
-FUNCTION void scales_Q5_K(BYTES block, int j, int *scales) { scales[0] = scales[1] = scale_of_12(block + 4, j); }
+FUNCTION void scales_Q5_K(BYTES block, int j, int *scales) {
+    scales[0] = scales[1] = scale_of_12(block + 4, j);
+}
 FUNCTION void mins_Q5_K(BYTES block, int j, int *mins) { mins[0] = mins[1] = min_of_12(block + 4, j); }
 FUNCTION float d_Q5_K(BYTES block) { return f16_at(block); }
 FUNCTION float dmin_Q5_K(BYTES block) { return f16_at(block + 2); }

@@ -1,6 +1,6 @@
-// Blocks of 32 with one scale (src/quant/legacy.rs). Of each format: `weights_`, the 32 weights of part `p` as
-// int8 in eight words; `scale_`, the scale of half part `2 p` or `2 p + 1`; `min_` where it has a min. `HALVES_`
-// says that the halves' scales differ.
+// Blocks of 32 with one scale (src/quant/legacy.rs). Of each format: `weights_`, the 32 weights of part `p`
+// as int8 in eight words; `scale_`, the scale of half part `2 p` or `2 p + 1`; `min_` where it has a min,
+// which `MINS_` says. `HALVES_` says that the halves' scales differ.
 
 // 16 bytes of nibbles, and the four high bits that go with word `k`.
 #define FOUR_BITS(load, qs, k) (load((qs) + 4 * ((k) % 4)) >> ((k) / 4 * 4) & 0x0f0f0f0fu)
