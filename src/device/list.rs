@@ -1,6 +1,6 @@
 //! The devices of this machine, and how they are opened.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::open::Open;
@@ -9,6 +9,13 @@ use super::{DeviceError, DeviceInfo, Driver, cuda, faulty, opencl};
 
 /// How long a device may take for one step, unless it is said otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Drivers are asked for devices and opened by one thread at a time: they set themselves up at the first call,
+/// and PoCL 3.1 crashes when a second one comes meanwhile.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A device that was found.
 #[derive(Clone, Debug)]
@@ -29,6 +36,7 @@ enum By {
 /// # Errors
 /// [`DeviceError::NoDriver`], with what is not there.
 pub fn devices() -> Result<Vec<Found>, DeviceError> {
+    let _one = one_at_a_time();
     let (by_cuda, by_opencl) = (cuda::devices(), opencl::devices());
     if let (Err(DeviceError::NoDriver(cuda)), Err(DeviceError::NoDriver(opencl))) = (&by_cuda, &by_opencl) {
         return Err(DeviceError::NoDriver(format!("{opencl}; {cuda}")));
@@ -92,6 +100,7 @@ impl Found {
         programs: &Programs,
         deadline: Duration,
     ) -> Result<Arc<dyn Driver>, DeviceError> {
+        let _one = one_at_a_time();
         let info = self.info.clone();
         let driver: Arc<dyn Driver> = match self.by {
             By::Cuda(id) => Arc::new(Open::new(cuda::open(id, info, source, programs)?, deadline)?),

@@ -4,7 +4,7 @@ use std::env;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::PathBuf;
 use std::ptr;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use libloading::Library;
 
@@ -89,9 +89,6 @@ impl Nvrtc {
 
     /// Compiles CUDA C++. The error is the compiler's log.
     pub(super) fn compile(&self, source: &str, options: &[&str], target: Target) -> Result<Vec<u8>, String> {
-        // Two at a time crash some of its versions.
-        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-        let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let f = self.0;
         let text = |text: &str| CString::new(text).map_err(|_| "a zero byte in the source".to_owned());
         let source = text(source)?;
