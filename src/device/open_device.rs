@@ -68,12 +68,12 @@ impl Device {
         whole && u32::try_from(cols).is_ok() && self.verdicts.iter().any(passed)
     }
 
-    /// Memory of so many bytes, whose content is open.
+    /// Memory of so many bytes, or a few more, whose content is open.
     ///
     /// # Errors
     /// [`DeviceError::OutOfMemory`], or that the device is lost.
     pub fn allocate(&self, bytes: usize) -> Result<Memory, DeviceError> {
-        Memory::allocate(&self.driver, bytes)
+        Memory::allocate(&self.driver, bytes.next_multiple_of(DeviceMatrix::END_ALIGNMENT))
     }
 
     /// Copies bytes into memory.

@@ -61,14 +61,19 @@ struct Input {
 }
 
 impl DeviceMatrix {
+    /// Kernels load whole words, also of the last bytes. [`Device::allocate`] minds it.
+    pub const END_ALIGNMENT: usize = 4;
+
     /// A matrix that lies in `memory` from byte `offset` on.
     ///
     /// # Panics
     /// Where the type cannot be computed with, `cols` is no whole number of blocks, the bytes are not all
-    /// within the memory, or `offset` is no multiple of [`DeviceMatrix::alignment`].
+    /// within the memory, up to a multiple of [`DeviceMatrix::END_ALIGNMENT`], or `offset` is no multiple of
+    /// [`DeviceMatrix::alignment`].
     pub fn new(memory: Arc<Memory>, offset: usize, ty: TensorType, rows: usize, cols: usize) -> DeviceMatrix {
         let format = format(ty).expect("a type that can be computed with");
         let end = rows.checked_mul(format.row_bytes(cols)).and_then(|bytes| bytes.checked_add(offset));
+        let end = end.and_then(|end| end.checked_next_multiple_of(DeviceMatrix::END_ALIGNMENT));
         assert!(end.is_some_and(|end| end <= memory.bytes()), "memory for {rows} x {cols} {ty} at {offset}");
         assert!(offset.is_multiple_of(DeviceMatrix::alignment(ty)), "{ty} at {offset}");
         DeviceMatrix { memory, offset, format, rows, cols }

@@ -64,11 +64,22 @@ FUNCTION int dot4(uint a, uint b, int sum) {
 #define DOT4(a, b, sum) dot4((a), (b), (sum))
 #endif
 
-// Little-endian words from bytes that are aligned to 4, to 2 or not at all.
+// Little-endian words from bytes that are aligned to 4 or to 2.
 FUNCTION uint half_word(BYTES p) { return *(__global const ushort *)p; }
 FUNCTION uint word_at_4(BYTES p) { return *(__global const uint *)p; }
 FUNCTION uint word_at_2(BYTES p) { return half_word(p) | half_word(p + 2) << 16; }
-FUNCTION uint word_at_1(BYTES p) { return p[0] | (uint)p[1] << 8 | (uint)p[2] << 16 | (uint)p[3] << 24; }
+
+// `n` words from anywhere, by loads of aligned words that have at least one byte of them.
+FUNCTION void load_words(BYTES p, int n, uint *w) {
+    const uint skew = (uint)(ulong)p & 3u, shift = 8 * skew;
+    __global const uint *words = (__global const uint *)(p - skew);
+    uint low = words[0];
+    for (int k = 0; k < n; k++) {
+        const uint high = words[k + 1 < n || skew != 0 ? k + 1 : k];
+        w[k] = low >> shift | high << 1 << (31 - shift);
+        low = high;
+    }
+}
 
 // 32 bytes that are aligned to 16.
 FUNCTION void load_32(__global const void *from, uint *to) {
@@ -79,10 +90,16 @@ FUNCTION void load_32(__global const void *from, uint *to) {
 
 // An f16's value, subnormals and infinities included.
 FUNCTION float f16_value(uint bits) {
+#ifdef __CUDACC_RTC__
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"((ushort)bits));
+    return value;
+#else
     uint sign = (bits & 0x8000u) << 16, exponent = bits >> 10 & 31u, mantissa = bits & 0x3ffu;
     if (exponent == 0)
         return as_float(sign | as_uint((float)mantissa * as_float(0x33800000u))); // units of 2^-24
     return as_float(sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | mantissa << 13);
+#endif
 }
 FUNCTION float f16_at(BYTES p) { return f16_value(half_word(p)); }
 
@@ -98,6 +115,14 @@ FUNCTION uint add_bytes(uint a, uint b) {
 FUNCTION uint spread_bits(uint bits) { return ((bits & 15u) * 0x00204081u) & 0x01010101u; }
 
 // Four values of a table of sixteen, which is given as four words, by places in the bytes of `nibbles`.
+#ifdef __CUDACC_RTC__
+FUNCTION uint values_of_16(uint nibbles, uint a, uint b, uint c, uint d) {
+    // Places in eight bytes, a nibble each, as __byte_perm wants them; the fourth bit says which eight.
+    const uint pairs = (nibbles | nibbles >> 4) & 0x00ff00ffu, places = (pairs | pairs >> 8) & 0x7777u;
+    const uint upper = (nibbles >> 3 & 0x01010101u) * 0xffu;
+    return (__byte_perm(a, b, places) & ~upper) | (__byte_perm(c, d, places) & upper);
+}
+#else
 FUNCTION uint value_of_16(uint i, uint a, uint b, uint c, uint d) {
     uint word = i & 8u ? (i & 4u ? d : c) : (i & 4u ? b : a);
     return word >> (8 * (i & 3u)) & 0xffu;
@@ -107,6 +132,7 @@ FUNCTION uint values_of_16(uint nibbles, uint a, uint b, uint c, uint d) {
         | value_of_16(nibbles >> 16 & 15u, a, b, c, d) << 16
         | value_of_16(nibbles >> 24 & 15u, a, b, c, d) << 24;
 }
+#endif
 
 // The orders in which eight and sixteen lanes are added (tree8 and tree16 of src/quant).
 FUNCTION float tree8(LOCAL_POINTER const float *l) {
