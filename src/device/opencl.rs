@@ -25,6 +25,9 @@ const DOTS: &str = "cl_khr_integer_dot_product";
 /// Where the device can round them; kernels need it only if they divide or take roots.
 const ROUNDED_DIVISION: &str = "-cl-fp32-correctly-rounded-divide-sqrt";
 
+/// Of CPUs, which are there for tests: optimising the kernels takes ten times as long as they then run.
+const UNOPTIMIZED: &str = "-cl-opt-disable";
+
 /// What single-precision numbers must have, by the bits of `cl_device_fp_config`.
 const NEEDED: [(u64, &str); 3] =
     [(1, "subnormal numbers"), (1 << 2, "rounding to the nearest"), (1 << 5, "a fused multiply-add")];
@@ -207,7 +210,9 @@ fn build(
     let rounds = little(&data(device::CL_DEVICE_SINGLE_FP_CONFIG)) & ROUNDS_DIVISION != 0;
     let division = if rounds { ROUNDED_DIVISION } else { "" };
     let has_dots = text(&data(device::CL_DEVICE_EXTENSIONS)).split(' ').any(|name| name == DOTS);
-    let built = |language| build_in(context, id, info, source, &format!("{language} {division}"), programs);
+    let effort = if info.is_cpu { UNOPTIMIZED } else { "" };
+    let options = |language| format!("{language} {division} {effort}");
+    let built = |language| build_in(context, id, info, source, &options(language), programs);
     match has_dots.then(|| built(LANGUAGE_WITH_DOTS)) {
         Some(Ok(program)) => Ok(program),
         _ => built(LANGUAGE),
