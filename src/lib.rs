@@ -11,9 +11,10 @@
 //! 6. [`model`] MODEL: parts, families made of them, states of sequences, forward pass, observer
 //! 7. [`engine`] ENGINE: passes over sequences, sampling, speculation, prefixes that are kept, requests
 //! 8. [`verify`] VERIFY: error measures, files of references, comparison of traces, dot checks
-//! 9. [`hub`] HUB: models by name: the hub's cache folder, and what fetches into it
-//! 10. [`server`] FACE: the HTTP server
-//! 11. [`cli`] FACE: the command line
+//! 9. [`show`] SHOW: texts that are safe to show, figures for people, pictures and pages of them
+//! 10. [`hub`] HUB: models by name: the hub's cache folder, and what fetches into it
+//! 11. [`server`] FACE: the HTTP server
+//! 12. [`cli`] FACE: the command line
 
 pub mod cli;
 pub mod engine;
@@ -23,6 +24,7 @@ pub mod kernels;
 pub mod model;
 pub mod quant;
 pub mod server;
+pub mod show;
 pub mod store;
 pub mod text;
 pub mod verify;

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// As the map has them.
-const LAYERS: [&str; 11] =
-    ["gguf", "quant", "kernels", "store", "text", "model", "engine", "verify", "hub", "server", "cli"];
+const LAYERS: [&str; 12] = [
+    "gguf", "quant", "kernels", "store", "text", "model", "engine", "verify", "show", "hub", "server", "cli",
+];
 
 /// Every source file below `src`, with its path there.
 fn sources() -> Vec<(PathBuf, String)> {

@@ -8,8 +8,9 @@ use super::output::tell;
 use super::{CliError, InFile, output};
 use crate::engine::EngineOptions;
 use crate::model::Model;
+pub use crate::show::residency::plan_line as line;
 use crate::store::{Nodes, Plan, available_memory_bytes, private_bytes};
-pub use report::{DiskReport, Disks, PlanReport, Residency, line};
+pub use report::{DiskReport, Disks, PlanReport, Residency};
 pub use traffic::Traffic;
 
 /// What is left to others where nobody says how much a run may take: a part of what is available, and so much

@@ -1,6 +1,5 @@
 //! A plan in numbers and in words, and what came of it.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -46,33 +45,6 @@ impl PlanReport {
             disk_bytes_per_token: plan.disk_bytes,
         }
     }
-}
-
-/// A plan in a line.
-pub fn line(plan: &Plan, direct_io: Option<bool>) -> String {
-    let size = output::bytes;
-    if plan.is_mapped() {
-        return format!("{} of weights, mapped", size(plan.total_bytes));
-    }
-    let mut line = format!(
-        "{} of weights in {}: {} pinned",
-        size(plan.total_bytes),
-        size(plan.own_bytes()),
-        size(plan.pinned_bytes)
-    );
-    if plan.ring_bytes > 0 {
-        let _ = write!(line, ", a ring of {} for what is streamed", size(plan.ring_bytes));
-    }
-    if !plan.classes.is_empty() {
-        let (slots, members) = plan.classes.iter().fold((0, 0), |(s, m), c| (s + c.slots, m + c.members));
-        let share = 100.0 * slots as f64 / members as f64;
-        let _ = write!(line, ", {} of experts cached ({share:.0} %)", size(plan.cache_bytes()));
-    }
-    let _ = write!(line, ", {} a token from disk", size(plan.disk_bytes as u64));
-    if direct_io == Some(false) {
-        line.push_str(" through the page cache: this file system has no direct reads");
-    }
-    line
 }
 
 /// What the weights' places came to: of a run that streams.
