@@ -73,6 +73,7 @@ def unscripted(report: Report, browser: Browser, program: str):
     groups = (
         (real.CHECKS, "demo", []),
         (real.ENDLESS, real.NOISE, real.SLOWLY),
+        (real.STREAMED, real.NOISE, [*real.SLOWLY, "--ram", real.least_ram(program)]),
         (real.KEYED, "demo", ["--api-key", real.KEY]),
     )
     for checks, model, arguments in groups:

@@ -12,9 +12,10 @@
 //! 7. [`model`] MODEL: parts, families made of them, states of sequences, forward pass, observer
 //! 8. [`engine`] ENGINE: passes over sequences, sampling, speculation, prefixes that are kept, requests
 //! 9. [`verify`] VERIFY: error measures, files of references, comparison of traces, dot checks
-//! 10. [`hub`] HUB: models by name: the hub's cache folder, and what fetches into it
-//! 11. [`server`] FACE: the HTTP server
-//! 12. [`cli`] FACE: the command line
+//! 10. [`show`] SHOW: texts that are safe to show, figures for people, pictures and pages of them
+//! 11. [`hub`] HUB: models by name: the hub's cache folder, and what fetches into it
+//! 12. [`server`] FACE: the HTTP server
+//! 13. [`cli`] FACE: the command line
 
 pub mod cli;
 pub mod device;
@@ -25,6 +26,7 @@ pub mod kernels;
 pub mod model;
 pub mod quant;
 pub mod server;
+pub mod show;
 pub mod store;
 pub mod text;
 pub mod verify;

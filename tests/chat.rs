@@ -348,6 +348,12 @@ fn what_a_transcript_holds_is_text_alone() {
     assert_eq!(error.status.code(), Some(1), "a folder");
 }
 
+/// A conversation whose answers go on until the context is full: the model repeats itself, which it does on
+/// any machine, and the context takes even a fast one far longer than it takes to interrupt it.
+#[cfg(unix)]
+const ENDLESS: [&str; 9] =
+    ["-m", "fixtures/moe-q4_k_m.gguf", "--template", "chatml", "-c", "100000", "--greedy", "--repeat-penalty", "0.1"];
+
 #[cfg(unix)]
 #[test]
 fn an_interrupt_ends_a_conversation_in_pipes() {
@@ -367,9 +373,7 @@ fn an_interrupt_ends_a_conversation_in_pipes() {
     interrupt(&child);
     assert_eq!(child.wait().expect("an end").code(), Some(130));
     // While it answers: what is there is kept.
-    let args =
-        ["-m", "fixtures/moe-q4_k_m.gguf", "--template", "chatml", "-c", "400", "--seed", "1", "--resume=x"];
-    let mut child = start(data.path(), &args);
+    let mut child = start(data.path(), &[&ENDLESS[..], &["--resume=x"]].concat());
     let mut stdin = child.stdin.take().expect("a pipe");
     stdin.write_all(b"abc\nabc\n").expect("lines");
     let mut stdout = child.stdout.take().expect("a pipe");
@@ -646,18 +650,7 @@ mod terminal {
     #[test]
     fn ctrl_c_stops_the_answer_and_keeps_what_is_there() {
         let data = tempfile::tempdir().expect("a folder");
-        let args = [
-            "-m",
-            "fixtures/moe-q4_k_m.gguf",
-            "--template",
-            "chatml",
-            "-c",
-            "512",
-            "--seed",
-            "1",
-            "--no-history",
-        ];
-        let mut terminal = Terminal::open(data.path(), &args);
+        let mut terminal = Terminal::open(data.path(), &[&super::ENDLESS[..], &["--no-history"]].concat());
         terminal.prompt();
         terminal.press("abc\r");
         terminal.wait(

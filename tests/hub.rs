@@ -765,6 +765,52 @@ fn removing_is_asked_for() {
     }
 }
 
+/// Headers so long that they come in pieces lie in a folder of their own meanwhile: Ctrl-C removes it,
+/// whoever fetches, and what has come of the model stays.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_leaves_no_headers_behind() {
+    let bytes = tiny_model().kv("general.long", vec![0i32; 3 << 20]).build();
+    let first = 4 << 20;
+    let server = Server::ruled(&[("m.gguf", bytes.clone())], move |request, fake| {
+        // What follows the first piece never comes.
+        let follows = request.is_cdn && request.range().is_some_and(|range| range.0 > 0);
+        follows.then(|| {
+            let length = fake.answer(request).body.len().to_string();
+            let mut answer = fake.answer(request);
+            answer.headers.push(("content-length".to_owned(), length));
+            answer.body.clear();
+            answer.stalls = true;
+            answer
+        })
+    });
+    let commands: [&[&str]; 3] = [
+        &["pull", "some/model"],
+        &["inspect", "hf:some/model"],
+        &["generate", "-m", "hf:some/model", "-p", "a"],
+    ];
+    for args in commands {
+        let place = Place::new(&server);
+        let folders = || {
+            let names = fs::read_dir(place.repo()).into_iter().flatten().flatten();
+            names.filter(|entry| entry.file_name().to_string_lossy().starts_with(".wayinfer-")).count()
+        };
+        server.forget();
+        let child = place.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let child = child.expect("it starts");
+        while !server.ranges().iter().any(|range| range.0 == first) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(folders(), 1, "{args:?}: the canary: without them there is nothing to remove");
+        // SAFETY: sends a signal to a child of this process that has not been waited for.
+        assert_eq!(unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGINT) }, 0);
+        let (code, _, told) = out(&child.wait_with_output().expect("it ends"));
+        assert!(code == Some(130) && told.contains("what has come stays"), "{args:?}: {told}");
+        assert_eq!(folders(), 0, "{args:?}");
+        assert_eq!(fs::read(place.incomplete(&bytes)).expect("what has come"), bytes[..first]);
+    }
+}
+
 /// Ctrl-C leaves what has come, and the next run goes on from there.
 #[cfg(unix)]
 #[test]

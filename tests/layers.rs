@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// As the map has them.
-const LAYERS: [&str; 12] = [
-    "gguf", "quant", "kernels", "device", "store", "text", "model", "engine", "verify", "hub", "server",
+const LAYERS: [&str; 13] = [
+    "gguf", "quant", "kernels", "device", "store", "text", "model", "engine", "verify", "show", "hub", "server",
     "cli",
 ];
 

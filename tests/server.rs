@@ -613,7 +613,8 @@ fn keys_open_all_but_health() {
     std::fs::write(&file, "# who\n  from-file  \n\n").expect("a file");
     let server = Server::demo(&["--api-key", "secret", "--api-key-file", file.to_str().expect("UTF-8")]);
     let body = with(question("What is 2+2?"), json!({ "max_tokens": 1 })).to_string();
-    for path in ["/v1/models", "/metrics", "/v1/nothing", "/v1/models/demo"] {
+    for path in ["/v1/models", "/metrics", "/residency", "/residency/demo", "/v1/nothing", "/v1/models/demo"]
+    {
         let reply = server.get(path);
         assert_eq!(reply.status, 401, "{path}");
         assert_eq!(reply.error()["type"], "authentication_error");
@@ -723,37 +724,36 @@ fn a_client_that_leaves_makes_room() {
     let server = endless(&["--parallel", "1", "--queue", "1"]);
     let short = json!({ "prompt": "b", "max_tokens": 2, "temperature": 0 });
     let want = server.ask(TEXT, &short)["choices"].clone();
+    let mut taken = 1;
+    let mut another = || {
+        taken += 1;
+        server.has_taken_on(taken);
+    };
     for stream in [false, true] {
         let body = with(long(), json!({ "stream": stream }));
         // One that runs and one that waits, which goes first.
         let running = sent(&server, &body);
+        another();
         let mut first = running.try_clone().expect("a stream");
         if stream {
             first.read_exact(&mut [0; 700]).expect("some pieces");
-        } else {
-            std::thread::sleep(Duration::from_millis(100));
         }
         let waiting = sent(&server, &body);
-        std::thread::sleep(Duration::from_millis(100));
+        another();
+        server.until("wayinfer_waiting_requests", |waiting| waiting == 1.0);
         let reply = server.post(TEXT, &short);
         assert_eq!(reply.status, 503, "{}", reply.text());
         assert_eq!(reply.error()["type"], "overloaded_error");
         assert!(reply.header("retry-after").and_then(|seconds| seconds.parse::<u32>().ok()) >= Some(1));
         drop(waiting);
         // Its place is free, though nothing has been sent to it.
-        let began = Instant::now();
+        server.until("wayinfer_waiting_requests", |waiting| waiting == 0.0);
         let next = sent(&server, &short);
+        another();
+        let began = Instant::now();
         drop((running, first));
         let reply = Reply::read(&mut BufReader::new(next)).expect("a reply");
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-        if reply.status == 503 {
-            // The connection's end had not been seen yet.
-            std::thread::sleep(Duration::from_millis(500));
-        } else {
-            assert_eq!(reply.json()["choices"], want);
-        }
-        let began = Instant::now();
-        assert_eq!(server.ask(TEXT, &short)["choices"], want);
+        assert_eq!(reply.json()["choices"], want);
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     }
 }
@@ -803,7 +803,7 @@ fn running_answers_are_ended_first() {
     let mut events = server.stream(TEXT, &with(body.clone(), json!({ "stream": true })));
     let first = events.next().expect("a piece");
     let waiting = sent(&server, &with(body, json!({ "seed": 7 })));
-    std::thread::sleep(Duration::from_millis(50));
+    server.has_taken_on(3);
     server.terminate();
     let pieces: Vec<String> = std::iter::once(first).chain(events).collect();
     assert_eq!(pieces.last().map(String::as_str), Some("[DONE]"));
@@ -870,7 +870,7 @@ fn an_answer_without_an_end_is_cut() {
     let mut events = server.stream(TEXT, &with(long(), json!({ "stream": true })));
     events.next().expect("a piece");
     let whole = sent(&server, &long());
-    std::thread::sleep(Duration::from_millis(50));
+    server.has_taken_on(2);
     let began = Instant::now();
     server.terminate();
     let last = events.last().expect("a piece");

@@ -2,7 +2,7 @@
 # Runs a fuzz target for some seconds: scripts/fuzz/run.sh TARGET SECONDS [libFuzzer's options]
 set -euo pipefail
 cd "$(dirname "$0")"
-target=${1:?a target: header, load, split, tokenizer, grammar, golden, transcript, cache, request}
+target=${1:?a target: header, load, split, tokenizer, grammar, golden, transcript, cache, request, base, manifest, config, hub}
 seconds=${2:?seconds}
 shift 2
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use wayinfer::gguf::{Gguf, Source, StaticBytes};
 use wayinfer::verify::TensorWriter;
+use wayinfer::verify::files::{Algorithms, Covered, hash, write_manifest};
 
 mod cached;
 #[path = "../../tests/common/gguf.rs"]
@@ -52,6 +53,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     cached_page(&write)?;
     transcripts(&write)?;
     bodies(&write)?;
+    bases(&write)?;
+    manifests(&write)?;
+    settings(&write)?;
+    repositories(&write)?;
     tensors(&root.join("golden"))
 }
 
@@ -183,6 +188,79 @@ fn bodies(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> std::io::
         (9, "generate", &generate),
     ];
     seeds.iter().try_for_each(|(path, name, body)| write("request", name, &[&[*path], body.as_bytes()].concat()))
+}
+
+/// Bases of the target's windows, behind the byte that says what they are; see the target.
+fn bases(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
+    // A scale of 1, the least of -8, and steps.
+    let row = [&[0x3f80_0000u32, 0xc100_0000][..], &[0x0002_0001; 8]].concat();
+    let llama: Vec<u8> = row.repeat(9).into_iter().flat_map(u32::to_le_bytes).collect();
+    let mut npy = b"\x93NUMPY\x01\x00\x76\x00{'descr': '<f4', 'fortran_order': False, 'shape': (3, 3, 16), }".to_vec();
+    npy.resize(127, b' ');
+    npy.push(b'\n');
+    npy.resize(128 + 4 * 9 * 16, 0);
+    let own = br#"{"model":"m","settings":"s","vocab":16,"context":8,"stride":null,"windows":3,"top":4}"#;
+    let header = [b"WayBase\x01", &(own.len() as u32).to_le_bytes()[..], own].concat();
+    write("base", "llama", &[&[2], &llama[..]].concat())?;
+    write("base", "npy", &[&[0], &npy[..]].concat())?;
+    write("base", "header", &[&[0], &header[..]].concat())?;
+    write("base", "rows", &[&[1, 1, 0, 4, 0, 1, 2, 3][..], &[0xbf; 64]].concat())
+}
+
+/// Manifests of each kind.
+fn manifests(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> Result<(), Box<dyn Error>> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("model.gguf");
+    fs::write(&path, tiny::tiny_model().build())?;
+    let gguf = Gguf::open(path.as_path())?;
+    let all = Covered { algorithms: Algorithms::BOTH, files: true, tensors: true };
+    let mut own = Vec::new();
+    write_manifest(&gguf, &hash(&gguf, all, &|_| ())?, &mut own)?;
+    let sum = "0123456789abcdef".repeat(4);
+    write("manifest", "own", &own)?;
+    let pointer = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{sum}\nsize 4\n");
+    write("manifest", "pointer", pointer.as_bytes())?;
+    write("manifest", "sums", format!("{sum}  model.gguf\n\\{sum} *a\\nb\\\\\n").as_bytes())?;
+    Ok(())
+}
+
+/// Files of settings.
+fn settings(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
+    let tables = "# mine\n[generate]\ntemp = 0.5\nstop = [\"a\", '''b''']\nmodel = \"~/m.gguf\"\n[serve]\nport = 8080\n";
+    let texts = [
+        ("common", "threads = 4\nram = \"12G\"\nctx = 0x1000\nverbose = true\n"),
+        ("tables", tables),
+        ("wrong", "[generate\nx = 1979-05-27\n\"\\u001b\" = {a = 1}\nthreads = []\n"),
+    ];
+    texts.iter().try_for_each(|(name, text)| write("config", name, text.as_bytes()))
+}
+
+/// Answers of the hub, and caches; see the target.
+fn repositories(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
+    let (commit, hash) = ("0123456789abcdef0123456789abcdef01234567", "89abcdef".repeat(8));
+    let answer = |files: &[&str]| {
+        let large = format!(r#""lfs":{{"sha256":"{hash}","size":5,"pointerSize":134}}"#);
+        let file = |path: &&str| format!(r#"{{"rfilename":"{path}","size":5,"blobId":"{commit}",{large}}}"#);
+        let files: Vec<String> = files.iter().map(file).collect();
+        format!(r#"{{"id":"a/b","sha":"{commit}","siblings":[{}]}}"#, files.join(","))
+    };
+    let snapshot = format!("models--a--b/snapshots/{commit}");
+    let linked = format!(
+        "models--a--b/refs/main={commit}\nmodels--a--b/blobs/{hash}=GGUF\nmodels--a--b/blobs/{hash}.incomplete=GG\n\
+         {snapshot}/m-Q4_K_M.gguf>../../blobs/{hash}\n{snapshot}/x.gguf>../../../../outside\n"
+    );
+    let parts = format!(
+        "models--a--b/refs/pr/1={commit}\n{snapshot}/q/m-00001-of-00002.gguf=a\n\
+         {snapshot}/q/m-00002-of-00002.gguf=b\nblobs/89/{hash}=GGUF\nblobs/.huggingface-shared-blobs=1\n"
+    );
+    let seeds = [
+        ("one", format!("a/b\n{}", answer(&["m-Q4_K_M.gguf", "README.md", "../x.gguf"]))),
+        ("split", format!("a/b:Q8_0\n{}", answer(&["Q8_0/m-Q8_0-00001-of-00001.gguf"]))),
+        ("file", format!("a/b/m.gguf@main\n{}", answer(&["m.gguf"]))),
+        ("cache", format!("a/b:Q4_K_M\n{linked}")),
+        ("parts", format!("a/b@refs/pr/1\n{parts}")),
+    ];
+    seeds.iter().try_for_each(|(name, text)| write("hub", name, text.as_bytes()))
 }
 
 fn tensors(folder: &Path) -> Result<(), Box<dyn Error>> {

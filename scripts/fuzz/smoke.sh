@@ -5,7 +5,7 @@ cd "$(dirname "$0")"
 export seconds=${1:?seconds}
 # Less optimised than for long runs, which takes half the time to compile, and apart from them.
 export CARGO_TARGET_DIR=$PWD/target/smoke CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_DEBUG=false
-targets=(header load split tokenizer grammar golden transcript cache request)
+targets=(header load split tokenizer grammar golden transcript cache request base manifest config hub)
 bin=$(./build.sh "${targets[@]}" seeds program)
 mkdir -p target/findings
 [ -d target/corpus ] || ASAN_OPTIONS=detect_leaks=0 "$bin/seeds" target/corpus ../../fixtures

@@ -5,11 +5,24 @@ import json, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-FILES = Path(__file__).resolve().parents[2] / "src/server/page"
+SOURCES = Path(__file__).resolve().parents[2] / "src"
+FILES = SOURCES / "server/page"
+# What the page shares with reports.
+PICTURES = SOURCES / "show/pictures.css"
 POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
           "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8",
          ".css": "text/css; charset=utf-8"}
+RESIDENCY = {
+    "model": "fake-small", "loaded": True, "streamed": True, "weights": "9 GB of weights in 2 GB",
+    "hits": 30, "misses": 10, "hit_rate": 0.75, "guesses": 4, "right_guesses": 3, "bytes_read": 1234567,
+    "wait_seconds": 1.5,
+    "pictures": [{"title": "Experts by layer", "picture": {
+        "width": 4000, "height": 40, "name": "Use of experts by layer", "elements": [
+            {"tag": "rect", "attributes": {"x": "0", "y": "0", "width": "30", "height": "20", "class": "f7"},
+             "title": "blk 0, expert 0"},
+            {"tag": "text", "attributes": {"x": "4", "y": "14", "class": "t7"}, "text": "17"}]}}],
+}
 MODELS = [{"id": "fake-small", "object": "model", "context_length": 4096},
           {"id": "fake-large", "object": "model", "meta": {"n_ctx": 32768}}]
 
@@ -24,7 +37,8 @@ class Fake:
     def __init__(self, policy: str | None = POLICY, key: str | None = None, models: list[dict] = MODELS,
                  patches: dict | None = None, answers: dict | None = None):
         self.policy, self.key, self.models, self.answers = policy, key, models, answers or {}
-        self.files = {path.name: path.read_text() for path in FILES.iterdir() if path.suffix in TYPES}
+        paths = [*FILES.iterdir(), PICTURES]
+        self.files = {path.name: path.read_text() for path in paths if path.suffix in TYPES}
         for name, changes in (patches or {}).items():
             for old, new in changes:
                 if self.files[name].count(old) != 1:
@@ -84,6 +98,9 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/v1/models":
             if self.admitted():
                 self.reply(200, "application/json", json.dumps({"object": "list", "data": self.fake.models}))
+        elif self.path == "/residency/fake-small":
+            if self.admitted():
+                self.reply(200, "application/json", json.dumps(RESIDENCY))
         else:
             self.fake.unexpected.append(self.path)
             self.reply(404, "text/plain", "nothing here")

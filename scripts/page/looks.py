@@ -11,13 +11,13 @@ def keyboard(page: Page):
     page.ask("hello")
     browser.js("document.activeElement.blur(); getSelection().removeAllRanges(); document.body.focus()")
     order = []
-    for _ in range(18):
+    for _ in range(19):
         browser.press(TAB)
         order.append(browser.focus())
         visible = browser.js("const s = getComputedStyle(document.activeElement);"
                              "return s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) >= 2")
         expect(visible or order[-1] in ("BODY", "HTML"), f"the focus on {order[-1]} cannot be seen")
-    wanted = ["skip", "model", "theme", "open-settings", "new", "pick", "icon rename", "icon remove",
+    wanted = ["skip", "model", "theme", "open-residency", "open-settings", "new", "pick", "icon rename", "icon remove",
               "export", "import", "messages", "idle edit", "idle regenerate", "input", "send"]
     seen = [name for name in dict.fromkeys(order) if name in wanted]
     # Tab starts after what had the focus and comes round.
@@ -57,6 +57,13 @@ def narrow(page: Page):
         browser.click("#open-settings")
         width = browser.js("return document.getElementById('settings').getBoundingClientRect().right")
         expect(width <= 360, "settings are too wide", width)
+        browser.press(ESCAPE)
+        browser.click("#open-residency")
+        browser.wait("return document.querySelector('#residency svg.picture')")
+        width = browser.js("return document.getElementById('residency').getBoundingClientRect().right")
+        expect(width <= 360, "the panel of residency is too wide", width)
+        expect(browser.js("const e = document.getElementById('residency'); return e.scrollWidth <= e.clientWidth"),
+               "the panel is scrolled sideways, not the picture")
         browser.press(ESCAPE)
         for css in ("#input", "#send"):
             bottom = browser.js(f"return document.querySelector('{css}').getBoundingClientRect().bottom")
@@ -122,4 +129,23 @@ def themes(page: Page):
         browser.cdp("Emulation.setEmulatedMedia", features=[])
 
 
-CHECKS = [keyboard, narrow, themes]
+def residency(page: Page):
+    """The panel of residency: figures in words, a picture with a name and texts in it, Esc closes it alone."""
+    browser = page.browser
+    browser.click("#open-residency")
+    browser.wait("return document.querySelector('#residency svg.picture')")
+    equal(browser.text("#residency-weights"), "9 GB of weights in 2 GB")
+    for text in ("30 of 40, 75.0 % of their bytes", "4, 3 of them right", "1.23 MB", "1.50 s"):
+        expect(text in browser.text("#residency-figures"), text, browser.text("#residency-figures"))
+    drawn = browser.js("""
+      const picture = document.querySelector('#residency svg.picture');
+      const [cell, text] = picture.children;
+      return [picture.ariaLabel, cell.querySelector('title').textContent, text.textContent,
+              getComputedStyle(cell).fill !== getComputedStyle(text).fill]""")
+    equal(drawn, ["Use of experts by layer", "blk 0, expert 0", "17", True])
+    equal(browser.js(CONTRAST)[0], [], "texts of low contrast")
+    browser.press(ESCAPE)
+    expect(not browser.js("return document.getElementById('residency').open"), "Esc closes the panel")
+
+
+CHECKS = [keyboard, narrow, themes, residency]

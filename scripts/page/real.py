@@ -5,7 +5,7 @@ import re, signal, subprocess, threading, urllib.request
 from pathlib import Path
 
 from driver import ENTER, ESCAPE, Browser, DriverError
-from fake import FILES, POLICY, TYPES
+from fake import FILES, PICTURES, POLICY, TYPES
 from page import Page, equal, expect
 
 PATIENCE = 60  # seconds for an answer: a debug build on a busy machine is slow
@@ -50,7 +50,7 @@ class Program:
 
 def files(_browser: Browser, program: Program):
     """Every file is served as it lies here, with its type and the policy."""
-    for path in FILES.iterdir():
+    for path in [*FILES.iterdir(), PICTURES]:
         if path.suffix not in TYPES:
             continue
         address = program.url + ("" if path.name == "index.html" else f"page/{path.name}")
@@ -114,6 +114,39 @@ def refusals(browser: Browser, program: Program):
     expect(re.search(r"context|tokens", page.last(".error")), page.last(".error"), page.answer()[:80])
 
 
+def mapped(browser: Browser, program: Program):
+    """The panel of residency says that a mapped model streams nothing, and has the time of its tokens."""
+    page = Page(browser, program)
+    page.settings(max_tokens="4")
+    page.ask(QUESTION)
+    browser.click("#open-residency")
+    browser.wait("return document.querySelector('#residency svg.picture')")
+    expect("nothing is streamed" in browser.text("#residency-weights"), browser.text("#residency-weights"))
+    equal(browser.texts("#residency h3"), ["Time by token"])
+    browser.press(ESCAPE)
+
+
+def streamed(browser: Browser, program: Program):
+    """While an answer runs the panel is kept fresh: hits, reads, waiting and the use of experts."""
+    page = Page(browser, program)
+    page.new()
+    page.settings(max_tokens="4000", seed="3")
+    page.send("Tell me a very long story.")
+    browser.wait("return document.querySelector('.assistant .markdown')?.textContent.length > 5")
+    browser.click("#open-residency")
+    browser.wait("return document.querySelectorAll('#residency svg.picture').length === 4")
+    expect("of weights in" in browser.text("#residency-weights"), browser.text("#residency-weights"))
+    titles = ["Time by token", "From disk by token", "Experts found in memory by token", "Experts by layer"]
+    equal(browser.texts("#residency h3"), titles)
+    before = browser.text("#residency-figures")
+    expect("Read from disk" in before and "Waited for weights" in before, before)
+    browser.wait("return document.getElementById('residency-figures').innerText !== arguments[0]", before)
+    expect(browser.texts("#residency text.c"), "no figures in the map of experts")
+    browser.press(ESCAPE)
+    browser.press(ESCAPE)
+    page.done(1)
+
+
 def keys(browser: Browser, program: Program):
     """With a key the page is served all the same, and asks for it."""
     page = Page(browser, program)
@@ -122,11 +155,24 @@ def keys(browser: Browser, program: Program):
     browser.wait("return document.querySelector('#model option')")
     page.settings(max_tokens="4")
     expect(page.ask(QUESTION).strip(), "no answer with a key", page.last(".error"))
+    browser.click("#open-residency")
+    browser.wait("return document.querySelector('#residency svg.picture')")
 
 
-CHECKS = [files, answers, refusals]
+def least_ram(program: str) -> str:
+    """What `--ram` has to be at the least for the model of noise, as the program says it."""
+    command = [program, "serve", "-m", NOISE, "--port", "0", *SLOWLY, "--ram", "1M"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60).stderr
+    found = re.search(r"of memory: ([\d.]+) MiB", told)
+    expect(found, "the program does not say how much memory is needed", told[-500:])
+    return f"{float(found[1]) + 0.2:.1f}M"
+
+
+CHECKS = [files, answers, refusals, mapped]
 # A model of noise, which does not end by itself, slow enough to be stopped.
 ENDLESS = [stopping]
 NOISE = str(Path(__file__).resolve().parents[2] / "fixtures/moe-q4_k_m.gguf")
 SLOWLY = ["--template", "chatml", "--ctx", "4096", "--isa", "scalar", "--threads", "1"]
+# The same in little memory: its weights come from the disk.
+STREAMED = [streamed]
 KEYED = [keys]

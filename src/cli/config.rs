@@ -63,6 +63,20 @@ pub enum Outcome {
     Shown,
 }
 
+/// What a file sets, for whichever subcommand, as it is shown.
+///
+/// # Errors
+/// What is no file of settings.
+pub fn all_settings(path: &Path, command: &Command) -> Result<String, CliError> {
+    let file = ConfigFile::read(path, command)?;
+    let mut shown = show::file(&file, command);
+    for (path, leaf) in keys::leaves(command) {
+        let wanted = |entry: &file::Entry| entry.table.is_empty() || entry.table == path;
+        file.settings(leaf, wanted).for_each(|setting| shown += &setting.to_string());
+    }
+    Ok(shown)
+}
+
 /// The command line with the settings of the environment and of the file.
 ///
 /// # Errors

@@ -29,7 +29,6 @@ use crate::engine::{
 };
 use crate::store::{Plan, peak_rss_bytes};
 use crate::text::Tokenizer;
-use crate::verify::remove_unfinished_files;
 use draw::Watched;
 use printer::Printer;
 use prompt::encode;
@@ -212,7 +211,7 @@ pub fn run(args: &Args) -> Result<std::process::ExitCode, CliError> {
     let mut sequence = engine.sequence();
     let load_s = loaded.started.elapsed().as_secs_f64();
     // Until here an interrupt has nothing to end cleanly.
-    let interrupted = interrupt::watch_to_leave(remove_unfinished_files)?;
+    let interrupted = interrupt::watch_to_leave(|| ())?;
     let file = args.report.create_watched()?;
 
     let config = args.sampling.config(args.model.is_demo());

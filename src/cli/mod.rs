@@ -98,6 +98,15 @@ fn command() -> clap::Command {
     hidden(Cli::command())
 }
 
+/// What a file of settings comes to for each subcommand, and as it is shown, for fuzz targets.
+///
+/// # Errors
+/// What is no file of settings.
+#[doc(hidden)]
+pub fn settings_of(path: &std::path::Path) -> Result<String, CliError> {
+    config::all_settings(path, &Cli::command())
+}
+
 /// Parses a command line, with the settings of the environment and of the file of settings.
 fn parse() -> Result<(Cli, config::Line), ExitCode> {
     let program = Cli::command();

@@ -28,7 +28,7 @@ use crate::verify::perplexity::{
     Against, BaseHeader, BaseSource, BaseWriter, MOST_TOP, Shares, WindowOptions, Windows, WindowsError,
     measure,
 };
-use crate::verify::{TensorFileError, VerifyError, remove_unfinished_files};
+use crate::verify::{TensorFileError, VerifyError};
 use progress::Progress;
 use report::{Report, Side};
 
@@ -131,7 +131,7 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
         return Err(CliError::usage("--base and --report are the same file"));
     }
     // What would be in the way at the end is told before the work.
-    let interrupted = interrupt::watch_to_leave(remove_unfinished_files)?;
+    let interrupted = interrupt::watch_to_leave(|| ())?;
     let mut writer = args.base.as_deref().map(|path| create(path, args.report.force)).transpose()?;
     let file = args.report.create_watched()?;
     let mut other = open_other(args)?;

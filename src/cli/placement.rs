@@ -12,9 +12,10 @@ use super::{CliError, InFile, output};
 use crate::device::DeviceError;
 use crate::engine::EngineOptions;
 use crate::model::Model;
+pub use crate::show::residency::plan_line as line;
+use crate::show::residency::{device_line, memory_line};
 use crate::store::{Nodes, OfDevice, Plan, StoreError, available_memory_bytes, private_bytes};
-use report::{device_line, memory_line};
-pub use report::{DiskReport, Disks, PlanReport, Residency, line};
+pub use report::{DiskReport, Disks, PlanReport, Residency};
 pub use traffic::Traffic;
 
 /// What is left to others where nobody says how much a run may take: a part of what is available, and so much

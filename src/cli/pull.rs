@@ -4,15 +4,15 @@ mod plan;
 mod progress;
 
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
+use super::interrupt::WhileFetching;
 use super::output::tell;
 use super::safe_text::escape;
-use super::{CliError, interrupt, output, safe_text};
+use super::{CliError, output, safe_text};
 use crate::hub::{Hub, HubError, ModelName, Pull};
 use plan::Planned;
 use progress::Progress;
@@ -63,20 +63,10 @@ struct Report {
 pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     let hub = Hub::from_env().map_err(|error| failed(None, error))?;
     let name: ModelName = args.name.parse().map_err(|error| failed(None, error))?;
-    let heads = Arc::new(Mutex::new(None::<PathBuf>));
-    let unfinished = Arc::clone(&heads);
-    interrupt::leave_with(move || {
-        if let Some(folder) = &*unfinished.lock().unwrap_or_else(PoisonError::into_inner) {
-            let _ = std::fs::remove_dir_all(folder);
-        }
-        tell!("\ninterrupted: what has come stays, and the same command goes on from there");
-    })?;
+    let _fetching = WhileFetching::begin()?;
     let mut fetch = Fetch::begin(&hub, &name)?;
     tell!("{}", fetch.summary());
-    let note = |folder: Option<&Path>| {
-        *heads.lock().unwrap_or_else(PoisonError::into_inner) = folder.map(Path::to_owned);
-    };
-    let planned = match fetch.plan(&note) {
+    let planned = match fetch.plan() {
         Err(error) if args.anyway => {
             tell!("warning: {}", escape(&error.message()));
             None
@@ -133,9 +123,10 @@ pub fn cached_or_fetched(text: &str) -> Result<Option<PathBuf>, CliError> {
         }
         Err(_) => {}
     }
+    let _fetching = WhileFetching::begin()?;
     let mut fetch = Fetch::begin(&hub, &name)?;
     tell!("{}", fetch.summary());
-    if let Err(error) = fetch.plan(&|_| ()) {
+    if let Err(error) = fetch.plan() {
         fetch.pull.give_up();
         return Err(error);
     }
@@ -182,17 +173,13 @@ impl<'h> Fetch<'h> {
         escape(&line).into_owned()
     }
 
-    /// Fetches the headers and plans with them; `note` hears of the folder that they lie in meanwhile.
-    fn plan(&mut self, note: &dyn Fn(Option<&Path>)) -> Result<Option<Planned>, CliError> {
+    /// Fetches the headers and plans with them.
+    fn plan(&mut self) -> Result<Option<Planned>, CliError> {
         let progress = &mut self.progress;
         let heads = self.pull.heads(&mut |event| progress.hear(&event));
         self.progress.pause();
         let Some(heads) = heads.map_err(|error| failed(Some(self.hub), error))? else { return Ok(None) };
-        note(Some(heads.folder()));
-        let planned = plan::of_heads(&heads, &self.pull.name());
-        drop(heads);
-        note(None);
-        planned.map(Some)
+        plan::of_heads(&heads, &self.pull.name()).map(Some)
     }
 
     /// Fetches the rest.

@@ -18,7 +18,7 @@ use super::output::tell;
 use super::prefix_cache::CacheArgs;
 use super::sampling_args::SamplingArgs;
 use super::tokenizer_arg::TokenizerArg;
-use super::{CliError, render_chat};
+use super::{CliError, interrupt, render_chat};
 use crate::server::{Access, Config, serve};
 use open::Shelf;
 
@@ -121,8 +121,9 @@ pub fn run(args: Args) -> Result<ExitCode, CliError> {
         render: |source, conversation| render_chat::render(source, conversation).map_err(|e| e.message()),
     };
     let shelf = Arc::new(Shelf::new(args)?);
-    serve(config, shelf, |address| tell!("listening on http://{address}"))
-        .map_err(|error| CliError::new(error.to_string()))?;
+    interrupt::leave_to_others();
+    let served = serve(config, shelf, |address| tell!("listening on http://{address}"));
+    served.map_err(|error| CliError::new(error.to_string()))?;
     tell!("ended");
     Ok(ExitCode::SUCCESS)
 }

@@ -1,12 +1,13 @@
 //! Decode as an iterator, with speculation or without.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use super::expert_use::Watcher;
 use super::speculation::{DraftPlan, DraftSource, Drafter};
 use super::{Candidate, Engine, EngineError, ExpertUse, Sampler, Sequence, Speculation, SpeculationStats};
-use crate::model::{ForwardError, Logits, Node, Observer};
+use crate::model::{ForwardError, Logits};
 
 impl<'m> Engine<'m> {
     /// Tokens drawn one after another; the prompt has been fed with [`Logits::Last`]. Ends where the context
@@ -48,35 +49,6 @@ pub struct Generation<'s, 'm> {
     stats: SpeculationStats,
     watcher: Watcher<'s>,
     clock: Clock,
-}
-
-/// Breaks passes off once a flag is set, and counts the experts that they choose.
-#[derive(Default)]
-struct Watcher<'s> {
-    interrupted: Option<&'s AtomicBool>,
-    experts: Option<&'s mut ExpertUse>,
-}
-
-impl Observer for Watcher<'_> {
-    fn active(&self) -> bool {
-        false
-    }
-
-    fn wants_indices(&self) -> bool {
-        self.experts.is_some()
-    }
-
-    fn interrupted(&self) -> bool {
-        self.interrupted.is_some_and(|flag| flag.load(Ordering::Relaxed))
-    }
-
-    fn node(&mut self, _: &Node<'_>, _: &mut [f32]) {}
-
-    fn indices(&mut self, node: &Node<'_>, values: &mut [u32]) {
-        if let Some(experts) = &mut self.experts {
-            experts.add(node, values);
-        }
-    }
 }
 
 /// Tells the time, given what has been done so far.

@@ -214,6 +214,15 @@ impl<'m> Engine<'m> {
     /// stand after the last whole pass, or where a recurrence can go on that was broken off within a single
     /// token.
     pub fn feed_all(&mut self, feeds: &mut [Feed<'_>]) -> Result<(), EngineError> {
+        self.feed_all_watched(feeds, &mut NoObserver)
+    }
+
+    /// The same under an observer.
+    fn feed_all_watched(
+        &mut self,
+        feeds: &mut [Feed<'_>],
+        observer: &mut dyn Observer,
+    ) -> Result<(), EngineError> {
         for feed in &*feeds {
             feed.sequence.check_room(feed.tokens.len())?;
         }
@@ -238,7 +247,7 @@ impl<'m> Engine<'m> {
             if parts.is_empty() {
                 return Ok(());
             }
-            self.pass(&mut parts, &mut NoObserver)?;
+            self.pass(&mut parts, observer)?;
         }
     }
 

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::HubError;
 use crate::gguf::{Gguf, GgufError, GgufErrorKind};
+use crate::verify::Unfinished;
 
 /// Bytes of a file that are fetched first: most headers are shorter.
 pub const FIRST: u64 = 4 << 20;
@@ -19,6 +20,8 @@ const MOST: u64 = 128 << 20;
 pub struct Heads {
     folder: TempDir,
     first: PathBuf,
+    /// Where the process is interrupted, the folder goes as well.
+    _unfinished: Unfinished,
 }
 
 impl Heads {
@@ -27,9 +30,10 @@ impl Heads {
     /// # Errors
     /// What the system says.
     pub fn new(below: &Path) -> Result<Heads, HubError> {
-        let folder = tempfile::Builder::new().prefix(".wayinfer-").tempdir_in(below);
-        let folder = folder.map_err(|error| HubError::io(below, error))?;
-        Ok(Heads { first: folder.path().to_owned(), folder })
+        let make = || tempfile::Builder::new().prefix(".wayinfer-").tempdir_in(below);
+        let begun = Unfinished::begin(make, TempDir::path);
+        let (folder, unfinished) = begun.map_err(|error| HubError::io(below, error))?;
+        Ok(Heads { first: folder.path().to_owned(), folder, _unfinished: unfinished })
     }
 
     /// The file to open; of a split the first.

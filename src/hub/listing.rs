@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::HubError;
 use super::choose::{Choice, choose, models};
-use super::client::{Client, Subject};
+use super::client::{Client, Facts, Subject};
 use super::name::{ModelName, is_commit, is_safe_path, is_sha256};
 
 /// Most bytes of an answer: repositories of a thousand files have well under 1 MiB.
@@ -61,6 +61,9 @@ pub struct Found {
     pub files: Vec<RemoteFile>,
 }
 
+/// Asks what the hub says of a file: by its commit and its path.
+type FileFacts<'f> = &'f dyn Fn(&str, &str) -> Result<Facts, HubError>;
+
 /// Asks the hub for the model that a name means.
 ///
 /// # Errors
@@ -68,9 +71,19 @@ pub struct Found {
 pub fn find(client: &Client, name: &ModelName) -> Result<Found, HubError> {
     let subject = Subject { repo: &name.repo, revision: name.revision(), file: None };
     let json = client.listing(subject, MAX_JSON)?;
+    let facts =
+        |commit: &str, path: &str| client.facts(Subject { revision: commit, file: Some(path), ..subject });
+    understood(&json, name, &facts)
+}
+
+/// What the hub's answer means; of a file whose size or hash it leaves out, `facts` of commit and path.
+///
+/// # Errors
+/// An answer that makes no sense, or no such model.
+pub fn understood(json: &[u8], name: &ModelName, facts: FileFacts<'_>) -> Result<Found, HubError> {
     let bad = |why: String| HubError::Answer { host: "the hub".to_owned(), why };
     let revision: Revision =
-        serde_json::from_slice(&json).map_err(|error| bad(format!("JSON that makes no sense: {error}")))?;
+        serde_json::from_slice(json).map_err(|error| bad(format!("JSON that makes no sense: {error}")))?;
     if !is_commit(&revision.sha) {
         return Err(bad("no commit".to_owned()));
     }
@@ -81,10 +94,9 @@ pub fn find(client: &Client, name: &ModelName) -> Result<Found, HubError> {
         HubError::NoGguf { repo, .. } => HubError::NoGguf { repo, aside: unsafe_paths.len() },
         error => error,
     })?;
-    let subject = Subject { revision: &revision.sha, ..subject };
     let of_file = |path: String| {
         let sibling = safe.iter().find(|sibling| sibling.rfilename == path);
-        remote_file(client, subject, path, sibling)
+        remote_file(&|path| facts(&revision.sha, path), path, sibling)
     };
     let files = files.into_iter().map(of_file).collect::<Result<Vec<_>, _>>()?;
     // Parts of a split differ: each has its number. The second would wait for the first one's lock.
@@ -97,8 +109,7 @@ pub fn find(client: &Client, name: &ModelName) -> Result<Found, HubError> {
 
 /// A file's size and name in the cache: where the listing leaves them out, the file itself is asked for.
 fn remote_file(
-    client: &Client,
-    subject: Subject<'_>,
+    facts: &dyn Fn(&str) -> Result<Facts, HubError>,
     path: String,
     listed: Option<&Sibling>,
 ) -> Result<RemoteFile, HubError> {
@@ -109,7 +120,7 @@ fn remote_file(
     let (bytes, etag) = match (bytes, etag) {
         (Some(bytes), Some(etag)) => (bytes, etag),
         _ => {
-            let facts = client.facts(Subject { file: Some(&path), ..subject })?;
+            let facts = facts(&path)?;
             let missing = |what: &str| HubError::Answer {
                 host: "the hub".to_owned(),
                 why: format!("no {what} of {path:?}"),

@@ -26,6 +26,17 @@ pub use settings::Settings;
 
 use cache::Cache;
 
+/// What an answer of the hub means where nothing more can be asked, for fuzz targets: path, bytes and blob of
+/// each file of a model.
+///
+/// # Errors
+/// An answer that makes no sense, or no such model.
+#[doc(hidden)]
+pub fn understood(json: &[u8], name: &ModelName) -> Result<Vec<(String, u64, String)>, HubError> {
+    let found = listing::understood(json, name, &|_, _| Err(HubError::NoHome))?;
+    Ok(found.files.into_iter().map(|file| (file.path, file.bytes, file.etag)).collect())
+}
+
 /// The hub as this machine sees it: its address, its cache folder, the user's token.
 #[derive(Debug)]
 pub struct Hub {

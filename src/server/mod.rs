@@ -5,7 +5,7 @@
 //! - `ask` is a request as all dialects have it, `prompt` what the model reads of it and what the answer has to
 //!   be, `answer` what comes of it, `stream` has it written while it comes.
 //! - `access` says who may ask; `connections` are taken on, and ended with the server.
-//! - `native` is what no dialect has, `page` the page to chat in.
+//! - `native` and `residency` are what no dialect has, `page` is the page to chat in.
 //!
 //! An answer depends on the model, the request and its seed alone.
 
@@ -25,6 +25,7 @@ mod ollama;
 mod openai;
 mod page;
 mod prompt;
+mod residency;
 mod stream;
 mod tools;
 mod worker;
@@ -105,6 +106,7 @@ impl Server {
     fn router(self: &Arc<Server>) -> Router {
         let router = Router::new()
             .merge(native::routes())
+            .merge(residency::routes())
             .merge(openai::routes())
             .merge(anthropic::routes())
             .merge(ollama::routes())

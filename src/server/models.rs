@@ -167,6 +167,15 @@ impl Registry {
         Some(loaded.worker.clone())
     }
 
+    /// The model of this name, where it is loaded; looking on is no use of it.
+    ///
+    /// # Errors
+    /// Where there is none of this name.
+    pub fn loaded_one(&self, asked: &str) -> Result<Option<Worker>, ApiError> {
+        let name = self.resolve(asked)?;
+        Ok(self.loaded().get(&name).map(|loaded| loaded.worker.clone()))
+    }
+
     /// The model of this name, which is loaded where it is not yet.
     ///
     /// # Errors

@@ -177,6 +177,7 @@ async fn apply_template(State(server): State<Arc<Server>>, body: Body) -> Respon
     respond(made.await)
 }
 
-fn respond(made: Result<Value, ApiError>) -> Response {
+/// JSON, or what is wrong as the dialect of no other path has it.
+pub fn respond(made: Result<Value, ApiError>) -> Response {
     made.map_or_else(|wrong| error("/", wrong), |value| Json(value).into_response())
 }

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::Server;
+use crate::show::PICTURES_CSS;
 
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
@@ -17,6 +18,7 @@ const JS: &str = "text/javascript; charset=utf-8";
 const FILES: &[(&str, &str, &str)] = &[
     ("/", HTML, include_str!("page/index.html")),
     ("/page/style.css", CSS, include_str!("page/style.css")),
+    ("/page/pictures.css", CSS, PICTURES_CSS),
     ("/page/theme.js", JS, include_str!("page/theme.js")),
     ("/page/app.js", JS, include_str!("page/app.js")),
     ("/page/client.js", JS, include_str!("page/client.js")),
@@ -25,6 +27,7 @@ const FILES: &[(&str, &str, &str)] = &[
     ("/page/highlight.js", JS, include_str!("page/highlight.js")),
     ("/page/inline.js", JS, include_str!("page/inline.js")),
     ("/page/markdown.js", JS, include_str!("page/markdown.js")),
+    ("/page/residency.js", JS, include_str!("page/residency.js")),
     ("/page/store.js", JS, include_str!("page/store.js")),
     ("/page/view.js", JS, include_str!("page/view.js")),
 ];
@@ -67,7 +70,7 @@ mod tests {
             assert!(missing.is_empty(), "{path} names {missing:?}");
         }
         let modules: usize = FILES.iter().map(|(_, _, content)| named(content, "./").count()).sum();
-        assert!(modules >= FILES.len() - 4, "only {modules} imports were found");
+        assert!(modules >= FILES.len() - 5, "only {modules} imports were found");
         assert!(!is_page("/page/other.js") && !is_page("/page/") && !is_page("/v1/models"));
     }
 }

@@ -3,13 +3,14 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::error::{ApiError, ErrorKind};
 use super::facts::Facts;
+use super::residency::Seen;
 use crate::engine::Engine;
 use crate::engine::{Event, PrefixCache, Request, Sampler, Scheduler, SchedulerLimits, SchedulerStats, Sink};
 use crate::store::ResidencyStats;
@@ -38,6 +39,13 @@ struct State {
     most: usize,
     stop: AtomicBool,
     status: Mutex<Status>,
+    seen: Mutex<Seen>,
+}
+
+impl State {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// How a worker does.
@@ -155,6 +163,11 @@ impl Worker {
         self.state.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What there is to tell of its residency.
+    pub fn seen(&self) -> Seen {
+        self.state.seen().clone()
+    }
+
     /// Has it end all that it has, and itself.
     pub fn stop(&self) {
         self.state.stop.store(true, Ordering::Relaxed);
@@ -172,19 +185,25 @@ const TELL: Duration = Duration::from_millis(20);
 pub fn run(opened: Opened<'_>, queue: usize, ready: impl FnOnce(Worker), warn: &dyn Fn(&str)) {
     let Opened { engine, cache, limits, facts } = opened;
     let (sender, requests) = channel();
+    let most = limits.sequences.saturating_add(queue);
+    let mut scheduler = Scheduler::new(engine, limits, cache);
     let state = Arc::new(State {
         taken: AtomicUsize::new(0),
-        most: limits.sequences.saturating_add(queue),
+        most,
         stop: AtomicBool::new(false),
         status: Mutex::default(),
+        seen: Mutex::new(Seen::new(&scheduler)),
     });
-    let mut scheduler = Scheduler::new(engine, limits, cache);
     ready(Worker { requests: sender, facts: Arc::new(facts), state: Arc::clone(&state) });
     let (mut busy, mut told) = (Duration::ZERO, Instant::now());
     while !state.stop.load(Ordering::Relaxed) && take_on(&mut scheduler, &requests).is_continue() {
-        let began = Instant::now();
+        let (began, made) = (Instant::now(), scheduler.stats().made);
         let worked = scheduler.step();
-        busy += began.elapsed();
+        let time = began.elapsed();
+        busy += time;
+        if worked {
+            state.seen().pass(&scheduler, (scheduler.stats().made - made) as usize, time);
+        }
         // Passes of a small model are shorter than what there is to tell takes to count.
         if !worked || told.elapsed() >= TELL {
             tell(&scheduler, &state, busy);
@@ -226,5 +245,11 @@ fn tell(scheduler: &Scheduler<'_>, state: &State, busy: Duration) {
         residency: scheduler.engine().model().store().stats(),
         busy,
     };
-    *state.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    let mut known = state.status.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_news = known.done.passes != status.done.passes;
+    *known = status;
+    drop(known);
+    if is_news {
+        state.seen().count(scheduler.expert_use());
+    }
 }

@@ -108,6 +108,10 @@ impl SlotClass {
     }
 }
 
+fn slots_and_experts(classes: &[SlotClass]) -> (usize, usize) {
+    classes.iter().fold((0, 0), |(slots, experts), class| (slots + class.slots, experts + class.members))
+}
+
 /// Slots that a class has at the least: one expert in use, one on its way.
 const LEAST_SLOTS: usize = 2;
 /// Weights of the largest streamed size that the ring has room for, the most comfortable first.
@@ -134,6 +138,11 @@ impl Plan {
     /// Bytes of the cache.
     pub fn cache_bytes(&self) -> u64 {
         self.classes.iter().map(|c| c.slot_bytes * c.slots as u64).sum()
+    }
+
+    /// Slots of the cache, and experts that share them.
+    pub fn slots_and_experts(&self) -> (usize, usize) {
+        slots_and_experts(&self.classes)
     }
 
     /// Bytes that pass through the ring in each pass.

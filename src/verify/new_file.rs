@@ -9,25 +9,42 @@ use tempfile::NamedTempFile;
 
 use super::TensorFileError;
 
-/// Where files are that have been begun and not finished.
+/// Where files and folders are that have been begun and not finished.
 static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Tries to remove a folder: whoever fills it may put more there meanwhile.
+const TRIES: usize = 10;
 
 /// Removes what this process has begun to write and not finished: for a process that is about to end at once.
 pub fn remove_unfinished_files() {
     for path in UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         // It may be in its place by now.
-        let _ = std::fs::remove_file(path);
+        if !path.is_dir() {
+            let _ = std::fs::remove_file(path);
+        }
+        for _ in 0..TRIES {
+            if !path.is_dir() || std::fs::remove_dir_all(path).is_ok() {
+                break;
+            }
+        }
     }
 }
 
-/// A file among those that are not finished.
+/// A file or a folder among those that are not finished.
 #[derive(Debug)]
-struct Unfinished(PathBuf);
+pub(crate) struct Unfinished(PathBuf);
 
 impl Unfinished {
-    fn new(path: &Path) -> Unfinished {
-        UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
-        Unfinished(path.to_owned())
+    /// Makes it. An interrupt meanwhile waits until it is known.
+    pub fn begin<T>(
+        make: impl FnOnce() -> io::Result<T>,
+        path: impl FnOnce(&T) -> &Path,
+    ) -> io::Result<(T, Unfinished)> {
+        let mut all = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = make()?;
+        let path = path(&made).to_owned();
+        all.push(path.clone());
+        Ok((made, Unfinished(path)))
     }
 }
 
@@ -74,8 +91,8 @@ impl NewFile {
         let folder = if is_special { std::env::temp_dir() } else { folder(&place).to_owned() };
         // Made as any file is: others may read it as far as the user's mask lets them.
         let make = |path: &Path| File::options().read(true).write(true).create_new(true).open(path).map(Some);
-        let file = tempfile::Builder::new().prefix(".wayinfer-").make_in(folder, make).map_err(failed)?;
-        let unfinished = Unfinished::new(file.path());
+        let make = || tempfile::Builder::new().prefix(".wayinfer-").make_in(folder, make);
+        let (file, unfinished) = Unfinished::begin(make, |file| file.path()).map_err(failed)?;
         Ok(NewFile { path: path.to_owned(), place, overwrite, is_special, file, _unfinished: unfinished })
     }
 

@@ -138,6 +138,28 @@ impl Server {
         assert_eq!(answer["choices"][0]["message"]["content"], "The sum of 2 and 2 is 4.");
     }
 
+    /// Waits until a figure of `/metrics`, summed over the models, is what it has to be.
+    pub fn until(&self, figure: &str, is: impl Fn(f64) -> bool) {
+        let began = Instant::now();
+        loop {
+            let metrics = self.get("/metrics").text();
+            let named = |line: &&str| line.strip_prefix(figure).is_some_and(|rest| rest.starts_with('{'));
+            let values =
+                metrics.lines().filter(named).filter_map(|line| line.rsplit(' ').next()?.parse().ok());
+            let value: f64 = values.sum();
+            if is(value) {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "{figure} stays {value}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until it has taken on so many requests since it started, those that are over included.
+    pub fn has_taken_on(&self, count: u32) {
+        self.until("wayinfer_requests_total", |taken| taken >= f64::from(count));
+    }
+
     /// Its process.
     pub fn id(&self) -> u32 {
         self.child.id()

@@ -3,7 +3,7 @@
 use super::profile::Row;
 use super::{Phase, Report};
 use crate::cli::output;
-use crate::cli::report::{Bar, Bars, Lines, Page, Segment, Series};
+use crate::show::{Bar, Bars, Lines, Page, Segment, Series};
 
 /// Positions that a line is drawn through at most: of more, neighbours are taken together.
 const POINTS: usize = 128;

@@ -92,7 +92,7 @@ impl Screen {
 
 /// What a process does that ends while a line is edited: the terminal is set as it was, and pasted text comes
 /// as any other.
-pub fn restore() -> impl Fn() + Send + 'static {
+pub fn restore() -> impl Fn() + Send + Sync + 'static {
     let mode = TerminalMode::now();
     move || {
         if let Some(mode) = &mode {

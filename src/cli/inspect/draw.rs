@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::summary::Summary;
 use super::totals::{self, Total};
 use crate::cli::output;
-use crate::cli::report::{Bar, Bars, LOOKS, Page, Segment};
 use crate::gguf::{Gguf, TensorInfo, TensorType};
+use crate::show::{Bar, Bars, LOOKS, Page, Segment};
 
 /// Tensors that are told by name.
 const LARGEST: usize = 20;

@@ -2,7 +2,7 @@
 //! spread.
 
 use super::report::{PERCENTILES, Report, fixed, joined, percentiles, small, together};
-use crate::cli::report::{Lines, Page, Series};
+use crate::show::{Lines, Page, Series};
 use crate::verify::perplexity::{Divergences, Sums, share};
 
 /// Points of a line at most: of more, neighbours are taken together.

@@ -1,6 +1,5 @@
 //! A plan in numbers and in words, and what came of it.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -8,7 +7,9 @@ use serde::Serialize;
 use super::Traffic;
 use crate::cli::output;
 use crate::model::Model;
-use crate::store::{DevicePlan, DeviceStats, DiskLoad, Plan, SlotClass, disk_seconds, open_file, peak_rss_bytes, read_speeds};
+use crate::store::{
+    DevicePlan, DeviceStats, DiskLoad, Plan, disk_seconds, open_file, peak_rss_bytes, read_speeds,
+};
 
 /// A plan in numbers.
 #[derive(Debug, Serialize)]
@@ -44,7 +45,7 @@ struct DevicePlanReport {
 
 impl DevicePlanReport {
     fn new(plan: &DevicePlan) -> DevicePlanReport {
-        let (cache_slots, experts) = slots_and_experts(&plan.classes);
+        let (cache_slots, experts) = plan.slots_and_experts();
         DevicePlanReport {
             weights_budget_bytes: plan.budget,
             always_bytes: plan.always_bytes,
@@ -56,15 +57,10 @@ impl DevicePlanReport {
     }
 }
 
-/// Slots of all classes, and experts that share them.
-fn slots_and_experts(classes: &[SlotClass]) -> (usize, usize) {
-    classes.iter().fold((0, 0), |(slots, experts), class| (slots + class.slots, experts + class.members))
-}
-
 impl PlanReport {
     /// Of a plan; `direct_io` where it is known.
     pub fn new(plan: &Plan, direct_io: Option<bool>) -> PlanReport {
-        let (cache_slots, experts) = slots_and_experts(&plan.classes);
+        let (cache_slots, experts) = plan.slots_and_experts();
         PlanReport {
             mode: if plan.is_mapped() { "mapped" } else { "streamed" },
             direct_io,
@@ -80,54 +76,6 @@ impl PlanReport {
             disk_bytes_per_token: plan.disk_bytes,
         }
     }
-}
-
-/// A plan in a line.
-pub fn line(plan: &Plan, direct_io: Option<bool>) -> String {
-    let mut line = memory_line(plan, direct_io);
-    if let Some(device) = &plan.device {
-        let _ = write!(line, "; on the device: {}", device_line(device));
-    }
-    line
-}
-
-/// What is not on a device in a line.
-pub fn memory_line(plan: &Plan, direct_io: Option<bool>) -> String {
-    let size = output::bytes;
-    if plan.is_mapped() {
-        return format!("{} of weights, mapped", size(plan.total_bytes));
-    }
-    let mut line = format!(
-        "{} of weights in {}: {} pinned",
-        size(plan.total_bytes),
-        size(plan.own_bytes()),
-        size(plan.pinned_bytes)
-    );
-    if plan.ring_bytes > 0 {
-        let _ = write!(line, ", a ring of {} for what is streamed", size(plan.ring_bytes));
-    }
-    if !plan.classes.is_empty() {
-        let (slots, members) = slots_and_experts(&plan.classes);
-        let share = 100.0 * slots as f64 / members as f64;
-        let _ = write!(line, ", {} of experts cached ({share:.0} %)", size(plan.cache_bytes()));
-    }
-    let _ = write!(line, ", {} a token from disk", size(plan.disk_bytes as u64));
-    if direct_io == Some(false) {
-        line.push_str(" through the page cache: this file system has no direct reads");
-    }
-    line
-}
-
-/// What is on a device in a line.
-pub fn device_line(plan: &DevicePlan) -> String {
-    let size = output::bytes;
-    let mut line = format!("{} of {} always used", size(plan.always_bytes), size(plan.budget));
-    let (slots, experts) = slots_and_experts(&plan.classes);
-    if experts > 0 {
-        let share = 100.0 * slots as f64 / experts as f64;
-        let _ = write!(line, ", {} of experts ({share:.0} %)", size(plan.cache_bytes()));
-    }
-    line
 }
 
 /// What the weights' places came to: of a run that streams.

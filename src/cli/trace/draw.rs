@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::print::{self, Comparison};
-use crate::cli::report::{Cell, HeatMap, Mark, Page};
+use crate::show::{Cell, HeatMap, Mark, Page};
 use crate::verify::{Divergence, NodeLabel, NodeReport};
 
 /// The worst nodes that are told in full.

@@ -2,6 +2,7 @@
 //! without.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use super::super::speculation::{Drafter, Fault};
 use super::super::{EngineOptions, SamplerConfig};

@@ -12,7 +12,8 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use super::{Engine, EngineError, PrefixCache, Sampler, Sequence};
+use super::expert_use::Watcher;
+use super::{Engine, EngineError, ExpertUse, PrefixCache, Sampler, Sequence};
 use crate::kernels::ops::PAGE;
 use crate::model::SequenceState;
 
@@ -57,6 +58,7 @@ pub struct Scheduler<'m> {
     idle: Idle,
     cache: Option<PrefixCache>,
     stats: SchedulerStats,
+    experts: ExpertUse,
 }
 
 impl<'m> Scheduler<'m> {
@@ -75,6 +77,7 @@ impl<'m> Scheduler<'m> {
             idle: Idle::default(),
             cache,
             stats: SchedulerStats::default(),
+            experts: ExpertUse::default(),
         }
     }
 
@@ -95,6 +98,11 @@ impl<'m> Scheduler<'m> {
 
     pub fn stats(&self) -> SchedulerStats {
         self.stats
+    }
+
+    /// Which experts its passes have chosen, those over prompts included.
+    pub fn expert_use(&self) -> &ExpertUse {
+        &self.experts
     }
 
     /// Bytes of all sequences, those that are only remembered included; what they share is counted for each.
@@ -249,7 +257,8 @@ impl<'m> Scheduler<'m> {
 
     /// Runs so many tokens of each job. Where that fails, each is run alone: which have failed, and why.
     fn pass(&mut self, shares: &[usize]) -> Vec<(usize, EngineError)> {
-        let Scheduler { engine, running, .. } = self;
+        let Scheduler { engine, running, experts, .. } = self;
+        let mut watcher = Watcher { interrupted: None, experts: Some(experts) };
         let ends: Vec<usize> = running.iter().zip(shares).map(|(job, n)| job.sequence.past() + n).collect();
         let mut feeds = Vec::with_capacity(running.len());
         let mut samplers = Vec::new();
@@ -259,15 +268,15 @@ impl<'m> Scheduler<'m> {
             samplers.extend(Some(sampler).filter(|sampler| sampler.is_constrained()));
         }
         let alone = feeds.len() == 1;
-        let Err(error) = beside(&mut samplers, || engine.feed_all(&mut feeds)) else { return Vec::new() };
+        let passed = beside(&mut samplers, || engine.feed_all_watched(&mut feeds, &mut watcher));
+        let Err(error) = passed else { return Vec::new() };
         if alone {
             return shares.iter().position(|&n| n > 0).map(|at| (at, error)).into_iter().collect();
         }
         let jobs = running.iter_mut().zip(&ends).enumerate();
         let feeds = jobs.filter_map(|(at, (job, &end))| Some((at, job.feed(end).0?)));
-        feeds
-            .filter_map(|(at, mut feed)| Some((at, engine.feed_all(std::slice::from_mut(&mut feed)).err()?)))
-            .collect()
+        let mut run = |mut feed| engine.feed_all_watched(std::slice::from_mut(&mut feed), &mut watcher);
+        feeds.filter_map(|(at, feed)| Some((at, run(feed).err()?))).collect()
     }
 
     /// Lets each job that took part in a pass go on, and ends those that are over.

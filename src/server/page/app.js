@@ -3,6 +3,7 @@
 import * as client from "./client.js";
 import { showList } from "./conversations.js";
 import { button, byId, h } from "./dom.js";
+import * as residency from "./residency.js";
 import * as store from "./store.js";
 import { Answer, fit, question, sends, speed } from "./view.js";
 
@@ -388,11 +389,13 @@ function listen() {
   on("import", "click", () => byId("import-file").click());
   on("import-file", "change", importFile);
   on("open-settings", "click", openSettings);
+  on("open-residency", "click", () => residency.open(() => byId("model").value, () => state.run !== null));
+  on("residency-close", "click", () => byId("residency").close());
   on("settings-form", "submit", saveSettings);
   on("settings-cancel", "click", () => byId("settings").close());
   matchMedia("(max-width: 760px)").addEventListener("change", () => setDrawer(false));
   document.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || event.isComposing || byId("settings").open) return;
+    if (event.key !== "Escape" || event.isComposing || document.querySelector("dialog[open]")) return;
     if (drawerIsOpen()) setDrawer(false);
     else stop();
   });

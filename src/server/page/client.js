@@ -25,6 +25,14 @@ export async function models() {
     .map(({ id, context_length: length, meta }) => ({ id, context: length ?? meta?.n_ctx }));
 }
 
+/** Where a model's weights are and what that costs, as the server tells it. */
+export async function residency(model) {
+  const path = model.split("/").map(encodeURIComponent).join("/");
+  const found = await (await request(`residency/${path}`)).json().catch(() => null);
+  if (typeof found?.loaded !== "boolean") throw new ServerError("Its residency cannot be read.");
+  return found;
+}
+
 /** The chunks of a streamed chat completion. Throws where the stream ends before `[DONE]`. */
 export async function* chat(body, signal) {
   const headers = { "Content-Type": "application/json" };

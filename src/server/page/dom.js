@@ -16,6 +16,26 @@ export const byId = (id) => document.getElementById(id);
 export const button = (label, click, attributes) =>
   h("button", { type: "button", click, ...attributes }, label);
 
+/** A picture that the server drew, element by element. */
+export function picture({ width, height, name, elements }) {
+  const size = { width, height, viewBox: `0 0 ${width} ${height}` };
+  const frame = { class: "picture", ...size, role: "img", "aria-label": name };
+  const drawn = elements.map(({ tag, attributes, text, title }) => {
+    const node = drawing(tag, attributes);
+    if (title) node.append(drawing("title", {}, title));
+    node.append(text ?? "");
+    return node;
+  });
+  return drawing("svg", frame, ...drawn);
+}
+
+function drawing(tag, attributes, ...children) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.replaceChildren(...children);
+  return node;
+}
+
 /** A button that copies `text()`. */
 export function copyButton(text) {
   const node = button("Copy", async () => {

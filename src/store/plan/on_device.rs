@@ -1,6 +1,6 @@
 //! What goes to a device: what every token reads first, in the order of a pass, then slots for experts.
 
-use super::{Place, Role, SlotClass, WeightUse, classes, share, share_out};
+use super::{Place, Role, SlotClass, WeightUse, classes, share, share_out, slots_and_experts};
 
 /// What is on a device. Experts have their places in memory as well: a slot of the device holds a copy.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +22,11 @@ impl DevicePlan {
     /// Bytes of the slots.
     pub fn cache_bytes(&self) -> u64 {
         self.classes.iter().map(|class| class.slot_bytes * class.slots as u64).sum()
+    }
+
+    /// The slots, and experts that share them.
+    pub fn slots_and_experts(&self) -> (usize, usize) {
+        slots_and_experts(&self.classes)
     }
 
     /// The share of passes in which a weight that a token wants is on the device: of experts, where every one

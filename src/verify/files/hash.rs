@@ -141,7 +141,13 @@ fn hash_file(
     if covered.tensors {
         takers.push(Box::new(|at, bytes| tensors.take(at, bytes)));
     }
-    read_for(reader, part, takers, done)?;
+    let all = pieces(0..gguf.parts[part].file_bytes, READ);
+    let read = |bytes: Range<u64>, piece: &mut Piece| {
+        reader.read(part, bytes.clone(), piece)?;
+        done(bytes.end - bytes.start);
+        Ok(())
+    };
+    read_for(all, READS, takers, read)?;
     let tensors = if covered.tensors { tensors.finish() } else { Vec::new() };
     Ok((whole.finish(), tensors))
 }
@@ -149,15 +155,16 @@ fn hash_file(
 /// Who is given the bytes of a file, piece by piece, with the place of each.
 type Taker<'a> = Box<dyn FnMut(u64, &[u8]) + Send + 'a>;
 
-/// Reads a file once for several takers, which run beside each other and beside the reads.
+/// Reads ranges once for several takers, which run beside each other and beside the reads. So many pieces are
+/// in memory at most.
 fn read_for(
-    reader: &ModelReader<'_>,
-    part: usize,
+    ranges: impl Iterator<Item = Range<u64>>,
+    most: usize,
     takers: Vec<Taker<'_>>,
-    done: &(dyn Fn(u64) + Sync),
+    mut read: impl FnMut(Range<u64>, &mut Piece) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     let (give_back, free) = mpsc::channel::<Piece>();
-    for _ in 0..READS {
+    for _ in 0..most {
         let _ = give_back.send(Piece::default()); // the other end is here
     }
     std::thread::scope(|scope| {
@@ -175,16 +182,15 @@ fn read_for(
             queues.push(queue);
         }
         drop(give_back);
-        for bytes in pieces(0..reader.gguf().parts[part].file_bytes, READ) {
+        for bytes in ranges {
             // Without takers, which have panicked then, there is nothing to read for.
             let Ok(mut piece) = free.recv() else { break };
-            reader.read(part, bytes.clone(), &mut piece)?;
+            read(bytes.clone(), &mut piece)?;
             // None is kept here: what the takers were done with first would be given back by nobody.
             let shares: Vec<_> = std::iter::repeat_n(Arc::new(piece), queues.len()).collect();
             if queues.iter().zip(shares).any(|(queue, piece)| queue.send((bytes.start, piece)).is_err()) {
                 break;
             }
-            done(bytes.end - bytes.start);
         }
         Ok(())
     })
@@ -240,5 +246,32 @@ impl<'a> TensorHashes<'a> {
     fn finish(self) -> Vec<TensorDigest> {
         assert_eq!(self.finished.len(), self.tensors.len(), "data lies within its file");
         self.finished
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Whoever is done with a piece last gives it back, be the takers ever so much faster than the reader: a
+    /// piece that is lost would leave it waiting for good. The more there are, the surer the takers are done
+    /// between two instructions of the reader's.
+    #[test]
+    fn no_piece_is_lost() {
+        const COUNT: u64 = 50_000;
+        for takers in [1, 2] {
+            let (ended, end) = mpsc::channel();
+            std::thread::spawn(move || {
+                let mut taken = vec![0; takers];
+                let all = taken.iter_mut().map(|taken| -> Taker<'_> { Box::new(move |at, _| *taken += at) });
+                let read = read_for((0..COUNT).map(|at| at..at + 1), 1, all.collect(), |_, _| Ok(()));
+                ended.send((read.is_ok(), taken)).expect("it is waited for");
+            });
+            let (read, taken) = end.recv_timeout(Duration::from_secs(120)).expect("the reader has its piece");
+            assert!(read);
+            assert_eq!(taken, vec![COUNT * (COUNT - 1) / 2; takers]);
+        }
     }
 }

@@ -28,6 +28,6 @@ pub use divergence::{
 pub use measure::{Against, Measured, Step, measure};
 pub use measures::{Mean, Perplexity, Sums, share};
 pub use passes::Shares;
-pub use sources::{BaseError, BaseProblem, BaseSource};
+pub use sources::{BaseError, BaseProblem, BaseRows, BaseSource};
 pub use top_row::TopRow;
 pub use windows::{WindowOptions, Windows, WindowsError};

@@ -1,6 +1,6 @@
 //! Bars, each of one or several parts that are told apart by colour and pattern.
 
-use super::svg::{Svg, label, width};
+use super::svg::{Picture, Svg, label, width};
 
 const HEIGHT: f64 = 22.0;
 /// The longest bar.
@@ -34,7 +34,8 @@ pub struct Bars {
 }
 
 impl Bars {
-    pub(super) fn svg(&self) -> String {
+    /// Draws it.
+    pub fn draw(&self) -> Picture {
         let mut svg = Svg::new();
         let bars = &self.bars[..self.bars.len().min(MOST)];
         let left = width(bars.iter().map(|bar| bar.label.as_str())) + 12.0;

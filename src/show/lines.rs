@@ -1,7 +1,7 @@
 //! Lines through points, over axes.
 
-use super::svg::{Svg, width};
-use crate::cli::output::significant;
+use super::significant;
+use super::svg::{Picture, Svg, width};
 
 const WIDTH: f64 = 800.0;
 const HEIGHT: f64 = 260.0;
@@ -29,7 +29,8 @@ pub struct Lines {
 }
 
 impl Lines {
-    pub(super) fn svg(&self) -> String {
+    /// Draws it.
+    pub fn draw(&self) -> Picture {
         let series: Vec<(&str, Vec<(f64, f64)>)> = self
             .series
             .iter()

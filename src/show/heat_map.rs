@@ -1,6 +1,6 @@
 //! A table of figures that is coloured by them.
 
-use super::svg::{LETTER, Svg, label, width};
+use super::svg::{LETTER, Picture, Svg, label, width};
 
 /// Rows and columns that are drawn at most: a page of more helps nobody.
 const MOST: usize = 1000;
@@ -54,7 +54,8 @@ impl HeatMap {
         self
     }
 
-    pub(super) fn svg(&self) -> String {
+    /// Draws it.
+    pub fn draw(&self) -> Picture {
         let (rows, columns) = (self.rows.len().min(MOST), self.columns.len().min(MOST));
         let mut svg = Svg::new();
         let left = width(self.rows.iter().take(rows).map(|(label, _)| label.as_str())) + 2.0 * MARGIN;
@@ -82,12 +83,7 @@ impl HeatMap {
                 let at = [left + i as f64 * cell, y, cell, HEIGHT];
                 svg.rect(at, &format!("f{}", found.level.min(8)), &found.title);
                 let class = format!("c t{}", found.level.min(8));
-                svg.text(
-                    at[0] + cell / 2.0,
-                    y + 14.0,
-                    &format!("{class}\" pointer-events=\"none"),
-                    &found.text,
-                );
+                svg.text(at[0] + cell / 2.0, y + 14.0, &class, &found.text).untouched();
             }
         }
         // Marks lie over the neighbours' edges.
@@ -97,7 +93,7 @@ impl HeatMap {
                 let at =
                     [left + i as f64 * cell + 1.0, top + j as f64 * HEIGHT + 1.0, cell - 2.0, HEIGHT - 2.0];
                 let class = if mark == Mark::First { "first" } else { "beyond" };
-                svg.rect(at, &format!("{class}\" pointer-events=\"none"), "");
+                svg.rect(at, class, "").untouched();
             }
         }
         let mut height = top + rows as f64 * HEIGHT + 4.0;
