@@ -108,7 +108,7 @@ fn copy(
                 Err(_) => return Ok(false),
             }
         }
-        shared.device.write(Queue::Copies, matrix.memory(), matrix.offset() + at, bytes)?;
+        shared.device.write(Queue::Copies, matrix.memory(), at, bytes)?;
     }
     Ok(true)
 }
