@@ -115,14 +115,14 @@ def refusals(browser: Browser, program: Program):
 
 
 def mapped(browser: Browser, program: Program):
-    """The panel of residency says that a mapped model streams nothing, and has the time of its tokens."""
+    """The panel of residency says that a mapped model streams nothing, and has the time of its tokens and the use of its experts."""
     page = Page(browser, program)
     page.settings(max_tokens="4")
     page.ask(QUESTION)
     browser.click("#open-residency")
     browser.wait("return document.querySelector('#residency svg.picture')")
     expect("nothing is streamed" in browser.text("#residency-weights"), browser.text("#residency-weights"))
-    equal(browser.texts("#residency h3"), ["Time by token"])
+    equal(browser.texts("#residency h3"), ["Time by token", "Experts by layer"])
     browser.press(ESCAPE)
 
 
