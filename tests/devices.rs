@@ -18,16 +18,31 @@ fn stdout(output: &Output) -> &str {
     std::str::from_utf8(&output.stdout).expect("UTF-8")
 }
 
-/// The loader looks for OpenCL's drivers in this folder, CUDA for its cards in this list.
-const NOTHING: [(&str, &str); 2] = [("OCL_ICD_VENDORS", "/nonexistent/"), ("CUDA_VISIBLE_DEVICES", "")];
+/// What is said where neither has anything.
+#[cfg(target_os = "linux")]
+fn check_none(environment: &[(&str, &str)], says: &str) {
+    assert_eq!(stdout(&devices(&["--json"], environment)), "[]\n");
+    let output = devices(&[], environment);
+    let text = stdout(&output);
+    assert!(text.starts_with(&format!("no driver: {says}; CUDA")), "{text}");
+    assert!(text.contains("computed on the CPU"), "{text}");
+}
 
+#[cfg(target_os = "linux")]
 #[test]
 fn without_a_driver_there_is_a_sentence() {
-    assert_eq!(stdout(&devices(&["--json"], &NOTHING)), "[]\n");
-    let output = devices(&[], &NOTHING);
-    let text = stdout(&output);
-    assert!(text.starts_with("no driver: OpenCL"), "{text}");
-    assert!(text.contains("CUDA") && text.contains("computed on the CPU"), "{text}");
+    // The loader looks for OpenCL's drivers in this folder, CUDA for its cards in this list.
+    check_none(
+        &[("OCL_ICD_VENDORS", "/nonexistent/"), ("CUDA_VISIBLE_DEVICES", "")],
+        "OpenCL has no platforms",
+    );
+    // Libraries that are none.
+    let dir = tempfile::tempdir().expect("a folder");
+    for name in ["libOpenCL.so.1", "libcuda.so", "libcuda.so.1"] {
+        std::fs::write(dir.path().join(name), "").expect("a file");
+    }
+    let path = dir.path().to_str().expect("UTF-8");
+    check_none(&[("LD_LIBRARY_PATH", path), ("CUDA_VISIBLE_DEVICES", "")], "OpenCL's library is not there");
 }
 
 #[test]
