@@ -112,7 +112,7 @@ fn a_pass_does_not_wait_for_copies() {
     let Some(device) = open("passes beside copies") else { return };
     let truth = record(&load(&fixture("moe-q4_k_m"))).expect("a run");
     for round in 0..10 {
-        let (model, _) = load_with("moe-q4_k_m", &device, 0.5, 1.0);
+        let (model, _) = load_with("moe-q4_k_m", &device, 0.8, 1.0);
         for again in 0..3 {
             let what = format!("round {round}, again {again}");
             assert_same_nodes(&truth, &record(&model).expect(&what), &what);
@@ -174,17 +174,20 @@ fn a_device_that_fails_changes_no_text() {
     assert!(truth.len() > 40 && warnings.is_empty(), "{truth} {warnings:?}");
     assert_eq!(answer(&["--gpu", "0"], None), (truth.clone(), vec![]));
     assert_eq!(answer(&["--gpu", "0", "--vram", "3M"], None), (truth.clone(), vec![]));
-    let mut failed = 0;
-    for operation in ["launch", "read", "write", "allocate"] {
-        for at in [1, 40, 150, 400, 900, 2000] {
-            for kind in ["lost", "timeout", "memory"] {
-                let fault = format!("{operation}:{at}:{kind}");
-                let (text, warnings) = answer(&["--gpu", "0"], Some(&fault));
-                assert_eq!(text, truth, "{fault}");
-                assert!(warnings.len() <= 1, "{fault}: {warnings:?}");
-                failed += warnings.len();
-            }
-        }
+    let faults = [
+        ("launch:1:lost", true),
+        ("launch:2500:lost", true),
+        ("launch:2600:timeout", true),
+        ("launch:2600:memory", false),
+        ("read:450:lost", true),
+        ("write:40:timeout", true),
+        ("write:500:memory", false),
+        ("allocate:90:memory", false),
+        ("allocate:90:lost", true),
+    ];
+    for (fault, is_said) in faults {
+        let (text, warnings) = answer(&["--gpu", "0"], Some(fault));
+        assert_eq!(text, truth, "{fault}");
+        assert_eq!(warnings.len(), usize::from(is_said), "{fault}: {warnings:?}");
     }
-    assert!(failed > 10, "{failed} failures were said");
 }
