@@ -145,7 +145,7 @@ impl Server {
             let metrics = self.get("/metrics").text();
             let named = |line: &&str| line.strip_prefix(figure).is_some_and(|rest| rest.starts_with('{'));
             let values =
-                metrics.lines().filter(named).filter_map(|line| line.rsplit(' ').next()?.parse().ok());
+                metrics.lines().filter(named).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
             let value: f64 = values.sum();
             if is(value) {
                 return;
