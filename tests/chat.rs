@@ -351,8 +351,17 @@ fn what_a_transcript_holds_is_text_alone() {
 /// A conversation whose answers go on until the context is full: the model repeats itself, which it does on
 /// any machine, and the context takes even a fast one far longer than it takes to interrupt it.
 #[cfg(unix)]
-const ENDLESS: [&str; 9] =
-    ["-m", "fixtures/moe-q4_k_m.gguf", "--template", "chatml", "-c", "100000", "--greedy", "--repeat-penalty", "0.1"];
+const ENDLESS: [&str; 9] = [
+    "-m",
+    "fixtures/moe-q4_k_m.gguf",
+    "--template",
+    "chatml",
+    "-c",
+    "100000",
+    "--greedy",
+    "--repeat-penalty",
+    "0.1",
+];
 
 #[cfg(unix)]
 #[test]

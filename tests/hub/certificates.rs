@@ -68,6 +68,8 @@ impl Authority {
 fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
     let length = match content.len() {
         short @ 0..128 => vec![short as u8],
+        // No more bytes than are needed.
+        middle @ 128..256 => vec![0x81, middle as u8],
         long => [&[0x82][..], &(long as u16).to_be_bytes()].concat(),
     };
     [&[tag][..], &length, content].concat()
