@@ -151,7 +151,18 @@ fn goldens_pass_on_the_device() {
 /// A run of the program with a fault in its device; what it wrote, and what it said of the device.
 fn answer(gpu: &[&str], fault: Option<&str>) -> (String, Vec<String>) {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_wayinfer"));
-    command.args(["generate", "-m", "demo", "-p", "What is 2+2?", "-n", "30", "--ignore-eos", "--temp", "0.8"]);
+    command.args([
+        "generate",
+        "-m",
+        "demo",
+        "-p",
+        "What is 2+2?",
+        "-n",
+        "30",
+        "--ignore-eos",
+        "--temp",
+        "0.8",
+    ]);
     command.args(["--seed", "3", "-c", "128"]).args(gpu).env_remove("WAYINFER_DEVICE_FAULT");
     if let Some(fault) = fault {
         command.env("WAYINFER_DEVICE_FAULT", fault);
@@ -176,9 +187,9 @@ fn a_device_that_fails_changes_no_text() {
     assert_eq!(answer(&["--gpu", "0", "--vram", "3M"], None), (truth.clone(), vec![]));
     let faults = [
         ("launch:1:lost", true),
-        ("launch:2500:lost", true),
-        ("launch:2600:timeout", true),
-        ("launch:2600:memory", false),
+        ("launch:600:lost", true),
+        ("launch:700:timeout", true),
+        ("launch:650:memory", false),
         ("read:450:lost", true),
         ("write:40:timeout", true),
         ("write:500:memory", false),

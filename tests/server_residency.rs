@@ -1,14 +1,12 @@
 //! `/residency`: what a server tells of where its weights are, and which experts it used.
 
 mod common;
-#[path = "common/server.rs"]
-mod server;
 
 use std::path::Path;
 
+use common::server::Server;
 use common::{least_ram, runs::fixture};
 use serde_json::{Value, json};
-use server::Server;
 
 const TEXT: &str = "/v1/completions";
 

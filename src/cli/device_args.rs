@@ -39,9 +39,10 @@ impl FromStr for Gpu {
         match text {
             "auto" => Ok(Gpu::Auto),
             "off" => Ok(Gpu::Off),
-            number => number.parse().map(Gpu::Number).map_err(|_| {
-                "auto, off or the number of a device: `wayinfer devices` lists them".to_owned()
-            }),
+            number => number
+                .parse()
+                .map(Gpu::Number)
+                .map_err(|_| "auto, off or the number of a device: `wayinfer devices` lists them".to_owned()),
         }
     }
 }

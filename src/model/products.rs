@@ -70,10 +70,7 @@ pub(super) fn multiply_heads(
 }
 
 /// Begins products on the device.
-fn begin<'p>(
-    store: &Store,
-    products: Vec<device::Product<'p>>,
-) -> Result<Option<Pending<'p>>, DeviceError> {
+fn begin<'p>(store: &Store, products: Vec<device::Product<'p>>) -> Result<Option<Pending<'p>>, DeviceError> {
     match store.device().filter(|_| !products.is_empty()) {
         Some(device) => device.begin(products).map(Some),
         None => Ok(None),

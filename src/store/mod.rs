@@ -44,11 +44,11 @@ pub use error::StoreError;
 pub use file::MappedFile;
 pub use model_reader::{ModelReader, Piece};
 pub use nodes::Nodes;
+pub use on_device::{DeviceStats, OnFailure};
+use on_device::{OnDevice, Source};
 pub(crate) use os::TerminalMode;
 pub use os::{MemoryLimit, Processors};
 use os::{Os, System};
-use on_device::{OnDevice, Source};
-pub use on_device::{DeviceStats, OnFailure};
 pub use plan::{DevicePlan, Place, Plan, Role, Shortage, SlotClass, WeightUse, disk_seconds};
 use populate::Populate;
 pub use registry::WeightId;
@@ -198,8 +198,7 @@ impl Store {
         if let (Some(OfDevice { device, on_failure }), Some(on_device)) = (device, &plan.device) {
             let resident = streamed.as_ref().map(Streamed::resident);
             let sources = self.sources();
-            self.on_device =
-                Some(OnDevice::start(device, sources, &plan, on_device, resident, on_failure)?);
+            self.on_device = Some(OnDevice::start(device, sources, &plan, on_device, resident, on_failure)?);
         }
         self.plan = Some(plan);
         if streamed.is_none() {
@@ -330,7 +329,10 @@ impl Store {
     }
 
     /// Those of some weights, which a pass multiplies with now, that are on the device.
-    pub fn find_on_device(&self, ids: impl ExactSizeIterator<Item = WeightId>) -> Vec<Option<Arc<DeviceMatrix>>> {
+    pub fn find_on_device(
+        &self,
+        ids: impl ExactSizeIterator<Item = WeightId>,
+    ) -> Vec<Option<Arc<DeviceMatrix>>> {
         match &self.on_device {
             Some(on_device) => on_device.find(ids.map(WeightId::index)),
             None => vec![None; ids.len()],

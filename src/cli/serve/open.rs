@@ -76,8 +76,14 @@ impl Shelf {
         let others = sequence.saturating_mul(parallel as u64 - 1);
         // One model has the device; others that are loaded beside it have the CPU.
         let device = if taken > 0 { None } else { args.engine.device.open()? };
-        placement::settle_beside(&mut loaded, Room { ram, device }, std::slice::from_ref(&options), parallel, others)
-            .map_err(|error| Failed { error, for_memory: taken > 0 })?;
+        placement::settle_beside(
+            &mut loaded,
+            Room { ram, device },
+            std::slice::from_ref(&options),
+            parallel,
+            others,
+        )
+        .map_err(|error| Failed { error, for_memory: taken > 0 })?;
         let facts = facts(args, entry, &loaded, tokenizer, &options)?;
         let plan = loaded.model.store().plan();
         if let Some(plan) = plan.filter(|plan| plan.is_placed()) {

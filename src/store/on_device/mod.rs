@@ -52,9 +52,18 @@ struct State {
     /// Always used ones that have their room and wait for their bytes.
     allocated: std::collections::VecDeque<(usize, Arc<DeviceMatrix>)>,
     experts: Experts,
+    /// Something is being copied.
+    copies: bool,
     has_failed: bool,
     /// What is being copied now is to be waited for by nobody.
     ends: bool,
+}
+
+impl State {
+    /// Whether something is being copied, or is to be.
+    fn is_busy(&self) -> bool {
+        !self.has_failed && (self.copies || !self.allocated.is_empty() || !self.experts.is_idle())
+    }
 }
 
 struct Shared {
@@ -129,6 +138,7 @@ impl OnDevice {
             ready: vec![None; sources.len()],
             allocated,
             experts: Experts::new(&sources, on_device),
+            copies: false,
             has_failed: false,
             ends: false,
         };
@@ -181,8 +191,7 @@ impl OnDevice {
 
     /// Waits until all that is to be on the device is there.
     pub fn wait(&self) {
-        let busy = |state: &mut State| !state.has_failed && !(state.allocated.is_empty() && state.experts.is_idle());
-        drop(self.shared.changed.wait_while(self.shared.lock(), busy));
+        drop(self.shared.changed.wait_while(self.shared.lock(), |state| state.is_busy()));
     }
 }
 

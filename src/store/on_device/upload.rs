@@ -26,6 +26,7 @@ pub(super) fn run(shared: &Shared, resident: Option<&Resident>) {
             Work::Expert(_, weights) => expert(shared, weights, resident, &mut bytes),
         };
         let mut state = shared.lock();
+        state.copies = false;
         match (work, copied) {
             (Work::Always(id, matrix), Ok(done)) => state.ready[id] = done.map(|_| matrix),
             (Work::Expert(unit, weights), Ok(done)) => {
@@ -55,12 +56,14 @@ fn next(shared: &Shared) -> Option<Work> {
             return None;
         }
         if let Some((id, matrix)) = state.allocated.pop_front() {
+            state.copies = true;
             return Some(Work::Always(id, matrix));
         }
         if let Some((unit, weights, victims)) = state.experts.next() {
             let (weights, victims) = (weights.to_vec(), victims.to_vec());
             // What is in use lives until it is not.
             victims.into_iter().for_each(|id| state.ready[id] = None);
+            state.copies = true;
             return Some(Work::Expert(unit, weights));
         }
         state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);

@@ -145,7 +145,10 @@ fn the_least_budget_is_enough_and_less_is_not() {
         let least = plan(&weights, &none, 0, None).unwrap_err().least;
         let plan_of_least = planned(&weights, least);
         assert!(plan_of_least.own_bytes() <= least);
-        assert_eq!(plan(&weights, &none, least - 1, None).unwrap_err(), Shortage { budget: least - 1, least });
+        assert_eq!(
+            plan(&weights, &none, least - 1, None).unwrap_err(),
+            Shortage { budget: least - 1, least }
+        );
     }
 }
 
@@ -265,9 +268,8 @@ fn with_device(weights: &[WeightUse], computes: impl Fn(usize) -> bool) -> Vec<W
 fn what_is_always_used_goes_to_the_device_before_experts() {
     let weights = with_device(&moe(), |_| true);
     let none = vec![false; weights.len()];
-    let sum = |role: fn(&Role) -> bool| -> u64 {
-        weights.iter().filter(|w| role(&w.role)).map(|w| w.bytes).sum()
-    };
+    let sum =
+        |role: fn(&Role) -> bool| -> u64 { weights.iter().filter(|w| role(&w.role)).map(|w| w.bytes).sum() };
     let always = sum(|role| *role == Role::Always);
     let experts = sum(|role| matches!(role, Role::Expert { .. }));
     // Half of the experts beside.
