@@ -1,0 +1,129 @@
+//! Operations on a device against the scalar code, bit for bit, on whatever OpenCL runs on the CPU.
+
+use super::self_test::{AttentionTrial, KvTrial, TRIALS};
+use super::*;
+use crate::device::source::source_of_ops;
+use crate::device::{DEADLINE, Programs, devices};
+use crate::kernels::ops::{AttentionShape, Window};
+use crate::quant::testing::{Random, say};
+
+/// The operations of a device that runs OpenCL C on the CPU.
+fn opened(source: &str) -> Option<DeviceOps> {
+    let found = devices().unwrap_or_default().into_iter().find(|found| found.info.is_cpu);
+    let Some(found) = found else {
+        say("skipped: no OpenCL for the CPU (PoCL) is installed");
+        return None;
+    };
+    let driver = found.open(source, &Programs::default(), DEADLINE).expect("it opens");
+    Some(DeviceOps::new(driver).expect("it answers"))
+}
+
+#[test]
+fn all_operations_pass_their_test() {
+    let Some(ops) = opened(&source_of_ops()) else { return };
+    assert_eq!(ops.verdicts().len(), TRIALS.len());
+    for verdict in ops.verdicts() {
+        assert_eq!(verdict.fault, None, "{}", verdict.name);
+        assert!(ops.has(verdict.name));
+    }
+    assert!(!ops.has("nothing"));
+}
+
+/// Around sixteen lanes, groups, and what norms have at hand at once.
+#[test]
+fn operations_give_the_scalar_bits_at_every_length() {
+    let Some(ops) = opened(&source_of_ops()) else { return };
+    for (name, trial) in TRIALS {
+        for n in (1..=34).chain([127, 128, 129, 255, 256, 257, 1023, 1024, 1040, 2500]) {
+            let fault = trial(&ops, &mut Random(n as u64), n).expect("it runs");
+            assert_eq!(fault, None, "{name}, {n} values");
+        }
+    }
+}
+
+/// The canary: faults in the source are found, and only what they are in is refused.
+#[test]
+fn a_wrong_kernel_is_not_used() {
+    let faults = [
+        ("sum16(acc[r]) * scale", "(sum16(acc[r]) + 1e-7f) * scale", "attention"),
+        ("&& a_at < b_at", "&& a_at > b_at", "top_k"),
+        (
+            "xs[x_at + i] = gelu_of(xs[x_at + i], table);",
+            "xs[x_at + i] = gelu_of(xs[x_at + i], table) + 0.0f;",
+            "gelu",
+        ),
+        ("x[i] = x[i] * by * weight[i];", "x[i] = x[i] * (by * weight[i]);", "rms_norm"),
+        ("x0 * cos - x1 * sin", "fma(x0, cos, -(x1 * sin))", "rope"),
+        ("(sum_of_16(qs + lane) & 0xffff) |", "(sum_of_16(qs + lane) & 0xfffe) |", "round_q8_k"),
+    ];
+    let mut source = source_of_ops();
+    for (right, wrong, name) in faults {
+        assert!(source.contains(right), "{name}");
+        source = source.replace(right, wrong);
+    }
+    let Some(ops) = opened(&source) else { return };
+    for verdict in ops.verdicts() {
+        let is_wrong = faults.iter().any(|(.., name)| *name == verdict.name);
+        assert_eq!(verdict.fault.is_some(), is_wrong, "{}: {:?}", verdict.name, verdict.fault);
+        assert_eq!(ops.has(verdict.name), !is_wrong);
+    }
+}
+
+/// Shapes of models, every window, pages before which some are gone, many chunks and tokens.
+#[test]
+fn attention_gives_the_scalar_bits() {
+    let Some(ops) = opened(&source_of_ops()) else { return };
+    let shape = |heads, kv_heads, [key_len, value_len]: [usize; 2], first_pos, tokens| AttentionShape {
+        heads,
+        kv_heads,
+        key_len,
+        value_len,
+        tokens,
+        first_pos,
+        window: None,
+        scale: 1.0 / (key_len as f32).sqrt(),
+        soft_cap: None,
+    };
+    let kinds = [KvKind::F32, KvKind::F16];
+    let mut random = Random(11);
+    let mut n = 0;
+    for shape in [
+        shape(1, 1, [1, 1], 0, 1),
+        shape(3, 3, [16, 8], 0, 130),
+        shape(8, 2, [64, 64], 127, 2),
+        shape(14, 2, [64, 64], 500, 9),
+        shape(32, 8, [128, 128], 1000, 1),
+        shape(9, 1, [80, 80], 300, 3),
+        shape(4, 4, [256, 256], 250, 7),
+        shape(16, 1, [576, 512], 260, 2),
+        shape(5, 5, [33, 130], 640, 3),
+    ] {
+        let windows =
+            [None, Some(Window::Sliding(1)), Some(Window::Sliding(200)), Some(Window::Chunked(150))];
+        for window in windows {
+            for soft_cap in [None, Some(5.0)] {
+                n += 1;
+                let kinds = [kinds[n % 2], kinds[n / 2 % 2]];
+                let shape = AttentionShape { window, soft_cap, ..shape };
+                let latent = shape.value_len <= shape.key_len && n % 3 == 0;
+                let trial = AttentionTrial { shape, kinds, latent, sinks: n % 5 < 2 };
+                assert_eq!(trial.check(&ops, &mut random).expect("it runs"), None);
+            }
+        }
+    }
+}
+
+/// Ends of pages, one and several heads.
+#[test]
+fn keys_and_values_are_stored_where_the_cpu_has_them() {
+    let Some(ops) = opened(&source_of_ops()) else { return };
+    for (kv_heads, key_len, value_len, first_page, end) in
+        [(1, 1, 1, 0, 1), (3, 16, 8, 0, 128), (2, 64, 0, 2, 257), (8, 128, 128, 0, 390)]
+    {
+        for kinds in [[KvKind::F32, KvKind::F16], [KvKind::F16, KvKind::F32]] {
+            let layout = KvLayout { kv_heads, key_len, value_len, kinds };
+            let trial = KvTrial { layout, first_page, end };
+            assert_eq!(trial.check_stored(&ops, &mut Random(4)).expect("it runs"), None, "{layout:?}");
+        }
+    }
+}

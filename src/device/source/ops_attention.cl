@@ -1,0 +1,244 @@
+// Attention over pages of keys and values (the definition is in src/kernels/ops/attention/mod.rs), and their
+// storing. Pages lie in an arena, as on the CPU: `[kv_heads][PAGE][len]`. A table has, from page `first_page` of a
+// sequence on, the place of each page's keys and of its values, in units of UNIT words.
+
+#define UNIT 64
+// Types of keys and of values.
+#define KV_F32 0
+#define KV_F16 1
+
+// Lanes of an attending group: each scores one position of a chunk.
+#define ATTEND_LANES PAGE
+// Rows (tokens and heads of a KV head) that a group takes together; 32 lanes for each.
+#define ATTEND_ROWS (ATTEND_LANES / 32)
+#define COMBINE_LANES 64
+
+// What tokens see, and which chunks are taken: `splits` is that of groups that share a row's chunks.
+#define SEEING uint first_pos, uint tokens, uint heads, uint is_sliding, uint window, uint first_chunk, uint splits
+
+// What beside its values a part has: the state of a merge.
+#define STATE 3
+
+FUNCTION uint first_seen(uint pos, uint is_sliding, uint window) {
+    if (window == 0)
+        return 0;
+    if (is_sliding)
+        return pos + 1 > window ? pos + 1 - window : 0;
+    return pos / window * window;
+}
+
+// `n` values of rows of `kv_heads * len` values, `stride` apart, the first at `first_pos`; `which` is 0 for keys.
+KERNEL(OPS_LANES)
+op_store_kv(__global const float *xs, ulong x_at, uint stride, __global uint *arena, __global const uint *table,
+            uint table_at, uint first_page, uint first_pos, uint n, uint kv_heads, uint len, uint kind, uint which) {
+    const uint i = (uint)get_group_id(0) * OPS_LANES + (uint)get_local_id(0);
+    if (i >= n)
+        return;
+    const uint d = i % len, head = i / len % kv_heads, token = i / len / kv_heads, pos = first_pos + token;
+    const float x = xs[x_at + (ulong)token * stride + head * len + d];
+    __global uint *page = arena + (ulong)table[table_at + (pos / PAGE - first_page) * 2 + which] * UNIT;
+    const uint at = (head * PAGE + pos % PAGE) * len + d;
+    if (kind == KV_F16)
+        ((__global ushort *)page)[at] = (ushort)f16_bits(x);
+    else
+        ((__global float *)page)[at] = x;
+}
+
+// Sixteen keys from `at` on, as far as there are `len`, the others zero.
+FUNCTION void load_keys(__global const uint *page, uint kind, uint at, uint len, float *to) {
+    if (kind == KV_F32) {
+        for (uint i = 0; i < 16; i++)
+            to[i] = i < len ? ((__global const float *)page)[at + i] : 0.0f;
+    } else if (len >= 16 && at % 8 == 0) {
+        for (uint part = 0; part < 2; part++) {
+            const uint4 w = ((__global const uint4 *)page)[at / 8 + part];
+            float *eight = to + 8 * part;
+            eight[0] = f16_value(w.x & 0xffffu), eight[1] = f16_value(w.x >> 16);
+            eight[2] = f16_value(w.y & 0xffffu), eight[3] = f16_value(w.y >> 16);
+            eight[4] = f16_value(w.z & 0xffffu), eight[5] = f16_value(w.z >> 16);
+            eight[6] = f16_value(w.w & 0xffffu), eight[7] = f16_value(w.w >> 16);
+        }
+    } else {
+        for (uint i = 0; i < 16; i++)
+            to[i] = i < len ? f16_value(((__global const ushort *)page)[at + i]) : 0.0f;
+    }
+}
+
+// A value's element; values begin `row` elements apart.
+FUNCTION float kv_value(__global const uint *page, uint kind, uint at) {
+    return kind == KV_F32 ? ((__global const float *)page)[at] : f16_value(((__global const ushort *)page)[at]);
+}
+
+// The state of a row: the greatest score, the sum, and what values are yet to be multiplied by. Merges another,
+// and says by what the values of both are to be multiplied.
+FUNCTION void merge(float *state, float top, float sum, float weight, float *a, float *b) {
+    const float max = top > state[0] ? top : state[0];
+    const float own = exp_of(state[0] - max), other = exp_of(top - max);
+    *a = state[2] * own;
+    *b = weight * other;
+    state[0] = max;
+    state[1] = fma(state[1], own, sum * other);
+    state[2] = 1.0f;
+}
+
+// A group takes some rows of a KV head through one chunk, or through all where `splits` is 1, to parts
+// `[row][splits][value_len + STATE]`; a row is a token and head. Keys and values are of `key_kind` and
+// `value_kind`; a value has `value_row` elements, of which `value_len` count. `cap` is 0 where there is none.
+KERNEL(ATTEND_LANES)
+op_attend(__global const float *qs, ulong q_at, __global const uint *arena, __global const uint *table, uint table_at,
+          uint first_page, __global float *parts, SEEING, uint kv_heads, uint key_len, uint value_len,
+          uint value_row, uint key_kind, uint value_kind, uint value_which, float scale, float cap_by, float cap) {
+    __local float q[ATTEND_ROWS * MOST_KEY_LEN], p[ATTEND_ROWS * PAGE], tops[ATTEND_LANES], sums[ATTEND_ROWS * 16];
+    const uint lane = get_local_id(0), of_kv_head = heads / kv_heads, padded = (key_len + 15) / 16 * 16;
+    const uint kv_head = get_group_id(0) % kv_heads, row0 = get_group_id(0) / kv_heads * ATTEND_ROWS;
+    const uint n_rows = least(ATTEND_ROWS, tokens * of_kv_head - row0);
+
+    // The chunks that any row sees something of: both ends rise from row to row.
+    const uint last_pos = first_pos + (row0 + n_rows - 1) / of_kv_head;
+    uint chunk = first_seen(first_pos + row0 / of_kv_head, is_sliding, window) / PAGE, end = last_pos / PAGE + 1;
+    if (splits > 1) {
+        const uint own = first_chunk + (uint)get_group_id(1);
+        if (own < chunk || own >= end)
+            return;
+        chunk = own, end = own + 1;
+    }
+
+    for (uint i = lane; i < n_rows * padded; i += ATTEND_LANES) {
+        const uint row = row0 + i / padded, d = i % padded;
+        const ulong of_row = (ulong)(row / of_kv_head) * heads + kv_head * of_kv_head + row % of_kv_head;
+        const float x = d < key_len ? qs[q_at + of_row * key_len + d] : 0.0f;
+        q[i] = key_kind == KV_F16 ? round_to_f16(x) : x;
+    }
+    float state[ATTEND_ROWS][STATE];
+    for (; chunk < end; chunk++) {
+        __global const uint *place = table + table_at + (chunk - first_page) * 2;
+        __global const uint *keys = arena + (ulong)place[0] * UNIT, *values = arena + (ulong)place[value_which] * UNIT;
+        // What each row sees, counted from the chunk's start.
+        uint from[ATTEND_ROWS], to[ATTEND_ROWS], is_first[ATTEND_ROWS], low = PAGE, high = 0;
+        for (uint r = 0; r < ATTEND_ROWS; r++) {
+            from[r] = to[r] = is_first[r] = 0;
+            if (r < n_rows) {
+                const uint pos = first_pos + (row0 + r) / of_kv_head, seen = first_seen(pos, is_sliding, window);
+                from[r] = seen > chunk * PAGE ? least(seen - chunk * PAGE, PAGE) : 0;
+                to[r] = pos + 1 > chunk * PAGE ? least(pos + 1 - chunk * PAGE, PAGE) : 0;
+                is_first[r] = splits > 1 || chunk == seen / PAGE;
+            }
+            if (from[r] < to[r]) {
+                low = least(low, from[r]);
+                high = high > to[r] ? high : to[r];
+            }
+        }
+
+        barrier(CLK_LOCAL_MEM_FENCE);
+        float acc[ATTEND_ROWS][16];
+        for (uint r = 0; r < ATTEND_ROWS; r++)
+            for (uint i = 0; i < 16; i++)
+                acc[r][i] = 0.0f;
+        if (lane >= low && lane < high)
+            for (uint u = 0; u < key_len; u += 16) {
+                float k[16];
+                load_keys(keys, key_kind, (kv_head * PAGE + lane) * key_len + u, key_len - u, k);
+                for (uint r = 0; r < ATTEND_ROWS; r++)
+                    for (uint i = 0; i < 16; i++)
+                        acc[r][i] = fma(q[least(r, n_rows - 1) * padded + u + i], k[i], acc[r][i]);
+            }
+        for (uint r = 0; r < ATTEND_ROWS; r++) {
+            const float score = sum16(acc[r]) * scale;
+            const uint is_seen = lane >= from[r] && lane < to[r];
+            p[r * PAGE + lane] = is_seen ? (cap != 0.0f ? soft_cap_of(score, cap_by, cap) : score) : -INFINITY;
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+
+        // The greatest score of each row, by 32 lanes; probabilities by a lane a position; sums by sixteen lanes.
+        float top = -INFINITY;
+        for (uint i = lane % 32; i < PAGE; i += 32)
+            top = max_of(p[lane / 32 * PAGE + i], top);
+        tops[lane] = top;
+        for (uint others = 16; others > 0; others /= 2) {
+            barrier(CLK_LOCAL_MEM_FENCE);
+            if (lane % 32 < others)
+                tops[lane] = max_of(tops[lane + others], tops[lane]);
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+        for (uint r = 0; r < ATTEND_ROWS; r++)
+            p[r * PAGE + lane] = exp_of(p[r * PAGE + lane] - tops[r * 32]);
+        barrier(CLK_LOCAL_MEM_FENCE);
+        if (lane < ATTEND_ROWS * 16) {
+            float sum = 0.0f;
+            for (uint i = lane % 16; i < PAGE; i += 16)
+                sum = sum + p[lane / 16 * PAGE + i];
+            sums[lane] = sum;
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+        float a[ATTEND_ROWS], b[ATTEND_ROWS];
+        for (uint r = 0; r < ATTEND_ROWS; r++) {
+            const float sum = tree16(sums + r * 16);
+            float weight = 1.0f;
+            if (value_kind == KV_F16) {
+                p[r * PAGE + lane] = round_to_f16(p[r * PAGE + lane] * (1.0f / sum));
+                weight = sum;
+            }
+            if (is_first[r]) {
+                state[r][0] = tops[r * 32], state[r][1] = sum, state[r][2] = weight;
+            } else if (from[r] < to[r]) {
+                merge(state[r], tops[r * 32], sum, weight, &a[r], &b[r]);
+            }
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+
+        for (uint d = lane; d < value_len; d += ATTEND_LANES) {
+            float o[ATTEND_ROWS];
+            for (uint r = 0; r < ATTEND_ROWS; r++)
+                o[r] = 0.0f;
+            for (uint j = low; j < high; j++) {
+                const float v = kv_value(values, value_kind, (kv_head * PAGE + j) * value_row + d);
+                for (uint r = 0; r < ATTEND_ROWS; r++)
+                    o[r] = j >= from[r] && j < to[r] ? fma(p[r * PAGE + j], v, o[r]) : o[r];
+            }
+            for (uint r = 0; r < ATTEND_ROWS; r++)
+                if (from[r] < to[r]) {
+                    const uint row = row0 + r;
+                    const ulong of_row =
+                        (ulong)(row / of_kv_head) * heads + kv_head * of_kv_head + row % of_kv_head;
+                    const uint split = splits > 1 ? chunk - first_chunk : 0;
+                    __global float *part = parts + (of_row * splits + split) * (value_len + STATE);
+                    part[d] = is_first[r] ? o[r] : fma(part[d], a[r], o[r] * b[r]);
+                    if (d == 0)
+                        for (uint i = 0; i < STATE; i++)
+                            part[value_len + i] = state[r][i];
+                }
+        }
+    }
+}
+
+// A group merges the parts of one row and the sink of its head, if there are sinks.
+KERNEL(COMBINE_LANES)
+op_combine(__global const float *parts, SEEING, uint value_len, __global const float *sinks, ulong sinks_at,
+           uint has_sinks, __global float *outs, ulong out_at) {
+    const uint row = get_group_id(0), pos = first_pos + row / heads;
+    uint first = 0, end = 1;
+    if (splits > 1) {
+        first = first_seen(pos, is_sliding, window) / PAGE - first_chunk;
+        end = pos / PAGE + 1 - first_chunk;
+    }
+    __global const float *part = parts + ((ulong)row * splits + first) * (value_len + STATE);
+    for (uint d = get_local_id(0); d < value_len; d += COMBINE_LANES) {
+        __global const float *next = part;
+        float o = next[d], state[STATE];
+        for (uint i = 0; i < STATE; i++)
+            state[i] = next[value_len + i];
+        for (uint chunk = first + 1; chunk < end; chunk++) {
+            float a, b;
+            next += value_len + STATE;
+            merge(state, next[value_len], next[value_len + 1], next[value_len + 2], &a, &b);
+            o = fma(o, a, next[d] * b);
+        }
+        if (has_sinks) {
+            const float sink = sinks[sinks_at + row % heads], max = sink > state[0] ? sink : state[0];
+            const float a = exp_of(state[0] - max);
+            state[1] = fma(state[1], a, exp_of(sink - max));
+            state[2] = state[2] * a;
+        }
+        outs[out_at + (ulong)row * value_len + d] = o * (state[2] / state[1]);
+    }
+}
