@@ -37,8 +37,8 @@ pub struct DeviceOps {
     driver: Arc<dyn Driver>,
     /// GELU of each f16.
     gelu: Memory,
-    /// Parts of attention; who has launched what fills them launches what empties them.
-    parts: Mutex<Option<Memory>>,
+    /// What attention keeps from one kernel to the next; who has launched what fills it launches what reads it.
+    scratch: Mutex<Option<Arc<Memory>>>,
     verdicts: Vec<OpVerdict>,
 }
 
@@ -98,7 +98,7 @@ impl DeviceOps {
         let table = gelu_table().as_bytes();
         let gelu = Memory::allocate(&driver, table.len())?;
         driver.write(Queue::Compute, gelu.handle(), 0, table)?;
-        let mut ops = DeviceOps { driver, gelu, parts: Mutex::default(), verdicts: Vec::new() };
+        let mut ops = DeviceOps { driver, gelu, scratch: Mutex::default(), verdicts: Vec::new() };
         ops.verdicts = self_test::run(&ops)?;
         Ok(ops)
     }

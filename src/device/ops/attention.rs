@@ -5,13 +5,16 @@ use std::sync::{Arc, PoisonError};
 
 use super::{DeviceOps, DeviceSlice, count, number};
 use crate::device::{Arg, DeviceError, Memory, Queue};
-use crate::kernels::ops::{AttentionShape, PAGE, Window};
+use crate::kernels::ops::{AttentionShape, KV_BLOCK, PAGE, Window, key_rotation, value_rotation};
 
 /// As in the source's `ops_attention.cl`: lanes, rows of a group, what a part has beside its values, and bytes in
 /// whose multiples pages begin.
 const ATTEND_LANES: usize = PAGE;
 const ATTEND_ROWS: usize = ATTEND_LANES / 32;
 const COMBINE_LANES: usize = 64;
+const HEAD_LANES: usize = 64;
+/// Words of a block of a rounded query.
+const QUERY_WORDS: usize = 9;
 const STATE: usize = 3;
 const UNIT_BYTES: usize = 256;
 
@@ -29,20 +32,34 @@ pub enum KvKind {
     F32,
     /// Rounded to nearest even.
     F16,
+    /// Blocks of 32 bytes with an f16 scale each.
+    Q8_0,
+    /// Blocks of 32 nibbles with an f16 scale each.
+    Q4_0,
 }
 
 impl KvKind {
-    fn bytes(self) -> usize {
+    /// Bytes of so many elements.
+    fn bytes(self, elements: usize) -> usize {
+        let blocks = elements / KV_BLOCK;
         match self {
-            KvKind::F32 => 4,
-            KvKind::F16 => 2,
+            KvKind::F32 => elements * size_of::<f32>(),
+            KvKind::F16 => elements * size_of::<u16>(),
+            KvKind::Q8_0 => blocks * (size_of::<u16>() + KV_BLOCK),
+            KvKind::Q4_0 => blocks * (size_of::<u16>() + KV_BLOCK / 2),
         }
+    }
+
+    fn is_quantised(self) -> bool {
+        matches!(self, KvKind::Q8_0 | KvKind::Q4_0)
     }
 
     fn arg(self) -> Arg<'static> {
         Arg::U32(match self {
             KvKind::F32 => 0,
             KvKind::F16 => 1,
+            KvKind::Q8_0 => 2,
+            KvKind::Q4_0 => 3,
         })
     }
 }
@@ -59,10 +76,31 @@ pub struct KvLayout {
 }
 
 impl KvLayout {
-    /// Bytes of a page's keys and of its values: `[kv_heads][PAGE][len]`.
+    /// Bytes of a page's keys and of its values: `[kv_heads][PAGE][len]`, of quants the scales and then the
+    /// quants, as in [`KvView`](crate::kernels::ops::KvView).
     pub fn page_bytes(&self) -> [usize; 2] {
-        let bytes = |kind: KvKind, len: usize| self.kv_heads * PAGE * len * kind.bytes();
+        let bytes = |kind: KvKind, len: usize| kind.bytes(self.kv_heads * PAGE * len);
         [bytes(self.kinds[0], self.key_len), bytes(self.kinds[1], self.value_len)]
+    }
+
+    /// The orders of the Hadamard matrices that keys and values are multiplied by before they are kept; 1:
+    /// none. What attention gives of rotated values is to be rotated back: [`DeviceOps::hadamard`].
+    pub fn rotations(&self) -> [usize; 2] {
+        let order = |kind: KvKind, rotation: usize| match kind.is_quantised() && self.value_len > 0 {
+            true => rotation,
+            false => 1,
+        };
+        let [keys, values] = self.kinds;
+        [order(keys, key_rotation(self.key_len)), order(values, value_rotation(self.value_len))]
+    }
+
+    fn check(&self) {
+        let KvLayout { kv_heads, key_len, value_len, kinds } = *self;
+        assert!(kv_heads > 0 && key_len > 0, "pages of nothing");
+        for (kind, len) in kinds.into_iter().zip([key_len, value_len]) {
+            let blocks = len.is_multiple_of(KV_BLOCK) && len <= MOST_KEY_LEN;
+            assert!(!kind.is_quantised() || blocks, "rows of {len} in blocks");
+        }
     }
 
     /// What the place of a page's keys or values in an arena is a multiple of; their bytes are too.
@@ -151,7 +189,7 @@ impl DeviceOps {
         arena: Arc<Memory>,
         capacity: usize,
     ) -> Result<DeviceKvPages, DeviceError> {
-        assert!(layout.kv_heads > 0 && layout.key_len > 0, "pages of nothing");
+        layout.check();
         Ok(DeviceKvPages { layout, arena, first_page: 0, pages: 0, table: self.allocate(2 * capacity)? })
     }
 
@@ -207,36 +245,59 @@ impl DeviceOps {
         keys: &DeviceSlice,
         values: Option<&DeviceSlice>,
     ) -> Result<(), DeviceError> {
-        let KvLayout { kv_heads, key_len, value_len, kinds } = pages.layout;
+        let KvLayout { kv_heads, key_len, value_len, .. } = pages.layout;
         assert_eq!(values.is_some(), value_len > 0, "store_kv: values");
+        assert!(keys.len.is_multiple_of(kv_heads * key_len), "store_kv: keys");
         let tokens = keys.len / (kv_heads * key_len);
         assert!(
             pages.holds(first_pos / PAGE..(first_pos + tokens).div_ceil(PAGE)) || tokens == 0,
             "store_kv: pages"
         );
-        let both = [(Some(keys), key_len, kinds[0]), (values, value_len, kinds[1])];
-        for (which, (rows, len, kind)) in both.into_iter().enumerate() {
-            let Some(rows) = rows else { continue };
-            assert_eq!(rows.len, tokens * kv_heads * len, "store_kv: rows");
-            let ([memory, at], [arena, table, table_at, first_page]) = (rows.args(), pages.args());
-            let args = [
-                memory,
-                at,
-                count(kv_heads * len),
-                arena,
-                table,
-                table_at,
-                first_page,
-                count(first_pos),
-                count(rows.len),
-                count(kv_heads),
-                count(len),
-                kind.arg(),
-                count(which),
-            ];
-            self.run_each("op_store_kv", rows.len, &args)?;
+        self.store(pages, 0, first_pos, keys)?;
+        values.map_or(Ok(()), |values| {
+            assert_eq!(values.len, tokens * kv_heads * value_len, "store_kv: values");
+            self.store(pages, 1, first_pos, values)
+        })
+    }
+
+    /// Writes keys (0) or values (1).
+    fn store(
+        &self,
+        pages: &DeviceKvPages,
+        which: usize,
+        first_pos: usize,
+        rows: &DeviceSlice,
+    ) -> Result<(), DeviceError> {
+        let KvLayout { kv_heads, key_len, value_len, kinds } = pages.layout;
+        let (len, kind, rotation) =
+            ([key_len, value_len][which], kinds[which], pages.layout.rotations()[which]);
+        let mut args = Vec::from(rows.args());
+        args.push(count(kv_heads * len));
+        args.extend(pages.args());
+        args.push(count(first_pos));
+        if kind.is_quantised() {
+            args.extend([count(kv_heads), count(len), kind.arg(), count(which)]);
+            args.extend([count(rotation), Arg::F32(hadamard_scale(rotation))]);
+            return self.run("op_store_quantised", [rows.len / len, 1], HEAD_LANES, &args);
         }
-        Ok(())
+        args.extend([count(rows.len), count(kv_heads), count(len), kind.arg(), count(which)]);
+        self.run_each("op_store_kv", rows.len, &args)
+    }
+
+    /// [`Ops::hadamard`](crate::kernels::ops::Ops::hadamard): each row of `x`, `[rows][n]`, n a power of two up
+    /// to 512.
+    ///
+    /// # Errors
+    /// A device that is lost.
+    ///
+    /// # Panics
+    /// Where `x` is no whole number of rows, or n is none of these.
+    pub fn hadamard(&self, x: &DeviceSlice, n: usize) -> Result<(), DeviceError> {
+        let fits = n.is_power_of_two() && n <= MOST_KEY_LEN && x.len.is_multiple_of(n);
+        assert!(fits, "hadamard: {} values in rows of {n}", x.len);
+        let [memory, at] = x.args();
+        let args = [memory, at, count(n), Arg::F32(hadamard_scale(n))];
+        self.run("op_hadamard", [x.len / n, 1], HEAD_LANES, &args)
     }
 
     /// Whether attention of this shape can be computed here.
@@ -292,22 +353,41 @@ impl DeviceOps {
         let most = (0..shape.tokens).step_by(at_once);
         let tokens = |start: usize| start..(start + at_once).min(shape.tokens);
         let most = most.map(|start| parts_of(tokens(start))).max().unwrap_or(0);
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        if parts.as_ref().is_none_or(|parts| parts.bytes() < most * size_of::<f32>()) {
-            *parts = None;
-            *parts = Some(Memory::allocate(&self.driver, most * size_of::<f32>())?);
+        // Rounded queries lie behind the parts.
+        let query = shape.key_len / KV_BLOCK * QUERY_WORDS;
+        let queries = if pages.layout.kinds[0].is_quantised() { at_once * shape.heads * query } else { 0 };
+        let bytes = (most + queries) * size_of::<f32>();
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        if scratch.as_ref().is_none_or(|scratch| scratch.bytes() < bytes) {
+            *scratch = None;
+            *scratch = Some(Arc::new(Memory::allocate(&self.driver, bytes)?));
         }
-        let Some(parts) = &*parts else { return Ok(()) };
+        let Some(scratch) = &*scratch else { return Ok(()) };
+        let queries = DeviceSlice::new(scratch.clone(), most, queries);
         for start in (0..shape.tokens).step_by(at_once) {
             let tokens = tokens(start);
-            let q = q.part(start * shape.heads * shape.key_len, tokens.len() * shape.heads * shape.key_len);
+            let row = shape.heads * shape.key_len;
+            let mut q = q.part(start * row, tokens.len() * row);
+            if !queries.is_empty() {
+                self.round_queries(&q, &pages.layout, &queries)?;
+                q = queries.clone();
+            }
             let row = shape.heads * shape.value_len;
             let out = out.part(start * row, tokens.len() * row);
             let seeing = Seeing::new(shape, tokens, by_chunk);
-            self.attend_some(shape, &seeing, &q, pages, parts)?;
-            self.combine(shape, &seeing, parts, sinks, &out)?;
+            self.attend_some(shape, &seeing, &q, pages, scratch)?;
+            self.combine(shape, &seeing, scratch, sinks, &out)?;
         }
         Ok(())
+    }
+
+    /// Rotates queries as the keys were and rounds them to Q8_0.
+    fn round_queries(&self, q: &DeviceSlice, layout: &KvLayout, to: &DeviceSlice) -> Result<(), DeviceError> {
+        let (len, [rotation, _]) = (layout.key_len, layout.rotations());
+        let to = to.part(0, q.len / KV_BLOCK * QUERY_WORDS);
+        let ([memory, at], [to, to_at]) = (q.args(), to.args());
+        let args = [memory, at, to, to_at, count(len), count(rotation), Arg::F32(hadamard_scale(rotation))];
+        self.run("op_round_queries", [q.len / len, 1], HEAD_LANES, &args)
     }
 
     /// Parts of some tokens.
@@ -358,6 +438,11 @@ impl DeviceOps {
         args.extend(out.args());
         self.run("op_combine", [seeing.rows(), 1], COMBINE_LANES, &args)
     }
+}
+
+/// What a Hadamard matrix of this order is multiplied by, to be orthonormal.
+fn hadamard_scale(n: usize) -> f32 {
+    (1.0 / f64::from((n as f32).sqrt())) as f32
 }
 
 fn check(

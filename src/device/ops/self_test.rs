@@ -87,6 +87,7 @@ pub(super) const TRIALS: &[Trial] = &[
     ("take_chosen", take_chosen),
     ("normalise", normalise),
     ("sum_weighted", sum_weighted),
+    ("hadamard", hadamard),
     ("store_kv", attention::store_kv),
     ("attention", attention::attention),
 ];
@@ -361,4 +362,13 @@ fn sum_weighted(ops: &DeviceOps, random: &mut Random, n: usize) -> Outcome {
     let out = ops.allocate(want.len())?;
     ops.sum_weighted(&on, &chosen, &weights, n, &out)?;
     compared(ops, &out, &want)
+}
+
+fn hadamard(ops: &DeviceOps, random: &mut Random, n: usize) -> Outcome {
+    let n = n.next_power_of_two().min(512);
+    let mut x = values(random, n);
+    let on = behind(ops, &x)?;
+    ops.hadamard(&on, n)?;
+    scalar().hadamard(&mut x, n);
+    compared(ops, &on, &x)
 }

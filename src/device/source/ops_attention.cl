@@ -1,11 +1,4 @@
-// Attention over pages of keys and values (the definition is in src/kernels/ops/attention/mod.rs), and their
-// storing. Pages lie in an arena, as on the CPU: `[kv_heads][PAGE][len]`. A table has, from page `first_page` of a
-// sequence on, the place of each page's keys and of its values, in units of UNIT words.
-
-#define UNIT 64
-// Types of keys and of values.
-#define KV_F32 0
-#define KV_F16 1
+// Attention over pages of keys and values: the definition is in src/kernels/ops/attention/mod.rs.
 
 // Lanes of an attending group: each scores one position of a chunk.
 #define ATTEND_LANES PAGE
@@ -25,23 +18,6 @@ FUNCTION uint first_seen(uint pos, uint is_sliding, uint window) {
     if (is_sliding)
         return pos + 1 > window ? pos + 1 - window : 0;
     return pos / window * window;
-}
-
-// `n` values of rows of `kv_heads * len` values, `stride` apart, the first at `first_pos`; `which` is 0 for keys.
-KERNEL(OPS_LANES)
-op_store_kv(__global const float *xs, ulong x_at, uint stride, __global uint *arena, __global const uint *table,
-            uint table_at, uint first_page, uint first_pos, uint n, uint kv_heads, uint len, uint kind, uint which) {
-    const uint i = (uint)get_group_id(0) * OPS_LANES + (uint)get_local_id(0);
-    if (i >= n)
-        return;
-    const uint d = i % len, head = i / len % kv_heads, token = i / len / kv_heads, pos = first_pos + token;
-    const float x = xs[x_at + (ulong)token * stride + head * len + d];
-    __global uint *page = arena + (ulong)table[table_at + (pos / PAGE - first_page) * 2 + which] * UNIT;
-    const uint at = (head * PAGE + pos % PAGE) * len + d;
-    if (kind == KV_F16)
-        ((__global ushort *)page)[at] = (ushort)f16_bits(x);
-    else
-        ((__global float *)page)[at] = x;
 }
 
 // Sixteen keys from `at` on, as far as there are `len`, the others zero.
@@ -64,9 +40,91 @@ FUNCTION void load_keys(__global const uint *page, uint kind, uint at, uint len,
     }
 }
 
-// A value's element; values begin `row` elements apart.
-FUNCTION float kv_value(__global const uint *page, uint kind, uint at) {
-    return kind == KV_F32 ? ((__global const float *)page)[at] : f16_value(((__global const ushort *)page)[at]);
+// Dots of a position's keys, which begin at `at`, with the queries of some rows, `[row][padded]`. Zeros behind the
+// end would change no more than a zero's sign.
+FUNCTION void dots_of_floats(
+    __global const uint *page, uint kind, uint at, uint len, __local const uint *q, uint padded, uint n_rows,
+    float *dots) {
+    float acc[ATTEND_ROWS][16];
+    for (uint r = 0; r < ATTEND_ROWS; r++)
+        for (uint i = 0; i < 16; i++)
+            acc[r][i] = 0.0f;
+    for (uint u = 0; u < len; u += 16) {
+        float k[16];
+        load_keys(page, kind, at + u, len - u, k);
+        for (uint r = 0; r < ATTEND_ROWS; r++) {
+            // Rows that there are not are as the last.
+            __local const uint *query = q + least(r, n_rows - 1) * padded + u;
+            for (uint i = 0; i < 16; i++)
+                acc[r][i] = fma(as_float(query[i]), k[i], acc[r][i]);
+        }
+    }
+    for (uint r = 0; r < ATTEND_ROWS; r++)
+        dots[r] = sum16(acc[r]);
+}
+
+// Dots of a position's quantised keys with the queries of some rows, `[row][block][QUERY_WORDS]`.
+FUNCTION void dots_of_quants(
+    __global const uint *page, uint kind, uint kv_heads, uint head, uint position, uint len, __local const uint *q,
+    uint n_rows, float *dots) {
+    const uint blocks = len / 32, in_panel = position % PANEL;
+    __global const ushort *scales = (__global const ushort *)page + head * PAGE * blocks;
+    __global const uint *words = page + quants_at(kv_heads, len) / 4;
+    for (uint b = 0; b < blocks; b++) {
+        const uint panel = position / PANEL * blocks + b;
+        const float d = f16_value(scales[panel * PANEL + in_panel]);
+        uint k[8], less_each = 0;
+        if (kind == KV_Q8_0) {
+            for (uint i = 0; i < 8; i++)
+                k[i] = words[(ulong)head * PAGE * blocks * 8 + (panel * 8 + i) * PANEL + in_panel];
+        } else {
+            less_each = 0x08080808u;
+            for (uint i = 0; i < 4; i++) {
+                const uint word = words[(ulong)head * PAGE * blocks * 4 + (panel * 4 + i) * PANEL + in_panel];
+                k[i] = word & 0x0f0f0f0fu;
+                k[i + 4] = word >> 4 & 0x0f0f0f0fu;
+            }
+        }
+        for (uint r = 0; r < n_rows; r++) {
+            __local const uint *block = q + (r * blocks + b) * QUERY_WORDS;
+            int sum = 0, less_sum = 0;
+            for (uint i = 0; i < 8; i++) {
+                sum = DOT4(k[i], block[i], sum);
+                less_sum = DOT4(less_each, block[i], less_sum);
+            }
+            dots[r] = fma(d * as_float(block[8]), (float)(sum - less_sum), dots[r]);
+        }
+    }
+}
+
+// Element `d` of the value of a position of a head; rows have `len` elements. Values that are the beginnings of
+// keys lie as these do.
+FUNCTION float kv_value(
+    __global const uint *page, uint kind, uint are_keys, uint kv_heads, uint head, uint position, uint d, uint len) {
+    const uint at = (head * PAGE + position) * len + d;
+    if (kind == KV_F32)
+        return ((__global const float *)page)[at];
+    if (kind == KV_F16)
+        return f16_value(((__global const ushort *)page)[at]);
+    const uint blocks = len / 32, b = d / 32, i = d % 32, in_panel = position % PANEL;
+    const uint panel = (head * PAGE + position - in_panel) / PANEL * blocks + b;
+    const uint scale_at = are_keys ? panel * PANEL + in_panel : (head * PAGE + position) * blocks + b;
+    const float scale = f16_value(((__global const ushort *)page)[scale_at]);
+    BYTES quants = (BYTES)page + quants_at(kv_heads, len);
+    if (kind == KV_Q8_0) {
+        const uint byte = are_keys ? ((panel * 8 + i / 4) * PANEL + in_panel) * 4 + i % 4 : at;
+        return (float)(char)quants[byte] * scale;
+    }
+    uint byte, high;
+    if (are_keys) {
+        byte = ((panel * 4 + i % 16 / 4) * PANEL + in_panel) * 4 + i % 4;
+        high = i / 16;
+    } else {
+        const uint last = b / 2 * 2 + 1 == blocks;
+        byte = (at - d) / 2 + (last ? b * 16 + i % 16 : b / 2 * 32 + i);
+        high = last ? i / 16 : b % 2;
+    }
+    return (float)((int)(quants[byte] >> (4 * high) & 15u) - 8) * scale;
 }
 
 // The state of a row: the greatest score, the sum, and what values are yet to be multiplied by. Merges another,
@@ -82,14 +140,18 @@ FUNCTION void merge(float *state, float top, float sum, float weight, float *a, 
 }
 
 // A group takes some rows of a KV head through one chunk, or through all where `splits` is 1, to parts
-// `[row][splits][value_len + STATE]`; a row is a token and head. Keys and values are of `key_kind` and
+// `[row][splits][value_len + STATE]`; a row is a token and head. Where keys are quantised, `qs` are queries that
+// op_round_queries rounded. Keys and values are of `key_kind` and
 // `value_kind`; a value has `value_row` elements, of which `value_len` count. `cap` is 0 where there is none.
 KERNEL(ATTEND_LANES)
 op_attend(__global const float *qs, ulong q_at, __global const uint *arena, __global const uint *table, uint table_at,
           uint first_page, __global float *parts, SEEING, uint kv_heads, uint key_len, uint value_len,
           uint value_row, uint key_kind, uint value_kind, uint value_which, float scale, float cap_by, float cap) {
-    __local float q[ATTEND_ROWS * MOST_KEY_LEN], p[ATTEND_ROWS * PAGE], tops[ATTEND_LANES], sums[ATTEND_ROWS * 16];
-    const uint lane = get_local_id(0), of_kv_head = heads / kv_heads, padded = (key_len + 15) / 16 * 16;
+    __local uint q[ATTEND_ROWS * MOST_KEY_LEN];
+    __local float p[ATTEND_ROWS * PAGE], tops[ATTEND_LANES], sums[ATTEND_ROWS * 16];
+    const uint lane = get_local_id(0), of_kv_head = heads / kv_heads, is_quantised = IS_QUANTISED(key_kind);
+    // Words of a query, there and here.
+    const uint query = is_quantised ? key_len / 32 * QUERY_WORDS : key_len, padded = is_quantised ? query : (query + 15) / 16 * 16;
     const uint kv_head = get_group_id(0) % kv_heads, row0 = get_group_id(0) / kv_heads * ATTEND_ROWS;
     const uint n_rows = least(ATTEND_ROWS, tokens * of_kv_head - row0);
 
@@ -106,8 +168,8 @@ op_attend(__global const float *qs, ulong q_at, __global const uint *arena, __gl
     for (uint i = lane; i < n_rows * padded; i += ATTEND_LANES) {
         const uint row = row0 + i / padded, d = i % padded;
         const ulong of_row = (ulong)(row / of_kv_head) * heads + kv_head * of_kv_head + row % of_kv_head;
-        const float x = d < key_len ? qs[q_at + of_row * key_len + d] : 0.0f;
-        q[i] = key_kind == KV_F16 ? round_to_f16(x) : x;
+        const uint x = d < query ? as_uint(qs[q_at + of_row * query + d]) : 0;
+        q[i] = key_kind == KV_F16 ? as_uint(round_to_f16(as_float(x))) : x;
     }
     float state[ATTEND_ROWS][STATE];
     for (; chunk < end; chunk++) {
@@ -130,27 +192,24 @@ op_attend(__global const float *qs, ulong q_at, __global const uint *arena, __gl
         }
 
         barrier(CLK_LOCAL_MEM_FENCE);
-        float acc[ATTEND_ROWS][16];
+        float dots[ATTEND_ROWS];
         for (uint r = 0; r < ATTEND_ROWS; r++)
-            for (uint i = 0; i < 16; i++)
-                acc[r][i] = 0.0f;
-        if (lane >= low && lane < high)
-            for (uint u = 0; u < key_len; u += 16) {
-                float k[16];
-                load_keys(keys, key_kind, (kv_head * PAGE + lane) * key_len + u, key_len - u, k);
-                for (uint r = 0; r < ATTEND_ROWS; r++)
-                    for (uint i = 0; i < 16; i++)
-                        acc[r][i] = fma(q[least(r, n_rows - 1) * padded + u + i], k[i], acc[r][i]);
-            }
+            dots[r] = 0.0f;
+        if (lane >= low && lane < high) {
+            if (is_quantised)
+                dots_of_quants(keys, key_kind, kv_heads, kv_head, lane, key_len, q, n_rows, dots);
+            else
+                dots_of_floats(keys, key_kind, (kv_head * PAGE + lane) * key_len, key_len, q, padded, n_rows, dots);
+        }
         for (uint r = 0; r < ATTEND_ROWS; r++) {
-            const float score = sum16(acc[r]) * scale;
+            const float score = dots[r] * scale;
             const uint is_seen = lane >= from[r] && lane < to[r];
-            p[r * PAGE + lane] = is_seen ? (cap != 0.0f ? soft_cap_of(score, cap_by, cap) : score) : -INFINITY;
+            p[r * PAGE + lane] = is_seen ? (cap != 0.0f ? soft_cap_of(score, cap_by, cap) : score) : MINUS_INFINITY;
         }
         barrier(CLK_LOCAL_MEM_FENCE);
 
         // The greatest score of each row, by 32 lanes; probabilities by a lane a position; sums by sixteen lanes.
-        float top = -INFINITY;
+        float top = MINUS_INFINITY;
         for (uint i = lane % 32; i < PAGE; i += 32)
             top = max_of(p[lane / 32 * PAGE + i], top);
         tops[lane] = top;
@@ -191,7 +250,7 @@ op_attend(__global const float *qs, ulong q_at, __global const uint *arena, __gl
             for (uint r = 0; r < ATTEND_ROWS; r++)
                 o[r] = 0.0f;
             for (uint j = low; j < high; j++) {
-                const float v = kv_value(values, value_kind, (kv_head * PAGE + j) * value_row + d);
+                const float v = kv_value(values, value_kind, value_which == 0, kv_heads, kv_head, j, d, value_row);
                 for (uint r = 0; r < ATTEND_ROWS; r++)
                     o[r] = j >= from[r] && j < to[r] ? fma(p[r * PAGE + j], v, o[r]) : o[r];
             }

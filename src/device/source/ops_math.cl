@@ -6,6 +6,7 @@ FUNCTION float max_of(float a, float b) { return a > b ? a : b; }
 
 // 1.5 * 2^23: added to a small number, it leaves the nearest integer in the low bits.
 #define MAGIC 12582912.0f
+#define MINUS_INFINITY as_float(0xff800000u)
 #define NEGATED(x) (-0.0f - (x))
 
 FUNCTION float power_of_2(int n) { return as_float(((uint)n + 127u) << 23); }

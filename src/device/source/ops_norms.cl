@@ -115,7 +115,7 @@ KERNEL(NORM_LANES) op_softmax(__global float *xs, ulong x_at, uint n) {
     __local float values[NORM_VALUES], sums[16];
     const uint lane = get_local_id(0);
     __global float *x = xs + x_at + (ulong)get_group_id(0) * n;
-    float top = -INFINITY, sum = 0.0f;
+    float top = MINUS_INFINITY, sum = 0.0f;
     for (uint i = lane; i < n; i += NORM_LANES)
         top = max_of(x[i], top);
     top = largest(top, values, lane, NORM_LANES);

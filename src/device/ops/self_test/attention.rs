@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use half::f16;
+use zerocopy::IntoBytes;
 
 use super::{Outcome, behind, compared};
 use crate::device::ops::attention::{DeviceKvPages, KvKind, KvLayout};
 use crate::device::{DeviceError, DeviceOps, DeviceSlice, Memory};
 use crate::kernels::ops::{
-    AttentionScratch, AttentionShape, KvPages, KvView, KvViewMut, PAGE, PlaceInPage, Window, scalar,
+    AttentionScratch, AttentionShape, KV_BLOCK, KvPages, KvView, KvViewMut, PAGE, PlaceInPage, Window, scalar,
 };
 use crate::quant::testing::Random;
 
@@ -24,13 +24,18 @@ pub(in crate::device::ops) struct KvTrial {
 enum Page {
     F32(Vec<f32>),
     F16(Vec<u16>),
+    Q8_0(Vec<u16>, Vec<i8>),
+    Q4_0(Vec<u16>, Vec<u8>),
 }
 
 impl Page {
     fn new(kind: KvKind, elements: usize) -> Page {
+        let scales = vec![0; elements / KV_BLOCK];
         match kind {
             KvKind::F32 => Page::F32(vec![0.0; elements]),
             KvKind::F16 => Page::F16(vec![0; elements]),
+            KvKind::Q8_0 => Page::Q8_0(scales, vec![0; elements]),
+            KvKind::Q4_0 => Page::Q4_0(scales, vec![0; elements / 2]),
         }
     }
 
@@ -38,6 +43,8 @@ impl Page {
         match self {
             Page::F32(page) => KvView::F32(page),
             Page::F16(page) => KvView::F16(page),
+            Page::Q8_0(scales, quants) => KvView::Q8_0(scales, quants),
+            Page::Q4_0(scales, quants) => KvView::Q4_0(scales, quants),
         }
     }
 
@@ -45,13 +52,18 @@ impl Page {
         match self {
             Page::F32(page) => KvViewMut::F32(page),
             Page::F16(page) => KvViewMut::F16(page),
+            Page::Q8_0(scales, quants) => KvViewMut::Q8_0(scales, quants),
+            Page::Q4_0(scales, quants) => KvViewMut::Q4_0(scales, quants),
         }
     }
 
-    fn values(&self) -> Vec<f32> {
+    /// As a device has it.
+    fn bytes(&self) -> Vec<u8> {
         match self {
-            Page::F32(page) => page.clone(),
-            Page::F16(page) => page.iter().map(|&bits| f16::from_bits(bits).to_f32()).collect(),
+            Page::F32(page) => page.as_bytes().to_vec(),
+            Page::F16(page) => page.as_bytes().to_vec(),
+            Page::Q8_0(scales, quants) => [scales.as_bytes(), quants.as_bytes()].concat(),
+            Page::Q4_0(scales, quants) => [scales.as_bytes(), quants].concat(),
         }
     }
 }
@@ -86,8 +98,8 @@ impl KvTrial {
         let mut there = ops.allocate_pages(self.layout, arena.clone(), pages + 2)?;
         ops.set_pages(&mut there, self.first_page, &places)?;
 
-        // What lies beyond the end is not looked at; a pass begins anywhere in a page.
-        ops.write(&all, &vec![f32::NAN; all.len()])?;
+        // A pass begins anywhere in a page.
+        ops.write(&all, &vec![0u32; all.len()])?;
         let start = self.first_page * PAGE;
         let middle = start + (self.end - start) / 2;
         for [from, to] in [[start, middle], [middle, self.end]] {
@@ -103,7 +115,8 @@ impl KvTrial {
                 for pos in from..to {
                     let row = &rows[which][(pos - from) * token..][..token];
                     let (len, first) = (lens[which], pos % PAGE);
-                    let place = PlaceInPage { kv_heads, len, first, rotation: 1, keys: which == 0 };
+                    let rotation = self.layout.rotations()[which];
+                    let place = PlaceInPage { kv_heads, len, first, rotation, keys: which == 0 };
                     let page = here[which][pos / PAGE - self.first_page].view_mut();
                     scalar().store_kv(row, page, place);
                 }
@@ -112,30 +125,20 @@ impl KvTrial {
         Ok(Stored { here, there, arena, places })
     }
 
-    /// Whether what was stored is the same on both sides.
+    /// Whether what was stored is the same on both sides, byte by byte.
     pub fn check_stored(&self, ops: &DeviceOps, random: &mut Random) -> Outcome {
         let stored = self.store(ops, random)?;
         for which in [0, 1] {
-            let len = [self.layout.key_len, self.layout.value_len][which];
             for (i, page) in stored.here[which].iter().enumerate() {
-                let (bytes, at) = (self.layout.page_bytes()[which], stored.places[i][which]);
-                let mut words = vec![0u32; bytes / 4];
-                ops.read(&DeviceSlice::new(stored.arena.clone(), at / 4, bytes / 4), &mut words)?;
-                let got: Vec<f32> = match self.layout.kinds[which] {
-                    KvKind::F32 => words.iter().map(|&bits| f32::from_bits(bits)).collect(),
-                    KvKind::F16 => words
-                        .iter()
-                        .flat_map(|&bits| [bits as u16, (bits >> 16) as u16])
-                        .map(|bits| f16::from_bits(bits).to_f32())
-                        .collect(),
-                };
-                for (at, (got, want)) in got.iter().zip(page.values()).enumerate() {
-                    let pos = (self.first_page + i) * PAGE + at / len % PAGE;
-                    if pos < self.end && got.to_bits() != want.to_bits() {
-                        return Ok(Some(format!(
-                            "part {which}, [{at}] of page {i}: {got:e}, scalar {want:e}"
-                        )));
-                    }
+                let (want, at) = (page.bytes(), stored.places[i][which]);
+                let mut got = vec![0u32; want.len() / 4];
+                ops.read(&DeviceSlice::new(stored.arena.clone(), at / 4, got.len()), &mut got)?;
+                if let Some(at) = got.as_bytes().iter().zip(&want).position(|(got, want)| got != want) {
+                    let got = got.as_bytes()[at];
+                    return Ok(Some(format!(
+                        "part {which}, byte {at} of page {i}: {got:x}, scalar {:x}",
+                        want[at]
+                    )));
                 }
             }
         }
@@ -183,8 +186,9 @@ impl AttentionTrial {
 }
 
 pub(super) fn store_kv(ops: &DeviceOps, random: &mut Random, _: usize) -> Outcome {
-    for (kinds, value_len) in [([KvKind::F32, KvKind::F16], 24), ([KvKind::F16; 2], 0)] {
-        let layout = KvLayout { kv_heads: 2, key_len: 33, value_len, kinds };
+    let (floats, quants) = ([KvKind::F32, KvKind::F16], [KvKind::Q8_0, KvKind::Q4_0]);
+    for (kinds, key_len, value_len) in [(floats, 33, 24), ([KvKind::F16; 2], 32, 0), (quants, 64, 96)] {
+        let layout = KvLayout { kv_heads: 2, key_len, value_len, kinds };
         let trial = KvTrial { layout, first_page: 1, end: 300 };
         if let Some(fault) = trial.check_stored(ops, random)? {
             return Ok(Some(fault));
@@ -210,7 +214,16 @@ pub(super) fn attention(ops: &DeviceOps, random: &mut Random, _: usize) -> Outco
     let sliding = AttentionShape { window: Some(Window::Sliding(130)), ..plain };
     let capped = AttentionShape { soft_cap: Some(2.0), window: Some(Window::Chunked(200)), ..plain };
     let long = AttentionShape { heads: 5, kv_heads: 1, key_len: 192, value_len: 160, tokens: 1, ..plain };
-    let trials = [(plain, f32s, false), (sliding, f16s, false), (capped, f16s, true), (long, f16s, false)];
+    let blocks = AttentionShape { key_len: 64, value_len: 96, ..sliding };
+    let trials = [
+        (plain, f32s, false),
+        (sliding, f16s, false),
+        (capped, f16s, true),
+        (long, f16s, false),
+        (blocks, [KvKind::Q8_0, KvKind::Q4_0], false),
+        (blocks, [KvKind::Q4_0, KvKind::Q8_0], false),
+        (AttentionShape { value_len: 32, ..blocks }, [KvKind::Q4_0; 2], true),
+    ];
     for (shape, kinds, latent) in trials {
         let trial = AttentionTrial { shape, kinds, latent, sinks: latent || kinds == f32s };
         if let Some(fault) = trial.check(ops, random)? {
