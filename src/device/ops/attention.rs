@@ -452,7 +452,7 @@ fn check(
     sinks: Option<&DeviceSlice>,
     out: &DeviceSlice,
 ) {
-    let &AttentionShape { heads, kv_heads, key_len, value_len, tokens, first_pos, window, .. } = shape;
+    let &AttentionShape { heads, kv_heads, key_len, value_len, tokens, window, .. } = shape;
     assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "attention: heads");
     assert!(0 < key_len && key_len <= MOST_KEY_LEN && value_len > 0, "attention: lengths of a head");
     assert!(window.is_none_or(|window| window.len() > 0), "attention: a window of nothing");

@@ -330,7 +330,7 @@ fn choose(ops: &DeviceOps, random: &mut Random, n: usize) -> Outcome {
 }
 
 fn take_chosen(ops: &DeviceOps, random: &mut Random, n: usize) -> Outcome {
-    let (x, used) = (values(random, n), 4);
+    let (x, used) = (values(random, n), n.min(4));
     let chosen: Vec<u32> = (0..5 * used).map(|_| random.below(n) as u32).collect();
     let want: Vec<f32> =
         chosen.iter().enumerate().map(|(i, &chosen)| x[i / used * n + chosen as usize]).collect();
