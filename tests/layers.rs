@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// As the map has them.
 const LAYERS: [&str; 12] = [
-    "gguf", "quant", "kernels", "device", "store", "text", "model", "engine", "verify", "hub", "server", "cli",
+    "gguf", "quant", "kernels", "device", "store", "text", "model", "engine", "verify", "hub", "server",
+    "cli",
 ];
 
 /// Every source file below `src`, with its path there.

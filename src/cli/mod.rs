@@ -8,6 +8,7 @@ mod chat;
 mod completions;
 mod config;
 mod dequant;
+mod devices;
 mod diff;
 mod doctor;
 mod dot_check;
@@ -76,6 +77,7 @@ enum Command {
     Diff(diff::Args),
     Hash(hash::Args),
     Doctor(doctor::Args),
+    Devices(devices::Args),
     DotCheck(dot_check::Args),
     Pull(pull::Args),
     List(list::Args),
@@ -139,6 +141,7 @@ pub fn main() -> ExitCode {
         Command::Diff(args) => diff::run(&args),
         Command::Hash(args) => hash::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Devices(args) => devices::run(&args),
         Command::DotCheck(args) => dot_check::run(&args),
         Command::Pull(args) => pull::run(&args),
         Command::List(args) => list::run(&args),

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::api::{Api, Fault, Stage};
+use super::backend::{Backend, Fault, Stage};
 
 /// How long a wait looks again at once, then lets other threads run in between, then sleeps: a decode step
 /// waits hundreds of times, most often briefly.
 const SPINS: Duration = Duration::from_micros(100);
 const YIELDS: Duration = Duration::from_millis(2);
 const SLEEP: Duration = Duration::from_micros(100);
+
+/// What counts of the time between two looks.
+const LONGEST_LOOK: Duration = Duration::from_millis(100);
 
 /// How much may be under way before what is done is looked for, and before it is waited for.
 const LOOKS_FROM: usize = 64;
@@ -31,7 +34,7 @@ impl From<Fault> for Wait {
 }
 
 /// Something that was enqueued.
-struct Step<A: Api> {
+struct Step<A: Backend> {
     event: A::Event,
     /// Bytes of the stage that it holds.
     staged: usize,
@@ -40,7 +43,7 @@ struct Step<A: Api> {
 }
 
 /// What is under way in a queue, in turn, and its stage, which is used round and round in the same order.
-pub(super) struct Line<A: Api> {
+pub(super) struct Line<A: Backend> {
     steps: VecDeque<Step<A>>,
     stage: A::Stage,
     /// Where the stage's next part begins, and how many of its bytes are held.
@@ -57,7 +60,7 @@ pub(super) struct Part {
     held: usize,
 }
 
-impl<A: Api> Line<A> {
+impl<A: Backend> Line<A> {
     /// `deadline` is how long one step may take.
     pub(super) fn new(stage: A::Stage, deadline: Duration) -> Line<A> {
         Line { steps: VecDeque::new(), stage, head: 0, held: 0, deadline }
@@ -131,9 +134,12 @@ impl<A: Api> Line<A> {
 
     fn wait_for_first(&mut self, api: &A) -> Result<(), Wait> {
         let Some(first) = self.steps.front() else { return Ok(()) };
-        let start = Instant::now();
+        let (mut waited, mut looked) = (Duration::ZERO, Instant::now());
         while !api.is_done(&first.event)? {
-            let waited = start.elapsed();
+            // While the whole process was stopped, nobody waited.
+            let now = Instant::now();
+            waited += (now - looked).min(LONGEST_LOOK);
+            looked = now;
             if waited > self.deadline {
                 return Err(Wait::Timeout);
             }

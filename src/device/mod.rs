@@ -6,9 +6,12 @@
 //! with. A device that fails, in whatever way, is an error that the caller answers by computing on the CPU:
 //! nothing of a model is on a device alone.
 
-mod api;
+mod backend;
+mod cuda;
+mod faulty;
 mod line;
 mod list;
+mod nvrtc;
 mod open;
 mod open_device;
 mod opencl;
@@ -22,7 +25,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug, Display, Formatter};
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -42,6 +45,15 @@ pub use source::source;
 pub enum Api {
     OpenCl,
     Cuda,
+}
+
+impl Api {
+    pub fn name(self) -> &'static str {
+        match self {
+            Api::OpenCl => "OpenCL",
+            Api::Cuda => "CUDA",
+        }
+    }
 }
 
 /// What a device says of itself.
@@ -72,6 +84,12 @@ pub struct PciPlace {
     pub domain: u32,
     pub bus: u32,
     pub device: u32,
+}
+
+impl Display for PciPlace {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04x}:{:02x}:{:02x}", self.domain, self.bus, self.device)
+    }
 }
 
 /// Why a device did not do something.

@@ -4,13 +4,13 @@
 
 use std::collections::HashMap;
 use std::fmt::{self, Debug, Formatter};
-use std::mem::ManuallyDrop;
+use std::mem::{self, ManuallyDrop};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::api::{Api, Fault, Grid, Value};
+use super::backend::{Backend, Fault, Grid, Value};
 use super::line::{Line, Wait};
 use super::{Arg, DeviceError, DeviceInfo, Driver, Handle, Launch, Queue};
 
@@ -24,16 +24,18 @@ const LEAST_ALLOCATED: usize = 16;
 /// Handles are of one device alone.
 static NEXT_HANDLE: AtomicU64 = AtomicU64::new(1);
 
-pub(super) struct Open<A: Api> {
+pub(super) struct Open<A: Backend> {
     /// Left as it is where the device hangs: to release anything might wait for it forever, and it may still
     /// copy from and to the stages.
     parts: ManuallyDrop<Parts<A>>,
     deadline: Duration,
+    /// Bytes of all allocations.
+    allocated: AtomicU64,
     /// What it failed by.
     failed: OnceLock<DeviceError>,
 }
 
-struct Parts<A: Api> {
+struct Parts<A: Backend> {
     buffers: RwLock<HashMap<Handle, Allocation<A>>>,
     compute: Mutex<Compute<A>>,
     copies: Mutex<Line<A>>,
@@ -41,24 +43,24 @@ struct Parts<A: Api> {
     api: A,
 }
 
-struct Compute<A: Api> {
+struct Compute<A: Backend> {
     line: Line<A>,
     kernels: HashMap<String, A::Kernel>,
 }
 
-struct Allocation<A: Api> {
+struct Allocation<A: Backend> {
     buffer: Arc<A::Buffer>,
     bytes: usize,
 }
 
 // Not derived, which would ask it of `A` too.
-impl<A: Api> Clone for Allocation<A> {
+impl<A: Backend> Clone for Allocation<A> {
     fn clone(&self) -> Allocation<A> {
         Allocation { buffer: self.buffer.clone(), bytes: self.bytes }
     }
 }
 
-impl<A: Api> Open<A> {
+impl<A: Backend> Open<A> {
     /// # Errors
     /// Where there is no memory for the stages.
     pub(super) fn new(api: A, deadline: Duration) -> Result<Open<A>, DeviceError> {
@@ -71,7 +73,12 @@ impl<A: Api> Open<A> {
             copies: Mutex::new(copies),
             api,
         };
-        Ok(Open { parts: ManuallyDrop::new(parts), deadline, failed: OnceLock::new() })
+        Ok(Open {
+            parts: ManuallyDrop::new(parts),
+            deadline,
+            allocated: AtomicU64::new(0),
+            failed: OnceLock::new(),
+        })
     }
 
     fn check(&self) -> Result<(), DeviceError> {
@@ -155,11 +162,26 @@ impl<A: Api> Open<A> {
         let touched = line.push(api, event).and_then(|()| Ok(api.flush(Queue::Copies)?));
         if let Err(wait) = touched.and_then(|()| line.wait(api)) {
             if !matches!(wait, Wait::Fault(Fault::OutOfMemory)) {
-                std::mem::forget(buffer); // to free it might wait forever
+                mem::forget(buffer); // to free it might wait forever
             }
             return Err(wait);
         }
         Ok(buffer)
+    }
+
+    /// An allocation that is within the device's memory, as far as we know.
+    fn allocate_counted(&self, bytes: usize) -> Result<Handle, DeviceError> {
+        let mut buffer = self.allocate_now(bytes.max(LEAST_ALLOCATED));
+        if let Err(Wait::Fault(Fault::OutOfMemory)) = buffer {
+            // Of what was freed, some may wait for launches.
+            lock(&self.parts.compute).line.wait(&self.parts.api).map_err(|wait| self.failure(wait, bytes))?;
+            buffer = self.allocate_now(bytes.max(LEAST_ALLOCATED));
+        }
+        let buffer = Arc::new(buffer.map_err(|wait| self.failure(wait, bytes))?);
+        let handle = Handle(NEXT_HANDLE.fetch_add(1, Ordering::Relaxed));
+        let mut buffers = self.parts.buffers.write().unwrap_or_else(PoisonError::into_inner);
+        buffers.insert(handle, Allocation { buffer, bytes });
+        Ok(handle)
     }
 
     fn launch_now(&self, launch: &Launch<'_>, buffers: &[Option<Allocation<A>>]) -> Result<(), Wait> {
@@ -184,7 +206,7 @@ impl<A: Api> Open<A> {
     }
 }
 
-impl<A: Api> Driver for Open<A> {
+impl<A: Backend> Driver for Open<A> {
     fn info(&self) -> &DeviceInfo {
         self.parts.api.info()
     }
@@ -194,30 +216,27 @@ impl<A: Api> Driver for Open<A> {
         if bytes as u64 > self.info().most_allocated_bytes {
             return Err(error(self.info(), Fault::OutOfMemory, bytes as u64));
         }
-        let mut buffer = self.allocate_now(bytes.max(LEAST_ALLOCATED));
-        if let Err(Wait::Fault(Fault::OutOfMemory)) = buffer {
-            // Of what was freed, some may wait for launches.
-            lock(&self.parts.compute).line.wait(&self.parts.api).map_err(|wait| self.failure(wait, bytes))?;
-            buffer = self.allocate_now(bytes.max(LEAST_ALLOCATED));
+        // Some drivers lend memory of the host beyond the device's, and some give what is not there at all.
+        let allocated = self.allocated.fetch_add(bytes as u64, Ordering::Relaxed);
+        if allocated + bytes as u64 > self.info().memory_bytes {
+            self.allocated.fetch_sub(bytes as u64, Ordering::Relaxed);
+            return Err(error(self.info(), Fault::OutOfMemory, bytes as u64));
         }
-        let buffer = Arc::new(buffer.map_err(|wait| self.failure(wait, bytes))?);
-        let handle = Handle(NEXT_HANDLE.fetch_add(1, Ordering::Relaxed));
-        let mut buffers = self.parts.buffers.write().unwrap_or_else(PoisonError::into_inner);
-        buffers.insert(handle, Allocation { buffer, bytes });
-        Ok(handle)
+        self.allocate_counted(bytes).inspect_err(|_| {
+            self.allocated.fetch_sub(bytes as u64, Ordering::Relaxed);
+        })
     }
 
     fn free(&self, handle: Handle) {
         let mut buffers = self.parts.buffers.write().unwrap_or_else(PoisonError::into_inner);
         let removed = buffers.remove(&handle);
         drop(buffers);
-        if let Some(allocation) = removed {
-            if self.failed.get().is_some() {
-                // It may be in use, and to free it might wait forever.
-                std::mem::forget(allocation);
-            } else {
-                lock(&self.parts.compute).line.free(allocation.buffer);
-            }
+        let Some(allocation) = removed else { return };
+        self.allocated.fetch_sub(allocation.bytes as u64, Ordering::Relaxed);
+        if self.failed.get().is_some() {
+            mem::forget(allocation); // it may be in use, and to free it might wait forever
+        } else {
+            lock(&self.parts.compute).line.free(allocation.buffer);
         }
     }
 
@@ -267,7 +286,7 @@ impl<A: Api> Driver for Open<A> {
     }
 }
 
-impl<A: Api> Drop for Open<A> {
+impl<A: Backend> Drop for Open<A> {
     fn drop(&mut self) {
         let idle = self.failed.get().is_none()
             && lock(&self.parts.compute).line.wait(&self.parts.api).is_ok()
@@ -279,7 +298,7 @@ impl<A: Api> Drop for Open<A> {
     }
 }
 
-impl<A: Api> Debug for Open<A> {
+impl<A: Backend> Debug for Open<A> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.debug_struct("Open")
             .field("info", self.info())

@@ -70,15 +70,17 @@ impl Device {
     /// Whether weights of this type, in rows of so many elements, can be computed with here.
     pub fn takes(&self, ty: TensorType, cols: usize) -> bool {
         let passed = |verdict: &Verdict| verdict.ty == ty && verdict.fault.is_none();
-        cols > 0 && (cols as u64).is_multiple_of(ty.block_len()) && self.verdicts.iter().any(passed)
+        let whole = cols > 0 && (cols as u64).is_multiple_of(ty.block_len());
+        // Kernels count in 32 bits.
+        whole && u32::try_from(cols).is_ok() && self.verdicts.iter().any(passed)
     }
 
-    /// Memory of so many bytes, whose content is open.
+    /// Memory of so many bytes, or a few more, whose content is open.
     ///
     /// # Errors
     /// [`DeviceError::OutOfMemory`], or that the device is lost.
     pub fn allocate(&self, bytes: usize) -> Result<Memory, DeviceError> {
-        Memory::allocate(&self.driver, bytes)
+        Memory::allocate(&self.driver, bytes.next_multiple_of(DeviceMatrix::END_ALIGNMENT))
     }
 
     /// Copies bytes into memory.

@@ -13,19 +13,31 @@ use cl3::program::{self, CL_PROGRAM_BINARIES, CL_PROGRAM_BUILD_LOG};
 use cl3::types::{CL_TRUE, cl_device_id, cl_int, cl_platform_id};
 use cl3::{context, kernel, platform};
 
-use super::api::{Api, Fault, Grid, Stage, Value};
+use super::backend::{Backend, Fault, Grid, Stage, Value};
 use super::programs::{ProgramKey, Programs};
-use super::{Api as ByApi, DeviceError, DeviceInfo, PciPlace, Queue};
+use super::{Api, DeviceError, DeviceInfo, PciPlace, Queue};
 
-/// The language, and what numbers must be like. Contraction is off by a pragma of the source; what would
-/// change results is never asked for: fast-relaxed-math, denorms-are-zero, mad-enable, no-signed-zeros.
-const OPTIONS: &str = "-cl-std=CL1.2";
+/// Languages. Contraction is off by a pragma of the source; what would change results is never asked for:
+/// fast-relaxed-math, denorms-are-zero, mad-enable, no-signed-zeros.
+const LANGUAGE: &str = "-cl-std=CL1.2";
+/// Where the device has dot products of bytes: then its compiler knows them.
+const LANGUAGE_WITH_DOTS: &str = "-cl-std=CL3.0";
+const DOTS: &str = "cl_khr_integer_dot_product";
+/// Where the device can round them; kernels need it only if they divide or take roots.
 const ROUNDED_DIVISION: &str = "-cl-fp32-correctly-rounded-divide-sqrt";
+
+/// Of CPUs, which are there for tests: optimising the kernels takes ten times as long as they then run.
+const UNOPTIMIZED: &str = "-cl-opt-disable";
 
 /// What single-precision numbers must have, by the bits of `cl_device_fp_config`.
 const NEEDED: [(u64, &str); 3] =
     [(1, "subnormal numbers"), (1 << 2, "rounding to the nearest"), (1 << 5, "a fused multiply-add")];
 const ROUNDS_DIVISION: u64 = 1 << 7;
+
+/// Of NVIDIA, beside its bus and its slot; cl_ext.h lacks it.
+const PCI_DOMAIN_ID_NV: u32 = 0x400A;
+
+const TOO_OLD: [&str; 2] = ["OpenCL 1.0", "OpenCL 1.1"];
 
 /// A name may have so many bytes.
 const MOST_OF_NAME: usize = 200;
@@ -34,8 +46,8 @@ const MOST_OF_NAME: usize = 200;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Id(cl_device_id);
 
-// SAFETY: OpenCL's objects may be used by any thread; only clSetKernelArg must not be called for one kernel by
-// two threads at a time, see `Api::launch`.
+// SAFETY: OpenCL's objects may be used by any thread; only clSetKernelArg must not be called for one kernel
+// by two threads at a time, see `Backend::launch`.
 unsafe impl Send for Id {}
 // SAFETY: as above.
 unsafe impl Sync for Id {}
@@ -110,6 +122,7 @@ fn info(platform: cl_platform_id, id: cl_device_id) -> Result<DeviceInfo, cl_int
     let board = text(device::CL_DEVICE_BOARD_NAME_AMD).ok().filter(|name| !name.is_empty());
     let config = number(device::CL_DEVICE_SINGLE_FP_CONFIG)?;
     let lacks: Vec<_> = NEEDED.iter().filter(|(bit, _)| config & bit == 0).map(|(_, name)| *name).collect();
+    let version = text(device::CL_DEVICE_VERSION)?;
     let mut unfit = (!lacks.is_empty()).then(|| format!("lacks {}", lacks.join(", ")));
     if number(device::CL_DEVICE_AVAILABLE)? == 0 {
         unfit = Some("is not available".to_owned());
@@ -117,9 +130,11 @@ fn info(platform: cl_platform_id, id: cl_device_id) -> Result<DeviceInfo, cl_int
         unfit = Some("has no compiler".to_owned());
     } else if number(device::CL_DEVICE_ENDIAN_LITTLE)? == 0 {
         unfit = Some("is big-endian".to_owned());
+    } else if TOO_OLD.iter().any(|old| version.starts_with(old)) {
+        unfit = Some("has an OpenCL before 1.2".to_owned());
     }
     Ok(DeviceInfo {
-        api: ByApi::OpenCl,
+        api: Api::OpenCl,
         name: match board {
             Some(board) => board,
             None => text(device::CL_DEVICE_NAME)?,
@@ -127,7 +142,7 @@ fn info(platform: cl_platform_id, id: cl_device_id) -> Result<DeviceInfo, cl_int
         driver: format!("{platform_name} {}", text(device::CL_DRIVER_VERSION)?),
         memory_bytes: number(device::CL_DEVICE_GLOBAL_MEM_SIZE)?,
         most_allocated_bytes: number(device::CL_DEVICE_MAX_MEM_ALLOC_SIZE)?,
-        shares_memory: number(device::CL_DEVICE_HOST_UNIFIED_MEMORY)? != 0,
+        shares_memory: number(device::CL_DEVICE_HOST_UNIFIED_MEMORY).is_ok_and(|shares| shares != 0),
         is_cpu: number(device::CL_DEVICE_TYPE)? & CL_DEVICE_TYPE_CPU != 0,
         pci: pci(id),
         unfit,
@@ -143,10 +158,11 @@ fn pci(id: cl_device_id) -> Option<PciPlace> {
     {
         return Some(PciPlace { domain: word(&bus, 0)?, bus: word(&bus, 1)?, device: word(&bus, 2)? });
     }
-    if let (Some(bus), Some(slot)) =
-        (data(device::CL_DEVICE_PCI_BUS_ID_NV), data(device::CL_DEVICE_PCI_SLOT_ID_NV))
+    if let Some(bus) = data(device::CL_DEVICE_PCI_BUS_ID_NV)
+        && let Some(slot) = data(device::CL_DEVICE_PCI_SLOT_ID_NV)
     {
-        return Some(PciPlace { domain: 0, bus: word(&bus, 0)?, device: word(&slot, 0)? >> 3 });
+        let domain = data(PCI_DOMAIN_ID_NV).and_then(|domain| word(&domain, 0)).unwrap_or(0);
+        return Some(PciPlace { domain, bus: word(&bus, 0)?, device: word(&slot, 0)? >> 3 });
     }
     // cl_device_topology_amd: a type (1 is PCIe), 17 bytes unused, then bus, device, function.
     let topology = data(device::CL_DEVICE_TOPOLOGY_AMD).filter(|bytes| bytes.len() >= 24)?;
@@ -178,7 +194,6 @@ pub(super) fn open(
     let context = Context(context.map_err(failed("create a context"))?);
     let queue = || {
         // SAFETY: the device is the context's.
-        #[allow(deprecated)] // the other is not there before OpenCL 2.0
         let queue = unsafe { queues::create_command_queue(context.0, id.0, 0) };
         Ok(CommandQueue(queue.map_err(failed("create a queue"))?))
     };
@@ -187,6 +202,7 @@ pub(super) fn open(
     Ok(OpenCl { program, compute, copies, context, info })
 }
 
+/// The program in the best language that the compiler takes.
 fn build(
     context: &Context,
     id: Id,
@@ -194,10 +210,28 @@ fn build(
     source: &str,
     programs: &Programs,
 ) -> Result<Program, DeviceError> {
-    let config = device::get_device_data(id.0, device::CL_DEVICE_SINGLE_FP_CONFIG);
-    let rounds = config.is_ok_and(|config| little(&config) & ROUNDS_DIVISION != 0);
-    let options = if rounds { format!("{OPTIONS} {ROUNDED_DIVISION}") } else { OPTIONS.to_owned() };
-    let key = ProgramKey::new(info, &options, source);
+    let data = |what| device::get_device_data(id.0, what).unwrap_or_default();
+    let rounds = little(&data(device::CL_DEVICE_SINGLE_FP_CONFIG)) & ROUNDS_DIVISION != 0;
+    let division = if rounds { ROUNDED_DIVISION } else { "" };
+    let has_dots = text(&data(device::CL_DEVICE_EXTENSIONS)).split(' ').any(|name| name == DOTS);
+    let effort = if info.is_cpu { UNOPTIMIZED } else { "" };
+    let options = |language| format!("{language} {division} {effort}");
+    let built = |language| build_in(context, id, info, source, &options(language), programs);
+    match has_dots.then(|| built(LANGUAGE_WITH_DOTS)) {
+        Some(Ok(program)) => Ok(program),
+        _ => built(LANGUAGE),
+    }
+}
+
+fn build_in(
+    context: &Context,
+    id: Id,
+    info: &DeviceInfo,
+    source: &str,
+    options: &str,
+    programs: &Programs,
+) -> Result<Program, DeviceError> {
+    let key = ProgramKey::new(info, options, source);
     let options = CString::new(options).unwrap_or_default();
     if let Some(binary) = programs.get(&key) {
         // SAFETY: the device is the context's; that the bytes are what it once gave was checked.
@@ -234,7 +268,7 @@ impl OpenCl {
     }
 }
 
-impl Api for OpenCl {
+impl Backend for OpenCl {
     type Buffer = Buffer;
     type Event = Event;
     type Kernel = Kernel;

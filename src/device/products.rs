@@ -52,8 +52,8 @@ pub struct Pending<'a> {
     outs: Vec<&'a mut [f32]>,
 }
 
-/// Where activations lie: words of the inputs at which integers or floats, scales and sums begin, and how many
-/// words of each a token has.
+/// Where activations lie: words of the inputs at which integers or floats, scales and sums begin, and how
+/// many words of each a token has.
 #[derive(Clone, Copy, Debug, Default)]
 struct Input {
     at: [usize; 3],
@@ -61,21 +61,26 @@ struct Input {
 }
 
 impl DeviceMatrix {
+    /// Kernels load whole words, also of the last bytes. [`Device::allocate`] minds it.
+    pub const END_ALIGNMENT: usize = 4;
+
     /// A matrix that lies in `memory` from byte `offset` on.
     ///
     /// # Panics
-    /// Where the type cannot be computed with, `cols` is no whole number of blocks, the bytes are not all within
-    /// the memory, or `offset` is no multiple of [`DeviceMatrix::alignment`].
+    /// Where the type cannot be computed with, `cols` is no whole number of blocks, the bytes are not all
+    /// within the memory, up to a multiple of [`DeviceMatrix::END_ALIGNMENT`], or `offset` is no multiple of
+    /// [`DeviceMatrix::alignment`].
     pub fn new(memory: Arc<Memory>, offset: usize, ty: TensorType, rows: usize, cols: usize) -> DeviceMatrix {
         let format = format(ty).expect("a type that can be computed with");
         let end = rows.checked_mul(format.row_bytes(cols)).and_then(|bytes| bytes.checked_add(offset));
+        let end = end.and_then(|end| end.checked_next_multiple_of(DeviceMatrix::END_ALIGNMENT));
         assert!(end.is_some_and(|end| end <= memory.bytes()), "memory for {rows} x {cols} {ty} at {offset}");
         assert!(offset.is_multiple_of(DeviceMatrix::alignment(ty)), "{ty} at {offset}");
         DeviceMatrix { memory, offset, format, rows, cols }
     }
 
-    /// What a matrix's offset is a multiple of; its blocks are too, so that a part of a matrix, from any row on,
-    /// is one.
+    /// What a matrix's offset is a multiple of. Its blocks are too, so that it can begin at any row of
+    /// another.
     pub const fn alignment(ty: TensorType) -> usize {
         let power = ty.block_bytes().trailing_zeros();
         if power < 4 { 1 << power } else { 16 }
@@ -93,13 +98,9 @@ impl DeviceMatrix {
         self.cols
     }
 
+    /// What it lies in, perhaps with others.
     pub fn memory(&self) -> &Arc<Memory> {
         &self.memory
-    }
-
-    /// Bytes of its memory before it.
-    pub fn offset(&self) -> usize {
-        self.offset
     }
 }
 
@@ -177,14 +178,14 @@ impl Product<'_> {
     ) -> Result<(), DeviceError> {
         let Product { matrix, x, .. } = self;
         let template = template(matrix.format);
-        let names = [Task::Dot, Task::Tile].map(|task| kernel(task, matrix.ty()));
         for token in (0..x.rows()).step_by(MOST_TOKENS) {
             let tokens = MOST_TOKENS.min(x.rows() - token);
             let tiled = tokens >= template.tiled_from;
-            let (kernel, lanes, [group_rows, group_tokens]) = match tiled {
-                true => (&names[1], TILE_LANES, template.tile),
-                false => (&names[0], DOT_LANES, [DOT_ROWS, template.dot_tokens]),
+            let (task, lanes, [group_rows, group_tokens]) = match tiled {
+                true => (Task::Tile, TILE_LANES, template.tile),
+                false => (Task::Dot, DOT_LANES, [DOT_ROWS, template.dot_tokens]),
             };
+            let kernel = &kernel(task, matrix.ty());
             let [qs_at, d_at, sums_at] = [0, 1, 2].map(|i| input.at[i] + token * input.a_token[i]);
             for row in (0..matrix.rows).step_by(MOST_ROWS) {
                 let rows = MOST_ROWS.min(matrix.rows - row);

@@ -1,4 +1,5 @@
-//! The test of a device's kernels, each time it is opened: what does not give the scalar code's bits is not used.
+//! The test of a device's kernels, each time it is opened: what does not give the scalar code's bits is not
+//! used.
 
 use zerocopy::IntoBytes;
 

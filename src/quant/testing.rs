@@ -1,4 +1,4 @@
-//! Blocks and activations for tests and for `dot-check`, random and extreme.
+//! Blocks and activations for tests, for `dot-check` and for the test of devices, random and extreme.
 
 use super::{Activations, Format};
 use crate::gguf::TensorType;

@@ -16,7 +16,8 @@
 
 KERNEL(DOT_LANES) OF_FORMAT(dot)(PRODUCT) {
     __local float terms[ROOM * TERMS], accs[DOT_ROWS * DOT_TOKENS * CHAINS];
-    const uint lane = get_local_id(0), row0 = get_group_id(0) * DOT_ROWS, token0 = get_group_id(1) * DOT_TOKENS;
+    const uint lane = get_local_id(0);
+    const uint row0 = get_group_id(0) * DOT_ROWS, token0 = get_group_id(1) * DOT_TOKENS;
     const uint n_rows = least(DOT_ROWS, rows - row0), n_tokens = least(DOT_TOKENS, tokens - token0);
     const uint outs = n_rows * n_tokens, parts = cols / 32, blocks = cols / BLOCK_LEN;
     const uint chunk = ROOM / (DOT_ROWS * n_tokens) / CHAINS * CHAINS;
@@ -76,8 +77,8 @@ KERNEL(DOT_LANES) OF_FORMAT(dot)(PRODUCT) {
             tree8(accs + lane * CHAINS);
 }
 
-// A tile of 32 rows x 16 tokens, eight parts at a time: each of the eight lanes of the definition is a lane here,
-// of 4 x 4 outputs. Word `k` of part `l` of a row or token is at `(k * rows + row) * 8 + l`.
+// A tile of 32 rows x 16 tokens, eight parts at a time: each of the eight lanes of the definition is a lane
+// here, of 4 x 4 outputs. Word `k` of part `l` of a row or token is at `(k * rows + row) * 8 + l`.
 #define TILE_ROWS 32
 #define TILE_TOKENS 16
 
@@ -91,7 +92,8 @@ KERNEL(TILE_LANES) OF_FORMAT(tile)(PRODUCT) {
     __local float w_min[TILE_ROWS * CHAINS], x_sum[TILE_TOKENS * CHAINS];
 #endif
     __local float accs[TILE_LANES * 4];
-    const uint lane = get_local_id(0), row0 = get_group_id(0) * TILE_ROWS, token0 = get_group_id(1) * TILE_TOKENS;
+    const uint lane = get_local_id(0);
+    const uint row0 = get_group_id(0) * TILE_ROWS, token0 = get_group_id(1) * TILE_TOKENS;
     const uint parts = cols / 32, blocks = cols / BLOCK_LEN;
     __global const float *floats = (__global const float *)inputs;
     // What this lane fetches, part `l` of a row and of a token; beyond the ends the last row and token, whose
@@ -149,8 +151,8 @@ KERNEL(TILE_LANES) OF_FORMAT(tile)(PRODUCT) {
 #if HAS_HALVES
                 if (k == 3)
                     for (int o = 0; o < 16; o++) {
-                        const float d = w_d[(r0 + o % 4 * 8) * CHAINS + l] * x_d[(t0 + o / 4 * 4) * CHAINS + l];
-                        acc[o] = fma(d, (float)sums[o], acc[o]);
+                        const uint r = (r0 + o % 4 * 8) * CHAINS + l, t = (t0 + o / 4 * 4) * CHAINS + l;
+                        acc[o] = fma(w_d[r] * x_d[t], (float)sums[o], acc[o]);
                         sums[o] = 0;
                     }
 #endif

@@ -1,5 +1,5 @@
-// Kernels of a float format (src/quant/floats.rs): the sixteen lanes of the definition are as many lanes here, and
-// tree16 adds them.
+// Kernels of a float format (src/quant/floats.rs): the sixteen lanes of the definition are as many lanes
+// here, and tree16 adds them.
 
 #define CHAINS 16
 

@@ -1,13 +1,15 @@
 // The K-quants (src/quant/kquants.rs). Of each format: `weights_`, the 32 weights of sub-block `j` as int8 in
-// eight words; `scales_`, the scales of its halves of 16; `mins_` where it has mins; `d_` and `dmin_`.
+// eight words; `scales_`, the scales of its halves of 16; `d_`; `mins_` and `dmin_` where it has mins, which
+// `MINS_` says.
 
 // 2-bit fields of sub-block `j`, of each 32 bytes the lowest first.
-#define TWO_BITS(load, qs, j, k) (load((qs) + 32 * ((j) / 4) + 4 * (k)) >> (2 * ((j) % 4)) & 0x03030303u)
-
-FUNCTION void weights_Q2_K(BYTES block, int j, uint *w) {
+FUNCTION void two_bits(BYTES qs, int j, uint *w) {
+    load_words(qs + 32 * (j / 4), 8, w);
     for (int k = 0; k < 8; k++)
-        w[k] = TWO_BITS(word_at_4, block + 16, j, k);
+        w[k] = w[k] >> (2 * (j % 4)) & 0x03030303u;
 }
+
+FUNCTION void weights_Q2_K(BYTES block, int j, uint *w) { two_bits(block + 16, j, w); }
 FUNCTION void scales_Q2_K(BYTES block, int j, int *scales) {
     scales[0] = block[2 * j] & 15;
     scales[1] = block[2 * j + 1] & 15;
@@ -21,10 +23,11 @@ FUNCTION float dmin_Q2_K(BYTES block) { return f16_at(block + 82); }
 #define MINS_Q2_K 1
 
 FUNCTION void weights_Q3_K(BYTES block, int j, uint *w) {
-    for (int k = 0; k < 8; k++) {
-        uint high = word_at_2(block + 4 * k) >> j & 0x01010101u;
-        w[k] = less(TWO_BITS(word_at_2, block + 32, j, k) | high << 2, 4);
-    }
+    uint high[8];
+    load_words(block, 8, high);
+    two_bits(block + 32, j, w);
+    for (int k = 0; k < 8; k++)
+        w[k] = less(w[k] | (high[k] >> j & 0x01010101u) << 2, 4);
 }
 FUNCTION int scale_Q3_K(BYTES scales, int g) {
     int low = scales[g % 8] >> (g / 8 * 4) & 15;
@@ -38,7 +41,9 @@ FUNCTION void scales_Q3_K(BYTES block, int j, int *scales) {
 FUNCTION float d_Q3_K(BYTES block) { return f16_at(block + 108); }
 
 // The 6-bit scale and min of sub-block `j`.
-FUNCTION int scale_of_12(BYTES s, int j) { return j < 4 ? s[j] & 63 : (s[j + 4] & 15) | (s[j - 4] >> 6) << 4; }
+FUNCTION int scale_of_12(BYTES s, int j) {
+    return j < 4 ? s[j] & 63 : (s[j + 4] & 15) | (s[j - 4] >> 6) << 4;
+}
 FUNCTION int min_of_12(BYTES s, int j) { return j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | (s[j] >> 6) << 4; }
 
 FUNCTION void weights_Q4_K(BYTES block, int j, uint *w) {
@@ -46,7 +51,9 @@ FUNCTION void weights_Q4_K(BYTES block, int j, uint *w) {
     for (int k = 0; k < 8; k++)
         w[k] = w[k] >> (4 * (j % 2)) & 0x0f0f0f0fu;
 }
-FUNCTION void scales_Q4_K(BYTES block, int j, int *scales) { scales[0] = scales[1] = scale_of_12(block + 4, j); }
+FUNCTION void scales_Q4_K(BYTES block, int j, int *scales) {
+    scales[0] = scales[1] = scale_of_12(block + 4, j);
+}
 FUNCTION void mins_Q4_K(BYTES block, int j, int *mins) { mins[0] = mins[1] = min_of_12(block + 4, j); }
 FUNCTION float d_Q4_K(BYTES block) { return f16_at(block); }
 FUNCTION float dmin_Q4_K(BYTES block) { return f16_at(block + 2); }
@@ -59,21 +66,23 @@ FUNCTION void weights_Q5_K(BYTES block, int j, uint *w) {
     for (int k = 0; k < 8; k++)
         w[k] = (w[k] >> (4 * (j % 2)) & 0x0f0f0f0fu) | (high[k] >> j & 0x01010101u) << 4;
 }
-FUNCTION void scales_Q5_K(BYTES block, int j, int *scales) { scales[0] = scales[1] = scale_of_12(block + 4, j); }
+FUNCTION void scales_Q5_K(BYTES block, int j, int *scales) {
+    scales[0] = scales[1] = scale_of_12(block + 4, j);
+}
 FUNCTION void mins_Q5_K(BYTES block, int j, int *mins) { mins[0] = mins[1] = min_of_12(block + 4, j); }
 FUNCTION float d_Q5_K(BYTES block) { return f16_at(block); }
 FUNCTION float dmin_Q5_K(BYTES block) { return f16_at(block + 2); }
 #define MINS_Q5_K 1
 
 FUNCTION void weights_Q6_K(BYTES block, int j, uint *w) {
-    BYTES ql = block + 64 * (j / 4) + 32 * (j % 2);
-    for (int k = 0; k < 8; k++) {
-        uint low = word_at_2(ql + 4 * k) >> (j % 4 / 2 * 4) & 0x0f0f0f0fu;
-        w[k] = less(low | TWO_BITS(word_at_2, block + 128, j, k) << 4, 32);
-    }
+    uint high[8];
+    two_bits(block + 128, j, high);
+    load_words(block + 64 * (j / 4) + 32 * (j % 2), 8, w);
+    for (int k = 0; k < 8; k++)
+        w[k] = less((w[k] >> (j % 4 / 2 * 4) & 0x0f0f0f0fu) | high[k] << 4, 32);
 }
 FUNCTION void scales_Q6_K(BYTES block, int j, int *scales) {
-    scales[0] = (char)block[192 + 2 * j];
-    scales[1] = (char)block[193 + 2 * j];
+    scales[0] = byte_of(block[192 + 2 * j], 0);
+    scales[1] = byte_of(block[193 + 2 * j], 0);
 }
 FUNCTION float d_Q6_K(BYTES block) { return f16_at(block + 208); }

@@ -1,6 +1,6 @@
-// Kernels of a format whose activations go in super-blocks of 256 (src/quant/super_blocks.rs): the sub-blocks of
-// 32 weights are multiplied by different lanes, their integers added up for each super-block, and one lane for
-// each output does the floats in order.
+// Kernels of a format whose activations go in super-blocks of 256 (src/quant/super_blocks.rs): the sub-blocks
+// of 32 weights are multiplied by different lanes, their integers added up for each super-block, and one lane
+// for each output does the floats in order.
 
 #define HAS_MINS OF_FORMAT(MINS)
 #define SUB_BLOCKS 8
@@ -19,7 +19,8 @@ KERNEL(DOT_LANES) OF_FORMAT(dot)(PRODUCT) {
     __local int min_sums[PLACE(ROOM)];
 #endif
     __local float terms[ROOM / SUB_BLOCKS * TERMS];
-    const uint lane = get_local_id(0), row0 = get_group_id(0) * DOT_ROWS, token0 = get_group_id(1) * DOT_TOKENS;
+    const uint lane = get_local_id(0);
+    const uint row0 = get_group_id(0) * DOT_ROWS, token0 = get_group_id(1) * DOT_TOKENS;
     const uint n_rows = least(DOT_ROWS, rows - row0), n_tokens = least(DOT_TOKENS, tokens - token0);
     const uint outs = n_rows * n_tokens, parts = cols / 32, blocks = cols / 256;
     const uint chunk = ROOM / (DOT_ROWS * n_tokens) / SUB_BLOCKS * SUB_BLOCKS;
@@ -28,7 +29,8 @@ KERNEL(DOT_LANES) OF_FORMAT(dot)(PRODUCT) {
     float acc = 0.0f;
 
     for (uint first = 0; first < parts; first += chunk) {
-        const uint n = least(chunk, parts - first), n_blocks = n / SUB_BLOCKS, first_block = first / SUB_BLOCKS;
+        const uint n = least(chunk, parts - first);
+        const uint n_blocks = n / SUB_BLOCKS, first_block = first / SUB_BLOCKS;
         for (uint r = 0, u = lane;; u += DOT_LANES) {
             while (u >= n)
                 u -= n, r++;
@@ -114,7 +116,8 @@ KERNEL(TILE_LANES) OF_FORMAT(tile)(PRODUCT) {
         acc[o] = 0.0f;
 
     for (uint step = 0; step < 2 * blocks; step++) {
-        const uint j = step % 2 * STEP_PARTS + own_part, part = own_token * parts + step * STEP_PARTS + own_part;
+        const uint j = step % 2 * STEP_PARTS + own_part;
+        const uint part = own_token * parts + step * STEP_PARTS + own_part;
         BYTES block = own_blocks + (ulong)(step / 2) * BLOCK_BYTES;
         uint words[8];
         int two[2];

@@ -19,8 +19,9 @@ FUNCTION void scales_TQ1_0(BYTES block, int j, int *scales) { scales[0] = scales
 FUNCTION float d_TQ1_0(BYTES block) { return f16_at(block + 52); }
 
 FUNCTION void weights_TQ2_0(BYTES block, int j, uint *w) {
+    two_bits(block, j, w);
     for (int k = 0; k < 8; k++)
-        w[k] = less(TWO_BITS(word_at_2, block, j, k), 1);
+        w[k] = less(w[k], 1);
 }
 FUNCTION void scales_TQ2_0(BYTES block, int j, int *scales) { scales[0] = scales[1] = 1; }
 FUNCTION float d_TQ2_0(BYTES block) { return f16_at(block + 64); }

@@ -1,4 +1,4 @@
-//! What an API must be able to do for [`super::open::Open`] to be a driver by it. Deadlines, staging, freeing
+//! What must be there of an API for [`super::open::Open`] to be a driver by it. Deadlines, staging, freeing
 //! and the names of kernels are the same for all, and there.
 
 use super::{DeviceInfo, Queue};
@@ -53,12 +53,9 @@ pub(super) struct Grid {
     pub lanes: u32,
 }
 
-/// An open device. What is enqueued in one queue is done in turn. Nothing waits for the device, but `stage` and
-/// `allocate`.
-///
-/// # Safety
-/// Dropping a buffer, an event or the API itself may wait for the device, and is left undone where it hangs.
-pub(super) trait Api: Send + Sync {
+/// An open device. What is enqueued in one queue is done in turn. Nothing waits for the device but `stage`,
+/// `allocate` and dropping, which is left undone where the device hangs.
+pub(super) trait Backend: Send + Sync {
     /// Of the device's memory; freed when dropped.
     type Buffer: Send + Sync;
     /// When something that was enqueued is done.
@@ -79,7 +76,7 @@ pub(super) trait Api: Send + Sync {
     /// Enqueues a copy to the device.
     ///
     /// # Safety
-    /// `from` has so many bytes, and stays and is not changed until the event has come; the buffer has them too.
+    /// `from` has so many bytes, which stay as they are until the event has come; the buffer has them too.
     unsafe fn write(
         &self,
         queue: Queue,
@@ -92,8 +89,7 @@ pub(super) trait Api: Send + Sync {
     /// Enqueues a copy from the device, in [`Queue::Compute`].
     ///
     /// # Safety
-    /// `into` has so many bytes, and stays and is not looked at until the event has come; the buffer has them
-    /// too.
+    /// `into` has so many bytes, which nobody looks at until the event has come; the buffer has them too.
     unsafe fn read(
         &self,
         from: &Self::Buffer,
