@@ -2,7 +2,6 @@
 
 use std::ffi::{CString, c_void};
 use std::ptr;
-use std::sync::{Mutex, PoisonError};
 
 use cl3::command_queue as queues;
 use cl3::device::{self, CL_DEVICE_TYPE_ALL, CL_DEVICE_TYPE_CPU};
@@ -99,9 +98,6 @@ pub(super) fn devices() -> Result<Vec<(Id, DeviceInfo)>, DeviceError> {
         codes::CL_PLATFORM_NOT_FOUND_KHR => DeviceError::NoDriver("OpenCL has no platforms".to_owned()),
         code => DeviceError::NoDriver(format!("OpenCL's platforms: {}", error_text(code))),
     };
-    // Some drivers set themselves up at the first call, and not for several threads at once.
-    static FIRST: Mutex<()> = Mutex::new(());
-    let _one = FIRST.lock().unwrap_or_else(PoisonError::into_inner);
     let mut found = Vec::new();
     for platform in platform::get_platform_ids().map_err(missing)? {
         // A platform without devices says so by an error.

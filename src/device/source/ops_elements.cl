@@ -1,27 +1,29 @@
-// Operations of one element each (src/kernels/ops/elementwise.rs), and RoPE: in place, values from `x_at` on.
+// Operations of one element each (src/kernels/ops/elementwise.rs), and RoPE: in place, values from `x_at`
+// on.
 
 #define OPS_LANES 256
 
 // `n` values. `a` and `b` are the operation's numbers, if it has some.
-#define OF_ONE(name, value)                                                                                       \
-    KERNEL(OPS_LANES) op_##name(__global float *xs, ulong x_at, uint n, float a, float b) {                       \
-        const uint i = (uint)get_group_id(0) * OPS_LANES + (uint)get_local_id(0);                                 \
-        if (i < n) {                                                                                              \
-            const float x = xs[x_at + i];                                                                         \
-            xs[x_at + i] = value;                                                                                 \
-        }                                                                                                         \
+#define OF_ONE(name, value) \
+    KERNEL(OPS_LANES) op_##name(__global float *xs, ulong x_at, uint n, float a, float b) { \
+        const uint i = (uint)get_group_id(0) * OPS_LANES + (uint)get_local_id(0); \
+        if (i < n) { \
+            const float x = xs[x_at + i]; \
+            xs[x_at + i] = value; \
+        } \
     }
 
 // The same with second operands, of which there are `y_n`, in turn.
-#define OF_TWO(name, value)                                                                                       \
-    KERNEL(OPS_LANES)                                                                                             \
-    op_##name(__global float *xs, ulong x_at, uint n, __global const float *ys, ulong y_at, uint y_n, float a,    \
-              float b) {                                                                                          \
-        const uint i = (uint)get_group_id(0) * OPS_LANES + (uint)get_local_id(0);                                 \
-        if (i < n) {                                                                                              \
-            const float x = xs[x_at + i], y = ys[y_at + (i < y_n ? i : i % y_n)];                                 \
-            xs[x_at + i] = value;                                                                                 \
-        }                                                                                                         \
+#define OF_TWO(name, value) \
+    KERNEL(OPS_LANES) \
+    op_##name( \
+        __global float *xs, ulong x_at, uint n, __global const float *ys, ulong y_at, uint y_n, float a, \
+        float b) { \
+        const uint i = (uint)get_group_id(0) * OPS_LANES + (uint)get_local_id(0); \
+        if (i < n) { \
+            const float x = xs[x_at + i], y = ys[y_at + (i < y_n ? i : i % y_n)]; \
+            xs[x_at + i] = value; \
+        } \
     }
 
 OF_ONE(silu, silu_of(x))
@@ -48,18 +50,21 @@ KERNEL(OPS_LANES) op_gelu(__global float *xs, ulong x_at, uint n, __global const
 }
 
 KERNEL(OPS_LANES)
-op_geglu(__global float *xs, ulong x_at, uint n, __global const float *ys, ulong y_at, __global const ushort *table) {
+op_geglu(
+    __global float *xs, ulong x_at, uint n, __global const float *ys, ulong y_at,
+    __global const ushort *table) {
     const uint i = (uint)get_group_id(0) * OPS_LANES + (uint)get_local_id(0);
     if (i < n)
         xs[x_at + i] = gelu_of(xs[x_at + i], table) * ys[y_at + i];
 }
 
-// `n` pairs of `heads` heads a token, of `half_dims` pairs each; tokens are `token_stride` values apart, heads
-// `head_dim`. A pair's first value is `step` times its number behind a head's `offset`, its second `apart`
-// behind that.
+// `n` pairs of `heads` heads a token, of `half_dims` pairs each; tokens are `token_stride` values apart,
+// heads `head_dim`. A pair's first value is `step` times its number behind a head's `offset`, its second
+// `apart` behind that.
 KERNEL(OPS_LANES)
-op_rope(__global float *xs, ulong x_at, __global const float *table, ulong cos_at, ulong sin_at, uint n, uint heads,
-        uint half_dims, uint token_stride, uint head_dim, uint offset, uint step, uint apart) {
+op_rope(
+    __global float *xs, ulong x_at, __global const float *table, ulong cos_at, ulong sin_at, uint n,
+    uint heads, uint half_dims, uint token_stride, uint head_dim, uint offset, uint step, uint apart) {
     const uint i = (uint)get_group_id(0) * OPS_LANES + (uint)get_local_id(0);
     if (i >= n)
         return;

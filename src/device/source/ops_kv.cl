@@ -1,6 +1,6 @@
-// Pages of keys and values, as on the CPU (src/kernels/ops/kv.rs): `[kv_heads][PAGE][len]`, of quants the scales of
-// the page and then the quants. Pages lie in an arena. A table has, from page `first_page` of a sequence on, the
-// place of each page's keys and of its values, in units of UNIT words.
+// Pages of keys and values, as on the CPU (src/kernels/ops/kv.rs): `[kv_heads][PAGE][len]`, of quants the
+// scales of the page and then the quants. Pages lie in an arena. A table has, from page `first_page` of a
+// sequence on, the place of each page's keys and of its values, in units of UNIT words.
 
 #define UNIT 64
 // Types of keys and of values.
@@ -14,14 +14,18 @@
 #define PANEL 16
 #define HEAD_LANES 64
 
-// `n` values of rows of `kv_heads * len` values, `stride` apart, the first at `first_pos`; `which` is 0 for keys.
+// `n` values of rows of `kv_heads * len` values, `stride` apart, the first at `first_pos`; `which` is 0
+// for keys.
 KERNEL(OPS_LANES)
-op_store_kv(__global const float *xs, ulong x_at, uint stride, __global uint *arena, __global const uint *table,
-            uint table_at, uint first_page, uint first_pos, uint n, uint kv_heads, uint len, uint kind, uint which) {
+op_store_kv(
+    __global const float *xs, ulong x_at, uint stride, __global uint *arena, __global const uint *table,
+    uint table_at, uint first_page, uint first_pos, uint n, uint kv_heads, uint len, uint kind,
+    uint which) {
     const uint i = (uint)get_group_id(0) * OPS_LANES + (uint)get_local_id(0);
     if (i >= n)
         return;
-    const uint d = i % len, head = i / len % kv_heads, token = i / len / kv_heads, pos = first_pos + token;
+    const uint d = i % len, head = i / len % kv_heads, token = i / len / kv_heads,
+               pos = first_pos + token;
     const float x = xs[x_at + (ulong)token * stride + head * len + d];
     __global uint *page = arena + (ulong)table[table_at + (pos / PAGE - first_page) * 2 + which] * UNIT;
     const uint at = (head * PAGE + pos % PAGE) * len + d;
@@ -34,8 +38,9 @@ op_store_kv(__global const float *xs, ulong x_at, uint stride, __global uint *ar
 // The quants of a page of rows of `len` elements lie behind the scales.
 FUNCTION ulong quants_at(uint kv_heads, uint len) { return (ulong)kv_heads * PAGE * (len / 32) * 2; }
 
-// Multiplies a row by Hadamard matrices of order `rotation`, `by` being one over the root of that; 1: none.
-FUNCTION void rotate(__local float *row, uint len, uint rotation, float by) {
+// Multiplies a row by Hadamard matrices of order `rotation`, `by` being one over the root of that; 1:
+// none.
+FUNCTION void rotate(LOCAL_POINTER float *row, uint len, uint rotation, float by) {
     for (uint step = 1; step < rotation; step *= 2) {
         for (uint i = get_local_id(0); i < len / 2; i += HEAD_LANES) {
             const uint first = i / step * 2 * step + i % step;
@@ -51,7 +56,7 @@ FUNCTION void rotate(__local float *row, uint len, uint rotation, float by) {
     barrier(CLK_LOCAL_MEM_FENCE);
 }
 
-FUNCTION void load_row(__global const float *from, __local float *row, uint len) {
+FUNCTION void load_row(__global const float *from, LOCAL_POINTER float *row, uint len) {
     for (uint i = get_local_id(0); i < len; i += HEAD_LANES)
         row[i] = from[i];
     barrier(CLK_LOCAL_MEM_FENCE);
@@ -67,7 +72,7 @@ FUNCTION float inverse(float d) {
 FUNCTION int whole_of(float v) { return v == v ? (int)v : 0; }
 
 // Rounds 32 values to Q8_0, four quants a word; returns the scale, not yet rounded.
-FUNCTION float quantise_q8_0(__local const float *x, uint *quants) {
+FUNCTION float quantise_q8_0(LOCAL_POINTER const float *x, uint *quants) {
     uint most = 0;
     for (int i = 0; i < 32; i++) {
         const uint size = as_uint(x[i]) & 0x7fffffffu;
@@ -85,7 +90,7 @@ FUNCTION float quantise_q8_0(__local const float *x, uint *quants) {
 }
 
 // To Q4_0, quants of 0 to 15, a byte each.
-FUNCTION float quantise_q4_0(__local const float *x, uint *quants) {
+FUNCTION float quantise_q4_0(LOCAL_POINTER const float *x, uint *quants) {
     float most = 0.0f;
     for (int i = 0; i < 32; i++)
         most = fabs(x[i]) > fabs(most) ? x[i] : most;
@@ -101,11 +106,13 @@ FUNCTION float quantise_q4_0(__local const float *x, uint *quants) {
 
 // Rows as in op_store_kv, multiplied by Hadamard matrices and quantised: a group a row of a head.
 KERNEL(HEAD_LANES)
-op_store_quantised(__global const float *xs, ulong x_at, uint stride, __global uint *arena,
-                   __global const uint *table, uint table_at, uint first_page, uint first_pos, uint kv_heads, uint len,
-                   uint kind, uint which, uint rotation, float by) {
+op_store_quantised(
+    __global const float *xs, ulong x_at, uint stride, __global uint *arena, __global const uint *table,
+    uint table_at, uint first_page, uint first_pos, uint kv_heads, uint len, uint kind, uint which,
+    uint rotation, float by) {
     __local float row[MOST_KEY_LEN];
-    const uint head = get_group_id(0) % kv_heads, token = get_group_id(0) / kv_heads, pos = first_pos + token;
+    const uint head = get_group_id(0) % kv_heads, token = get_group_id(0) / kv_heads,
+               pos = first_pos + token;
     const uint at = pos % PAGE, blocks = len / 32;
     __global uchar *page =
         (__global uchar *)(arena + (ulong)table[table_at + (pos / PAGE - first_page) * 2 + which] * UNIT);
@@ -125,7 +132,8 @@ op_store_quantised(__global const float *xs, ulong x_at, uint stride, __global u
         if (kind == KV_Q8_0) {
             __global uint *words = (__global uint *)page;
             for (uint i = 0; i < 8; i++)
-                words[which == 0 ? (panel * 8 + i) * PANEL + in_panel : (at * blocks + b) * 8 + i] = quants[i];
+                words[which == 0 ? (panel * 8 + i) * PANEL + in_panel : (at * blocks + b) * 8 + i] =
+                    quants[i];
         } else if (which == 0) {
             __global uint *words = (__global uint *)page;
             for (uint i = 0; i < 4; i++)
@@ -143,12 +151,14 @@ op_store_quantised(__global const float *xs, ulong x_at, uint stride, __global u
     }
 }
 
-// Heads of queries, `len` values each, multiplied by Hadamard matrices and rounded to Q8_0: a group a head; nine
-// words a block, of which the last is the scale.
+// Heads of queries, `len` values each, multiplied by Hadamard matrices and rounded to Q8_0: a group a
+// head; nine words a block, of which the last is the scale.
 #define QUERY_WORDS 9
 
 KERNEL(HEAD_LANES)
-op_round_queries(__global const float *xs, ulong x_at, __global uint *to, ulong to_at, uint len, uint rotation, float by) {
+op_round_queries(
+    __global const float *xs, ulong x_at, __global uint *to, ulong to_at, uint len, uint rotation,
+    float by) {
     __local float row[MOST_KEY_LEN];
     const uint blocks = len / 32;
     load_row(xs + x_at + (ulong)get_group_id(0) * len, row, len);

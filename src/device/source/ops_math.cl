@@ -1,4 +1,5 @@
-// exp, tanh and what is made of them, of one value: the operations of src/kernels/ops/math.rs in their order.
+// exp, tanh and what is made of them, of one value: the operations of src/kernels/ops/math.rs in their
+// order.
 
 // The second where either is NaN.
 FUNCTION float min_of(float a, float b) { return a < b ? a : b; }
@@ -97,5 +98,5 @@ FUNCTION float gelu_of(float x, __global const ushort *table) {
 // The order in which sixteen lanes are added that one lane has.
 FUNCTION float sum16(const float *l) {
     return (((l[0] + l[8]) + (l[4] + l[12])) + ((l[2] + l[10]) + (l[6] + l[14])))
-        + (((l[1] + l[9]) + (l[5] + l[13])) + ((l[3] + l[11]) + (l[7] + l[15])));
+           + (((l[1] + l[9]) + (l[5] + l[13])) + ((l[3] + l[11]) + (l[7] + l[15])));
 }

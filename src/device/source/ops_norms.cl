@@ -10,7 +10,9 @@
 #endif
 
 // The sum of `n` values or of their squares, in f64 over eight lanes by index mod 8.
-FUNCTION double sum64(__global const float *x, uint n, int squares, __local float *values, __local double *sums) {
+FUNCTION double sum64(
+    __global const float *x, uint n, int squares, LOCAL_POINTER float *values,
+    LOCAL_POINTER double *sums) {
     const uint lane = get_local_id(0);
     double acc = 0.0;
     for (uint first = 0; first < n; first += NORM_VALUES) {
@@ -39,15 +41,16 @@ FUNCTION double sum64(__global const float *x, uint n, int squares, __local floa
 }
 
 FUNCTION float root_mean_square(
-    __global const float *x, uint n, float eps, __local float *values, __local double *sums) {
+    __global const float *x, uint n, float eps, LOCAL_POINTER float *values, LOCAL_POINTER double *sums) {
     const float mean = (float)(sum64(x, n, 1, values, sums) / (double)n);
     return 1.0f / sqrt(mean + eps);
 }
 
 // Rows of `n` values; row i takes row i of the weights, of which there are `weight_rows`, in turn.
 KERNEL(NORM_LANES)
-op_rms_norm(__global float *xs, ulong x_at, uint n, __global const float *weights, ulong weights_at, uint weight_rows,
-            float eps) {
+op_rms_norm(
+    __global float *xs, ulong x_at, uint n, __global const float *weights, ulong weights_at,
+    uint weight_rows, float eps) {
     __local float values[NORM_VALUES];
     __local double sums[8];
     const uint row = get_group_id(0);
@@ -64,8 +67,9 @@ op_rms_norm(__global float *xs, ulong x_at, uint n, __global const float *weight
 }
 
 KERNEL(NORM_LANES)
-op_layer_norm(__global float *xs, ulong x_at, uint n, __global const float *weights, ulong weights_at,
-              uint weight_rows, __global const float *biases, ulong biases_at, uint bias_rows, float eps) {
+op_layer_norm(
+    __global float *xs, ulong x_at, uint n, __global const float *weights, ulong weights_at,
+    uint weight_rows, __global const float *biases, ulong biases_at, uint bias_rows, float eps) {
     __local float values[NORM_VALUES];
     __local double sums[8];
     const uint row = get_group_id(0), lane = get_local_id(0);
@@ -98,7 +102,7 @@ op_l2_norm(__global float *xs, ulong x_at, uint n, uint heads, uint stride, floa
 #endif
 
 // The largest value that the lanes have, NaN passed over; a power of two of lanes.
-FUNCTION float largest(float value, __local float *values, uint lane, uint lanes) {
+FUNCTION float largest(float value, LOCAL_POINTER float *values, uint lane, uint lanes) {
     values[lane] = value;
     for (uint others = lanes / 2; others > 0; others /= 2) {
         barrier(CLK_LOCAL_MEM_FENCE);

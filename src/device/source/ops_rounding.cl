@@ -1,15 +1,16 @@
-// Rounding of activations (src/quant/rounding.rs) to what products read: words of `to` at which integers or
-// floats, scales and sums begin. A value that is not finite leaves its index in `flag`, where the least stays.
+// Rounding of activations (src/quant/rounding.rs) to what products read: words of `to` at which integers
+// or floats, scales and sums begin. A value that is not finite leaves its index in `flag`, where the
+// least stays.
 
 // Lanes, and values of a group.
 #define ROUND_LANES 256
 
-#define ROUNDING                                                                                                  \
-    __global const float *xs, ulong x_at, __global uint *to, uint qs_at, uint d_at, uint sums_at, uint n,         \
-        __global uint *flag, uint flag_at
+#define ROUNDING \
+    __global const float *xs, ulong x_at, __global uint *to, uint qs_at, uint d_at, uint sums_at, \
+        uint n, __global uint *flag, uint flag_at
 
 // Bits of the greatest magnitude of each `block` lanes: `bits` of the others have it too afterwards.
-FUNCTION uint greatest_of_block(uint size, __local uint *bits, uint lane, uint block) {
+FUNCTION uint greatest_of_block(uint size, LOCAL_POINTER uint *bits, uint lane, uint block) {
     bits[lane] = size;
     for (uint others = block / 2; others > 0; others /= 2) {
         barrier(CLK_LOCAL_MEM_FENCE);
@@ -36,21 +37,21 @@ FUNCTION int round_half_away(float v) {
 }
 
 // Sums of the integers of sixteen lanes.
-FUNCTION int sum_of_16(__local const int *qs) {
+FUNCTION int sum_of_16(LOCAL_POINTER const int *qs) {
     int sum = 0;
     for (int i = 0; i < 16; i++)
         sum += qs[i];
     return sum;
 }
 
-FUNCTION uint word_of(__local const int *qs) {
+FUNCTION uint word_of(LOCAL_POINTER const int *qs) {
     return (qs[0] & 0xff) | (qs[1] & 0xff) << 8 | (qs[2] & 0xff) << 16 | (uint)(qs[3] & 0xff) << 24;
 }
 
 // `n` values, whole blocks of 32; with the sums of Q8_1, or without.
 FUNCTION void round_blocks_of_32(
     __global const float *x, __global uint *qs_to, __global float *d_to, __global float *sums_to, uint n,
-    __global uint *flag, __local uint *bits, __local int *qs) {
+    __global uint *flag, LOCAL_POINTER uint *bits, LOCAL_POINTER int *qs) {
     const uint lane = get_local_id(0), i = (uint)get_group_id(0) * ROUND_LANES + lane;
     const float value = i < n ? x[i] : 0.0f;
     const uint size = flagged_size(value, i, flag);
@@ -75,14 +76,16 @@ FUNCTION void round_blocks_of_32(
 KERNEL(ROUND_LANES) op_round_q8_0(ROUNDING) {
     __local uint bits[ROUND_LANES];
     __local int qs[ROUND_LANES];
-    round_blocks_of_32(xs + x_at, to + qs_at, (__global float *)to + d_at, 0, n, flag + flag_at, bits, qs);
+    round_blocks_of_32(
+        xs + x_at, to + qs_at, (__global float *)to + d_at, 0, n, flag + flag_at, bits, qs);
 }
 
 KERNEL(ROUND_LANES) op_round_q8_1(ROUNDING) {
     __local uint bits[ROUND_LANES];
     __local int qs[ROUND_LANES];
     __global float *floats = (__global float *)to;
-    round_blocks_of_32(xs + x_at, to + qs_at, floats + d_at, floats + sums_at, n, flag + flag_at, bits, qs);
+    round_blocks_of_32(
+        xs + x_at, to + qs_at, floats + d_at, floats + sums_at, n, flag + flag_at, bits, qs);
 }
 
 // A super-block a group.
@@ -95,7 +98,8 @@ KERNEL(ROUND_LANES) op_round_q8_k(ROUNDING) {
     const uint most = greatest_of_block(size, bits, lane, ROUND_LANES);
     barrier(CLK_LOCAL_MEM_FENCE);
     // The first of the greatest magnitude: as far from the end as can be.
-    const uint first = ROUND_LANES - greatest_of_block(size == most ? ROUND_LANES - lane : 0, bits, lane, ROUND_LANES);
+    const uint first =
+        ROUND_LANES - greatest_of_block(size == most ? ROUND_LANES - lane : 0, bits, lane, ROUND_LANES);
     const float iscale = -127.0f / xs[x_at + block * ROUND_LANES + first];
     int q = 0;
     // An infinite scale makes zeros of all, as nearest_int does of what is not finite.

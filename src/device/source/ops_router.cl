@@ -11,7 +11,8 @@ FUNCTION int stands_before(float a, uint a_at, float b, uint b_at) {
 
 // A group chooses the `used` best of a row of `n` values.
 KERNEL(ROUTER_LANES)
-op_top_k(__global const float *xs, ulong x_at, uint n, __global uint *chosen, ulong chosen_at, uint used) {
+op_top_k(
+    __global const float *xs, ulong x_at, uint n, __global uint *chosen, ulong chosen_at, uint used) {
     __local float values[ROUTER_LANES];
     __local uint places[ROUTER_LANES];
     const uint lane = get_local_id(0), row = get_group_id(0);
@@ -32,7 +33,8 @@ op_top_k(__global const float *xs, ulong x_at, uint n, __global uint *chosen, ul
             barrier(CLK_LOCAL_MEM_FENCE);
             const uint other = lane + others;
             if (lane < others && places[other] != n
-                && (places[lane] == n || stands_before(values[other], places[other], values[lane], places[lane]))) {
+                && (places[lane] == n
+                    || stands_before(values[other], places[other], values[lane], places[lane]))) {
                 values[lane] = values[other];
                 places[lane] = places[other];
             }
@@ -48,15 +50,16 @@ op_top_k(__global const float *xs, ulong x_at, uint n, __global uint *chosen, ul
 
 // `outs[i] = xs[row of i][chosen[i]]`: `count` values, `used` a row, of rows of `n`.
 KERNEL(OPS_LANES)
-op_take_chosen(__global const float *xs, ulong x_at, uint n, __global const uint *chosen, ulong chosen_at,
-               __global float *outs, ulong out_at, uint count, uint used) {
+op_take_chosen(
+    __global const float *xs, ulong x_at, uint n, __global const uint *chosen, ulong chosen_at,
+    __global float *outs, ulong out_at, uint count, uint used) {
     const uint i = (uint)get_group_id(0) * OPS_LANES + (uint)get_local_id(0);
     if (i < count)
         outs[out_at + i] = xs[x_at + (ulong)(i / used) * n + chosen[chosen_at + i]];
 }
 
-// Divides each of the `rows` rows of `n` values by its sum, taken from left to right, `least_sum` at least; a NaN
-// stays one.
+// Divides each of the `rows` rows of `n` values by its sum, taken from left to right, `least_sum` at
+// least; a NaN stays one.
 KERNEL(OPS_LANES) op_normalise(__global float *xs, ulong x_at, uint rows, uint n, float least_sum) {
     const uint row = (uint)get_group_id(0) * OPS_LANES + (uint)get_local_id(0);
     if (row >= rows)
@@ -70,12 +73,13 @@ KERNEL(OPS_LANES) op_normalise(__global float *xs, ulong x_at, uint rows, uint n
         x[i] = x[i] / sum;
 }
 
-// Each of the rows of `n` values of `outs` is the sum of `each` rows of `xs`, weighted, in the order of `chosen`;
-// `count` values in all.
+// Each of the rows of `n` values of `outs` is the sum of `each` rows of `xs`, weighted, in the order of
+// `chosen`; `count` values in all.
 KERNEL(OPS_LANES)
-op_sum_weighted(__global const float *xs, ulong x_at, __global const uint *chosen, ulong chosen_at,
-                __global const float *weights, ulong weights_at, __global float *outs, ulong out_at, uint count,
-                uint n, uint each) {
+op_sum_weighted(
+    __global const float *xs, ulong x_at, __global const uint *chosen, ulong chosen_at,
+    __global const float *weights, ulong weights_at, __global float *outs, ulong out_at, uint count,
+    uint n, uint each) {
     const uint i = (uint)get_group_id(0) * OPS_LANES + (uint)get_local_id(0);
     if (i >= count)
         return;
