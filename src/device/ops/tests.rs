@@ -4,8 +4,9 @@ use std::sync::OnceLock;
 
 use super::self_test::{AttentionTrial, KvTrial, TRIALS};
 use super::*;
+use crate::device::nvrtc::{Nvrtc, Target};
 use crate::device::source::source_of_ops;
-use crate::device::{DEADLINE, Programs, devices};
+use crate::device::{DEADLINE, Programs, cuda, devices};
 use crate::kernels::ops::{AttentionShape, Window};
 use crate::quant::testing::{Random, say};
 
@@ -142,4 +143,18 @@ fn keys_and_values_are_stored_where_the_cpu_has_them() {
             assert_eq!(trial.check_stored(ops, &mut Random(4)).expect("it runs"), None, "{layout:?}");
         }
     }
+}
+
+/// CUDA's compiler needs no card.
+#[test]
+fn operations_compile_for_cuda() {
+    let Some(nvrtc) = Nvrtc::load() else { return say("skipped: NVRTC's library is not installed") };
+    let Some(Target::Machine(arch)) = nvrtc.target(90) else { panic!("{}", nvrtc.version()) };
+    let source = format!("{}\n{}", cuda::MACROS, source_of_ops());
+    let ptx = nvrtc.compile(&source, &cuda::OPTIONS, Target::Ptx(arch)).expect("it compiles");
+    let ptx = String::from_utf8(ptx).expect("text");
+    for kernel in ["add", "gelu", "rms_norm", "softmax", "rope", "round_q8_k", "top_k", "attend", "combine"] {
+        assert!(ptx.contains(&format!(".entry op_{kernel}(")), "{kernel}");
+    }
+    assert!(ptx.contains("fma.rn.f64") && !ptx.contains("ftz") && !ptx.contains("approx"));
 }
