@@ -37,7 +37,8 @@ pub struct DeviceOps {
     driver: Arc<dyn Driver>,
     /// GELU of each f16.
     gelu: Memory,
-    /// What attention keeps from one kernel to the next; who has launched what fills it launches what reads it.
+    /// What attention keeps from one kernel to the next; whoever launches what fills it launches what reads
+    /// it.
     scratch: Mutex<Option<Arc<Memory>>>,
     verdicts: Vec<OpVerdict>,
 }

@@ -7,8 +7,8 @@ use super::{DeviceOps, DeviceSlice, count, number};
 use crate::device::{Arg, DeviceError, Memory, Queue};
 use crate::kernels::ops::{AttentionShape, KV_BLOCK, PAGE, Window, key_rotation, value_rotation};
 
-/// As in the source's `ops_attention.cl`: lanes, rows of a group, what a part has beside its values, and bytes in
-/// whose multiples pages begin.
+/// As in the source's `ops_attention.cl`: lanes, rows of a group, what a part has beside its values, and bytes
+/// in whose multiples pages begin.
 const ATTEND_LANES: usize = PAGE;
 const ATTEND_ROWS: usize = ATTEND_LANES / 32;
 const COMBINE_LANES: usize = 64;
@@ -23,8 +23,8 @@ pub(in crate::device) const MOST_KEY_LEN: usize = 576;
 
 /// Groups that keep a device busy: fewer are split by chunk.
 const ENOUGH_GROUPS: usize = 1024;
-/// Floats that parts may take.
-const MOST_PARTS: usize = 1 << 24;
+/// Floats that parts may take; far fewer in tests, so that tokens are taken in several launches.
+const MOST_PARTS: usize = if cfg!(test) { 1 << 13 } else { 1 << 24 };
 
 /// How keys or values are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,15 +193,15 @@ impl DeviceOps {
         Ok(DeviceKvPages { layout, arena, first_page: 0, pages: 0, table: self.allocate(2 * capacity)? })
     }
 
-    /// Says which pages are there: for each, the bytes of the arena before its keys and before its values, for
-    /// what is launched afterwards.
+    /// Says which pages are there: for each, the bytes of the arena before its keys and before its values,
+    /// for what is launched afterwards.
     ///
     /// # Errors
     /// A device that is lost.
     ///
     /// # Panics
-    /// Where a page does not lie in the arena or not at multiples of [`KvLayout::ALIGNMENT`], or the table has
-    /// no room.
+    /// Where a page does not lie in the arena or not at multiples of [`KvLayout::ALIGNMENT`], or the table
+    /// has no room.
     pub fn set_pages(
         &self,
         pages: &mut DeviceKvPages,
@@ -230,8 +230,8 @@ impl DeviceOps {
         Ok(())
     }
 
-    /// Writes keys and, where these are kept beside them, values into pages, at the positions from `first_pos`
-    /// on: `[tokens][kv_heads * len]` each, as [`Ops::store_kv`](crate::kernels::ops::Ops::store_kv).
+    /// Writes keys and, where these are kept beside them, values into pages, at the positions from
+    /// `first_pos` on: `[tokens][kv_heads * len]` each, as [`Ops::store_kv`](crate::kernels::ops::Ops::store_kv).
     ///
     /// # Errors
     /// A device that is lost.
@@ -284,8 +284,8 @@ impl DeviceOps {
         self.run_each("op_store_kv", rows.len, &args)
     }
 
-    /// [`Ops::hadamard`](crate::kernels::ops::Ops::hadamard): each row of `x`, `[rows][n]`, n a power of two up
-    /// to 512.
+    /// [`Ops::hadamard`](crate::kernels::ops::Ops::hadamard): each row of `x`, `[rows][n]`, n a power of two
+    /// up to 512.
     ///
     /// # Errors
     /// A device that is lost.
@@ -312,8 +312,8 @@ impl DeviceOps {
     /// A device that is lost, or has no memory for the parts.
     ///
     /// # Panics
-    /// Where lengths do not go together, keys are longer than [`DeviceOps::takes_attention`] allows, or a page
-    /// is not there.
+    /// Where lengths do not go together, keys are longer than [`DeviceOps::takes_attention`] allows, or a
+    /// page is not there.
     pub fn attention(
         &self,
         shape: &AttentionShape,

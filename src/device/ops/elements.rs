@@ -7,10 +7,10 @@ use crate::device::{Arg, DeviceError};
 type Launched = Result<(), DeviceError>;
 
 macro_rules! of_one {
-    ($($(#[$doc:meta])* $name:ident;)*) => {
+    ($($name:ident;)*) => {
         impl DeviceOps {
             $(
-                #[doc = concat!("[`Ops::", stringify!($name), "`](crate::kernels::ops::Ops::", stringify!($name), ")")]
+                /// The same as the method of [`Ops`](crate::kernels::ops::Ops).
                 ///
                 /// # Errors
                 /// A device that is lost.
@@ -26,7 +26,7 @@ macro_rules! of_two {
     ($($name:ident($($number:ident),*);)*) => {
         impl DeviceOps {
             $(
-                #[doc = concat!("[`Ops::", stringify!($name), "`](crate::kernels::ops::Ops::", stringify!($name), ")")]
+                /// The same as the method of [`Ops`](crate::kernels::ops::Ops).
                 ///
                 /// # Errors
                 /// A device that is lost.

@@ -51,7 +51,8 @@ impl DeviceOps {
         self.run_each("op_take_chosen", out.len, &args)
     }
 
-    /// Divides each row of `x`, `[rows][n]`, by its sum, taken in f32 from left to right, `least_sum` at least.
+    /// Divides each row of `x`, `[rows][n]`, by its sum, taken in f32 from left to right, `least_sum` at
+    /// least.
     ///
     /// # Errors
     /// A device that is lost.

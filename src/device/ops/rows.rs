@@ -59,8 +59,8 @@ impl DeviceOps {
         self.run("op_layer_norm", [rows(x, row), 1], NORM_LANES, &args)
     }
 
-    /// [`Ops::l2_norm`](crate::kernels::ops::Ops::l2_norm): the heads of `len` values at the beginning of each
-    /// row: `width` of its `stride` values.
+    /// [`Ops::l2_norm`](crate::kernels::ops::Ops::l2_norm): the heads of `len` values at the beginning of
+    /// each row: `width` of its `stride` values.
     ///
     /// # Errors
     /// A device that is lost, or that has no f64.
@@ -179,8 +179,7 @@ fn rows(x: &DeviceSlice, row: usize) -> usize {
     x.len / row.max(1)
 }
 
-/// Rows of weights that the rows of a batch take in turn; none, and something else in their place, where there
-/// are none.
+/// Rows of weights that the rows of a batch take in turn; where there are none, something else in their place.
 fn cycle<'a>(weights: Option<&'a DeviceSlice>, x: &'a DeviceSlice, row: usize) -> [Arg<'a>; 3] {
     let whole = |weights: &DeviceSlice| row > 0 && weights.len > 0 && weights.len.is_multiple_of(row);
     assert!(weights.is_none_or(whole), "weights of another length than rows of {row}");

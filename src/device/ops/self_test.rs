@@ -1,5 +1,5 @@
-//! The test of the operations of a device, each time it is opened: what does not give the scalar code's bits is
-//! not used.
+//! The test of the operations of a device, each time it is opened: what does not give the scalar code's bits
+//! is not used.
 
 mod attention;
 
