@@ -7,8 +7,8 @@ use super::{DeviceOps, DeviceSlice, count, number};
 use crate::device::{Arg, DeviceError, Memory, Queue};
 use crate::kernels::ops::{AttentionShape, KV_BLOCK, PAGE, Window, key_rotation, value_rotation};
 
-/// As in the source's `ops_attention.cl`: lanes, rows of a group, what a part has beside its values, and bytes
-/// in whose multiples pages begin.
+/// As in the source's `ops_attention.cl`: lanes, rows of a group, what a part has beside its values, and
+/// bytes in whose multiples pages begin.
 const ATTEND_LANES: usize = PAGE;
 const ATTEND_ROWS: usize = ATTEND_LANES / 32;
 const COMBINE_LANES: usize = 64;
@@ -231,7 +231,8 @@ impl DeviceOps {
     }
 
     /// Writes keys and, where these are kept beside them, values into pages, at the positions from
-    /// `first_pos` on: `[tokens][kv_heads * len]` each, as [`Ops::store_kv`](crate::kernels::ops::Ops::store_kv).
+    /// `first_pos` on: `[tokens][kv_heads * len]` each, as
+    /// [`Ops::store_kv`](crate::kernels::ops::Ops::store_kv).
     ///
     /// # Errors
     /// A device that is lost.

@@ -179,7 +179,7 @@ fn rows(x: &DeviceSlice, row: usize) -> usize {
     x.len / row.max(1)
 }
 
-/// Rows of weights that the rows of a batch take in turn; where there are none, something else in their place.
+/// Rows of weights that the rows of a batch take in turn; where there are none, others in their place.
 fn cycle<'a>(weights: Option<&'a DeviceSlice>, x: &'a DeviceSlice, row: usize) -> [Arg<'a>; 3] {
     let whole = |weights: &DeviceSlice| row > 0 && weights.len > 0 && weights.len.is_multiple_of(row);
     assert!(weights.is_none_or(whole), "weights of another length than rows of {row}");
