@@ -16,6 +16,7 @@ mod nvrtc;
 mod open;
 mod open_device;
 mod opencl;
+mod ops;
 #[cfg(test)]
 mod product_tests;
 mod products;
@@ -34,6 +35,9 @@ use thiserror::Error;
 pub use choose::{open, open_best};
 pub use list::{DEADLINE, Found, devices};
 pub use open_device::Device;
+pub use ops::{
+    DeviceActivations, DeviceKvPages, DeviceOps, DeviceRopeTable, DeviceSlice, KvKind, KvLayout, OpVerdict,
+};
 pub use products::{DeviceMatrix, Pending, Product};
 pub use programs::Programs;
 pub use self_test::Verdict;

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::self_test::{self, Verdict};
-use super::{DeviceError, DeviceInfo, DeviceMatrix, Driver, Memory, Queue};
+use super::{DeviceError, DeviceInfo, DeviceMatrix, DeviceOps, Driver, Memory, Queue};
 use crate::gguf::TensorType;
 
 /// An open device whose kernels were tested.
@@ -13,6 +13,7 @@ pub struct Device {
     pub(super) driver: Arc<dyn Driver>,
     pub(super) scratches: Arc<Scratches>,
     verdicts: Vec<Verdict>,
+    ops: DeviceOps,
 }
 
 /// Memory of batches that are done, for those to come.
@@ -46,13 +47,19 @@ impl Device {
     /// A device that does not answer. A kernel that gives other bits than the scalar code, or none, is no
     /// error: its format is not taken.
     pub fn new(driver: Arc<dyn Driver>) -> Result<Device, DeviceError> {
-        let mut device = Device { driver, scratches: Arc::default(), verdicts: Vec::new() };
+        let ops = DeviceOps::new(driver.clone())?;
+        let mut device = Device { driver, scratches: Arc::default(), verdicts: Vec::new(), ops };
         device.verdicts = self_test::run(&device)?;
         Ok(device)
     }
 
     pub fn info(&self) -> &DeviceInfo {
         self.driver.info()
+    }
+
+    /// The operations other than products.
+    pub fn ops(&self) -> &DeviceOps {
+        &self.ops
     }
 
     /// What the test said of each format.

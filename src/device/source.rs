@@ -4,7 +4,9 @@
 
 use std::fmt::Write;
 
+use super::ops::MOST_KEY_LEN;
 use crate::gguf::TensorType;
+use crate::kernels::ops::PAGE;
 use crate::quant::grids::{IQ1_GRID, IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID, IQ3_S_GRID, IQ3_XXS_GRID};
 use crate::quant::{ActivationType, FORMATS, FP4_VALUES, Format, IQ4_VALUES};
 
@@ -77,9 +79,35 @@ const FAMILIES: [&str; 7] = [
     include_str!("source/low_bits.cl"),
 ];
 
+/// Operations other than products.
+const OPS: [&str; 7] = [
+    include_str!("source/ops_math.cl"),
+    include_str!("source/ops_elements.cl"),
+    include_str!("source/ops_norms.cl"),
+    include_str!("source/ops_rounding.cl"),
+    include_str!("source/ops_router.cl"),
+    include_str!("source/ops_kv.cl"),
+    include_str!("source/ops_attention.cl"),
+];
+
 /// The source of all kernels.
 pub fn source() -> String {
-    source_of(FORMATS)
+    let mut text = source_of(FORMATS);
+    add_ops(&mut text);
+    text
+}
+
+/// The source of the operations alone.
+#[cfg(test)]
+pub(super) fn source_of_ops() -> String {
+    let mut text = COMMON.to_owned();
+    add_ops(&mut text);
+    text
+}
+
+fn add_ops(text: &mut String) {
+    let _ = writeln!(text, "#define PAGE {PAGE}\n#define MOST_KEY_LEN {MOST_KEY_LEN}");
+    OPS.iter().for_each(|part| text.push_str(part));
 }
 
 /// The source of these formats' kernels.

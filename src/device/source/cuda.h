@@ -24,6 +24,8 @@ typedef unsigned long long ulong;
 #define CLK_GLOBAL_MEM_FENCE 0
 #define barrier(fences) __syncthreads()
 
+#define atomic_min(at, value) atomicMin((at), (value))
+
 #define as_float(bits) __uint_as_float(bits)
 #define as_uint(value) __float_as_uint(value)
 #define as_int(value) __float_as_int(value)

@@ -17,6 +17,12 @@ pub(super) fn entry(bits: u16) -> u16 {
     f16::from_f32_const(0.5 * x * (1.0 + tanh)).to_bits()
 }
 
+/// The bits of GELU's f16 for the bits of each f16, for who cannot compute them: see
+/// [`Ops::gelu`](super::Ops::gelu).
+pub fn gelu_table() -> &'static [u16] {
+    &TABLE
+}
+
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 
 /// A view of the table, to be fetched once a row.

@@ -49,6 +49,7 @@ use recurrence::scan::Head as ScanHead;
 use crate::quant::Blocks;
 
 pub use attention::{AttentionScratch, AttentionShape, Chosen, Window};
+pub use gelu::gelu_table;
 pub use hyper::{HYPER_GATES, HyperGates};
 pub use indexer::{IndexQueries, choose};
 pub use kv::{KV_BLOCK, KvPages, KvView, KvViewMut, PAGE, PlaceInPage, key_rotation, value_rotation};

@@ -156,6 +156,11 @@ impl RopeTable {
         self.positions
     }
 
+    /// Cosines and sines of all positions, `[positions][n_dims / 2]` each.
+    pub fn angles(&self) -> [&[f32]; 2] {
+        [&self.cos, &self.sin]
+    }
+
     /// Cosines and sines of one position, `[n_dims / 2]` each.
     pub fn row(&self, index: usize) -> (&[f32], &[f32]) {
         let range = index * self.half..(index + 1) * self.half;
