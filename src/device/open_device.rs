@@ -13,7 +13,6 @@ pub struct Device {
     pub(super) driver: Arc<dyn Driver>,
     pub(super) scratches: Arc<Scratches>,
     verdicts: Vec<Verdict>,
-    ops: DeviceOps,
 }
 
 /// Memory of batches that are done, for those to come.
@@ -47,8 +46,7 @@ impl Device {
     /// A device that does not answer. A kernel that gives other bits than the scalar code, or none, is no
     /// error: its format is not taken.
     pub fn new(driver: Arc<dyn Driver>) -> Result<Device, DeviceError> {
-        let ops = DeviceOps::new(driver.clone())?;
-        let mut device = Device { driver, scratches: Arc::default(), verdicts: Vec::new(), ops };
+        let mut device = Device { driver, scratches: Arc::default(), verdicts: Vec::new() };
         device.verdicts = self_test::run(&device)?;
         Ok(device)
     }
@@ -57,9 +55,12 @@ impl Device {
         self.driver.info()
     }
 
-    /// The operations other than products.
-    pub fn ops(&self) -> &DeviceOps {
-        &self.ops
+    /// The operations other than products, which are tested now.
+    ///
+    /// # Errors
+    /// A device that does not answer.
+    pub fn ops(&self) -> Result<DeviceOps, DeviceError> {
+        DeviceOps::new(self.driver.clone())
     }
 
     /// What the test said of each format.
