@@ -51,6 +51,10 @@ impl FromStr for Gpu {
 const HEADROOM_SHARE: u64 = 16;
 const LEAST_HEADROOM: u64 = 256 << 20;
 
+/// Bytes of a model below which a card is not taken where nobody asks for it: a product with a matrix of a
+/// megabyte takes the CPU as long as the way to a card and back.
+const LEAST_MODEL: u64 = 256 << 20;
+
 /// A device, and how much of its memory weights may take.
 #[derive(Clone, Debug)]
 pub struct ForWeights {
@@ -59,14 +63,15 @@ pub struct ForWeights {
 }
 
 impl DeviceArgs {
-    /// The device that was asked for, or the one that is best; `None` where the CPU is to do it all. A card
-    /// that cannot be used is told of, and is no error.
+    /// The device that was asked for, or the one that is best for a model of so many bytes; `None` where the
+    /// CPU is to do it all. A card that cannot be used is told of, and is no error.
     ///
     /// # Errors
     /// A number that no device has.
-    pub fn open(&self) -> Result<Option<ForWeights>, CliError> {
+    pub fn open(&self, model_bytes: u64) -> Result<Option<ForWeights>, CliError> {
         let opened = match self.gpu {
             Gpu::Off => return Ok(None),
+            Gpu::Auto if model_bytes < LEAST_MODEL => return Ok(None),
             Gpu::Auto => device::open_best(),
             Gpu::Number(number) => Some(device::open(number)),
         };

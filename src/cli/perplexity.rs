@@ -323,7 +323,7 @@ fn settle(
         let bytes = options.iter().map(|options| options.sequence_bytes(loaded.model.spec()));
         bytes.fold(0u64, u64::saturating_add).saturating_mul(more)
     };
-    let Room { ram, device } = Room::of(&args.engine)?;
+    let Room { ram, device } = Room::of(&args.engine, &loaded.model)?;
     match other {
         Other::Model(other) => {
             let [first, second] = placement::divide(ram, &loaded.model, &other.model);

@@ -130,12 +130,12 @@ pub struct Room {
 }
 
 impl Room {
-    /// What was asked for.
+    /// What was asked for, for a model.
     ///
     /// # Errors
     /// As [`DeviceArgs::open`](super::device_args::DeviceArgs::open).
-    pub fn of(engine: &EngineArgs) -> Result<Room, CliError> {
-        Ok(Room { ram: engine.ram, device: engine.device.open()? })
+    pub fn of(engine: &EngineArgs, model: &Model) -> Result<Room, CliError> {
+        Ok(Room { ram: engine.ram, device: engine.device.open(model.store().file_bytes())? })
     }
 }
 
@@ -146,7 +146,8 @@ pub fn settle(
     engines: &[EngineOptions],
     logits: usize,
 ) -> Result<(), CliError> {
-    settle_beside(loaded, Room::of(engine)?, engines, logits, 0)
+    let room = Room::of(engine, &loaded.model)?;
+    settle_beside(loaded, room, engines, logits, 0)
 }
 
 /// The same in so much memory, and beside further sequences of so many bytes.

@@ -82,10 +82,11 @@ impl Found {
     /// # Errors
     /// Why not.
     pub fn suits(&self) -> Result<(), &str> {
-        match (&self.info.unfit, self.info.is_cpu) {
-            (Some(unfit), _) => Err(unfit),
-            (None, true) => Err("is the CPU, which our own kernels use better"),
-            (None, false) => Ok(()),
+        match &self.info.unfit {
+            Some(unfit) => Err(unfit),
+            None if self.info.is_cpu => Err("is the CPU, which our own kernels use better"),
+            None if self.info.shares_memory => Err("has the CPU's memory, which it reads no faster"),
+            None => Ok(()),
         }
     }
 

@@ -65,7 +65,7 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), CliError> {
         drafts,
         guesses: Guesses::Off,
     };
-    let device = args.device.open()?;
+    let device = args.device.open(model.store().file_bytes())?;
     let budget = Budget::new(args.ram, &model, std::slice::from_ref(&options), 1 + drafts);
     let plan = budget.plan(&model, device.as_ref()).in_file(path)?;
     let direct = match model.store().opened_files().next().filter(|_| !plan.is_mapped()) {

@@ -75,7 +75,8 @@ impl Shelf {
         let ram = if taken > 0 { Some(self.budget.saturating_sub(taken)) } else { args.engine.ram };
         let others = sequence.saturating_mul(parallel as u64 - 1);
         // One model has the device; others that are loaded beside it have the CPU.
-        let device = if taken > 0 { None } else { args.engine.device.open()? };
+        let device =
+            if taken > 0 { None } else { args.engine.device.open(loaded.model.store().file_bytes())? };
         placement::settle_beside(
             &mut loaded,
             Room { ram, device },
