@@ -3,6 +3,7 @@
 #
 #   scripts/elsewhere.sh                 makes target/elsewhere, some 40 MB
 #   target/elsewhere/run.py OUT.json     there: the kernels' tests on every kernel set, then speed beside llama.cpp's
+#   target/elsewhere/card.py OUT.json    there, with a graphics card: its kernels' tests, then speed beside the CPU's
 #
 # It holds the program and the library's tests, stripped, the maker of synthetic models, and llama.cpp's sources of the
 # version that scripts/ggml is made with, which are built there for its CPU where cmake and a C++ compiler are.

@@ -202,3 +202,17 @@ fn a_device_that_fails_changes_no_text() {
         assert_eq!(warnings.len(), usize::from(is_said), "{fault}: {warnings:?}");
     }
 }
+
+#[test]
+fn a_device_that_is_not_there_is_an_error() {
+    if open("devices by number").is_none() {
+        return;
+    }
+    let told = common::transcript(&common::wayinfer(
+        std::path::Path::new("."),
+        100,
+        &["generate", "-p", "a", "--gpu", "99"],
+    ));
+    assert!(told.contains("error: there is no device 99\n"), "{told}");
+    assert!(told.contains("hint: `wayinfer devices` lists them\n"), "{told}");
+}

@@ -260,7 +260,8 @@ fn flags_from_habit_are_read_or_explained() {
     assert_eq!(shown(&text, "kv-k"), "\"q8_0\"  # typed");
     assert_eq!(shown(&text, "seed"), "3  # typed");
     let (code, told) = failure(&run(&["generate", "-m", "demo", "-ngl", "99"]));
-    let wanted = "error: -ngl is a flag of llama.cpp: a graphics card takes what its memory holds\nhint: `wayinfer generate --vram 8G` does it\n";
+    let wanted = "error: -ngl is a flag of llama.cpp: a graphics card takes what its memory holds\n\
+                  hint: `wayinfer generate --vram 8G`\n";
     assert_eq!((code, &*told), (Some(2), wanted));
     let (code, told) = failure(&run(&["-m", "x.gguf", "-p", "y"]));
     assert_eq!((code, told.lines().next()), (Some(2), Some("error: -m before a subcommand")));

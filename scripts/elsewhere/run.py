@@ -39,9 +39,9 @@ def cpu():
     return json.loads(out)["lscpu"] if code == 0 else platform.processor()
 
 
-def tests():
-    """The counts, and the end of what was said where something failed."""
-    code, out, err = output_of(["./tests", "kernels::", "quant::"], 240)
+def tests(*names):
+    """The counts of tests by parts of their names, and the end of what was said where something failed."""
+    code, out, err = output_of(["./tests", *names], 240)
     found = RESULT.search(out)
     counts = dict(zip(["passed", "failed", "ignored"], map(int, found.groups()))) if found else {}
     return {"exit_code": code, **counts, **({"said": (out + err)[-4000:]} if code else {})}
@@ -96,15 +96,22 @@ def medians(rounds):
     return {kind: statistics.median(r[kind] for r in rounds) for kind in ("prefill", "decode")}
 
 
+def made(shape, options):
+    """A synthetic model, and what went wrong."""
+    model = HERE / f"{shape}{''.join(options)}.gguf"
+    if not model.exists():
+        code, _, err = output_of([sys.executable, "synth_gguf.py", shape, *options, "--out", str(model)], 120)
+        if code:
+            return model, err[-500:]
+    return model, None
+
+
 def measure(work, sets, threads, rounds, peer):
     """A row for each kernel set, and one of llama.cpp; rounds alternate, and so does their order."""
     shape, options, prompt, decode = work
-    model = HERE / f"{shape}{''.join(options)}.gguf"
-    if not model.exists():
-        maker = [sys.executable, "synth_gguf.py", shape, *options, "--out", str(model)]
-        code, _, err = output_of(maker, 120)
-        if code:
-            return [{"model": model.name, "error": err[-500:]}]
+    model, error = made(shape, options)
+    if error:
+        return [{"model": model.name, "error": error}]
     runs = [(isa, lambda isa=isa: ours(model, isa, threads, prompt, decode)) for isa in sets]
     if peer:
         runs.append(("llama.cpp", lambda: peers(peer, model, threads, prompt, decode)))
@@ -125,7 +132,7 @@ def main():
     options.add_argument("--no-peer", action="store_true", help="without llama.cpp")
     options = options.parse_args()
     start = time.monotonic()
-    result = {"cpu": cpu(), "cores": os.cpu_count(), "tests": tests(), "kernel_sets": kernel_sets(), "rows": []}
+    result = {"cpu": cpu(), "cores": os.cpu_count(), "tests": tests("kernels::", "quant::"), "kernel_sets": kernel_sets(), "rows": []}
     print(f"tests: {result['tests']}, kernel sets: {result['kernel_sets']}", file=sys.stderr)
     with open(HERE / "peer.log", "w", encoding="utf-8") as log:
         peer = None if options.no_peer else build_peer(log)
@@ -141,4 +148,5 @@ def main():
     sys.exit(1 if result["tests"]["exit_code"] else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

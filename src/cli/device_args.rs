@@ -78,6 +78,7 @@ impl DeviceArgs {
         match opened {
             None => Ok(None),
             Some(Ok(device)) => {
+                tell_of_other_bits(&device);
                 let all = device.info().memory_bytes;
                 let most = all.saturating_sub((all / HEADROOM_SHARE).max(LEAST_HEADROOM).min(all / 2));
                 Ok(Some(ForWeights { bytes: self.vram.unwrap_or(most).min(all), device: Arc::new(device) }))
@@ -90,6 +91,18 @@ impl DeviceArgs {
                 Ok(None)
             }
         }
+    }
+}
+
+/// Says which types of weights a device does not compute as the CPU does: they stay with the CPU.
+fn tell_of_other_bits(device: &Device) {
+    let wrong = device.verdicts().iter().filter(|verdict| verdict.fault.is_some());
+    let wrong: Vec<String> = wrong.map(|verdict| verdict.ty.to_string()).collect();
+    let name = safe_text::escape(&device.info().name);
+    if wrong.len() == device.verdicts().len() {
+        tell!("warning: {name}: computes nothing as the CPU does: it is not used");
+    } else if !wrong.is_empty() {
+        tell!("warning: {name}: computes {} otherwise than the CPU, which does it alone", wrong.join(", "));
     }
 }
 
