@@ -35,9 +35,17 @@ const FIXTURES: &[&str] = &[
     "mamba2",
 ];
 
-/// The first device of this machine; none is no fault, but said.
+/// The device of the index in `WAYINFER_TEST_DEVICE`, else the first that is a CPU.
+fn index() -> usize {
+    let named = std::env::var("WAYINFER_TEST_DEVICE").ok();
+    named.map(|index| index.parse().expect("an index")).unwrap_or_else(|| {
+        device::devices().unwrap_or_default().iter().position(|found| found.info.is_cpu).unwrap_or(0)
+    })
+}
+
+/// That device; none is no fault, but said.
 fn open(test: &str) -> Option<Arc<Device>> {
-    match device::open(0) {
+    match device::open(index()) {
         Ok(device) => Some(Arc::new(device)),
         Err(error @ (DeviceError::NoDriver(_) | DeviceError::NoSuchDevice { .. })) => {
             common::say(&format!("skipped: {test}: {error} (pocl-opencl-icd is one)"));
@@ -183,8 +191,10 @@ fn a_device_that_fails_changes_no_text() {
     }
     let (truth, warnings) = answer(&["--gpu", "off"], None);
     assert!(truth.len() > 40 && warnings.is_empty(), "{truth} {warnings:?}");
-    assert_eq!(answer(&["--gpu", "0"], None), (truth.clone(), vec![]));
-    assert_eq!(answer(&["--gpu", "0", "--vram", "3M"], None), (truth.clone(), vec![]));
+    let number = index().to_string();
+    let gpu = ["--gpu", &number];
+    assert_eq!(answer(&gpu, None), (truth.clone(), vec![]));
+    assert_eq!(answer(&[&gpu[..], &["--vram", "3M"]].concat(), None), (truth.clone(), vec![]));
     let faults = [
         ("launch:1:lost", true),
         ("launch:600:lost", true),
@@ -197,7 +207,7 @@ fn a_device_that_fails_changes_no_text() {
         ("allocate:90:lost", true),
     ];
     for (fault, is_said) in faults {
-        let (text, warnings) = answer(&["--gpu", "0"], Some(fault));
+        let (text, warnings) = answer(&gpu, Some(fault));
         assert_eq!(text, truth, "{fault}");
         assert_eq!(warnings.len(), usize::from(is_said), "{fault}: {warnings:?}");
     }

@@ -9,6 +9,7 @@ bandwidth, which the card's data sheet tells. One JSON says all.
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -83,7 +84,9 @@ def main():
     options = options.parse_args()
     start = time.monotonic()
     code, out, err = output_of(["./wayinfer", "devices", "--json"], 60)
-    result = {"devices": json.loads(out) if code == 0 else err, "tests": tests("device::"), "rows": []}
+    result = {"devices": json.loads(out) if code == 0 else err, "rows": []}
+    environment = {**os.environ, "WAYINFER_TEST_DEVICE": str(options.gpu)}
+    result["tests"] = tests("device::", env=environment)
     result["nodes"] = [same_nodes(options.gpu, *of) for of in TRACED]
     print(result["devices"], result["tests"], result["nodes"], sep="\n", file=sys.stderr)
     for work in WORK[: options.work]:

@@ -40,7 +40,7 @@ impl Scratches {
 }
 
 impl Device {
-    /// Tests the kernels of a device that was opened with [`super::source`].
+    /// Tests the kernels of a device that was opened with [`super::source()`].
     ///
     /// # Errors
     /// A device that does not answer. A kernel that gives other bits than the scalar code, or none, is no

@@ -90,7 +90,7 @@ impl DeviceSlice {
 }
 
 impl DeviceOps {
-    /// The operations of a device that was opened with [`super::source`]; all are tested.
+    /// The operations of a device that was opened with [`super::source()`]; all are tested.
     ///
     /// # Errors
     /// A device that does not answer. A kernel that gives other bits than the scalar code, or none, is no

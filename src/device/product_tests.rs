@@ -1,23 +1,18 @@
-//! Products on a device against the scalar dots, bit for bit, on whatever OpenCL runs on the CPU.
+//! Products on a device against the scalar dots, bit for bit, on a device that is a CPU or another.
 
 use std::sync::OnceLock;
 
 use super::nvrtc::{Nvrtc, Target};
 use super::source::{Task, kernel, source_of};
-use super::{DEADLINE, Device, DeviceMatrix, Product, Programs, Queue, cuda, devices, source};
+use super::tests::driver_for_kernels;
+use super::{Device, DeviceMatrix, Product, Queue, cuda, source};
 use crate::gguf::TensorType;
 use crate::quant::testing::{KINDS, Kind, Random, difference, reference, say, weights};
 use crate::quant::{Activations, FORMATS, Format, format};
 
-/// A device that runs OpenCL C on the CPU, with this source.
+/// A device with this source.
 fn opened(source: &str) -> Option<Device> {
-    let found = devices().unwrap_or_default().into_iter().find(|found| found.info.is_cpu);
-    let Some(found) = found else {
-        say("skipped: no OpenCL for the CPU (PoCL) is installed");
-        return None;
-    };
-    let driver = found.open(source, &Programs::nowhere(), DEADLINE).expect("it opens");
-    Some(Device::new(driver).expect("it answers"))
+    Some(Device::new(driver_for_kernels(source)?).expect("it answers"))
 }
 
 fn device() -> Option<&'static Device> {

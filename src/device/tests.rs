@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::*;
+use crate::quant::testing::say;
 
 pub(super) const SOURCE: &str = r#"
 #pragma OPENCL FP_CONTRACT OFF
@@ -85,6 +86,21 @@ fn found() -> Vec<Found> {
         eprintln!("skipped on CUDA: no card of NVIDIA's, or no NVRTC");
     }
     pocl.into_iter().chain(cuda).cloned().collect()
+}
+
+/// The device that kernels are tested on, with this source: that of the index in `WAYINFER_TEST_DEVICE`, else the
+/// first that is a CPU.
+pub(super) fn driver_for_kernels(source: &str) -> Option<Arc<dyn Driver>> {
+    let all = devices().unwrap_or_default();
+    let found = match std::env::var("WAYINFER_TEST_DEVICE") {
+        Ok(index) => Some(&all[index.parse::<usize>().expect("an index")]),
+        Err(_) => all.iter().find(|found| found.info.is_cpu),
+    };
+    let Some(found) = found else {
+        say("skipped: no OpenCL for the CPU (PoCL) is installed");
+        return None;
+    };
+    Some(found.open(source, &Programs::nowhere(), DEADLINE).expect("it opens"))
 }
 
 fn open(found: &Found, source: &str, deadline: Duration) -> Result<Arc<dyn Driver>, DeviceError> {

@@ -1,24 +1,19 @@
-//! Operations on a device against the scalar code, bit for bit, on whatever OpenCL runs on the CPU.
+//! Operations on a device against the scalar code, bit for bit, on a device that is a CPU or another.
 
 use std::sync::OnceLock;
 
 use super::self_test::{AttentionTrial, KvTrial, TRIALS};
 use super::*;
+use crate::device::cuda;
 use crate::device::nvrtc::{Nvrtc, Target};
 use crate::device::source::source_of_ops;
-use crate::device::{DEADLINE, Programs, cuda, devices};
+use crate::device::tests::driver_for_kernels;
 use crate::kernels::ops::{AttentionShape, Window};
 use crate::quant::testing::{Random, say};
 
-/// The operations of a device that runs OpenCL C on the CPU, of this source.
+/// The operations of a device with this source.
 fn opened(source: &str) -> Option<DeviceOps> {
-    let found = devices().unwrap_or_default().into_iter().find(|found| found.info.is_cpu);
-    let Some(found) = found else {
-        say("skipped: no OpenCL for the CPU (PoCL) is installed");
-        return None;
-    };
-    let driver = found.open(source, &Programs::nowhere(), DEADLINE).expect("it opens");
-    Some(DeviceOps::new(driver).expect("it answers"))
+    Some(DeviceOps::new(driver_for_kernels(source)?).expect("it answers"))
 }
 
 fn ops() -> Option<&'static DeviceOps> {
