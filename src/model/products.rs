@@ -14,8 +14,8 @@ pub(super) struct Product<'a> {
     pub out: &'a mut [f32],
 }
 
-/// Several products of one input, with their factors; biases are left to [`add_bias`](super::run::add_bias), as they are nodes of
-/// their own.
+/// Several products of one input, with their factors; biases are left to
+/// [`add_bias`](super::run::add_bias), as they are nodes of their own.
 pub(super) fn project(
     kernels: &'static Kernels,
     store: &Store,

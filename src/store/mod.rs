@@ -9,7 +9,8 @@
 //! [`registry`] knows the weights and their files. Policy is pure and apart from mechanism: [`plan`] says
 //! what goes where, [`cache`] which expert leaves, [`ring`] where a stream's next weight goes, [`requests`]
 //! what is to be read next; [`replay`] judges them on recorded runs. [`streamed`] has the lock, the memory
-//! and the threads, [`disk`] the reads; [`on_device`] has what a device holds. What differs from system to system is in [`os`].
+//! and the threads, [`disk`] the reads; [`on_device`] has what a device holds. What differs from system to
+//! system is in [`os`].
 
 mod arena;
 mod cache;
