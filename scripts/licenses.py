@@ -2,8 +2,8 @@
 """Writes the licences of all crates that a program for TARGET is made of: scripts/licenses.py TARGET >FILE
 
 The texts are the files that each crate carries; a text that several crates share stands once. A crate without
-files takes those of another crate of the same repository, or of the same owner's under the same licence, and
-one without any is an error. `--self-test` holds these rules to examples.
+files takes those of another crate of the same repository, or of the same owner's under the same licence; one
+under MIT takes that text with its authors' names, and one without any is an error. `--self-test` holds these rules to examples.
 """
 
 import json
@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
 LICENSE_FILE = re.compile(r"(licen[cs]e|copying|copyright|notice|unlicense)s?([-._].*)?", re.IGNORECASE)
 
 
@@ -45,6 +46,15 @@ def neighbourhoods(package):
     return [repository, (repository.rpartition("/")[0], package["license"])] if repository else []
 
 
+def standard(package):
+    """MIT's text, which differs in the names alone of those who give it."""
+    names = [author.split(" <")[0] for author in package.get("authors", [])]
+    if package["license"] != "MIT" or not names:
+        return {}
+    ours = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    return {"LICENSE": re.sub(r"^Copyright .*$", f"Copyright (c) {', '.join(names)}", ours, count=1, flags=re.MULTILINE)}
+
+
 def with_neighbours(packages, files_of):
     """The files of each package; for one that has none those of a neighbour."""
     files = {package["id"]: files_of(package) for package in packages}
@@ -53,7 +63,7 @@ def with_neighbours(packages, files_of):
     for package in packages:
         if not files[package["id"]]:
             places = neighbourhoods(package)
-            files[package["id"]] = next((lent[place] for place in places if place in lent), {})
+            files[package["id"]] = next((lent[place] for place in places if place in lent), None) or standard(package)
     missing = [f"{package['name']} {package['version']}" for package in packages if not files[package["id"]]]
     if missing:
         sys.exit(f"no licence file: {', '.join(missing)}")
@@ -102,6 +112,9 @@ def self_test():
         assert "d 1" in str(error)
     else:
         raise AssertionError("a package without a licence went through")
+    given = package("g", None) | {"authors": ["An Author <an@author>", "Another"]}
+    text = with_neighbours([given], lambda package: {})["g"]["LICENSE"]
+    assert "Copyright (c) An Author, Another\n" in text and "MIT License" in text, text
     names = ["LICENSE", "LICENSE-MIT", "license.md", "UNLICENSE", "COPYING", "NOTICES.md", "LICENCE.txt"]
     assert all(LICENSE_FILE.fullmatch(name) for name in names)
     assert not LICENSE_FILE.fullmatch("licensing.rs")
@@ -124,8 +137,7 @@ def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     command = ["cargo", "metadata", "--locked", "--format-version", "1", "--filter-platform", sys.argv[1]]
-    root = Path(__file__).resolve().parent.parent
-    metadata = json.loads(subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE).stdout)
+    metadata = json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
     packages = shipped(metadata)
     sys.stdout.write(render(packages, with_neighbours(packages, texts)))
 
