@@ -110,6 +110,8 @@ fn every_node_has_the_bits_of_the_cpu() {
             model.store().wait_for_device();
             assert_same_nodes(&truth, &record(&model).expect(&what), &what);
             assert!(failures.lock().unwrap().is_empty(), "{what}");
+            let stats = model.store().device_stats().expect("a device");
+            assert!(stats.products > 0, "{what}: the CPU has computed it all");
         }
     }
 }
@@ -150,6 +152,8 @@ fn goldens_pass_on_the_device() {
         let beyond: Vec<_> = reports.iter().filter(|report| report.beyond).collect();
         assert!(beyond.is_empty(), "{}: {beyond:?}", case.name);
         assert!(reports.len() > 10, "{}: {} nodes", case.name, reports.len());
+        let stats = loaded.model.store().device_stats().expect("a device");
+        assert!(stats.products > 0, "{}: the CPU has computed it all", case.name);
         assert!(failures.lock().unwrap().is_empty(), "{}", case.name);
         done += 1;
     }

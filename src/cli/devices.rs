@@ -16,8 +16,8 @@ const WIDTH: usize = 40;
 ///
 /// A card is reached by CUDA (NVIDIA's driver, with NVRTC of CUDA's toolkit) or by OpenCL (part of the
 /// drivers of NVIDIA, AMD, Intel and others); one that both reach is listed once. Kernels are compiled for it
-/// when it is first used. A driver for the CPU (PoCL) and cards that have the CPU's memory are listed, and used
-/// only where they are asked for by their index.
+/// when it is first used. A driver for the CPU (PoCL) and cards that have the CPU's memory are listed, and
+/// used only where they are asked for by their index.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// One JSON array on one line

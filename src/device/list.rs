@@ -10,8 +10,8 @@ use super::{DeviceError, DeviceInfo, Driver, cuda, faulty, opencl};
 /// How long a device may take for one step, unless it is said otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Drivers are asked for devices and opened by one thread at a time: they set themselves up at the first call,
-/// and PoCL 3.1 crashes when a second one comes meanwhile.
+/// Drivers are asked for devices and opened by one thread at a time: they set themselves up at the first
+/// call, and PoCL 3.1 crashes when a second one comes meanwhile.
 fn one_at_a_time() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     LOCK.lock().unwrap_or_else(PoisonError::into_inner)

@@ -96,6 +96,9 @@ pub(super) fn multiply(
 ) -> Result<(), StoreError> {
     // A pass over no tokens describes the graph and reads nothing.
     products.retain(|product| !product.out.is_empty());
+    if store.device().is_none() {
+        return multiply_here(kernels, store, products);
+    }
     let matrices = store.find_on_device(products.iter().map(|product| product.matrix.id));
     let (mut theirs, mut ours) = (Vec::new(), Vec::new());
     for (product, matrix) in products.into_iter().zip(matrices) {

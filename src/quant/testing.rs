@@ -11,6 +11,23 @@ pub(crate) fn say(line: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
+/// Values that arithmetic is likely to get wrong: infinities, NaN, signed zeros, denormals, the largest and
+/// smallest, and where `exp` ends.
+pub(crate) const EXTREMES: [f32; 12] = [
+    f32::INFINITY,
+    f32::NEG_INFINITY,
+    f32::NAN,
+    0.0,
+    -0.0,
+    1e-45,
+    -1e-40,
+    f32::MAX,
+    f32::MIN,
+    f32::MIN_POSITIVE,
+    88.7,
+    -103.9,
+];
+
 /// SplitMix64 (Steele, Lea, Flood 2014): short, and the same everywhere.
 pub(crate) struct Random(pub u64);
 

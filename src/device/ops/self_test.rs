@@ -6,7 +6,7 @@ mod attention;
 use super::{DeviceOps, DeviceSlice};
 use crate::device::DeviceError;
 use crate::kernels::ops::{RopeKind, RopeParams, RopeTable, scalar, top_k};
-use crate::quant::testing::{Random, difference};
+use crate::quant::testing::{EXTREMES, Random, difference};
 use crate::quant::{ActivationType, Activations};
 
 #[cfg(test)]
@@ -94,24 +94,10 @@ pub(super) const TRIALS: &[Trial] = &[
 
 /// Two rows of values of every kind between three of ordinary ones of several sizes.
 fn values(random: &mut Random, n: usize) -> Vec<f32> {
-    const KINDS: [f32; 12] = [
-        f32::INFINITY,
-        f32::NEG_INFINITY,
-        f32::NAN,
-        0.0,
-        -0.0,
-        1e-45,
-        -1e-40,
-        f32::MAX,
-        f32::MIN,
-        f32::MIN_POSITIVE,
-        88.7,
-        -103.9,
-    ];
     let mut all = Vec::new();
     for row in 0..5 {
         all.extend((0..n).map(|_| match (row, random.below(24)) {
-            (0 | 2, kind @ 0..12) => KINDS[kind],
+            (0 | 2, kind @ 0..12) => EXTREMES[kind],
             (0 | 2, 12..16) => random.float() * 1e-38,
             (0 | 2, 16..20) => f32::from_bits(random.bits() as u32),
             (3, _) => random.float() * 1e-3,

@@ -84,6 +84,8 @@ impl fmt::Debug for Shared {
 /// What experts came to that may be on the device: how often those that a pass wanted were there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct DeviceStats {
+    /// Matrices that passes found there.
+    pub products: u64,
     pub hits: u64,
     pub misses: u64,
     /// Experts that were copied to the device.
@@ -169,6 +171,7 @@ impl OnDevice {
         let State { ready, experts, .. } = &mut *state;
         ids.map(|id| {
             experts.wanted(id, ready[id].is_some());
+            experts.stats.products += u64::from(ready[id].is_some());
             ready[id].clone()
         })
         .collect()

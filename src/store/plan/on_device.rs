@@ -11,8 +11,8 @@ pub struct DevicePlan {
     pub always_bytes: u64,
     /// Slots for experts.
     pub classes: Vec<SlotClass>,
-    /// Of each weight, in the order of registration: a slot's class and the expert (numbered over all that may
-    /// be on the device).
+    /// Of each weight, in the order of registration: a slot's class and the expert (numbered over all that
+    /// may be on the device).
     pub experts: Vec<Option<(usize, usize)>>,
     /// Bytes that a token is expected to read there.
     pub active_bytes: f64,

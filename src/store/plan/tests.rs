@@ -152,19 +152,25 @@ fn the_least_budget_is_enough_and_less_is_not() {
     }
 }
 
+/// Some layers with and without experts, and a small weight of a role behind each.
+fn random_model(random: &mut impl FnMut(u32) -> u64, last: Role) -> Vec<WeightUse> {
+    let mut weights: Vec<WeightUse> = Vec::new();
+    for layer in 0..1 + random(8) as usize {
+        weights.extend((0..random(6)).map(|_| weight(Role::Always, 1 + random(100_000))));
+        let count = 1 + random(9) as usize;
+        let parts: Vec<u64> = (0..random(4)).map(|_| 1 + random(30_000)).collect();
+        weights.extend(experts(layer, (count, 1 + random(count as u32) as usize), &parts));
+        weights.push(weight(last, 100));
+    }
+    weights
+}
+
 #[test]
 fn no_plan_exceeds_its_budget_and_more_memory_reads_no_more() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut random = |n: u32| u64::from(rng.next_u32() % n);
     for _ in 0..300 {
-        let mut weights: Vec<WeightUse> = Vec::new();
-        for layer in 0..1 + random(8) as usize {
-            weights.extend((0..random(6)).map(|_| weight(Role::Always, 1 + random(100_000))));
-            let count = 1 + random(9) as usize;
-            let parts: Vec<u64> = (0..random(4)).map(|_| 1 + random(30_000)).collect();
-            weights.extend(experts(layer, (count, 1 + random(count as u32) as usize), &parts));
-            weights.push(weight(Role::Once, 100));
-        }
+        let weights = random_model(&mut random, Role::Once);
         let none = vec![false; weights.len()];
         let total: u64 = weights.iter().map(|w| w.bytes).sum();
         let mut before = f64::INFINITY;
@@ -300,14 +306,7 @@ fn no_plan_exceeds_its_device() {
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     let mut random = |n: u32| u64::from(rng.next_u32() % n);
     for _ in 0..300 {
-        let mut weights: Vec<WeightUse> = Vec::new();
-        for layer in 0..1 + random(8) as usize {
-            weights.extend((0..random(6)).map(|_| weight(Role::Always, 1 + random(100_000))));
-            let count = 1 + random(9) as usize;
-            let parts: Vec<u64> = (0..random(4)).map(|_| 1 + random(30_000)).collect();
-            weights.extend(experts(layer, (count, 1 + random(count as u32) as usize), &parts));
-            weights.push(weight(Role::Rows, 100));
-        }
+        let weights = random_model(&mut random, Role::Rows);
         let computed: Vec<bool> = weights.iter().map(|_| random(10) > 0).collect();
         let weights = with_device(&weights, |i| computed[i]);
         let none = vec![false; weights.len()];

@@ -18,7 +18,7 @@ use std::sync::Once;
 
 use super::*;
 use crate::kernels::{Isa, Kernels};
-use crate::quant::testing::{difference, say};
+use crate::quant::testing::{EXTREMES, difference, say};
 
 /// Every instance this CPU runs, the definition first; names those it does not run, once.
 fn instances() -> Vec<(&'static str, &'static Ops)> {
@@ -112,23 +112,9 @@ impl Random {
 
     /// Values of every kind: infinities, NaN, denormals, signed zeros, huge, tiny and ordinary ones.
     fn extremes(&mut self, n: usize) -> Vec<f32> {
-        const KINDS: [f32; 12] = [
-            f32::INFINITY,
-            f32::NEG_INFINITY,
-            f32::NAN,
-            0.0,
-            -0.0,
-            1e-45,
-            -1e-40,
-            f32::MAX,
-            f32::MIN,
-            f32::MIN_POSITIVE,
-            88.7,
-            -103.9,
-        ];
         (0..n)
             .map(|_| match self.next() % 24 {
-                kind @ 0..12 => KINDS[kind as usize],
+                kind @ 0..12 => EXTREMES[kind as usize],
                 12..16 => self.value() * 1e-38,
                 16..20 => self.value() * 100.0,
                 _ => f32::from_bits(self.next() as u32),
