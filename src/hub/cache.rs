@@ -292,12 +292,18 @@ impl Repo {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(fail(error)),
             _ => {}
         }
-        let up = "../".repeat(path.split('/').count() + 1);
-        // Windows lets few users make links: there the file itself is in the snapshot.
-        match link_file(Path::new(&format!("{up}blobs/{etag}")), &pointer) {
-            Err(_) if !pointer.exists() => fs::rename(&blob, &pointer).map_err(fail)?,
-            _ => {}
+        let up = std::iter::repeat_n("..", path.split('/').count() + 1);
+        let target: PathBuf = up.chain(["blobs", etag]).collect();
+        let is_made = link_file(&target, &pointer).is_ok();
+        if pointer.exists() {
+            return Ok(pointer);
         }
+        // Windows lets few users make links, and Wine says that it has made one: there the file itself is in
+        // the snapshot.
+        if is_made {
+            let _ = fs::remove_file(&pointer);
+        }
+        fs::rename(&blob, &pointer).map_err(fail)?;
         Ok(pointer)
     }
 
