@@ -1,8 +1,5 @@
 //! `wayinfer serve`: models behind HTTP, in the dialects that clients speak.
 
-mod folder;
-mod open;
-
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -12,15 +9,11 @@ use std::time::Duration;
 
 use clap::Args as ClapArgs;
 
-use super::engine_args::EngineArgs;
 use super::model_arg::ModelArg;
 use super::output::tell;
-use super::prefix_cache::CacheArgs;
-use super::sampling_args::SamplingArgs;
-use super::tokenizer_arg::TokenizerArg;
+use super::shelf::{AtOnce, Chosen, RunArgs, Shelf};
 use super::{CliError, interrupt, render_chat};
 use crate::server::{Access, Config, serve};
-use open::Shelf;
 
 /// Serve models over HTTP, in the dialects of OpenAI, Anthropic and Ollama.
 ///
@@ -76,29 +69,8 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 256)]
     queue: usize,
 
-    /// Tokens of prompts in a pass: what a long prompt delays others by [default: 128; 512 where weights are
-    /// streamed]
-    #[arg(long, value_name = "N")]
-    chunk: Option<NonZeroUsize>,
-
-    /// Context of a request in tokens [default: the model's, at most 8192]
-    #[arg(short = 'c', long, value_name = "N", allow_negative_numbers = true, env = "WAYINFER_CTX")]
-    ctx: Option<NonZeroUsize>,
-
-    #[arg(long, value_name = "NAME|FILE", help = super::chat::template_help())]
-    template: Option<String>,
-
     #[command(flatten)]
-    tokenizer: TokenizerArg,
-
-    #[command(flatten)]
-    sampling: SamplingArgs,
-
-    #[command(flatten)]
-    engine: EngineArgs,
-
-    #[command(flatten)]
-    cache: CacheArgs,
+    run: RunArgs,
 
     /// How long running answers have to end once the server is asked to, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
@@ -120,7 +92,8 @@ pub fn run(args: Args) -> Result<ExitCode, CliError> {
         drain: Duration::from_secs(args.drain),
         render: |source, conversation| render_chat::render(source, conversation).map_err(|e| e.message()),
     };
-    let shelf = Arc::new(Shelf::new(args)?);
+    let Args { model, models, alias, parallel, run, .. } = args;
+    let shelf = Arc::new(Shelf::new(Chosen { model, models, alias }, AtOnce::Fixed(parallel.get()), run)?);
     interrupt::leave_to_others();
     let served = serve(config, shelf, |address| tell!("listening on http://{address}"));
     served.map_err(|error| CliError::new(error.to_string()))?;

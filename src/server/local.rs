@@ -1,4 +1,4 @@
-//! A server without a socket: what its requests come to, for fuzz targets.
+//! A server without a socket: requests and replies within the process.
 
 use std::sync::Arc;
 
@@ -11,11 +11,10 @@ use tower::ServiceExt;
 use super::{Config, Models, Server};
 
 /// See the module. Its models end with it.
-#[doc(hidden)]
 pub struct Local {
-    runtime: tokio::runtime::Runtime,
-    server: Arc<Server>,
-    router: Router,
+    pub(super) runtime: tokio::runtime::Runtime,
+    pub(super) server: Arc<Server>,
+    pub(super) router: Router,
 }
 
 impl Local {

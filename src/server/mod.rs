@@ -5,7 +5,8 @@
 //! - `ask` is a request as all dialects have it, `prompt` what the model reads of it and what the answer has to
 //!   be, `answer` what comes of it, `stream` has it written while it comes.
 //! - `access` says who may ask; `connections` are taken on, and ended with the server.
-//! - `native` and `residency` are what no dialect has, `page` is the page to chat in.
+//! - `native` and `residency` are what no dialect has, `page` is the page to chat in; `local` is a server
+//!   without a socket, `many` has the requests of a [`batch`] answered by it.
 //!
 //! An answer depends on the model, the request and its seed alone.
 
@@ -18,6 +19,7 @@ mod connections;
 mod error;
 mod facts;
 mod local;
+mod many;
 mod metrics;
 mod models;
 mod native;
@@ -45,11 +47,12 @@ use crate::text::Conversation;
 pub use access::Access;
 use body::Bodies;
 pub use facts::{Facts, Template};
-#[doc(hidden)]
 pub use local::Local;
+pub use many::{Answered, Asked};
 use metrics::Metrics;
 use models::Registry;
 pub use models::{Described, Listed, Models, NotOpened};
+pub use openai::batch;
 pub use worker::Opened;
 
 /// Runs a chat template's source over a conversation, where it can do no harm.

@@ -1,5 +1,6 @@
 //! The dialect of OpenAI: <https://platform.openai.com/docs/api-reference>.
 
+pub mod batch;
 mod chat;
 mod completions;
 mod fields;
