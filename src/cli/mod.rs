@@ -40,6 +40,7 @@ mod safe_text;
 mod sampling_args;
 mod serve;
 mod shelf;
+pub mod stage;
 mod status;
 mod tensor_arg;
 mod tokenize;
