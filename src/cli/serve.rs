@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, FromArgMatches};
 
 use super::engine_args::EngineArgs;
 use super::model_arg::ModelArg;
@@ -18,8 +18,8 @@ use super::output::tell;
 use super::prefix_cache::CacheArgs;
 use super::sampling_args::SamplingArgs;
 use super::tokenizer_arg::TokenizerArg;
-use super::{CliError, interrupt, render_chat};
-use crate::server::{Access, Config, serve};
+use super::{CliError, config, interrupt, render_chat};
+use crate::server::{Access, Config, Local, Models, Render, serve};
 use open::Shelf;
 
 /// Serve models over HTTP, in the dialects of OpenAI, Anthropic and Ollama.
@@ -103,6 +103,10 @@ pub struct Args {
     /// How long running answers have to end once the server is asked to, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain: u64,
+
+    /// Tell of nothing but what there is to warn of.
+    #[arg(skip)]
+    quiet: bool,
 }
 
 /// See [`Args`]. Ends when the process is asked to, with 0.
@@ -118,7 +122,7 @@ pub fn run(args: Args) -> Result<ExitCode, CliError> {
         queue: args.queue,
         any_name: args.models.is_none(),
         drain: Duration::from_secs(args.drain),
-        render: |source, conversation| render_chat::render(source, conversation).map_err(|e| e.message()),
+        render: render_chat::renderer(None),
     };
     let shelf = Arc::new(Shelf::new(args)?);
     interrupt::leave_to_others();
@@ -127,6 +131,39 @@ pub fn run(args: Args) -> Result<ExitCode, CliError> {
     tell!("ended");
     Ok(ExitCode::SUCCESS)
 }
+
+/// A server without a socket, of the one model that these arguments name; it is loaded. Neither the
+/// environment nor a file of settings adds to them: what a program asks for is what it gets.
+///
+/// # Errors
+/// Arguments that make no sense, as they would be told of on the command line; a model that cannot be loaded.
+pub fn local(args: &[String], verbose: bool, render: Render) -> Result<Local, CliError> {
+    let command = config::without_environment(Args::augment_args(clap::Command::new("wayinfer")));
+    let matches = command.no_binary_name(true).try_get_matches_from(args);
+    let args = matches.and_then(|matches| Args::from_arg_matches(&matches)).map_err(|error| {
+        let text = error.to_string();
+        let what = text.split("\n\n").next().unwrap_or_default();
+        CliError::usage(what.strip_prefix("error: ").unwrap_or(what))
+    })?;
+    let config = Config {
+        address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        access: Access::default(),
+        // Nobody else's are among them.
+        queue: MANY,
+        any_name: true,
+        drain: Duration::ZERO,
+        render,
+    };
+    let shelf = Arc::new(Shelf::new(Args { quiet: !verbose, ..args })?);
+    let local = Local::new(config, Arc::clone(&shelf) as Arc<dyn Models>)?;
+    match local.facts() {
+        Ok(_) => Ok(local),
+        Err(error) => Err(shelf.take_failure().unwrap_or_else(|| CliError::new(error.message))),
+    }
+}
+
+/// More requests than anybody makes at a time.
+const MANY: usize = 1 << 20;
 
 fn keys(args: &Args) -> Result<Vec<String>, CliError> {
     let mut keys = args.api_key.clone();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value as Json;
 
@@ -30,6 +31,8 @@ pub struct Shelf {
     entries: Vec<Entry>,
     /// Bytes that all models may take.
     budget: u64,
+    /// Why a model could not be opened last.
+    failure: Mutex<Option<CliError>>,
 }
 
 impl Shelf {
@@ -45,7 +48,7 @@ impl Shelf {
                 entries
             }
             None => {
-                if args.model.is_demo() {
+                if args.model.is_demo() && !args.quiet {
                     tell!(
                         "the demo answers, a small model that is part of wayinfer; -m MODEL serves another"
                     );
@@ -54,7 +57,16 @@ impl Shelf {
             }
         };
         let budget = args.engine.ram.or_else(available_memory_bytes).unwrap_or(u64::MAX);
-        Ok(Shelf { args, entries, budget })
+        Ok(Shelf { args, entries, budget, failure: Mutex::default() })
+    }
+
+    fn failure(&self) -> std::sync::MutexGuard<'_, Option<CliError>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why a model could not be opened last, with its hint.
+    pub fn take_failure(&self) -> Option<CliError> {
+        self.failure().take()
     }
 
     fn entry(&self, name: &str) -> Result<&Entry, CliError> {
@@ -87,7 +99,7 @@ impl Shelf {
         .map_err(|error| Failed { error, for_memory: taken > 0 })?;
         let facts = facts(args, entry, &loaded, tokenizer, &options)?;
         let plan = loaded.model.store().plan();
-        if let Some(plan) = plan.filter(|plan| plan.is_placed()) {
+        if let Some(plan) = plan.filter(|plan| plan.is_placed() && !args.quiet) {
             tell!("{}", placement::line(plan, loaded.model.store().reads_directly()));
         }
         let is_streamed = plan.is_some_and(|plan| !plan.is_mapped());
@@ -101,7 +113,9 @@ impl Shelf {
         let folder = args.cache.cache.as_deref();
         let never = AtomicBool::new(false);
         let cache = prefix_cache::open(folder, args.cache.cache_size, (&loaded.gguf, &engine), &never);
-        tell!("{} is loaded", safe_text::escape(name));
+        if !args.quiet {
+            tell!("{} is loaded", safe_text::escape(name));
+        }
         run(Opened { engine, cache, limits, facts });
         Ok(())
     }
@@ -229,7 +243,11 @@ impl Models for Shelf {
 
     fn open(&self, name: &str, taken: u64, run: &mut dyn FnMut(Opened<'_>)) -> Result<(), NotOpened> {
         let opened = Shelf::open(self, name, taken, run);
-        opened.map_err(|Failed { error, for_memory }| NotOpened { why: error.message(), for_memory })
+        opened.map_err(|Failed { error, for_memory }| {
+            let why = error.message();
+            *self.failure() = Some(error);
+            NotOpened { why, for_memory }
+        })
     }
 
     fn warn(&self, what: &str) {
