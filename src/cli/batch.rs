@@ -19,7 +19,7 @@ use super::interrupt::{self, INTERRUPTED};
 use super::model_arg::ModelArg;
 use super::shelf::{AtOnce, Chosen, RunArgs, Shelf};
 use super::{CliError, render_chat};
-use crate::server::{Access, Config, Local, batch};
+use crate::server::{Access, Config, Local, Models, batch};
 use output::Output;
 use progress::Progress;
 use questions::Questions;
@@ -87,9 +87,12 @@ pub fn run(args: Args) -> Result<ExitCode, CliError> {
             Some(n) => (n.get(), AtOnce::Fixed(n.get())),
             None => (MOST_AT_ONCE, AtOnce::AsRoomAllows(MOST_AT_ONCE)),
         };
-        let shelf = Shelf::new(Chosen { model, models: None, alias: None }, at_once, args.run)?;
-        let local = Local::new(config(), Arc::new(shelf))?;
-        local.load().map_err(CliError::new)?;
+        let chosen = Chosen { model, models: None, alias: None, quiet: false };
+        let shelf = Arc::new(Shelf::new(chosen, at_once, args.run)?);
+        let local = Local::new(config(), Arc::clone(&shelf) as Arc<dyn Models>)?;
+        if let Err(error) = local.facts() {
+            return Err(shelf.take_failure().unwrap_or_else(|| CliError::new(error.message)));
+        }
         let asked = sensible.iter().filter_map(|&number| {
             let (id, line) = questions.get(number);
             batch::request(number, id, line).ok()
@@ -131,6 +134,6 @@ fn config() -> Config {
         queue: usize::MAX,
         any_name: true,
         drain: Duration::ZERO,
-        render: |source, conversation| render_chat::render(source, conversation).map_err(|e| e.message()),
+        render: render_chat::renderer(None),
     }
 }

@@ -14,6 +14,7 @@ mod devices;
 mod diff;
 mod doctor;
 mod dot_check;
+pub mod embedded;
 mod engine_args;
 mod error;
 mod generate;

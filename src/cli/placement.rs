@@ -5,6 +5,8 @@ mod traffic;
 
 use std::sync::Arc;
 
+use thiserror::Error;
+
 use super::device_args::{ForWeights, tell_of_failure};
 use super::engine_args::{EngineArgs, Loaded};
 use super::output::tell;
@@ -31,6 +33,11 @@ const OWN_STEP: u64 = 4 << 20;
 fn headroom(available: u64) -> u64 {
     (available / HEADROOM_SHARE).max(LEAST_HEADROOM).min(available / 2)
 }
+
+/// A model that cannot be run in the memory that it may take.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct NoRoom(String);
 
 /// How the memory of a run is divided.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +97,8 @@ impl Budget {
                 output::binary_bytes_up(least),
                 output::binary_bytes(self.other),
             );
-            CliError::new(message).hint("a smaller context (-c) needs less; --ram says how much may be taken")
+            CliError::from(NoRoom(message))
+                .hint("a smaller context (-c) needs less; --ram says how much may be taken")
         })
     }
 }

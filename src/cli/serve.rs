@@ -12,8 +12,9 @@ use clap::Args as ClapArgs;
 use super::model_arg::ModelArg;
 use super::output::tell;
 use super::shelf::{AtOnce, Chosen, RunArgs, Shelf};
+use super::stage::parsed;
 use super::{CliError, interrupt, render_chat};
-use crate::server::{Access, Config, serve};
+use crate::server::{Access, Config, Local, Models, Render, serve};
 
 /// Serve models over HTTP, in the dialects of OpenAI, Anthropic and Ollama.
 ///
@@ -90,16 +91,48 @@ pub fn run(args: Args) -> Result<ExitCode, CliError> {
         queue: args.queue,
         any_name: args.models.is_none(),
         drain: Duration::from_secs(args.drain),
-        render: |source, conversation| render_chat::render(source, conversation).map_err(|e| e.message()),
+        render: render_chat::renderer(None),
     };
     let Args { model, models, alias, parallel, run, .. } = args;
-    let shelf = Arc::new(Shelf::new(Chosen { model, models, alias }, AtOnce::Fixed(parallel.get()), run)?);
+    let shelf = Arc::new(Shelf::new(
+        Chosen { model, models, alias, quiet: false },
+        AtOnce::Fixed(parallel.get()),
+        run,
+    )?);
     interrupt::leave_to_others();
     let served = serve(config, shelf, |address| tell!("listening on http://{address}"));
     served.map_err(|error| CliError::new(error.to_string()))?;
     tell!("ended");
     Ok(ExitCode::SUCCESS)
 }
+
+/// A server without a socket, of the one model that these arguments name; it is loaded. Neither the
+/// environment nor a file of settings adds to them: what a program asks for is what it gets.
+///
+/// # Errors
+/// Arguments that make no sense, as they would be told of on the command line; a model that cannot be loaded.
+pub fn local(args: &[String], verbose: bool, render: Render) -> Result<Local, CliError> {
+    let Args { model, models, alias, parallel, run, .. } = parsed(args)?;
+    let config = Config {
+        address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        access: Access::default(),
+        // Nobody else's are among them.
+        queue: MANY,
+        any_name: true,
+        drain: Duration::ZERO,
+        render,
+    };
+    let chosen = Chosen { model, models, alias, quiet: !verbose };
+    let shelf = Arc::new(Shelf::new(chosen, AtOnce::Fixed(parallel.get()), run)?);
+    let local = Local::new(config, Arc::clone(&shelf) as Arc<dyn Models>)?;
+    match local.facts() {
+        Ok(_) => Ok(local),
+        Err(error) => Err(shelf.take_failure().unwrap_or_else(|| CliError::new(error.message))),
+    }
+}
+
+/// More requests than anybody makes at a time.
+const MANY: usize = 1 << 20;
 
 fn keys(args: &Args) -> Result<Vec<String>, CliError> {
     let mut keys = args.api_key.clone();

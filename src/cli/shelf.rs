@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, PoisonError};
 
 use clap::Args;
 use serde_json::Value as Json;
@@ -75,6 +76,8 @@ pub struct Chosen {
     pub models: Option<PathBuf>,
     /// What the model is called.
     pub alias: Option<String>,
+    /// Whether to tell of nothing but what there is to warn of.
+    pub quiet: bool,
 }
 
 /// See the module.
@@ -85,6 +88,8 @@ pub struct Shelf {
     entries: Vec<Entry>,
     /// Bytes that all models may take.
     budget: u64,
+    /// Why a model could not be opened last.
+    failure: Mutex<Option<CliError>>,
 }
 
 impl Shelf {
@@ -100,7 +105,7 @@ impl Shelf {
                 entries
             }
             None => {
-                if chosen.model.is_demo() {
+                if chosen.model.is_demo() && !chosen.quiet {
                     tell!(
                         "the demo answers, a small model that is part of wayinfer; -m MODEL serves another"
                     );
@@ -109,7 +114,16 @@ impl Shelf {
             }
         };
         let budget = run.engine.ram.or_else(available_memory_bytes).unwrap_or(u64::MAX);
-        Ok(Shelf { chosen, at_once, run, entries, budget })
+        Ok(Shelf { chosen, at_once, run, entries, budget, failure: Mutex::default() })
+    }
+
+    fn failure(&self) -> std::sync::MutexGuard<'_, Option<CliError>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why a model could not be opened last, with its hint.
+    pub fn take_failure(&self) -> Option<CliError> {
+        self.failure().take()
     }
 
     fn entry(&self, name: &str) -> Result<&Entry, CliError> {
@@ -144,7 +158,7 @@ impl Shelf {
             .map_err(|error| Failed { error, for_memory: taken > 0 })?;
         let facts = self.facts(entry, &loaded, tokenizer, &options)?;
         let plan = loaded.model.store().plan();
-        if let Some(plan) = plan.filter(|plan| plan.is_placed()) {
+        if let Some(plan) = plan.filter(|plan| plan.is_placed() && !self.chosen.quiet) {
             tell!("{}", placement::line(plan, loaded.model.store().reads_directly()));
         }
         let is_streamed = plan.is_some_and(|plan| !plan.is_mapped());
@@ -158,7 +172,9 @@ impl Shelf {
         let folder = args.cache.cache.as_deref();
         let never = AtomicBool::new(false);
         let cache = prefix_cache::open(folder, args.cache.cache_size, (&loaded.gguf, &engine), &never);
-        tell!("{} is loaded", safe_text::escape(name));
+        if !self.chosen.quiet {
+            tell!("{} is loaded", safe_text::escape(name));
+        }
         run(Opened { engine, cache, limits, facts });
         Ok(())
     }
@@ -286,7 +302,11 @@ impl Models for Shelf {
 
     fn open(&self, name: &str, taken: u64, run: &mut dyn FnMut(Opened<'_>)) -> Result<(), NotOpened> {
         let opened = Shelf::open(self, name, taken, run);
-        opened.map_err(|Failed { error, for_memory }| NotOpened { why: error.message(), for_memory })
+        opened.map_err(|Failed { error, for_memory }| {
+            let why = error.message();
+            *self.failure() = Some(error);
+            NotOpened { why, for_memory }
+        })
     }
 
     fn warn(&self, what: &str) {

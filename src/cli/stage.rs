@@ -54,8 +54,12 @@ pub struct Stage<'m> {
     pub sequence_bytes: u64,
 }
 
-/// Options as a subcommand has them; neither the environment nor a file of settings adds to them.
-fn parsed<A: Args + FromArgMatches>(args: &[String]) -> Result<A, CliError> {
+/// Options as a subcommand has them. Neither the environment nor a file of settings adds to them: what a program
+/// asks for is what it gets.
+///
+/// # Errors
+/// What makes no sense, as it would be told of on the command line.
+pub(super) fn parsed<A: Args + FromArgMatches>(args: &[String]) -> Result<A, CliError> {
     let command = config::without_environment(A::augment_args(clap::Command::new("wayinfer")));
     let matches = command.no_binary_name(true).try_get_matches_from(args);
     matches.and_then(|matches| A::from_arg_matches(&matches)).map_err(|error| {

@@ -35,15 +35,6 @@ const TICK: Duration = Duration::from_millis(100);
 const AGAIN: Duration = Duration::from_millis(50);
 
 impl Local {
-    /// Loads the only model, or the one that is meant where nothing is said.
-    ///
-    /// # Errors
-    /// Why it cannot be.
-    pub fn load(&self) -> Result<(), String> {
-        let loaded = self.runtime.block_on(self.server.registry.get(""));
-        loaded.map(drop).map_err(|error| error.message)
-    }
-
     /// Tokens that all models have made so far.
     pub fn tokens_made(&self) -> u64 {
         self.server.registry.workers().iter().map(|worker| worker.status().done.made).sum()

@@ -23,7 +23,7 @@ use super::body::Pieces;
 use super::error::{ApiError, ErrorKind};
 use super::models::Listed;
 use crate::engine::Usage;
-pub use fields::OneOrMany;
+pub use fields::{Fields, OneOrMany};
 pub use messages::{InMessage, messages};
 
 pub fn routes() -> Router<Arc<Server>> {
