@@ -21,6 +21,8 @@ mod saved;
 #[cfg(feature = "python")]
 mod session;
 #[cfg(feature = "python")]
+mod stage;
+#[cfg(feature = "python")]
 mod wait;
 
 /// What `wayinfer` is made of; not for its users.
@@ -33,6 +35,8 @@ mod _native {
     use super::reply::Reply;
     #[pymodule_export]
     use super::session::{Generation, Session};
+    #[pymodule_export]
+    use super::stage::{Stage, stage_costs};
     #[pymodule_export]
     use super::wait::waiting;
 }
