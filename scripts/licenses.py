@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes the licences of all crates that a program for TARGET is made of: scripts/licenses.py TARGET >FILE
+"""Writes the licences of all crates that a program for TARGET is made of: scripts/licenses.py TARGET [FLAG..] >FILE
 
-The texts are the files that each crate carries; a text that several crates share stands once. A crate without
+FLAG: of cargo, as `--features python`. The texts are the files that each crate carries; a text that several crates share stands once. A crate without
 files takes those of another crate of the same repository, or of the same owner's under the same licence; one
 under MIT takes that text with its authors' names, and one without any is an error. `--self-test` holds these rules to examples.
 """
@@ -134,9 +134,9 @@ def self_test():
 def main():
     if sys.argv[1:] == ["--self-test"]:
         return self_test()
-    if len(sys.argv) != 2:
+    if len(sys.argv) < 2:
         sys.exit(__doc__)
-    command = ["cargo", "metadata", "--locked", "--format-version", "1", "--filter-platform", sys.argv[1]]
+    command = ["cargo", "metadata", "--locked", "--format-version", "1", "--filter-platform", *sys.argv[1:]]
     metadata = json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
     packages = shipped(metadata)
     sys.stdout.write(render(packages, with_neighbours(packages, texts)))

@@ -16,6 +16,7 @@
 //! 11. [`hub`] HUB: models by name: the hub's cache folder, and what fetches into it
 //! 12. [`server`] FACE: the HTTP server
 //! 13. [`cli`] FACE: the command line
+//! 14. [`python`] FACE: the Python module, where the crate is built with the feature `python`
 
 pub mod cli;
 pub mod device;
@@ -24,6 +25,7 @@ pub mod gguf;
 pub mod hub;
 pub mod kernels;
 pub mod model;
+pub mod python;
 pub mod quant;
 pub mod server;
 pub mod show;

@@ -312,3 +312,38 @@ fn a_fetch_keeps_what_came_before_the_disk_was_full() {
     assert_eq!(server.ranges(), [(left, bytes.len() - 1)]);
     assert!(fs::read(blob).expect("the blob") == bytes);
 }
+
+/// Answers of a batch: those that fit stay, whole, and the same command goes on from there.
+#[test]
+fn a_batch_goes_on_when_there_is_room() {
+    let Some(disk) = SmallDisk::new("a_batch_goes_on_when_there_is_room", 1 << 20) else { return };
+    let dir = TempDir::new().expect("a folder");
+    let (questions, answers) = (dir.path().join("in.jsonl"), disk.path.join("out.jsonl"));
+    let line = |n: usize| {
+        let body = format!(r#"{{"prompt": "Once {n}", "max_tokens": 9, "logprobs": 5}}"#);
+        format!("{{\"custom_id\": \"{n}\", \"url\": \"/v1/completions\", \"body\": {body}}}\n")
+    };
+    fs::write(&questions, (0..40).map(line).collect::<String>()).expect("requests");
+    let run = || {
+        let mut batch = Command::new(env!("CARGO_BIN_EXE_wayinfer"));
+        batch.args(["batch", text(&questions), text(&answers), "-m", "demo"]).stdin(Stdio::null());
+        batch.output().expect("it starts")
+    };
+    disk.fill_but(12 << 10);
+    let first = run();
+    assert_eq!(first.status.code(), Some(1), "{}", told(&first));
+    assert!(
+        told(&first).contains("out.jsonl: cannot be written: No space left on device"),
+        "{}",
+        told(&first)
+    );
+    let kept = fs::read_to_string(&answers).expect("answers");
+    let lines = kept.lines().count();
+    assert!((1..40).contains(&lines) && kept.ends_with('\n'), "{lines}");
+    disk.empty();
+    let second = run();
+    assert!(second.status.success(), "{}", told(&second));
+    let all = fs::read_to_string(&answers).expect("answers");
+    assert!(all.starts_with(&kept) && all.lines().count() == 40, "{}", told(&second));
+    assert!(told(&second).contains(&format!("{lines} of them before")), "{}", told(&second));
+}

@@ -467,7 +467,7 @@ fn the_plan_counts_the_cache_as_it_is_to_be() {
 
 #[test]
 fn help_says_what_there_is() {
-    for command in ["generate", "chat", "serve", "bench", "tokenize"] {
+    for command in ["generate", "chat", "serve", "batch", "bench", "tokenize"] {
         assert_snapshot!(format!("help_{command}"), transcript(&run(&[command, "--help"])));
     }
 }

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// As the map has them.
-const LAYERS: [&str; 13] = [
+const LAYERS: [&str; 14] = [
     "gguf", "quant", "kernels", "device", "store", "text", "model", "engine", "verify", "show", "hub",
-    "server", "cli",
+    "server", "cli", "python",
 ];
 
 /// Every source file below `src`, with its path there.

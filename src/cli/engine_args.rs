@@ -1,6 +1,7 @@
 //! What the subcommands that run a model share: loading, kernel set, threads, KV cache.
 
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
 
@@ -181,6 +182,11 @@ impl Loaded {
 /// Opens and loads a model.
 pub fn load(source: Source<'_>) -> Result<Loaded, CliError> {
     load_by(source, Model::load)
+}
+
+/// The same of these layers of a model alone.
+pub fn load_stage(source: Source<'_>, layers: Range<usize>) -> Result<Loaded, CliError> {
+    load_by(source, |gguf| Model::load_stage(gguf, layers))
 }
 
 /// The same of a model that is to draft: with its block of multi-token prediction where that is asked for, or

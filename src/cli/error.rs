@@ -58,6 +58,16 @@ impl CliError {
         self.error.downcast_ref::<io::Error>().is_some_and(is_closed_pipe)
     }
 
+    /// What the user can do about it.
+    pub fn advice(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// The error of a layer that it was made from, or one that is a message alone.
+    pub fn cause(&self) -> &(dyn Error + 'static) {
+        &*self.error
+    }
+
     /// Prints the failure to stderr, with nothing in it that would control the terminal: what is wrong may
     /// be in the name of a file or a tensor. A reader of our stdout that has gone away is no failure.
     pub fn report(&self) -> ExitCode {

@@ -103,6 +103,20 @@ pub struct Args {
     arrays: bool,
 }
 
+impl Args {
+    fn as_json(&self) -> json::Options {
+        json::Options { arrays: self.arrays, tensors: !self.no_tensors }
+    }
+}
+
+/// What `--json` prints of a model, with the elements of arrays where they are wanted.
+pub fn as_json(gguf: &Gguf, arrays: bool) -> Result<String, CliError> {
+    let mut out = Vec::new();
+    let options = json::Options { arrays, tensors: true };
+    json::print(gguf, &Summary::of(gguf), &selected(gguf, None), options, &mut out)?;
+    Ok(String::from_utf8_lossy(&out).into_owned())
+}
+
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     let filter = args.filter.as_deref().map(matcher).transpose()?;
@@ -151,7 +165,7 @@ fn print_all(
     let tensors = selected(gguf, filter);
     let summary = Summary::of(gguf);
     if args.json {
-        json::print(gguf, &summary, &tensors, args, out)?;
+        json::print(gguf, &summary, &tensors, args.as_json(), out)?;
         return Ok(());
     }
     let width = output::width();

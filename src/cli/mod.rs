@@ -2,6 +2,7 @@
 //! that knows the terminal.
 #![deny(clippy::print_stderr, clippy::print_stdout)] // they panic where nobody reads any more
 
+mod batch;
 mod bench;
 mod byte_bar;
 mod chat;
@@ -13,6 +14,7 @@ mod devices;
 mod diff;
 mod doctor;
 mod dot_check;
+pub mod embedded;
 mod engine_args;
 mod error;
 mod generate;
@@ -38,6 +40,8 @@ mod rm;
 mod safe_text;
 mod sampling_args;
 mod serve;
+mod shelf;
+pub mod stage;
 mod status;
 mod tensor_arg;
 mod tokenize;
@@ -71,6 +75,7 @@ enum Command {
     Generate(generate::Args),
     Chat(chat::Args),
     Serve(Box<serve::Args>),
+    Batch(Box<batch::Args>),
     Bench(bench::Args),
     Trace(Box<trace::Args>),
     Perplexity(Box<perplexity::Args>),
@@ -144,6 +149,7 @@ pub fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Serve(args) => serve::run(*args),
+        Command::Batch(args) => batch::run(*args),
         Command::Bench(args) => bench::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),

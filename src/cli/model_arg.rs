@@ -52,6 +52,11 @@ pub fn open(source: Source<'_>) -> Result<Gguf, CliError> {
 }
 
 impl ModelArg {
+    /// The model that an option of a subcommand with other arguments names.
+    pub fn of(flag: Option<PathBuf>) -> ModelArg {
+        ModelArg { positional: None, flag }
+    }
+
     /// What to read the model from; the demo where none is given.
     pub fn source(&self) -> Source<'_> {
         self.positional.as_deref().or(self.flag.as_deref()).map_or(DEMO, source)

@@ -23,10 +23,9 @@ use crate::engine::{EngineError, EngineOptions};
 use crate::kernels::Isa;
 use crate::model::KvType;
 use crate::store::same_file;
-use crate::text::EncodeOptions;
 use crate::verify::perplexity::{
     Against, BaseHeader, BaseSource, BaseWriter, MOST_TOP, Shares, WindowOptions, Windows, WindowsError,
-    measure,
+    measure, text_tokens,
 };
 use crate::verify::{TensorFileError, VerifyError};
 use progress::Progress;
@@ -136,7 +135,6 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     let file = args.report.create_watched()?;
     let mut other = open_other(args)?;
     let text = Input::of(args.file.as_ref()).text()?;
-    let text = text.strip_suffix('\n').unwrap_or(&text);
     let mut loaded = engine_args::load(args.model.source())?;
     for path in args.base.iter() {
         refuse_model_file(&loaded.gguf, path)?;
@@ -145,11 +143,11 @@ pub fn run(args: &Args) -> Result<ExitCode, CliError> {
     if let Other::Model(other) = &other {
         args.report.refuse_model_file(&other.gguf)?;
     }
-    let windows = cut(args, &loaded, text)?;
+    let windows = cut(args, &loaded, &text)?;
     let vocab = loaded.model.spec().vocab;
     match &mut other {
         Other::Base(base) => base.check(&windows, vocab)?,
-        Other::Model(model) => check_model(args, model, text, &windows, vocab)?,
+        Other::Model(model) => check_model(args, model, &text, &windows, vocab)?,
         Other::Nothing | Other::Same => {}
     }
     warn_of_long_windows(&loaded, windows.window());
@@ -255,7 +253,7 @@ fn is_gguf(path: &Path) -> Result<bool, CliError> {
     Ok(magic == b"GGUF")
 }
 
-/// The windows of a text. One EOS that a vocabulary adds is left out: nothing of the text foretells it.
+/// The windows of a text.
 fn cut(args: &Args, loaded: &Loaded, text: &str) -> Result<Windows, CliError> {
     let (ids, bos) = tokenize(args, loaded, text)?;
     Windows::new(ids, args.windows(bos)).map_err(|error| match error {
@@ -270,12 +268,7 @@ fn cut(args: &Args, loaded: &Loaded, text: &str) -> Result<Windows, CliError> {
 /// The tokens of a text, and the BOS that windows begin with.
 fn tokenize(args: &Args, loaded: &Loaded, text: &str) -> Result<(Vec<u32>, Option<u32>), CliError> {
     let tokenizer = args.tokenizer.tokenizer(&loaded.gguf)?;
-    let options = EncodeOptions { add_special: true, parse_special: args.special };
-    let mut ids = tokenizer.encode(text, options).in_file(loaded.path())?;
-    if tokenizer.adds_eos() && ids.last().copied() == tokenizer.eos() {
-        ids.pop();
-    }
-    Ok((ids, tokenizer.bos().filter(|_| tokenizer.adds_bos())))
+    text_tokens(&tokenizer, text, args.special).in_file(loaded.path())
 }
 
 /// Refuses a model that cuts the text into other tokens: their probabilities cannot be compared.

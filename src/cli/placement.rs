@@ -5,6 +5,8 @@ mod traffic;
 
 use std::sync::Arc;
 
+use thiserror::Error;
+
 use super::device_args::{ForWeights, tell_of_failure};
 use super::engine_args::{EngineArgs, Loaded};
 use super::output::tell;
@@ -31,6 +33,11 @@ const OWN_STEP: u64 = 4 << 20;
 fn headroom(available: u64) -> u64 {
     (available / HEADROOM_SHARE).max(LEAST_HEADROOM).min(available / 2)
 }
+
+/// A model that cannot be run in the memory that it may take.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct NoRoom(String);
 
 /// How the memory of a run is divided.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +97,8 @@ impl Budget {
                 output::binary_bytes_up(least),
                 output::binary_bytes(self.other),
             );
-            CliError::new(message).hint("a smaller context (-c) needs less; --ram says how much may be taken")
+            CliError::from(NoRoom(message))
+                .hint("a smaller context (-c) needs less; --ram says how much may be taken")
         })
     }
 }
@@ -178,6 +186,23 @@ pub fn settle_beside(
             settled => return Ok(settled?),
         }
     }
+}
+
+/// Bytes for sequences beside the weights, for a full one at least and for so many at most: what weights leave
+/// that fit; of the memory of a model that is streamed a part, where its weights can do without.
+pub fn room_for_sequences(model: &Model, ram: Option<u64>, engine: &EngineOptions, most: usize) -> u64 {
+    /// The part of a streamed model's memory: more sequences share a reading of the weights, and leave less
+    /// for the cache of experts.
+    const SHARE: u64 = 8;
+    let sequence = engine.sequence_bytes(model.spec());
+    let budget = Budget::new(ram, model, std::slice::from_ref(engine), most);
+    let free = budget.total().saturating_sub(budget.other());
+    let left = free.saturating_sub(model.store().file_bytes());
+    let wanted = if left > 0 { left } else { free / SHARE };
+    // One sequence is counted already.
+    let wanted = wanted.saturating_add(sequence).min(sequence.saturating_mul(most as u64));
+    let fits = model.store().plan_for(free.saturating_sub(wanted.saturating_sub(sequence))).is_ok();
+    if fits { wanted } else { sequence }
 }
 
 /// What to try where a device has less room than it says: three quarters of it, and in the end none.

@@ -5,10 +5,13 @@
 //! it likes.
 
 use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::CliError;
+use crate::server::Render;
 use crate::store::confine;
 use crate::text::{ChatTemplate, Conversation, Rendered, TextError, Tokenizer};
 
@@ -49,15 +52,25 @@ pub fn render_apart(
     conversation: &Conversation,
     tokenizer: &Tokenizer,
 ) -> Result<Rendered, CliError> {
-    let text = render(source, &conversation.disguised(tokenizer, source))?;
+    let text = render(None, source, &conversation.disguised(tokenizer, source))?;
     Ok(Rendered::new(text, tokenizer))
 }
 
-/// The conversation as a template has it, which is run in a process of its own.
-pub fn render(source: &str, conversation: &Conversation) -> Result<String, CliError> {
+/// What a server renders by; the program is as [`render`] has it.
+pub fn renderer(program: Option<PathBuf>) -> Render {
+    Arc::new(move |source, conversation| {
+        render(program.as_deref(), source, conversation).map_err(|error| error.message())
+    })
+}
+
+/// The conversation as a template has it, which is run in a process of its own: of this program, or of
+/// another where this one is not WayInfer's.
+fn render(program: Option<&Path>, source: &str, conversation: &Conversation) -> Result<String, CliError> {
     let failed =
         |error: std::io::Error| CliError::new(format!("the chat template cannot be started: {error}"));
-    let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+    let program =
+        program.map_or_else(std::env::current_exe, |program| Ok(program.to_owned())).map_err(failed)?;
+    let mut command = Command::new(program);
     // What it has to say of its end is for nobody.
     command
         .arg("render-chat")

@@ -1,8 +1,5 @@
 //! `wayinfer serve`: models behind HTTP, in the dialects that clients speak.
 
-mod folder;
-mod open;
-
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -12,15 +9,12 @@ use std::time::Duration;
 
 use clap::Args as ClapArgs;
 
-use super::engine_args::EngineArgs;
 use super::model_arg::ModelArg;
 use super::output::tell;
-use super::prefix_cache::CacheArgs;
-use super::sampling_args::SamplingArgs;
-use super::tokenizer_arg::TokenizerArg;
+use super::shelf::{AtOnce, Chosen, RunArgs, Shelf};
+use super::stage::parsed;
 use super::{CliError, interrupt, render_chat};
-use crate::server::{Access, Config, serve};
-use open::Shelf;
+use crate::server::{Access, Config, Local, Models, Render, serve};
 
 /// Serve models over HTTP, in the dialects of OpenAI, Anthropic and Ollama.
 ///
@@ -76,29 +70,8 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 256)]
     queue: usize,
 
-    /// Tokens of prompts in a pass: what a long prompt delays others by [default: 128; 512 where weights are
-    /// streamed]
-    #[arg(long, value_name = "N")]
-    chunk: Option<NonZeroUsize>,
-
-    /// Context of a request in tokens [default: the model's, at most 8192]
-    #[arg(short = 'c', long, value_name = "N", allow_negative_numbers = true, env = "WAYINFER_CTX")]
-    ctx: Option<NonZeroUsize>,
-
-    #[arg(long, value_name = "NAME|FILE", help = super::chat::template_help())]
-    template: Option<String>,
-
     #[command(flatten)]
-    tokenizer: TokenizerArg,
-
-    #[command(flatten)]
-    sampling: SamplingArgs,
-
-    #[command(flatten)]
-    engine: EngineArgs,
-
-    #[command(flatten)]
-    cache: CacheArgs,
+    run: RunArgs,
 
     /// How long running answers have to end once the server is asked to, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
@@ -118,15 +91,48 @@ pub fn run(args: Args) -> Result<ExitCode, CliError> {
         queue: args.queue,
         any_name: args.models.is_none(),
         drain: Duration::from_secs(args.drain),
-        render: |source, conversation| render_chat::render(source, conversation).map_err(|e| e.message()),
+        render: render_chat::renderer(None),
     };
-    let shelf = Arc::new(Shelf::new(args)?);
+    let Args { model, models, alias, parallel, run, .. } = args;
+    let shelf = Arc::new(Shelf::new(
+        Chosen { model, models, alias, quiet: false },
+        AtOnce::Fixed(parallel.get()),
+        run,
+    )?);
     interrupt::leave_to_others();
     let served = serve(config, shelf, |address| tell!("listening on http://{address}"));
     served.map_err(|error| CliError::new(error.to_string()))?;
     tell!("ended");
     Ok(ExitCode::SUCCESS)
 }
+
+/// A server without a socket, of the one model that these arguments name; it is loaded. Neither the
+/// environment nor a file of settings adds to them: what a program asks for is what it gets.
+///
+/// # Errors
+/// Arguments that make no sense, as they would be told of on the command line; a model that cannot be loaded.
+pub fn local(args: &[String], verbose: bool, render: Render) -> Result<Local, CliError> {
+    let Args { model, models, alias, parallel, run, .. } = parsed(args)?;
+    let config = Config {
+        address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        access: Access::default(),
+        // Nobody else's are among them.
+        queue: MANY,
+        any_name: true,
+        drain: Duration::ZERO,
+        render,
+    };
+    let chosen = Chosen { model, models, alias, quiet: !verbose };
+    let shelf = Arc::new(Shelf::new(chosen, AtOnce::Fixed(parallel.get()), run)?);
+    let local = Local::new(config, Arc::clone(&shelf) as Arc<dyn Models>)?;
+    match local.facts() {
+        Ok(_) => Ok(local),
+        Err(error) => Err(shelf.take_failure().unwrap_or_else(|| CliError::new(error.message))),
+    }
+}
+
+/// More requests than anybody makes at a time.
+const MANY: usize = 1 << 20;
 
 fn keys(args: &Args) -> Result<Vec<String>, CliError> {
     let mut keys = args.api_key.clone();

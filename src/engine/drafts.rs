@@ -151,6 +151,7 @@ impl Engine<'_> {
             buffers: &mut self.buffers,
             segments: vec![Segment { state: sequence.state_mut(), tokens, first_pos, logits }],
             guesses: Guesses::Off,
+            rows: &[],
             ends: true,
             observer,
         };

@@ -13,6 +13,7 @@ mod sampler;
 mod scheduler;
 mod sequence;
 mod speculation;
+mod stage;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ pub use sequence::Sequence;
 pub use speculation::{
     DraftOffer, DraftPlan, DraftPolicy, DraftSource, MAX_DRAFT, NgramIndex, Speculation, SpeculationStats,
 };
+pub use stage::StageId;
 pub use stop::StopMatcher;
 use threads::Pools;
 pub use threads::Threads;
@@ -75,6 +77,10 @@ pub enum EngineError {
     NoToken,
     #[error(transparent)]
     Constraint(#[from] TextError),
+    #[error("{found} values came from the stage before, where {wanted} are needed")]
+    Rows { found: usize, wanted: usize },
+    #[error("{tokens} tokens do not fit a pass of {batch}")]
+    PassFull { tokens: usize, batch: usize },
     #[error("interrupted")]
     Interrupted,
 }
@@ -247,7 +253,7 @@ impl<'m> Engine<'m> {
             if parts.is_empty() {
                 return Ok(());
             }
-            self.pass(&mut parts, observer)?;
+            self.pass(&mut parts, &[], observer)?;
         }
     }
 
@@ -272,7 +278,7 @@ impl<'m> Engine<'m> {
         for tokens_now in tokens.chunks(self.batch) {
             let last = done + tokens_now.len() == tokens.len();
             let wanted = if last || logits == Logits::All { logits } else { Logits::None };
-            self.pass(&mut [Feed { sequence, tokens: tokens_now, logits: wanted }], observer)?;
+            self.pass(&mut [Feed { sequence, tokens: tokens_now, logits: wanted }], &[], observer)?;
             done += tokens_now.len();
             if progress(done).is_break() && !last {
                 return Err(EngineError::Interrupted);
@@ -294,8 +300,19 @@ impl<'m> Engine<'m> {
         self.feed_observed(sequence, tokens, logits, &mut NoObserver, |_| ControlFlow::Continue(()))
     }
 
-    /// One pass over the tokens of some sequences, which fit a batch and their contexts.
-    fn pass(&mut self, feeds: &mut [Feed<'_>], observer: &mut dyn Observer) -> Result<(), EngineError> {
+    /// One pass over the tokens of some sequences, which fit a batch and their contexts, and of a stage over
+    /// the rows that the one before gave.
+    fn pass(
+        &mut self,
+        feeds: &mut [Feed<'_>],
+        rows: &[f32],
+        observer: &mut dyn Observer,
+    ) -> Result<(), EngineError> {
+        let tokens: usize = feeds.iter().map(|feed| feed.tokens.len()).sum();
+        let (found, wanted) = (rows.len(), tokens * self.model.row_in());
+        if found != wanted {
+            return Err(EngineError::Rows { found, wanted });
+        }
         let ends = feeds.iter_mut().any(|feed| feed.sequence.trail().is_some());
         let segments = feeds.iter_mut().map(|feed| {
             let first_pos = feed.sequence.past();
@@ -306,11 +323,11 @@ impl<'m> Engine<'m> {
             buffers: &mut self.buffers,
             segments: segments.collect(),
             guesses: self.guesses,
+            rows,
             ends,
             observer,
         };
         let model = self.model;
-        let tokens = pass.segments.iter().map(|segment| segment.tokens.len()).sum();
         let passed = self.pools.run(tokens, || model.forward(pass));
         if let Err(error) = passed {
             self.buffers.clear_logits();
@@ -332,7 +349,8 @@ impl<'m> Engine<'m> {
 
     /// Gives each sequence its tokens and logits.
     fn hand_out(&mut self, feeds: &mut [Feed<'_>]) {
-        let vocab = self.model.spec().vocab;
+        // Of a stage before the last there are none.
+        let vocab = if self.model.is_last() { self.model.spec().vocab } else { 0 };
         if let [feed] = feeds {
             feed.sequence.passed(feed.tokens, self.buffers.logits_mut());
             return;

@@ -1,6 +1,8 @@
 //! Decoders: the linear forward pass that their families make of parts.
 
-use crate::store::{Store, WeightId};
+use std::ops::Range;
+
+use crate::store::{Store, WeightId, zeroed};
 
 use super::load::Sizes;
 use super::observer::NodeName;
@@ -10,8 +12,8 @@ use super::parts::{
 };
 use super::run::{Run, check_finite};
 use super::{
-    Architecture, FeedForwardSpec, ForwardError, Label, LayerSpec, Logits, MemorySpec, ModelSpec, Pass,
-    RowSizes, ScratchSizes, SideSizes, Work,
+    Architecture, Buffers, FeedForwardSpec, ForwardError, Label, LayerSpec, Logits, MemorySpec, ModelSpec,
+    Pass, RowSizes, ScratchSizes, SideSizes, Work,
 };
 
 /// A decoder: its parts in the order of a pass.
@@ -190,44 +192,20 @@ impl Decoder {
     fn banks(&self) -> usize {
         self.layers.iter().flat_map(|layer| &layer.earlier).filter(|earlier| earlier.banks).count()
     }
-}
 
-impl Architecture for Decoder {
-    fn spec(&self, architecture: &str) -> ModelSpec {
-        let Sizes { embd, vocab, context, .. } = self.sizes;
-        let layers = self.layers.iter().map(Layer::spec).collect();
-        let memories = self.memories.clone();
-        let side = SideSizes {
+    fn side(&self) -> SideSizes {
+        let embd = self.sizes.embd;
+        SideSizes {
             streams: self.streams.as_ref().map_or(self.banks(), |streams| streams.count()) * embd,
             gates: self.streams.as_ref().map_or(0, |streams| streams.gates()),
             per_layer: self.per_layer.as_ref().map_or(0, PerLayerInputs::row),
             hidden: self.layers.iter().map(|layer| layer.hidden(embd)).max().unwrap_or(0),
-        };
-        let nextn = self.nextn.as_ref().map(|nextn| nextn.layer.spec());
-        let trunk_memories = self.nextn.as_ref().map_or(memories.len(), |nextn| nextn.first_memory);
-        let rope_steps = self.ropes.iter().filter_map(|rope| rope.factors.step()).collect();
-        ModelSpec {
-            architecture: architecture.to_owned(),
-            embd,
-            vocab,
-            context,
-            layers,
-            nextn,
-            memories,
-            trunk_memories,
-            rope_steps,
-            side,
+            border: 0,
         }
     }
 
-    fn forward<'a>(&self, store: &'a Store, pass: Pass<'a>) -> Result<(), ForwardError> {
-        let ends = pass.ends;
-        let mut run = Run::new(store, self.sizes.embd, pass);
-        let run = &mut run;
-        let unheard = run.segments.iter().all(|segment| segment.logits == Logits::None) && run.rows > 0;
-        let silent = unheard && !ends;
-        // The last layer of which sequences remember anything.
-        let remembered = self.layers.iter().rposition(Layer::remembers).unwrap_or(0);
+    /// From tokens to what the first layer sees.
+    fn begin(&self, run: &mut Run<'_>) -> Result<(), ForwardError> {
         run.announce(self.per_layer.iter().flat_map(PerLayerInputs::weights));
         run.announce(self.streams.iter().flat_map(|streams| streams.weights()));
         run.announce(self.layers[0].weights());
@@ -235,51 +213,49 @@ impl Architecture for Decoder {
         if let Some(per_layer) = &self.per_layer {
             per_layer.forward(run)?;
         }
-        if let Some(streams) = &self.streams {
-            streams.begin(run)?;
+        match &self.streams {
+            Some(streams) => streams.begin(run),
+            None => Ok(()),
         }
-        run.rotate_positions(&self.ropes);
-        for (il, layer) in self.layers.iter().enumerate() {
-            let next = self.layers.get(il + 1);
-            if let Some(next) = next.filter(|_| !silent || il < remembered) {
-                run.announce(next.weights());
-                // Of the last layer that is remembered, a pass without logits needs what is remembered alone.
-                if il + 1 < remembered || !silent {
-                    run.announce(next.expected_experts(run.rows));
-                }
+    }
+
+    /// From what the stage before gave to what the layer `first` sees: `rows` are those of
+    /// [`Decoder::hand_over`].
+    fn take_over(&self, run: &mut Run<'_>, first: usize, rows: &[f32]) -> Result<(), ForwardError> {
+        run.announce(self.layers[first].weights());
+        let (t, embd, width) = (run.rows, run.embd, self.border());
+        let Buffers { x, streams, per_layer, side, .. } = &mut *run.buffers;
+        let mut at = 0;
+        for (to, n) in [(x, embd), (streams, side.streams), (per_layer, side.per_layer)] {
+            for (row, from) in rows.chunks_exact(width).enumerate() {
+                to[row * n..][..n].copy_from_slice(&from[at..][..n]);
             }
-            if next.is_none() {
-                run.announce(self.streams.iter().flat_map(|streams| streams.end_weights()));
-            }
-            run.watch.enter(Some(il));
-            if let Some(streams) = &layer.streams {
-                streams.before(run, il, Block::Mixer)?;
-            }
-            layer.enter(run, &layer.attn_norm, layer.earlier.as_ref().map(|earlier| &earlier.mixer));
-            if let Some(earlier) = &layer.earlier {
-                earlier.bank(run);
-            }
-            if let Some(streams) = &layer.streams {
-                streams.beside_mixer(run, il)?;
-            }
-            let inputs = match &layer.mixer {
-                Some(mixer) => Some((mixer, mixer.remember(run, il)?)),
-                None => None,
-            };
-            if il == remembered && silent {
-                return Ok(()); // what sequences remember is all that was wanted
-            }
-            if let Some((mixer, inputs)) = inputs {
-                mixer.mix(run, il, il >= remembered && !ends, inputs)?;
-            }
-            if il == remembered && !ends {
-                run.keep_wanted_rows(layer.rows());
-                run.rotate_positions(&self.ropes);
-            }
-            let experts = next.and_then(Layer::experts);
-            layer.blocks(run, il, experts)?;
-            run.watch.observer.layer_done(il + 1);
+            at += n;
         }
+        let x = &mut run.buffers.x[..t * embd];
+        run.x = run.watch.show(Label::elementwise("stage_input", Work::Sums, &[]), [t, embd, 1], x);
+        (run.streams, run.per_layer) = (run.x, run.x);
+        check_finite("stage_input", first, x, embd)
+    }
+
+    /// What the next stage goes on from, of all rows: the residual stream, all streams where there are several
+    /// or some were put aside, and the layers' own inputs.
+    fn hand_over(&self, run: &mut Run<'_>) -> Result<(), ForwardError> {
+        let (t, embd) = (run.rows, run.embd);
+        let Buffers { x, streams, per_layer, side, border, .. } = &mut *run.buffers;
+        *border = zeroed(&[t, self.border()], "what the next stage goes on from")?;
+        for (row, out) in border.chunks_exact_mut(self.border()).enumerate() {
+            let mut at = 0;
+            for (from, n) in [(&*x, embd), (&*streams, side.streams), (&*per_layer, side.per_layer)] {
+                out[at..][..n].copy_from_slice(&from[row * n..][..n]);
+                at += n;
+            }
+        }
+        Ok(())
+    }
+
+    /// From what the last layer left to logits.
+    fn end(&self, run: &mut Run<'_>, ends: bool, unheard: bool) -> Result<(), ForwardError> {
         if let Some(streams) = &self.streams {
             streams.end(run, self.layers.len())?;
         }
@@ -301,6 +277,103 @@ impl Architecture for Decoder {
                 self.head.norm(run);
                 self.head.logits(run, self.layers.len())
             }
+        }
+    }
+}
+
+impl Architecture for Decoder {
+    fn spec(&self, architecture: &str) -> ModelSpec {
+        let Sizes { embd, vocab, context, .. } = self.sizes;
+        let layers = self.layers.iter().map(Layer::spec).collect();
+        let memories = self.memories.clone();
+        let nextn = self.nextn.as_ref().map(|nextn| nextn.layer.spec());
+        let trunk_memories = self.nextn.as_ref().map_or(memories.len(), |nextn| nextn.first_memory);
+        let rope_steps = self.ropes.iter().filter_map(|rope| rope.factors.step()).collect();
+        ModelSpec {
+            architecture: architecture.to_owned(),
+            embd,
+            vocab,
+            context,
+            layers,
+            nextn,
+            memories,
+            trunk_memories,
+            rope_steps,
+            side: self.side(),
+        }
+    }
+
+    fn border(&self) -> usize {
+        let SideSizes { streams, per_layer, .. } = self.side();
+        self.sizes.embd + streams + per_layer
+    }
+
+    fn forward<'a>(
+        &self,
+        store: &'a Store,
+        pass: Pass<'a>,
+        layers: Range<usize>,
+    ) -> Result<(), ForwardError> {
+        let (ends, rows) = (pass.ends, pass.rows);
+        let mut run = Run::new(store, self.sizes.embd, pass);
+        let run = &mut run;
+        let is_last = layers.end == self.layers.len();
+        let unheard = run.segments.iter().all(|segment| segment.logits == Logits::None) && run.rows > 0;
+        // Another stage needs all rows.
+        let (silent, keeps_all) = (unheard && !ends && is_last, ends || !is_last);
+        // The last layer of which sequences remember anything.
+        let remembered = self.layers[layers.clone()].iter().rposition(Layer::remembers).unwrap_or(0);
+        let remembered = layers.start + remembered;
+        match layers.start {
+            0 => self.begin(run)?,
+            first => self.take_over(run, first, rows)?,
+        }
+        run.rotate_positions(&self.ropes);
+        for il in layers.clone() {
+            let layer = &self.layers[il];
+            let next = self.layers[..layers.end].get(il + 1);
+            if let Some(next) = next.filter(|_| !silent || il < remembered) {
+                run.announce(next.weights());
+                // Of the last layer that is remembered, a pass without logits needs what is remembered alone.
+                if il + 1 < remembered || !silent {
+                    run.announce(next.expected_experts(run.rows));
+                }
+            }
+            if next.is_none() && is_last {
+                run.announce(self.streams.iter().flat_map(|streams| streams.end_weights()));
+            }
+            run.watch.enter(Some(il));
+            if let Some(streams) = &layer.streams {
+                streams.before(run, il, Block::Mixer)?;
+            }
+            layer.enter(run, &layer.attn_norm, layer.earlier.as_ref().map(|earlier| &earlier.mixer));
+            if let Some(earlier) = &layer.earlier {
+                earlier.bank(run);
+            }
+            if let Some(streams) = &layer.streams {
+                streams.beside_mixer(run, il)?;
+            }
+            let inputs = match &layer.mixer {
+                Some(mixer) => Some((mixer, mixer.remember(run, il)?)),
+                None => None,
+            };
+            if il == remembered && silent {
+                return Ok(()); // what sequences remember is all that was wanted
+            }
+            if let Some((mixer, inputs)) = inputs {
+                mixer.mix(run, il, il >= remembered && !keeps_all, inputs)?;
+            }
+            if il == remembered && !keeps_all {
+                run.keep_wanted_rows(layer.rows());
+                run.rotate_positions(&self.ropes);
+            }
+            let experts = next.and_then(Layer::experts);
+            layer.blocks(run, il, experts)?;
+            run.watch.observer.layer_done(il + 1);
+        }
+        match is_last {
+            true => self.end(run, ends, unheard),
+            false => self.hand_over(run),
         }
     }
 

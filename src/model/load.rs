@@ -1,9 +1,12 @@
 //! Loading: what families read their decoders with, and the sizes that all of them have.
 
+use std::ops::Range;
+
 use crate::gguf::Gguf;
 use crate::kernels::ops::Window;
 use crate::store::{Role, Store};
 
+use super::cut::{Cut, Link, Place};
 use super::keys::{Keys, MAX_LAYERS};
 use super::parts::{Embedding, Head, Norm, NormKind};
 use super::weights::{Linear, Matrix, WeightLoader};
@@ -21,6 +24,12 @@ pub(super) struct Loader<'a> {
     pub memories: Vec<MemorySpec>,
     /// Whether the block of multi-token prediction is wanted.
     pub nextn: bool,
+    /// What layers take of earlier ones.
+    pub links: Vec<Link>,
+    /// All slots: whose each is, and where it is among those of a sequence, if it is wanted.
+    slots: Vec<(Place, usize)>,
+    /// The last layer that has chosen positions by itself.
+    choice: Option<usize>,
 }
 
 impl<'a> Loader<'a> {
@@ -28,17 +37,76 @@ impl<'a> Loader<'a> {
         gguf: &'a Gguf,
         architecture: &'a str,
         store: Store,
-        nextn: bool,
+        wanted: Wanted,
     ) -> Result<Loader<'a>, ModelError> {
         let keys = Keys::new(gguf.metadata(), architecture);
-        Ok(Loader { keys, weights: WeightLoader::new(gguf, store)?, memories: Vec::new(), nextn })
+        let mut weights = WeightLoader::new(gguf, store)?;
+        weights.cut = wanted.layers.map(Cut::new);
+        Ok(Loader {
+            keys,
+            weights,
+            memories: Vec::new(),
+            nextn: wanted.nextn,
+            links: Vec::new(),
+            slots: Vec::new(),
+            choice: None,
+        })
     }
 
-    /// A slot for what a part remembers of a sequence.
-    pub fn remember(&mut self, memory: MemorySpec) -> usize {
-        self.memories.push(memory);
-        self.memories.len() - 1
+    /// What is loaded from now on has this place in a pass.
+    pub fn enter(&mut self, place: Place) {
+        self.weights.place = place;
     }
+
+    /// A slot for what a part remembers of a sequence; none that may be used where another stage has the part.
+    pub fn remember(&mut self, memory: MemorySpec) -> usize {
+        let place = self.weights.place;
+        let slot = match self.weights.wants(place) {
+            true => {
+                self.memories.push(memory);
+                self.memories.len() - 1
+            }
+            false => usize::MAX,
+        };
+        self.slots.push((place, slot));
+        slot
+    }
+
+    /// The slot that was asked for as this one, of all, for a layer that looks into it.
+    pub fn shared_slot(&mut self, number: usize) -> usize {
+        let (place, slot) = self.slots[number];
+        if let Place::Layer(from) = place {
+            self.link(from, "the keys and values");
+        }
+        slot
+    }
+
+    /// The layer chooses the positions that it attends to, for others behind it too.
+    pub fn chooses(&mut self, il: usize) {
+        self.choice = Some(il);
+    }
+
+    /// The layer takes the choice of the last one that has made one.
+    pub fn takes_choice(&mut self) {
+        if let Some(from) = self.choice {
+            self.link(from, "the choice of positions");
+        }
+    }
+
+    fn link(&mut self, from: usize, what: &'static str) {
+        if let Place::Layer(to) = self.weights.place {
+            self.links.push(Link { from, to, what });
+        }
+    }
+}
+
+/// What is wanted of a file.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wanted {
+    /// These layers alone; all where not given.
+    pub layers: Option<Range<usize>>,
+    /// The block of multi-token prediction.
+    pub nextn: bool,
 }
 
 /// The sizes that every decoder has. Every size is at least 1, but for the heads of layers without attention;
@@ -121,6 +189,9 @@ impl Sizes {
         let (key_len, value_len) = (of_heads(key_length)?, of_heads(value_length)?);
         let ff = keys.counts("feed_forward_length", blocks)?.unwrap_or_else(|| vec![0; blocks]);
         l.weights.leave_blocks_aside(layers..blocks);
+        if let Some(cut) = &mut l.weights.cut {
+            cut.check(layers)?;
+        }
         Ok(Sizes { layers, blocks, embd, vocab, context, heads, kv_heads, key_len, value_len, ff })
     }
 
@@ -331,7 +402,7 @@ impl<'a> Loader<'a> {
         let output = match self.weights.contains("output.weight") {
             true => self.weights.linear("output", sizes.embd, sizes.vocab)?,
             false => {
-                let matrix = self.weights.as_output(embedding.matrix);
+                let matrix = self.weights.as_output(embedding.matrix)?;
                 let bias = self.weights.optional_vector("output.bias", sizes.vocab)?;
                 Linear { bias, ..Linear::plain(matrix) }
             }

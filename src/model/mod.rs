@@ -8,6 +8,7 @@
 //! - `state/`: what a sequence remembers, and the buffers of a pass.
 //! - [`Observer`]: sees every node of a pass; [`Graph`] is what a pass over no tokens shows.
 
+mod cut;
 mod decoder;
 mod families;
 mod graph;
@@ -21,6 +22,8 @@ mod spec;
 mod state;
 mod weights;
 
+use std::ops::Range;
+
 use thiserror::Error;
 
 use crate::gguf::{Gguf, Metadata, MetadataError};
@@ -28,8 +31,10 @@ use crate::kernels::Kernels;
 use crate::quant::NonFinite;
 use crate::store::{Guesses, OfDevice, OpenFile, OutOfMemory, Plan, Store, StoreError, open_file};
 
+use families::Loaded;
 pub use families::architectures;
 pub use graph::{Graph, GraphNode};
+use load::Wanted;
 use observer::Label;
 pub use observer::{NoObserver, Node, NodeId, NodeKind, NodeWeight, Observer, Work};
 pub use spec::{
@@ -68,6 +73,13 @@ pub enum ModelError {
     TableRange { name: String, index: usize, value: i32, below: usize },
     #[error("tensor {name} holds zeros alone: a norm lets nothing through with it")]
     ZeroNorm { name: String },
+    #[error("layers {first} to {last} are no part of the {layers} that there are", last = .end.saturating_sub(1))]
+    NoSuchLayers { first: usize, end: usize, layers: usize },
+    #[error(
+        "a model of the architecture {architecture} cannot be cut between layers {from} and {to}: the later one \
+         takes {what} of the earlier"
+    )]
+    CannotCut { architecture: String, from: usize, to: usize, what: &'static str },
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),
 }
@@ -134,6 +146,8 @@ pub struct Pass<'a> {
     pub segments: Vec<Segment<'a>>,
     /// Whether to guess the experts of the next layer and read them ahead; changes no result.
     pub guesses: Guesses,
+    /// What the stage before left, `[rows][values]`, where the model is a stage that is not the first.
+    pub rows: &'a [f32],
     /// Whether to leave what the residual stream ends in, of every row, in [`Buffers::ends`]: the block of
     /// multi-token prediction reads it, which must be loaded.
     pub ends: bool,
@@ -145,8 +159,13 @@ trait Architecture: Send + Sync + std::fmt::Debug {
     /// Its shape.
     fn spec(&self, architecture: &str) -> ModelSpec;
 
-    /// Runs the tokens through all layers. Runs on rayon's current pool.
-    fn forward<'a>(&self, store: &'a Store, pass: Pass<'a>) -> Result<(), ForwardError>;
+    /// Values of a token that a stage hands over to the next one.
+    fn border(&self) -> usize;
+
+    /// Runs the tokens through these layers: from the tokens themselves where the first is among them, to
+    /// logits where the last is. Runs on rayon's current pool.
+    fn forward<'a>(&self, store: &'a Store, pass: Pass<'a>, layers: Range<usize>)
+    -> Result<(), ForwardError>;
 
     /// Runs tokens through the block of multi-token prediction, which is loaded; `hidden`: `[T][E]`, what the
     /// position before each left.
@@ -159,6 +178,11 @@ pub struct Model {
     spec: ModelSpec,
     store: Store,
     architecture: Box<dyn Architecture>,
+    /// Those that are loaded, of so many.
+    layers: Range<usize>,
+    all_layers: usize,
+    /// Before which it can be cut.
+    borders: Vec<usize>,
 }
 
 impl Model {
@@ -168,7 +192,18 @@ impl Model {
     /// # Errors
     /// What is missing, of the wrong shape, or not supported, by name.
     pub fn load(gguf: &Gguf) -> Result<Model, ModelError> {
-        Model::load_with(gguf, false)
+        Model::load_with(gguf, Wanted::default())
+    }
+
+    /// The same of these layers alone: a stage, which a pass goes through with others before and behind it.
+    /// Of the file the headers and what these layers need are read: the embedding with the first, the output
+    /// matrix with the last of all.
+    ///
+    /// # Errors
+    /// As [`Model::load`]; layers that there are not; a cut between layers of which one takes more from the
+    /// other than rows, by name.
+    pub fn load_stage(gguf: &Gguf, layers: Range<usize>) -> Result<Model, ModelError> {
+        Model::load_with(gguf, Wanted { layers: Some(layers), nextn: false })
     }
 
     /// The same with the first block of multi-token prediction, which drafts.
@@ -176,13 +211,57 @@ impl Model {
     /// # Errors
     /// Where the file has no such block, or the architecture's cannot draft yet, too.
     pub fn load_with_nextn(gguf: &Gguf) -> Result<Model, ModelError> {
-        Model::load_with(gguf, true)
+        Model::load_with(gguf, Wanted { layers: None, nextn: true })
     }
 
-    fn load_with(gguf: &Gguf, nextn: bool) -> Result<Model, ModelError> {
+    fn load_with(gguf: &Gguf, wanted: Wanted) -> Result<Model, ModelError> {
         let name = architecture_name(gguf.metadata())?;
-        let (architecture, store) = families::load(gguf, name, nextn)?;
-        Ok(Model { spec: architecture.spec(name), store, architecture })
+        let Loaded { architecture, store, links } = families::load(gguf, name, wanted.clone())?;
+        let mut spec = architecture.spec(name);
+        let all_layers = spec.layers.len();
+        let layers = wanted.layers.unwrap_or(0..all_layers);
+        cut::check_links(&links, &layers, name)?;
+        spec.layers = spec.layers.drain(layers.clone()).collect();
+        if layers.end < all_layers {
+            spec.side.border = architecture.border();
+        }
+        let borders = cut::borders(&links, all_layers);
+        Ok(Model { spec, store, architecture, layers, all_layers, borders })
+    }
+
+    /// The layers that are loaded: all, or those of a stage.
+    pub fn layers(&self) -> Range<usize> {
+        self.layers.clone()
+    }
+
+    /// Layers of the whole model.
+    pub fn all_layers(&self) -> usize {
+        self.all_layers
+    }
+
+    /// The layers before which the model can be cut into stages.
+    pub fn borders(&self) -> &[usize] {
+        &self.borders
+    }
+
+    /// Values of a token that stages pass on.
+    pub fn border_row(&self) -> usize {
+        self.architecture.border()
+    }
+
+    /// Whether passes end here in logits, and not in rows for another stage.
+    pub fn is_last(&self) -> bool {
+        self.layers.end == self.all_layers
+    }
+
+    /// Values of a token that come from the stage before; 0 where passes begin here.
+    pub fn row_in(&self) -> usize {
+        if self.layers.start == 0 { 0 } else { self.architecture.border() }
+    }
+
+    /// Values of a token that go to the next stage; 0 where passes end here.
+    pub fn row_out(&self) -> usize {
+        self.spec.side.border
     }
 
     /// The model's shape.
@@ -232,10 +311,11 @@ impl Model {
             buffers: &mut buffers,
             segments: Vec::new(),
             guesses: Guesses::Off,
+            rows: &[],
             ends: false,
             observer: &mut graph,
         };
-        self.architecture.forward(&self.store, pass)?;
+        self.architecture.forward(&self.store, pass, self.layers())?;
         Ok(graph)
     }
 
@@ -246,9 +326,12 @@ impl Model {
     /// that cannot be read; no memory for another page of keys and values.
     ///
     /// # Panics
-    /// Where the tokens do not fit the buffers: the engine's mistake.
+    /// Where the tokens do not fit the buffers, or the rows of the stage before are not those of the tokens:
+    /// the engine's mistake.
     pub fn forward<'a>(&'a self, pass: Pass<'a>) -> Result<(), ForwardError> {
-        self.passed(pass, |pass| self.architecture.forward(&self.store, pass))
+        let tokens: usize = pass.segments.iter().map(|segment| segment.tokens.len()).sum();
+        assert_eq!(pass.rows.len(), tokens * self.row_in(), "rows of the stage before");
+        self.passed(pass, |pass| self.architecture.forward(&self.store, pass, self.layers()))
     }
 
     /// Runs tokens through the block of multi-token prediction: the logits are those of the token behind

@@ -50,7 +50,7 @@ impl<'a> Run<'a> {
     /// # Panics
     /// Where they do not fit the buffers: the engine's mistake.
     pub fn new(store: &'a Store, embd: usize, pass: Pass<'a>) -> Run<'a> {
-        let Pass { kernels, buffers, segments, guesses, ends: _, observer } = pass;
+        let Pass { kernels, buffers, segments, guesses, rows: _, ends: _, observer } = pass;
         let rows = segments.iter().map(|segment| segment.tokens.len()).sum();
         assert!(rows <= buffers.batch(), "{rows} tokens in a batch of {}", buffers.batch());
         let nothing = NodeId { name: "", layer: None, occurrence: 0 };

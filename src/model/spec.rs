@@ -36,6 +36,8 @@ pub struct SideSizes {
     pub per_layer: usize,
     /// The widest hidden row that is none of a feed-forward network.
     pub hidden: usize,
+    /// What a stage hands over to the next one.
+    pub border: usize,
 }
 
 /// What a part of a model remembers of a sequence: the shape of one of its slots.

@@ -7,6 +7,7 @@ use crate::kernels::{MatmulJob, WeightMatrix};
 use crate::quant::{self, ActivationType, Format};
 use crate::store::{Role, Store, WeightId, zeroed};
 
+use super::cut::{Cut, Place, block_of};
 use super::state::Inputs;
 use super::{ModelError, NodeWeight};
 
@@ -147,6 +148,10 @@ pub(super) struct WeightLoader<'a> {
     gguf: &'a Gguf,
     store: Store,
     used: Vec<bool>,
+    /// The layers that are wanted, where these are not all.
+    pub cut: Option<Cut>,
+    /// Where in a pass what is loaded now has its place.
+    pub place: Place,
 }
 
 impl<'a> WeightLoader<'a> {
@@ -162,7 +167,33 @@ impl<'a> WeightLoader<'a> {
                 supported: quant::FORMATS.iter().map(|f| f.ty.name()).collect::<Vec<_>>().join(", "),
             });
         }
-        Ok(WeightLoader { gguf, store, used: vec![false; gguf.tensors.len()] })
+        let used = vec![false; gguf.tensors.len()];
+        Ok(WeightLoader { gguf, store, used, cut: None, place: Place::Beginning })
+    }
+
+    /// Whether what has this place in a pass is wanted.
+    pub fn wants(&self, place: Place) -> bool {
+        self.cut.as_ref().is_none_or(|cut| cut.has(place))
+    }
+
+    /// Registers a part of a tensor: nothing of it where another stage has it.
+    fn register(
+        &mut self,
+        tensor: &TensorInfo,
+        range: Range<u64>,
+        role: Role,
+    ) -> Result<WeightId, ModelError> {
+        let (range, role) = match self.wants(Place::of_tensor(&tensor.name, self.place)) {
+            true => (range, role),
+            false => (range.start..range.start, Role::Once),
+        };
+        Ok(self.store.register(tensor, range, role)?)
+    }
+
+    /// Whether a small tensor is read: what stands before the layers says something of all of them.
+    fn reads(&self, name: &str) -> bool {
+        let place = Place::of_tensor(name, self.place);
+        place == Place::Beginning || self.wants(place)
     }
 
     /// Whether a tensor is there.
@@ -202,7 +233,7 @@ impl<'a> WeightLoader<'a> {
     /// A matrix of `[cols, rows]`.
     pub fn matrix(&mut self, name: &str, cols: usize, rows: usize, role: Role) -> Result<Matrix, ModelError> {
         let tensor = self.find(name, &[cols, rows])?;
-        let id = self.store.register(tensor, 0..tensor.bytes, role)?;
+        let id = self.register(tensor, 0..tensor.bytes, role)?;
         Ok(Matrix { id, ty: tensor.ty, rows, cols })
     }
 
@@ -232,7 +263,7 @@ impl<'a> WeightLoader<'a> {
         heads: usize,
     ) -> Result<HeadMatrices, ModelError> {
         let tensor = self.find(name, &[cols, rows, heads])?;
-        let id = self.store.register(tensor, 0..tensor.bytes, Role::Always)?;
+        let id = self.register(tensor, 0..tensor.bytes, Role::Always)?;
         Ok(HeadMatrices { all: Matrix { id, ty: tensor.ty, rows: rows * heads, cols }, heads })
     }
 
@@ -263,14 +294,21 @@ impl<'a> WeightLoader<'a> {
     ) -> Result<Matrix, ModelError> {
         let row = quant::format(tensor.ty).expect("types were checked").row_bytes(cols) as u64;
         let range = start + rows.start as u64 * row..start + rows.end as u64 * row;
-        let id = self.store.register(tensor, range, role)?;
+        let id = self.register(tensor, range, role)?;
         Ok(Matrix { id, ty: tensor.ty, rows: rows.len(), cols })
     }
 
     /// The embedding as output matrix as well.
-    pub fn as_output(&mut self, embedding: Matrix) -> Matrix {
-        self.store.read_always(embedding.id);
-        embedding
+    pub fn as_output(&mut self, embedding: Matrix) -> Result<Matrix, ModelError> {
+        match (self.wants(Place::Beginning), self.wants(Place::End)) {
+            (true, true) => {
+                self.store.read_always(embedding.id);
+                Ok(embedding)
+            }
+            // Another stage looks up its rows.
+            (false, true) => self.matrix("token_embd.weight", embedding.cols, embedding.rows, Role::Always),
+            (_, false) => Ok(embedding),
+        }
     }
 
     /// `NAME.weight` of `[cols, rows]` and, where they are there, `NAME.scale` of `[1]` and `NAME.bias` of
@@ -398,8 +436,13 @@ impl<'a> WeightLoader<'a> {
     /// A small tensor of floats of this shape, decoded.
     pub fn floats(&mut self, name: &str, dims: &[usize]) -> Result<Vec<f32>, ModelError> {
         let tensor = self.find(name, dims)?;
-        let id = self.store.register(tensor, 0..tensor.bytes, Role::Once)?;
         let mut values = zeroed(dims, "a small tensor of the model")?;
+        if !self.reads(name) {
+            // Nothing is computed with it, but zeros are no norm.
+            values.fill(1.0);
+            return Ok(values);
+        }
+        let id = self.store.register(tensor, 0..tensor.bytes, Role::Once)?;
         if let Some(format) = quant::format(tensor.ty) {
             (format.decode)(&self.store.read_once(id)?, &mut values);
         }
@@ -416,9 +459,12 @@ impl<'a> WeightLoader<'a> {
             let (name, ty) = (name.to_owned(), tensor.ty.to_string());
             return Err(ModelError::UnsupportedType { name, ty, supported: TensorType::I32.to_string() });
         }
+        let mut values: Vec<u32> = zeroed(dims, "a table of the model")?;
+        if !self.reads(name) {
+            return Ok(values);
+        }
         let id = self.store.register(tensor, 0..tensor.bytes, Role::Once)?;
         let bytes = self.store.read_once(id)?;
-        let mut values: Vec<u32> = zeroed(dims, "a table of the model")?;
         for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
             *value = u32::from_le_bytes(*bytes);
         }
@@ -457,8 +503,7 @@ impl<'a> WeightLoader<'a> {
     /// Leaves the tensors of these blocks aside: those of multi-token prediction, which a pass does not need.
     pub fn leave_blocks_aside(&mut self, blocks: Range<usize>) {
         for (tensor, used) in self.gguf.tensors.iter().zip(&mut self.used) {
-            let block = tensor.name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
-            if block.and_then(|(block, _)| block.parse().ok()).is_some_and(|block| blocks.contains(&block)) {
+            if block_of(&tensor.name).is_some_and(|block| blocks.contains(&block)) {
                 *used = true;
             }
         }

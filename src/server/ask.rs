@@ -188,6 +188,22 @@ fn random_seed() -> u64 {
     RandomState::new().hash_one(std::process::id()) & u64::from(u32::MAX)
 }
 
+impl Ask {
+    /// What draws the tokens of a text that is continued step by step: no answer of it is a conversation's.
+    ///
+    /// # Errors
+    /// As [`Server::ask`].
+    pub fn sampler(&self, facts: &Facts) -> Result<Sampler, ApiError> {
+        check(self)?;
+        let mut sampler = Sampler::new(self.sampling.config(facts)).map_err(wrong_number)?;
+        if let Some(grammar) = &self.grammar {
+            let constraint = facts.grammars()?.constraint(grammar);
+            sampler.constrain(constraint.map_err(|error| ApiError::invalid("grammar", error))?);
+        }
+        Ok(sampler)
+    }
+}
+
 impl Server {
     /// Has a request answered.
     ///

@@ -5,6 +5,8 @@
 //! - `ask` is a request as all dialects have it, `prompt` what the model reads of it and what the answer has to
 //!   be, `answer` what comes of it, `stream` has it written while it comes.
 //! - `access` says who may ask; `connections` are taken on, and ended with the server.
+//! - `local` is a server without a socket, for programs that have this library within them; `many` has the
+//!   requests of a [`batch`] answered by it.
 //! - `native` and `residency` are what no dialect has, `page` is the page to chat in.
 //!
 //! An answer depends on the model, the request and its seed alone.
@@ -18,6 +20,7 @@ mod connections;
 mod error;
 mod facts;
 mod local;
+mod many;
 mod metrics;
 mod models;
 mod native;
@@ -44,16 +47,18 @@ use axum::response::Response;
 use crate::text::Conversation;
 pub use access::Access;
 use body::Bodies;
+pub use error::{ApiError, ErrorKind};
 pub use facts::{Facts, Template};
-#[doc(hidden)]
-pub use local::Local;
+pub use local::{Continuation, Local, Piece, Reply};
+pub use many::{Answered, Asked};
 use metrics::Metrics;
 use models::Registry;
 pub use models::{Described, Listed, Models, NotOpened};
-pub use worker::Opened;
+pub use openai::batch;
+pub use worker::{Opened, Work};
 
 /// Runs a chat template's source over a conversation, where it can do no harm.
-pub type Render = fn(&str, &Conversation) -> Result<String, String>;
+pub type Render = Arc<dyn Fn(&str, &Conversation) -> Result<String, String> + Send + Sync>;
 
 /// How a server is run.
 pub struct Config {

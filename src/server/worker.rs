@@ -26,9 +26,18 @@ pub struct Opened<'m> {
 /// Where requests for a model go. Dropped with all its clones, its worker ends.
 #[derive(Clone)]
 pub struct Worker {
-    requests: Sender<Request>,
+    todo: Sender<Todo>,
     pub facts: Arc<Facts>,
     state: Arc<State>,
+}
+
+/// Something else to be done with the engine, between two passes.
+pub type Work = Box<dyn for<'m> FnOnce(&mut Engine<'m>) + Send>;
+
+/// What a worker is sent.
+enum Todo {
+    Answer(Box<Request>),
+    Work(Work),
 }
 
 /// What a worker and those who ask it share.
@@ -143,10 +152,16 @@ impl Worker {
             let ends = Arc::clone(&self.facts.ends);
             let sink = Box::new(sink);
             let request = Request { prompt, sampler, max_tokens, ends, logprobs, prompt_logprobs, sink };
+            let todo = Todo::Answer(Box::new(request));
             let gone = |_| ApiError::internal("the model's engine has ended");
-            self.requests.send(request).map_err(gone)?;
+            self.todo.send(todo).map_err(gone)?;
         }
         Ok(Events { events, left })
+    }
+
+    /// Has something else done with the engine; where the worker has ended, it is dropped undone.
+    pub fn with_engine(&self, work: Work) {
+        let _ = self.todo.send(Todo::Work(work));
     }
 
     /// Most requests that may wait or run.
@@ -184,7 +199,7 @@ const TELL: Duration = Duration::from_millis(20);
 /// run, `queue` requests may wait.
 pub fn run(opened: Opened<'_>, queue: usize, ready: impl FnOnce(Worker), warn: &dyn Fn(&str)) {
     let Opened { engine, cache, limits, facts } = opened;
-    let (sender, requests) = channel();
+    let (sender, todo) = channel();
     let most = limits.sequences.saturating_add(queue);
     let mut scheduler = Scheduler::new(engine, limits, cache);
     let state = Arc::new(State {
@@ -194,9 +209,9 @@ pub fn run(opened: Opened<'_>, queue: usize, ready: impl FnOnce(Worker), warn: &
         status: Mutex::default(),
         seen: Mutex::new(Seen::new(&scheduler)),
     });
-    ready(Worker { requests: sender, facts: Arc::new(facts), state: Arc::clone(&state) });
+    ready(Worker { todo: sender, facts: Arc::new(facts), state: Arc::clone(&state) });
     let (mut busy, mut told) = (Duration::ZERO, Instant::now());
-    while !state.stop.load(Ordering::Relaxed) && take_on(&mut scheduler, &requests).is_continue() {
+    while !state.stop.load(Ordering::Relaxed) && take_on(&mut scheduler, &todo).is_continue() {
         let (began, made) = (Instant::now(), scheduler.stats().made);
         let worked = scheduler.step();
         let time = began.elapsed();
@@ -211,27 +226,34 @@ pub fn run(opened: Opened<'_>, queue: usize, ready: impl FnOnce(Worker), warn: &
         }
         scheduler.take_warnings().iter().for_each(|warning| warn(warning));
         if !worked {
-            match requests.recv_timeout(LOOK) {
-                Ok(request) => scheduler.submit(request),
+            match todo.recv_timeout(LOOK) {
+                Ok(todo) => take(&mut scheduler, todo),
                 Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
                 Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
             }
         }
     }
     state.stop.store(true, Ordering::Relaxed);
-    let _ = take_on(&mut scheduler, &requests);
+    let _ = take_on(&mut scheduler, &todo);
     scheduler.stop();
 }
 
 /// Takes on what has come.
-fn take_on(scheduler: &mut Scheduler<'_>, requests: &Receiver<Request>) -> ControlFlow<()> {
+fn take_on(scheduler: &mut Scheduler<'_>, all: &Receiver<Todo>) -> ControlFlow<()> {
     loop {
-        match requests.try_recv() {
-            Ok(request) => scheduler.submit(request),
+        match all.try_recv() {
+            Ok(todo) => take(scheduler, todo),
             Err(TryRecvError::Empty) => return ControlFlow::Continue(()),
             // What runs has nobody who listens either.
             Err(TryRecvError::Disconnected) => return ControlFlow::Break(()),
         }
+    }
+}
+
+fn take(scheduler: &mut Scheduler<'_>, todo: Todo) {
+    match todo {
+        Todo::Answer(request) => scheduler.submit(*request),
+        Todo::Work(work) => work(scheduler.engine_mut()),
     }
 }
 

@@ -60,10 +60,10 @@ fn server() -> &'static Local {
             queue: 4,
             any_name: true,
             drain: Duration::ZERO,
-            render: |source, conversation| {
+            render: Arc::new(|source, conversation| {
                 let template = ChatTemplate::new(source).map_err(|error| error.to_string())?;
                 template.render(conversation).map_err(|error| error.to_string())
-            },
+            }),
         };
         Local::new(config, Arc::new(Tiny)).expect("threads")
     })

@@ -4,26 +4,34 @@ use std::io::Write;
 
 use serde::{Serialize, Serializer};
 
-use super::Args;
 use super::summary::Summary;
 use super::totals::{self, Total};
 use crate::cli::value_json::Shown;
 use crate::cli::{CliError, safe_text};
 use crate::gguf::{Gguf, Metadata, Part, TensorInfo, Value};
 
+/// What is printed.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The elements of arrays in the metadata.
+    pub arrays: bool,
+    /// The tensors one by one.
+    pub tensors: bool,
+}
+
 /// Prints one object: `files`, `summary`, `metadata`, `tensors`, `totals`.
 pub fn print(
     gguf: &Gguf,
     summary: &Summary,
     tensors: &[&TensorInfo],
-    args: &Args,
+    options: Options,
     out: &mut impl Write,
 ) -> Result<(), CliError> {
     let report = Report {
-        files: gguf.parts.iter().enumerate().map(|(i, part)| File::of(i, part, args.arrays)).collect(),
+        files: gguf.parts.iter().enumerate().map(|(i, part)| File::of(i, part, options.arrays)).collect(),
         summary,
-        metadata: Pairs { metadata: gguf.metadata(), arrays: args.arrays },
-        tensors: (!args.no_tensors).then(|| tensors.iter().map(|t| Tensor::of(t)).collect()),
+        metadata: Pairs { metadata: gguf.metadata(), arrays: options.arrays },
+        tensors: options.tensors.then(|| tensors.iter().map(|t| Tensor::of(t)).collect()),
         totals: Totals::of(tensors),
     };
     write(&report, out)

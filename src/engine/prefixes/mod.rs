@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::{Engine, Sequence};
 use crate::kernels::ops::PAGE;
-use crate::model::{KeptNeeds, KeptPart, SequenceState};
+use crate::model::{KeptNeeds, KeptPart, MemorySpec, SequenceState};
 
 pub use folder::Folder as PrefixFolder;
 use folder::{PAGE_ENDING, hex};
@@ -353,8 +353,13 @@ impl PrefixCache {
 /// A hash of all that the bits of a sequence's memory depend on but the model and the tokens.
 fn settings(engine: &Engine<'_>) -> Hash {
     let spec = engine.model.spec();
+    settings_with(engine, &spec.memories[..spec.trunk_memories])
+}
+
+/// The same of what sequences remember in these slots.
+pub(super) fn settings_with(engine: &Engine<'_>, memories: &[MemorySpec]) -> Hash {
+    let spec = engine.model.spec();
     let ropes: Vec<bool> = spec.rope_steps.iter().map(|&step| engine.context > step).collect();
-    let memories = &spec.memories[..spec.trunk_memories];
     let text = format!(
         "{}\npages of {PAGE}\n{}\nkv {}\n{memories:?}\n{ropes:?}",
         env!("CARGO_PKG_VERSION"),

@@ -41,6 +41,11 @@ pub enum RecordedId {
 }
 
 impl ModelId {
+    /// The hash in hexadecimal digits.
+    pub fn hex(&self) -> String {
+        hex(&self.0)
+    }
+
     /// The model of these files. `progress` is told how many bytes of how many have been read, and may break
     /// off, which is [`ErrorKind::Interrupted`].
     ///

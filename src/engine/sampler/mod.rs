@@ -120,6 +120,16 @@ impl Sampler {
         Ok(self.draw())
     }
 
+    /// How much of its random sequence it has used.
+    pub fn position(&self) -> u64 {
+        self.rng.get_word_pos() as u64
+    }
+
+    /// Goes on where another sampler of this configuration stood in the random sequence.
+    pub fn go_to(&mut self, position: u64) {
+        self.rng.set_word_pos(position.into());
+    }
+
     /// What was left to draw from at the last choice, most probable first.
     pub fn candidates(&self) -> &[Candidate] {
         &self.candidates

@@ -86,6 +86,11 @@ impl<'m> Scheduler<'m> {
         &self.engine
     }
 
+    /// The same, for what else is done with it between two passes.
+    pub fn engine_mut(&mut self) -> &mut Engine<'m> {
+        &mut self.engine
+    }
+
     /// Requests that wait.
     pub fn waiting(&self) -> usize {
         self.waiting.len()

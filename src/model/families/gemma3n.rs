@@ -2,6 +2,7 @@
 //! networks that are sparse in the first layers, layers that see another's keys and values.
 
 use super::super::ModelError;
+use super::super::cut::Place;
 use super::super::decoder::{Decoder, FeedForward, Layer};
 use super::super::load::{Loader, Sizes};
 use super::super::parts::{
@@ -36,6 +37,7 @@ pub(super) fn load(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     let ropes = vec![full.clone(), Rope::windowed(l, &full, sizes.key_len, 10000.0, false)?];
     let mut layers = Vec::with_capacity(sizes.layers);
     for il in 0..sizes.layers {
+        l.enter(Place::Layer(il));
         let window = Some(window).filter(|_| windowed[il]);
         let spec = attention_spec(l, &sizes, il, eps, window)?;
         let sharing = spec.shares.filter(|&slot| windowed[slot] != windowed[il]);
@@ -45,6 +47,7 @@ pub(super) fn load(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
         }
         layers.push(layer(l, &sizes, il, eps, spec)?);
     }
+    l.enter(Place::End);
     streams.load_end(l, &sizes)?;
     let mut head = l.head(&sizes, &embedding, "output_norm", NormKind::Rms, eps)?;
     head.soft_cap = Some(SOFT_CAP);

@@ -50,8 +50,9 @@ mod step35;
 use crate::gguf::Gguf;
 use crate::store::Store;
 
+use super::cut::Link;
 use super::decoder::Decoder;
-use super::load::Loader;
+use super::load::{Loader, Wanted};
 use super::{Architecture, ModelError};
 
 /// Reads the keys and finds the weights of a file of this architecture.
@@ -146,23 +147,28 @@ pub fn architectures() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|&(name, _)| name)
 }
 
-/// The architecture of this name from a file, with its block of multi-token prediction where that is wanted;
-/// what it does not use of the file is refused by name.
-pub(super) fn load(
-    gguf: &Gguf,
-    name: &str,
-    nextn: bool,
-) -> Result<(Box<dyn Architecture>, Store), ModelError> {
+/// A model as it is loaded.
+pub(super) struct Loaded {
+    pub architecture: Box<dyn Architecture>,
+    pub store: Store,
+    /// What layers take of earlier ones.
+    pub links: Vec<Link>,
+}
+
+/// The architecture of this name from a file, as far as it is wanted; what it does not use of the file is
+/// refused by name.
+pub(super) fn load(gguf: &Gguf, name: &str, wanted: Wanted) -> Result<Loaded, ModelError> {
     let Some((_, load)) = FAMILIES.iter().find(|(family, _)| *family == name) else {
         let supported = architectures().collect::<Vec<_>>().join(", ");
         return Err(ModelError::UnknownArchitecture { name: name.to_owned(), supported });
     };
-    let mut loader = Loader::new(gguf, name, Store::open(gguf)?, nextn)?;
+    let nextn = wanted.nextn;
+    let mut loader = Loader::new(gguf, name, Store::open(gguf)?, wanted)?;
     let decoder = load(&mut loader)?;
     if nextn && decoder.nextn.is_none() {
         return Err(ModelError::UnsupportedNextn { architecture: name.to_owned() });
     }
-    let Loader { keys, weights, .. } = loader;
+    let Loader { keys, weights, links, .. } = loader;
     keys.finish()?;
-    Ok((Box::new(decoder), weights.finish(name)?))
+    Ok(Loaded { architecture: Box::new(decoder), store: weights.finish(name)?, links })
 }

@@ -3,6 +3,7 @@
 //! layer, experts beside a shared network.
 
 use super::super::ModelError;
+use super::super::cut::Place;
 use super::super::decoder::{Decoder, FeedForward, Layer};
 use super::super::load::{Loader, Sizes};
 use super::super::parts::{
@@ -40,8 +41,10 @@ pub(super) fn load(l: &mut Loader<'_>) -> Result<Decoder, ModelError> {
     let mut ffn = experts();
     let mut layers = Vec::with_capacity(of.sizes.layers);
     for il in 0..of.sizes.layers {
+        l.enter(Place::Layer(il));
         layers.push(of.layer(l, il, &mut ffn)?);
     }
+    l.enter(Place::End);
     let Layers { sizes, connections, .. } = of;
     let streams: Option<Box<dyn Streams>> = Some(Box::new(GatedStreams::load(l, &sizes, connections)?));
     let head = l.head_without_norm(&sizes, &embedding)?;

@@ -1,6 +1,7 @@
 //! What the families have in common: a stack of equal layers, of which a family says the rest.
 
 use super::super::ModelError;
+use super::super::cut::Place;
 use super::super::decoder::{Decoder, FeedForward, Layer, Nextn};
 use super::super::load::{ExpertCounts, Loader, Sizes};
 use super::super::parts::{
@@ -203,13 +204,16 @@ pub(super) fn drafting_decoder(
 ) -> Result<Decoder, ModelError> {
     let mut layers = Vec::with_capacity(sizes.layers);
     for il in 0..sizes.layers {
+        l.enter(Place::Layer(il));
         let plan = plan(l, il)?;
         layers.push(layer(l, il, &sizes, &norms, plan)?);
     }
+    l.enter(Place::End);
     let head = l.head(&sizes, &embedding, norms.output, norms.kind, norms.eps)?;
     let nextn = match nextn.filter(|_| l.nextn) {
         Some(rows) => {
             let il = sizes.layers;
+            l.enter(Place::Layer(il));
             let first_memory = l.memories.len();
             let input = NextnInput::load(l, il, &sizes, embedding.matrix, norms.kind, norms.eps)?;
             let plan = plan(l, il)?;
@@ -247,6 +251,7 @@ pub(super) fn hyper_decoder(
 ) -> Result<Decoder, ModelError> {
     let mut layers = Vec::with_capacity(sizes.layers);
     for il in 0..sizes.layers {
+        l.enter(Place::Layer(il));
         // In the order of a pass: the plan has the mixing step.
         let mut streams = HyperConnections::load(l, il, &sizes, hyper)?;
         let plan = plan(l, il)?;
@@ -255,6 +260,7 @@ pub(super) fn hyper_decoder(
         let streams: Option<Box<dyn LayerStreams>> = Some(Box::new(streams));
         layers.push(Layer { middle: sums[0], out: sums[1].into(), streams, ..layer });
     }
+    l.enter(Place::End);
     let streams: Option<Box<dyn Streams>> = Some(Box::new(HyperStreams::load(l, &sizes, hyper)?));
     if !l.weights.contains("output.weight") {
         return Err(ModelError::MissingTensor { name: "output.weight".to_owned() });

@@ -113,8 +113,10 @@ impl Indexing {
             if spec.pool > 1 {
                 l.weights.leave_all_aside(&format!("blk.{il}.indexer_compressor_"));
             }
+            l.takes_choice();
             return Ok(Indexing::Shared(spec.positions()));
         }
+        l.chooses(il);
         let IndexingSpec { heads, len, eps, names, .. } = spec;
         let k = plain(l, &name("attn_k"), embd, len)?;
         let weights = plain(l, &name("proj"), embd, heads)?;

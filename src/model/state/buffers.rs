@@ -226,6 +226,8 @@ pub struct Buffers {
     pub(in crate::model) rope: Vec<RopeTable>,
     pub(in crate::model) attention: AttentionScratch,
     pub(in crate::model) latent: LatentBuffers,
+    /// What the next stage goes on from `[T][B]`, where there is one.
+    pub(in crate::model) border: Vec<f32>,
     /// `[rows asked for][V]`.
     pub(in crate::model) logits: Vec<f32>,
 }
@@ -274,6 +276,7 @@ impl Buffers {
             rope: Vec::new(),
             attention: AttentionScratch::default(),
             latent: LatentBuffers::default(),
+            border: Vec::new(),
             logits: Vec::new(),
         })
     }
@@ -298,7 +301,7 @@ impl Buffers {
                 + spec.widest(|layer| layer.rows.v),
             spec.widest(|layer| layer.rows.gate) + attended,
             2 * dense,
-            spec.side.streams + spec.side.gates + 2 * spec.side.per_layer,
+            spec.side.streams + spec.side.gates + 2 * spec.side.per_layer + spec.side.border,
             // Ends and pairs, the ends that a sequence keeps of the last pass, and those that the block
             // reads.
             if spec.nextn.is_some() { 5 * spec.embd } else { 0 },
@@ -350,7 +353,13 @@ impl Buffers {
         &self.ends
     }
 
-    /// The same, to be taken without a copy.
+    /// What the last pass of a stage left for the next one, to be taken: `[rows][values]`, in the order of its
+    /// segments.
+    pub fn take_border(&mut self) -> Vec<f32> {
+        std::mem::take(&mut self.border)
+    }
+
+    /// The [logits](Buffers::logits), to be taken without a copy.
     pub fn logits_mut(&mut self) -> &mut Vec<f32> {
         &mut self.logits
     }

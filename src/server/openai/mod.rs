@@ -1,5 +1,6 @@
 //! The dialect of OpenAI: <https://platform.openai.com/docs/api-reference>.
 
+pub mod batch;
 mod chat;
 mod completions;
 mod fields;
@@ -22,7 +23,7 @@ use super::body::Pieces;
 use super::error::{ApiError, ErrorKind};
 use super::models::Listed;
 use crate::engine::Usage;
-pub use fields::OneOrMany;
+pub use fields::{Fields, OneOrMany};
 pub use messages::{InMessage, messages};
 
 pub fn routes() -> Router<Arc<Server>> {

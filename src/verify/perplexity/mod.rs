@@ -30,4 +30,4 @@ pub use measures::{Mean, Perplexity, Sums, share};
 pub use passes::Shares;
 pub use sources::{BaseError, BaseProblem, BaseRows, BaseSource};
 pub use top_row::TopRow;
-pub use windows::{WindowOptions, Windows, WindowsError};
+pub use windows::{WindowOptions, Windows, WindowsError, text_tokens};

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use thiserror::Error;
 
+use crate::text::{EncodeOptions, TextError, Tokenizer};
+
 /// The least context: there are tokens before those that are scored, and there is one of these.
 const LEAST_CONTEXT: usize = 4;
 
@@ -31,6 +33,25 @@ pub enum WindowsError {
     Stride { stride: usize, context: usize },
     #[error("the text has {found} tokens, where two windows of {window} need {}", .window.saturating_mul(2))]
     TooShort { found: usize, window: usize },
+}
+
+/// The tokens of a text, and the BOS that windows begin with. One line end at the text's end is left out, and
+/// so is the EOS that a vocabulary adds: nothing of the text foretells it. Special tokens that are written
+/// out are recognised where `special` is set.
+///
+/// # Errors
+/// A text that the vocabulary cannot write.
+pub fn text_tokens(
+    tokenizer: &Tokenizer,
+    text: &str,
+    special: bool,
+) -> Result<(Vec<u32>, Option<u32>), TextError> {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let mut ids = tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: special })?;
+    if tokenizer.adds_eos() && ids.last().copied() == tokenizer.eos() {
+        ids.pop();
+    }
+    Ok((ids, tokenizer.bos().filter(|_| tokenizer.adds_bos())))
 }
 
 /// The windows of a text.

@@ -66,7 +66,7 @@ impl Attention {
         let window = spec.window;
         let projections = Projections { q, k, v, fused, gate };
         let slot = match spec.shares {
-            Some(slot) => slot,
+            Some(slot) => l.shared_slot(slot),
             None => l.remember(MemorySpec::Pages { kv_heads, key_len, value_len, window }),
         };
         Ok(Attention { spec, slot, projections, sinks, output, choosing })

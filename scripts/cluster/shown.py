@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+"""A Ray cluster of four nodes within this machine, each with a raylet and an address of its own, and what WayInfer does
+on it: a batch of questions with an actor that is killed in its midst, and a model in stages with a node that is. Prints
+what was compared and measured; ends with 1 where anything differs.
+
+    pip install 'wayinfer[ray]'
+    scripts/cluster/shown.py --questions 2000 --pipeline model.gguf hybrid.gguf
+"""
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from typing import Any, Dict, List
+
+import ray
+from ray.cluster_utils import Cluster
+
+import wayinfer
+from wayinfer.ray import Pipeline, Predictor
+
+NODES = 4
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def cluster(nodes: int) -> Cluster:
+    """Nodes of one CPU each beside the head, which has none: actors are spread over them."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    for number in range(nodes):
+        # What the node that is killed had, the last one has too.
+        names = {f"node{number}": 1, **({"node1": 1} if number == nodes - 1 else {})}
+        made.add_node(num_cpus=2, resources=names)
+    made.connect()
+    made.wait_for_nodes()
+    say(f"a Ray cluster of {nodes} nodes and a head, Ray {ray.__version__}")
+    return made
+
+
+def questions(count: int) -> List[Dict[str, Any]]:
+    """Questions that the demo knows."""
+    kinds = ["What is {}+{}?", "What is {}-{}?", "Which is smaller, {} or {}?", "Which is larger, {} or {}?"]
+    return [
+        {"id": number, "messages": [{"role": "user", "content": kinds[number % 4].format(number % 97, number % 89)}]}
+        for number in range(count)
+    ]
+
+
+PARAMS = {"max_tokens": 24, "temperature": 0.7, "seed": 11}
+
+
+def batch(model: str, count: int) -> bool:
+    """All questions over four actors, one of which is killed."""
+    import ray.data
+
+    rows = questions(count)
+    began = time.time()
+    with wayinfer.Model(model, parallel=16) as one:
+        calls = [
+            one.request("POST", "/v1/chat/completions", {"messages": row["messages"], **PARAMS}) for row in rows
+        ]
+        want = {row["id"]: call.json()["choices"][0]["message"]["content"] for row, call in zip(rows, calls)}
+    alone = time.time() - began
+
+    class Mortal(Predictor):
+        """The third batch of the first actor is its last one."""
+
+        def __init__(self, *args: Any, marker: str, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._marker, self._batches = marker, 0
+
+        def __call__(self, batch: Dict[str, Any]) -> Dict[str, Any]:
+            self._batches += 1
+            if self._batches == 3:
+                try:
+                    os.close(os.open(self._marker, os.O_CREAT | os.O_EXCL))
+                    os.kill(os.getpid(), signal.SIGKILL)
+                except FileExistsError:
+                    pass
+            return super().__call__(batch)
+
+    with tempfile.TemporaryDirectory() as folder:
+        marker = os.path.join(folder, "killed")
+        began = time.time()
+        answered = (
+            ray.data.from_items(rows)
+            .repartition(max(8, count // 50))
+            .map_batches(
+                Mortal,
+                fn_constructor_kwargs={"model": model, "params": PARAMS, "threads": 1, "marker": marker},
+                compute=ray.data.ActorPoolStrategy(size=NODES),
+                num_cpus=1,
+                batch_size=25,
+                max_restarts=-1,
+                max_task_retries=-1,
+            )
+            .take_all()
+        )
+        over = time.time() - began
+        died = os.path.exists(marker)
+    got = {row["id"]: row["generated_text"] for row in answered}
+    same = len(answered) == count and got == want
+    say(
+        f"batch: {len(answered)} answers to {count} questions over {NODES} actors, one killed: {died}; "
+        f"{'the same bytes' if same else 'OTHERS'} as of one process ({alone:.0f} s alone, {over:.0f} s)"
+    )
+    return same and died
+
+
+def prompts(count: int, vocab: int) -> List[List[int]]:
+    return [[(7 + 31 * number + 7919 * at) % vocab for at in range(12 + number)] for number in range(count)]
+
+
+def pipeline(model: str, made: Cluster) -> bool:
+    """The model in three stages on three nodes: logits, then texts with a node killed on the way."""
+    with wayinfer.Model(model, context=256, threads=1) as whole:
+        asked = prompts(6, whole.vocab)
+        want = [whole.logits(tokens)[-1] for tokens in asked]
+        params = wayinfer.SamplingParams(max_tokens=40, temperature=0.8, seed=5)
+        texts = [output.outputs[0].text for output in whole.generate(asked, params)]
+    nodes = [{"resources": {f"node{number}": 0.01}, "num_cpus": 1} for number in range(3)]
+    with Pipeline(model, 3, context=256, threads=1, actor_options=nodes) as stages:
+        got = stages.logits(asked)
+        same_logits = all((a.view("u4") == b.view("u4")).all() for a, b in zip(got, want))
+        say(f"pipeline of {os.path.basename(model)} in 3 stages: logits {'the same bits' if same_logits else 'OTHERS'}")
+        node = next(node for node in made.worker_nodes if node.node_id == stages.facts[1]["node"])
+        killer = threading.Timer(0.3, made.remove_node, [node, False])
+        killer.start()
+        made_texts = [text.text for text in stages.generate(asked, params)]
+        killer.join()
+        # Where the texts were made sooner, the next ones find it gone.
+        again = [text.text for text in stages.generate(asked, params)]
+        same_texts = made_texts == texts == again and stages.restarts > 0
+        say(
+            f"  with the node of the second stage killed ({stages.restarts} started again): "
+            f"{'the same texts' if same_texts else 'OTHER TEXTS'}"
+        )
+        made.add_node(num_cpus=2, resources={"node1": 1})
+        for line in str(stages.plan()).splitlines():
+            say(f"  {line}")
+    return same_logits and same_texts
+
+
+def speed(model: str) -> float:
+    """Tokens a second of 8 sequences: two stages of a thread each, and one process of two threads."""
+    params = wayinfer.SamplingParams(max_tokens=64, temperature=0)
+    with wayinfer.Model(model, context=256, threads=2, parallel=8) as whole:
+        asked = prompts(8, whole.vocab)
+        whole.generate(asked, params)
+        began = time.time()
+        outputs = whole.generate(asked, params)
+        one = sum(output.completion_tokens for output in outputs) / (time.time() - began)
+    with Pipeline(model, 2, context=256, threads=1) as stages:
+        stages.generate(asked, params)
+        began = time.time()
+        texts = stages.generate(asked, params)
+        two = sum(len(text.tokens) for text in texts) / (time.time() - began)
+    say(f"speed of {os.path.basename(model)}: {one:.1f} tokens/s in one process, {two:.1f} in two: {two / one:.2f}")
+    return two / one
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="demo", help="for the batch")
+    parser.add_argument("--questions", type=int, default=2000)
+    parser.add_argument("--pipeline", nargs="*", default=[], metavar="MODEL")
+    parser.add_argument("--speed", nargs="*", default=[], metavar="MODEL")
+    args = parser.parse_args()
+    made = cluster(NODES)
+    try:
+        good = args.questions == 0 or batch(args.model, args.questions)
+        for model in args.pipeline:
+            good = pipeline(os.path.abspath(model), made) and good
+        for model in args.speed:
+            good = speed(os.path.abspath(model)) >= 0.8 and good
+    finally:
+        ray.shutdown()
+        made.shutdown()
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+//! Waiting without the interpreter: other threads of Python go on, and an interrupt ends it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+
+use super::errors::{Fault, caught};
+
+/// How long an interrupt may go unseen.
+pub const TICK: Duration = Duration::from_millis(50);
+
+/// Threads of Python that wait here. One that comes back where the interpreter is gone already would bring the
+/// process down: the package lets the last of them come back before.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// Threads that wait for a model.
+#[pyfunction]
+pub fn waiting() -> usize {
+    WAITING.load(Ordering::Relaxed)
+}
+
+/// Waits without the interpreter.
+pub fn detached<R: Send>(py: Python<'_>, wait: impl FnOnce() -> R + Send) -> R {
+    WAITING.fetch_add(1, Ordering::Relaxed);
+    let waited = py.detach(wait);
+    WAITING.fetch_sub(1, Ordering::Relaxed);
+    waited
+}
+
+/// Locks, whatever a thread that panicked has left.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for a result. An interrupt, or another signal whose handler raises, ends the waiting: `leave` is
+/// called then.
+pub fn wait_for<R: Send>(
+    py: Python<'_>,
+    results: Receiver<Result<R, Fault>>,
+    leave: impl FnOnce(),
+) -> PyResult<R> {
+    let results = Mutex::new(results);
+    loop {
+        match detached(py, || lock(&results).recv_timeout(TICK)) {
+            Ok(result) => return Ok(result?),
+            Err(RecvTimeoutError::Disconnected) => return Err(Fault::ended().into()),
+            Err(RecvTimeoutError::Timeout) => {
+                if let Err(raised) = py.check_signals() {
+                    leave();
+                    return Err(raised);
+                }
+            }
+        }
+    }
+}
+
+/// Does something long on a thread of its own; an interrupt leaves it behind.
+pub fn apart<R: Send + 'static>(
+    py: Python<'_>,
+    work: impl FnOnce() -> Result<R, Fault> + Send + 'static,
+) -> PyResult<R> {
+    let (sender, results) = channel();
+    let work = move || {
+        // Nobody may listen any more.
+        let _ = sender.send(caught(work));
+    };
+    thread::Builder::new().name("wayinfer".to_owned()).spawn(work).map_err(Fault::of)?;
+    wait_for(py, results, || ())
+}
