@@ -161,7 +161,7 @@ impl Model {
         let values = apart(py, move || {
             let gguf = core.headers()?;
             let tensor = embedded::tensor(&gguf, &name);
-            let tensor = tensor.map_err(|error| Fault::from(error).as_kind(Kind::Usage))?;
+            let tensor = tensor.map_err(|error| Fault::from(error).with_kind(Kind::Usage))?;
             let rows = WeightRows::open(&gguf, tensor, &Selection::default());
             let rows = rows.map_err(Fault::of)?;
             let mut values = arrays::room([rows.rows() as usize, rows.cols() as usize], "a tensor")?;
