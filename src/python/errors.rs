@@ -35,7 +35,7 @@ impl Fault {
     }
 
     /// The same, of another kind.
-    pub fn as_kind(self, kind: Kind) -> Fault {
+    pub fn with_kind(self, kind: Kind) -> Fault {
         Fault { kind, ..self }
     }
 

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::errors::{Fault, caught};
 use super::reply::Reply;
 use super::session::Session;
-use super::wait::{apart, wait_for};
+use super::wait::{Left, apart, wait_for};
 use super::{arrays, saved};
 use crate::cli::embedded::{self, Kind};
 use crate::engine::{Engine, EngineError, ModelId};
@@ -30,6 +30,7 @@ pub struct Core {
     pub path: PathBuf,
     /// Which model it is, once somebody has asked.
     pub id: Mutex<Option<ModelId>>,
+    closing: Arc<AtomicBool>,
 }
 
 impl Core {
@@ -43,16 +44,16 @@ impl Core {
     pub fn on_engine<R: Send + 'static>(
         &self,
         py: Python<'_>,
-        work: impl FnOnce(&mut Engine<'_>, &AtomicBool) -> Result<R, Fault> + Send + 'static,
+        work: impl FnOnce(&mut Engine<'_>, &Left) -> Result<R, Fault> + Send + 'static,
     ) -> PyResult<R> {
         let (sender, results) = channel();
-        let left = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&left);
+        let left = Left { model: Arc::clone(&self.closing), ..Left::default() };
+        let caller = Arc::clone(&left.caller);
         let work = Box::new(move |engine: &mut Engine<'_>| {
-            let _ = sender.send(caught(|| work(engine, &flag)));
+            let _ = sender.send(caught(|| work(engine, &left)));
         });
         py.detach(|| self.local.with_engine(work)).map_err(Fault::from)?;
-        wait_for(py, results, || left.store(true, Ordering::Relaxed))
+        wait_for(py, results, || caller.store(true, Ordering::Relaxed))
     }
 
     /// The headers, read anew: a model may be large, and they are asked for seldom.
@@ -89,7 +90,9 @@ impl Model {
         let mut args = vec![format!("--model={path}")];
         args.extend(options.into_iter().map(|(name, value)| format!("--{name}={value}")));
         let local = apart(py, move || Ok(embedded::open(&args, verbose, program)?))?;
-        Ok(Model { core: Arc::new(Core { local, path: path.into(), id: Mutex::default() }) })
+        Ok(Model {
+            core: Arc::new(Core { local, path: path.into(), id: Mutex::default(), closing: Arc::default() }),
+        })
     }
 
     /// Asks as a client of the server would; waits for nothing.
@@ -158,7 +161,7 @@ impl Model {
         let values = apart(py, move || {
             let gguf = core.headers()?;
             let tensor = embedded::tensor(&gguf, &name);
-            let tensor = tensor.map_err(|error| Fault::from(error).as_kind(Kind::Usage))?;
+            let tensor = tensor.map_err(|error| Fault::from(error).with_kind(Kind::Usage))?;
             let rows = WeightRows::open(&gguf, tensor, &Selection::default());
             let rows = rows.map_err(Fault::of)?;
             let mut values = arrays::room([rows.rows() as usize, rows.cols() as usize], "a tensor")?;
@@ -182,7 +185,7 @@ impl Model {
             }
             let mut logits = arrays::room([tokens.len(), vocab], "logits")?;
             for tokens in tokens.chunks(rows) {
-                if left.load(Ordering::Relaxed) {
+                if left.is_set() {
                     return Err(EngineError::Interrupted.into());
                 }
                 engine.feed(&mut sequence, tokens, Logits::All)?;
@@ -215,11 +218,7 @@ impl Model {
                 let error = EngineError::ContextFull { tokens: window, past: 0, context };
                 return Err(error.into());
             }
-            let measured =
-                measure(&windows, engine, None, None, &mut |_| match left.load(Ordering::Relaxed) {
-                    true => std::ops::ControlFlow::Break(()),
-                    false => std::ops::ControlFlow::Continue(()),
-                });
+            let measured = measure(&windows, engine, None, None, &mut |_| left.flow());
             let perplexity = measured.map_err(Fault::of)?.perplexity;
             let mean = perplexity.perplexity();
             Ok((mean.mean, mean.error, perplexity.all.count, windows.count()))
@@ -238,6 +237,7 @@ impl Model {
 
     /// Ends all requests and frees the memory.
     fn close(&self, py: Python<'_>) {
+        self.core.closing.store(true, Ordering::Relaxed);
         py.detach(|| self.core.local.close());
     }
 }

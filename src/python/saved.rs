@@ -4,10 +4,9 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use pyo3::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -15,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::errors::Fault;
 use super::model::{Core, named};
 use super::session::{Session, State};
-use super::wait::{apart, lock};
+use super::wait::{Left, apart, lock};
 use crate::cli::embedded::{self, Kind};
 use crate::engine::{Engine, EngineError, ModelId, PrefixCache, PrefixFolder, Sequence};
 
@@ -38,31 +37,30 @@ fn broken(path: &Path, what: impl std::fmt::Display) -> Fault {
     Fault::new(Kind::File, named(path, what))
 }
 
+/// Tells a reader that nobody waits for it any more.
+#[derive(Default)]
+struct LeftBehind(Left);
+
+impl Drop for LeftBehind {
+    fn drop(&mut self) {
+        self.0.caller.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Which model it is: a hash of its files, which are read whole for it, once: a record is kept in the user's
 /// folder of caches.
 pub fn model_id(py: Python<'_>, core: &Arc<Core>) -> PyResult<ModelId> {
     if let Some(id) = *lock(&core.id) {
         return Ok(id);
     }
-    /// Tells a reader that nobody waits for it any more.
-    struct Left(Arc<AtomicBool>);
-    impl Drop for Left {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    let left = Left(Arc::default());
-    let (flag, of) = (Arc::clone(&left.0), Arc::clone(core));
+    let left = LeftBehind::default();
+    let (flag, of) = (left.0.clone(), Arc::clone(core));
     let id = apart(py, move || {
         let gguf = of.headers()?;
         let none = || Fault::new(Kind::File, "there is no home, hence no folder for what is known of models");
         let records = embedded::cache_folder().ok_or_else(none)?.join("models");
         let folder = PrefixFolder::open(&records).map_err(|error| broken(&records, error))?;
-        let progress = |_, _| match flag.load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        };
-        let id = ModelId::of(&gguf, &folder, progress).map_err(|error| broken(&of.path, error))?;
+        let id = ModelId::of(&gguf, &folder, |_, _| flag.flow()).map_err(|error| broken(&of.path, error))?;
         Ok(id.0)
     })?;
     *lock(&core.id) = Some(id);

@@ -1,7 +1,5 @@
 //! A sequence that is kept: tokens, what the model remembers of them, and the logits behind the last.
 
-use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use pyo3::prelude::*;
@@ -9,7 +7,7 @@ use pyo3::types::PyByteArray;
 
 use super::errors::Fault;
 use super::model::Core;
-use super::wait::{detached, lock};
+use super::wait::{Left, detached, lock};
 use super::{arrays, saved};
 use crate::engine::{Engine, EngineError, Sampler, Sequence, StopMatcher};
 use crate::model::{Logits, NoObserver};
@@ -35,19 +33,14 @@ impl State {
     }
 
     /// Runs what has not been run, and these tokens. What is broken off stands behind the last whole pass.
-    pub fn feed(&mut self, engine: &mut Engine<'_>, ids: &[u32], left: &AtomicBool) -> Result<(), Fault> {
+    pub fn feed(&mut self, engine: &mut Engine<'_>, ids: &[u32], left: &Left) -> Result<(), Fault> {
         let tokens: Vec<u32> = self.pending.into_iter().chain(ids.iter().copied()).collect();
         if tokens.is_empty() {
             return Ok(());
         }
         let past = self.sequence.past();
-        let fed =
-            engine.feed_observed(&mut self.sequence, &tokens, Logits::Last, &mut NoObserver, |_| match left
-                .load(Ordering::Relaxed)
-            {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            });
+        let (sequence, mut nobody) = (&mut self.sequence, NoObserver);
+        let fed = engine.feed_observed(sequence, &tokens, Logits::Last, &mut nobody, |_| left.flow());
         if self.sequence.past() > past {
             self.pending = None;
         }
@@ -55,7 +48,7 @@ impl State {
     }
 
     /// Goes back to the first tokens: with the logits behind the last of them.
-    fn rewind(&mut self, engine: &mut Engine<'_>, to: usize, left: &AtomicBool) -> Result<(), Fault> {
+    fn rewind(&mut self, engine: &mut Engine<'_>, to: usize, left: &Left) -> Result<(), Fault> {
         let tokens = self.tokens();
         if to > tokens.len() {
             let message = format!("there are {} tokens to go back in, not {to}", tokens.len());
@@ -92,7 +85,7 @@ impl Session {
     fn with<R: Send + 'static>(
         &self,
         py: Python<'_>,
-        work: impl FnOnce(&mut Engine<'_>, &mut State, &AtomicBool) -> Result<R, Fault> + Send + 'static,
+        work: impl FnOnce(&mut Engine<'_>, &mut State, &Left) -> Result<R, Fault> + Send + 'static,
     ) -> PyResult<R> {
         let state = Arc::clone(&self.state);
         self.core.on_engine(py, move |engine, left| {
@@ -222,7 +215,7 @@ impl Run {
         &mut self,
         engine: &mut Engine<'_>,
         state: &mut State,
-        left: &AtomicBool,
+        left: &Left,
     ) -> Result<Option<Step>, Fault> {
         if self.over {
             return Ok(None);

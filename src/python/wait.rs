@@ -1,14 +1,36 @@
 //! Waiting without the interpreter: other threads of Python go on, and an interrupt ends it.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use pyo3::prelude::*;
 
 use super::errors::{Fault, caught};
+
+/// Whether anybody still waits for what is being done.
+#[derive(Clone, Default)]
+pub struct Left {
+    /// Whoever has asked has left.
+    pub caller: Arc<AtomicBool>,
+    /// The model is being closed.
+    pub model: Arc<AtomicBool>,
+}
+
+impl Left {
+    /// Whether nobody waits any more.
+    pub fn is_set(&self) -> bool {
+        self.caller.load(Ordering::Relaxed) || self.model.load(Ordering::Relaxed)
+    }
+
+    /// Whether to go on.
+    pub fn flow(&self) -> ControlFlow<()> {
+        if self.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
 
 /// How long an interrupt may go unseen.
 pub const TICK: Duration = Duration::from_millis(50);

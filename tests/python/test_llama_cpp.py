@@ -53,11 +53,13 @@ def test_chats() -> None:
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     assert "".join(delta.get("content") or "" for delta in deltas) == ANSWER
     held = llama.create_chat_completion(
-        QUESTION, response_format={"type": "json_object"}, temperature=0, max_tokens=100
+        QUESTION, response_format={"type": "json_object"}, temperature=0, max_tokens=20
     )
     assert held["choices"][0]["message"]["content"].startswith("{")
-    tool: Any = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
-    called = llama.create_chat_completion(QUESTION, tools=[tool], tool_choice={"type": "function", "function": {"name": "f"}})
+    nothing = {"type": "object", "properties": {}, "additionalProperties": False}
+    tool: Any = {"type": "function", "function": {"name": "f", "parameters": nothing}}
+    choice = {"type": "function", "function": {"name": "f"}}
+    called = llama.create_chat_completion(QUESTION, tools=[tool], tool_choice=choice, max_tokens=100)
     assert called["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "f"
     grammar = LlamaGrammar.from_string('root ::= "yes"')
     assert llama.create_chat_completion(QUESTION, grammar=grammar)["choices"][0]["message"]["content"] == "yes"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 import os
 import subprocess
@@ -26,7 +25,6 @@ def _places() -> Iterator[Path]:
     yield Path(sysconfig.get_path("scripts")) / _NAME
 
 
-@functools.lru_cache(maxsize=None)
 def program() -> str:
     """The path of the program.
 

@@ -13,7 +13,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Literal, Mapping, Optional, Sequence, Tuple, Union, overload
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 from . import errors
 from ._calls import Stream
@@ -194,16 +194,6 @@ class Llama:
 
     # Texts
 
-    @overload
-    def create_completion(
-        self, prompt: Union[str, List[int]], *, stream: Literal[False] = False, **more: Any
-    ) -> Chunk: ...
-
-    @overload
-    def create_completion(
-        self, prompt: Union[str, List[int]], *, stream: Literal[True], **more: Any
-    ) -> Iterator[Chunk]: ...
-
     def create_completion(
         self,
         prompt: Union[str, List[int]],
@@ -224,7 +214,7 @@ class Llama:
         grammar: Optional[LlamaGrammar] = None,
         logit_bias: Optional[Mapping[int, float]] = None,
         **more: Any,
-    ) -> Union[Chunk, Iterator[Chunk]]:
+    ) -> Any:
         """Continues a text; the answer is OpenAI's object, or its chunks. max_tokens of 0 or None: as many as fit."""
         _refuse(more)
         given = self._sampling(
@@ -237,16 +227,6 @@ class Llama:
     def __call__(self, prompt: str, **more: Any) -> Any:
         """As `create_completion`."""
         return self.create_completion(prompt, **more)
-
-    @overload
-    def create_chat_completion(
-        self, messages: Sequence[Mapping[str, Any]], *, stream: Literal[False] = False, **more: Any
-    ) -> Chunk: ...
-
-    @overload
-    def create_chat_completion(
-        self, messages: Sequence[Mapping[str, Any]], *, stream: Literal[True], **more: Any
-    ) -> Iterator[Chunk]: ...
 
     def create_chat_completion(
         self,
@@ -271,7 +251,7 @@ class Llama:
         logprobs: Optional[bool] = None,
         top_logprobs: Optional[int] = None,
         **more: Any,
-    ) -> Union[Chunk, Iterator[Chunk]]:
+    ) -> Any:
         """Answers a conversation; the answer is OpenAI's object, or its chunks."""
         _refuse(more)
         given = self._sampling(
@@ -354,7 +334,7 @@ class Llama:
     def metadata(self) -> Dict[str, str]:
         """The file's metadata as texts, arrays left out."""
         metadata = self.model.inspect()["metadata"]
-        return {key: _as_text(value) for key, value in metadata.items() if not isinstance(value, dict)}
+        return {key: _as_text(entry["value"]) for key, entry in metadata.items() if "value" in entry}
 
     # Token by token
 
