@@ -9,6 +9,7 @@ use crate::kernels::ops::{AttentionScratch, RopeTable};
 use crate::quant::arranged;
 use crate::store::{OutOfMemory, zeroed};
 
+use super::super::on_device::Room;
 use super::super::{FeedForwardSpec, LayerSpec, ModelSpec, SideSizes};
 use super::{Inputs, KvType};
 
@@ -226,6 +227,7 @@ pub struct Buffers {
     pub(in crate::model) rope: Vec<RopeTable>,
     pub(in crate::model) attention: AttentionScratch,
     pub(in crate::model) latent: LatentBuffers,
+    pub(in crate::model) on_device: Room,
     /// `[rows asked for][V]`.
     pub(in crate::model) logits: Vec<f32>,
 }
@@ -274,6 +276,7 @@ impl Buffers {
             rope: Vec::new(),
             attention: AttentionScratch::default(),
             latent: LatentBuffers::default(),
+            on_device: Room::new(spec),
             logits: Vec::new(),
         })
     }
