@@ -50,7 +50,6 @@ const BLOCKS: &[(&str, bool, bool)] = &[
     ("command-r", true, false),
     ("gemma2", true, true),
     ("gemma3", true, true),
-    ("gemma4", true, true),
     ("gpt-oss", true, true),
     ("granite", true, true),
     ("llama4", true, true),
@@ -168,6 +167,7 @@ fn blocks_of(
 #[test]
 fn blocks_run_on_the_device() {
     let Some(device) = open("blocks on a device") else { return };
+    let mut wrong = Vec::new();
     for &(name, attention, networks) in BLOCKS {
         let truth = record(&load(&fixture(name))).expect("a run");
         let (model, failures) = load_with(name, &device, 1.0, 1.0);
@@ -175,8 +175,12 @@ fn blocks_run_on_the_device() {
         assert_same_nodes(&truth, &record(&model).expect(name), name);
         assert!(failures.lock().unwrap().is_empty(), "{name}");
         let stats = model.store().device_stats().expect("a device");
-        assert_eq!(stats.blocks, blocks_of(&model, (attention, networks), 1, 1, 3), "{name}");
+        let wanted = blocks_of(&model, (attention, networks), 1, 1, 3);
+        if stats.blocks != wanted {
+            wrong.push(format!("{name}: {} blocks, not {wanted}", stats.blocks));
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:?}");
 }
 
 /// Logits after each step of two sequences that share passes: over pages, taken back within and over pages,

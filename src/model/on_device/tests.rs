@@ -111,7 +111,7 @@ fn load() -> Model {
 /// Nodes and logits of a prompt and of a token.
 type Seen = (Vec<(String, Vec<u32>)>, Vec<u32>);
 
-fn record(model: &Model, observed: bool) -> Seen {
+fn record(model: &Model, observed: bool) -> Result<Seen, EngineError> {
     let options = EngineOptions {
         context: 64,
         batch: 24,
@@ -132,9 +132,9 @@ fn record(model: &Model, observed: bool) -> Seen {
             false => engine.feed(&mut sequence, tokens, Logits::Last),
         }
     };
-    feed(&prompt).expect("a pass");
-    feed(&[1]).expect("a pass");
-    (nodes.0, sequence.logits().iter().map(|v| v.to_bits()).collect())
+    feed(&prompt)?;
+    feed(&[1])?;
+    Ok((nodes.0, sequence.logits().iter().map(|v| v.to_bits()).collect()))
 }
 
 /// A model that is on a device as a whole, the device's driver, and what was said of its failure.
@@ -166,19 +166,20 @@ fn settle_on(driver: Arc<Meddling>, device: Arc<Device>) -> Settled {
 #[test]
 fn a_kernel_that_is_left_out_is_seen() {
     let Some(driver) = driver_for_kernels(&device::source()) else { return };
-    let truth = [false, true].map(|observed| record(&load(), observed));
+    let truth = [false, true].map(|observed| record(&load(), observed).expect("passes"));
     let Settled { model, driver, .. } = settle(&driver);
     let blocks = || model.store().device_stats().map_or(0, |stats| stats.blocks);
     let record = |observed: bool| {
         let before = blocks();
-        (record(&model, observed), blocks() - before)
+        (record(&model, observed).ok(), blocks() - before)
     };
     let [usual, of_observed] = [false, true].map(|observed| record(observed).1);
     assert!(usual >= 10 && of_observed >= 9, "{usual} {of_observed}");
-    // What is not finite is computed by the CPU.
+    // What is not finite is computed by the CPU, or is an error.
     let same = |observed: bool| {
         let (seen, blocks) = record(observed);
-        seen == truth[usize::from(observed)] && blocks == if observed { of_observed } else { usual }
+        seen.as_ref() == Some(&truth[usize::from(observed)])
+            && blocks == if observed { of_observed } else { usual }
     };
     assert!(same(false) && same(true));
     let kernels = [
@@ -207,20 +208,20 @@ fn a_kernel_that_is_left_out_is_seen() {
 #[test]
 fn a_chain_that_breaks_off_is_computed_by_the_cpu() {
     let Some(driver) = driver_for_kernels(&device::source()) else { return };
-    let truth = [false, true].map(|observed| record(&load(), observed));
+    let truth = [false, true].map(|observed| record(&load(), observed).expect("passes"));
     let meddling = Arc::new(Meddling { driver, fault: Mutex::default() });
     let device = Arc::new(Device::new(meddling.clone()).expect("it answers"));
     for observed in [false, true] {
         let Settled { model, driver, .. } = settle_on(meddling.clone(), device.clone());
         driver.set(None);
-        assert!(record(&model, observed) == truth[usize::from(observed)]);
+        assert!(record(&model, observed).expect("passes") == truth[usize::from(observed)]);
         let all = driver.done();
         assert!(all > 100, "{all}");
         for at in (1..=all).step_by(1 + all / 12) {
             for for_good in [false, true] {
                 let Settled { model, driver, failures } = settle_on(meddling.clone(), device.clone());
                 driver.set(Some(Fault::Fails { at, for_good }));
-                let seen = record(&model, observed);
+                let seen = record(&model, observed).expect("passes");
                 driver.set(None);
                 let (nodes, logits) = &truth[usize::from(observed)];
                 assert_eq!(seen.0.len(), nodes.len(), "{at} of {all}, observed: {observed}");
