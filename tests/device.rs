@@ -242,7 +242,8 @@ fn sequences_have_their_pages_on_the_device() {
                 }
                 assert!(failures.lock().unwrap().is_empty(), "{what}");
                 let stats = model.store().device_stats().expect("a device");
-                assert!(stats.blocks > 20, "{what}: {stats:?}");
+                let least = if share == 1.0 { 20 } else { 1 };
+                assert!(stats.blocks >= least, "{what}: {stats:?}");
             }
         }
     }
@@ -359,14 +360,16 @@ fn a_device_that_fails_changes_no_text() {
     assert_eq!(answer(&[&gpu[..], &["--vram", "3M"]].concat(), None), (truth.clone(), vec![]));
     let faults = [
         ("launch:1:lost", true),
-        ("launch:600:lost", true),
-        ("launch:700:timeout", true),
-        ("launch:650:memory", false),
-        ("read:450:lost", true),
-        ("write:40:timeout", true),
-        ("write:500:memory", false),
-        ("allocate:90:memory", false),
-        ("allocate:90:lost", true),
+        ("launch:1500:lost", true),
+        ("launch:3000:memory", false),
+        ("launch:3500:timeout", true),
+        ("launch:4000:lost", true),
+        ("read:300:lost", true),
+        ("write:500:timeout", true),
+        ("write:600:memory", false),
+        ("allocate:250:memory", false),
+        ("allocate:362:memory", false),
+        ("allocate:340:lost", true),
     ];
     for (fault, is_said) in faults {
         let (text, warnings) = answer(&gpu, Some(fault));
