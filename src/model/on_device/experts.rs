@@ -179,7 +179,7 @@ impl<'m> Routed<'m> {
         if experts.weighs_input {
             let inputs = [input, weights];
             let label = Label::elementwise("ffn_moe_weighted", Work::Sums, &inputs);
-            input = show(step, label, shape, &[gathered.clone()], choice)?;
+            input = show(step, label, shape, std::slice::from_ref(&gathered), choice)?;
         }
         let rounded = step.round(&gathered, width, of_parts(experts.gate.iter().chain([&experts.up])))?;
         let [gates, ups] = [step.slice("expert_gate", n * ff)?, step.slice("expert_up", n * ff)?];
@@ -262,7 +262,7 @@ impl<'m> Routed<'m> {
             let inputs = [node, weights];
             let label = Label::elementwise("ffn_moe_weighted", Work::Sums, &inputs);
             let shape = [step.run.rows, experts.sizes().1];
-            node = show(step, label, shape, &[down.clone()], choice)?;
+            node = show(step, label, shape, std::slice::from_ref(&down), choice)?;
         }
         step.ops().sum_weighted(&down, &choice.pairs, by, width, out)?;
         let (inputs, shape) = ([node], [step.run.rows, width, 1]);

@@ -194,7 +194,7 @@ impl OnDevice {
         if let Some(there) = constants.get(&place) {
             return Ok(there.clone());
         }
-        let memory = Arc::new(device.allocate(values.len() * size_of::<f32>())?);
+        let memory = Arc::new(device.allocate(size_of_val(values))?);
         device.write(Queue::Compute, &memory, 0, values.as_bytes())?;
         let there = DeviceSlice::new(memory, 0, values.len());
         constants.insert(place, there.clone());
