@@ -17,7 +17,7 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "WHICH", default_value = "auto", env = "WAYINFER_GPU")]
     pub gpu: Gpu,
 
-    /// Memory of the card that weights may take, in GiB (8G) or MiB (800M) [default: nearly all of it]
+    /// Memory of the card that a model may take, in GiB (8G) or MiB (800M) [default: nearly all of it]
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = memory_size)]
     #[arg(env = "WAYINFER_VRAM")]
     pub vram: Option<u64>,
@@ -55,7 +55,7 @@ const LEAST_HEADROOM: u64 = 256 << 20;
 /// megabyte takes the CPU as long as the way to a card and back.
 const LEAST_MODEL: u64 = 256 << 20;
 
-/// A device, and how much of its memory weights may take.
+/// A device, and how much of its memory a model may take.
 #[derive(Clone, Debug)]
 pub struct ForWeights {
     pub device: Arc<Device>,
@@ -94,14 +94,20 @@ impl DeviceArgs {
     }
 }
 
-/// Says which types of weights a device does not compute as the CPU does: they stay with the CPU.
+/// Says which types of weights and which operations a device does not compute as the CPU does: they stay with
+/// the CPU.
 fn tell_of_other_bits(device: &Device) {
     let wrong = device.verdicts().iter().filter(|verdict| verdict.fault.is_some());
-    let wrong: Vec<String> = wrong.map(|verdict| verdict.ty.to_string()).collect();
+    let mut wrong: Vec<String> = wrong.map(|verdict| verdict.ty.to_string()).collect();
     let name = safe_text::escape(&device.info().name);
     if wrong.len() == device.verdicts().len() {
         tell!("warning: {name}: computes nothing as the CPU does: it is not used");
-    } else if !wrong.is_empty() {
+        return;
+    }
+    let operations = device.ops().into_iter().flat_map(|ops| ops.verdicts());
+    let operations = operations.filter(|verdict| verdict.fault.is_some());
+    wrong.extend(operations.map(|verdict| verdict.name.to_owned()));
+    if !wrong.is_empty() {
         tell!("warning: {name}: computes {} otherwise than the CPU, which does it alone", wrong.join(", "));
     }
 }

@@ -16,7 +16,7 @@ use crate::engine::EngineOptions;
 use crate::model::Model;
 pub use crate::show::residency::plan_line as line;
 use crate::show::residency::{device_line, memory_line};
-use crate::store::{Nodes, OfDevice, Plan, StoreError, available_memory_bytes, private_bytes};
+use crate::store::{DeviceBytes, Nodes, OfDevice, Plan, StoreError, available_memory_bytes, private_bytes};
 pub use report::{DiskReport, Disks, PlanReport, Residency};
 pub use traffic::Traffic;
 
@@ -48,6 +48,8 @@ pub struct Budget {
     other: u64,
     /// The most of which page tables take their share.
     weights: u64,
+    /// What copies of keys and values on a device take.
+    kv: u64,
 }
 
 impl Budget {
@@ -59,11 +61,13 @@ impl Budget {
             Some(available) => available - headroom(available) + own,
             None => u64::MAX,
         });
-        let engines = engines.iter().map(|engine| engine.memory_bytes(model.spec(), logits));
-        let engines = engines.fold(0, u64::saturating_add);
+        let sum =
+            |bytes: &dyn Fn(&EngineOptions) -> u64| engines.iter().map(bytes).fold(0, u64::saturating_add);
+        let kv = sum(&|engine| engine.pages_bytes(model.spec()));
+        let engines = sum(&|engine| engine.memory_bytes(model.spec(), logits));
         let weights = model.store().file_bytes();
         let other = engines.saturating_add(own + MARGIN + total.min(weights) / MARGIN_SHARE);
-        Budget { total, other, weights }
+        Budget { total, other, weights, kv }
     }
 
     /// The least total for weights that need so many bytes.
@@ -87,7 +91,7 @@ impl Budget {
     /// The plan for it, and for a device where there is one.
     pub fn plan(&self, model: &Model, device: Option<&ForWeights>) -> Result<Plan, CliError> {
         let weights = self.total.saturating_sub(self.other);
-        let device = device.map(|device| (&*device.device, device.bytes));
+        let device = device.map(|of| (&*of.device, DeviceBytes { all: of.bytes, kv: self.kv }));
         model.store().plan_with(weights, device).map_err(|shortage| {
             let least = self.least(shortage.least);
             let message = format!(
@@ -173,6 +177,9 @@ pub fn settle_beside(
     warn_of_more_than_there_is(ram);
     let mut budget = Budget::new(ram, &loaded.model, engines, logits);
     budget.other = budget.other.saturating_add(sequences);
+    if budget.kv > 0 {
+        budget.kv = budget.kv.saturating_add(sequences);
+    }
     // Before weights are read, and before threads start that read them.
     Nodes::interleave();
     loop {
@@ -252,7 +259,7 @@ mod tests {
         for (total, weights) in [(1 << 20, 5 << 30), (4 << 30, 5 << 30), (u64::MAX, 5 << 30)] {
             let fixed = 100 << 20;
             let other = |total: u64| fixed + total.min(weights) / MARGIN_SHARE;
-            let budget = Budget { total, other: other(total), weights };
+            let budget = Budget { total, other: other(total), weights, kv: 0 };
             for needed in [1 << 20, 300 << 20, 4 << 30, 6 << 30] {
                 let least = budget.least(needed);
                 assert!(least - other(least) >= needed, "{needed}");

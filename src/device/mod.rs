@@ -42,6 +42,8 @@ pub use products::{DeviceMatrix, Pending, Product};
 pub use programs::Programs;
 pub use self_test::Verdict;
 pub use source::source;
+#[cfg(test)]
+pub(crate) use tests::driver_for_kernels;
 
 /// By which API a device is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

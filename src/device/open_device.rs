@@ -1,4 +1,4 @@
-//! A device that computes: its driver, which formats it computes rightly, and memory for what goes there and
+//! A device that computes: its driver, what it computes rightly, and memory for what goes there and
 //! back.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +13,7 @@ pub struct Device {
     pub(super) driver: Arc<dyn Driver>,
     pub(super) scratches: Arc<Scratches>,
     verdicts: Vec<Verdict>,
+    ops: Option<DeviceOps>,
 }
 
 /// Memory of batches that are done, for those to come.
@@ -46,8 +47,12 @@ impl Device {
     /// A device that does not answer. A kernel that gives other bits than the scalar code, or none, is no
     /// error: its format is not taken.
     pub fn new(driver: Arc<dyn Driver>) -> Result<Device, DeviceError> {
-        let mut device = Device { driver, scratches: Arc::default(), verdicts: Vec::new() };
+        let mut device = Device { driver, scratches: Arc::default(), verdicts: Vec::new(), ops: None };
         device.verdicts = self_test::run(&device)?;
+        device.ops = match DeviceOps::new(device.driver.clone()) {
+            Err(error @ (DeviceError::Timeout { .. } | DeviceError::Lost { .. })) => return Err(error),
+            ops => ops.ok(),
+        };
         Ok(device)
     }
 
@@ -55,12 +60,9 @@ impl Device {
         self.driver.info()
     }
 
-    /// The operations other than products, which are tested now.
-    ///
-    /// # Errors
-    /// A device that does not answer.
-    pub fn ops(&self) -> Result<DeviceOps, DeviceError> {
-        DeviceOps::new(self.driver.clone())
+    /// The operations other than products, which were tested; `None` where it has no memory even for them.
+    pub fn ops(&self) -> Option<&DeviceOps> {
+        self.ops.as_ref()
     }
 
     /// What the test said of each format.

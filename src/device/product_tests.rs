@@ -139,6 +139,35 @@ fn a_batch_is_its_products() {
     device.begin(Vec::new()).and_then(|pending| pending.finish()).expect("nothing to do");
 }
 
+/// Of activations that were rounded there, to where they stay.
+#[test]
+fn products_of_what_is_there_are_the_same() {
+    let Some(device) = device() else { return };
+    let ops = device.ops().expect("memory for them");
+    let mut random = Random(9);
+    for format in FORMATS {
+        let (rows, cols, most) = (37, 288usize.next_multiple_of(format.ty.block_len() as usize), 20);
+        let bytes = weights(format, Kind::Ordinary, rows, cols, &mut random);
+        let matrix = device.upload(Queue::Copies, format.ty, rows, cols, &bytes).expect("memory");
+        let values = random.activations(most * cols);
+        let mut x = Activations::new();
+        x.quantize(format.activation, &values, cols).expect("finite");
+        let want = reference(format, &bytes, rows, &x);
+        let on = ops.upload(&values).expect("memory");
+        let there = ops.allocate_activations(format.activation, most + 3, cols).expect("memory");
+        ops.round(&on, &there, &ops.upload(&[u32::MAX]).expect("memory")).expect("it runs");
+        for tokens in [0..1, 0..8, 3..4, 5..20, 0..most] {
+            let n = tokens.len() * rows;
+            let out = ops.allocate(n + 5).expect("memory").part(5, n);
+            device.multiply(&matrix, &there, tokens.clone(), &out).expect("it runs");
+            let mut got = vec![0.5f32; n];
+            ops.read(&out, &mut got).expect("it ran");
+            let want = &want[tokens.start * rows..tokens.end * rows];
+            assert_eq!(difference(&got, want), None, "{}, tokens {tokens:?}", format.ty);
+        }
+    }
+}
+
 /// The canary: faults of kernels are found, and other formats are used nevertheless.
 #[test]
 fn faulty_kernels_are_found() {

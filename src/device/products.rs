@@ -2,13 +2,14 @@
 //! does something else, and is waited for.
 
 use std::mem;
+use std::ops::Range;
 use std::sync::Arc;
 
 use zerocopy::IntoBytes;
 
 use super::open_device::{Scratch, Scratches};
 use super::source::{DOT_LANES, DOT_ROWS, TILE_LANES, Task, kernel, template};
-use super::{Arg, Device, DeviceError, Driver, Launch, Memory, Queue};
+use super::{Arg, Device, DeviceActivations, DeviceError, DeviceSlice, Driver, Launch, Memory, Queue};
 use crate::gguf::TensorType;
 use crate::quant::{Activations, Format, format};
 
@@ -90,7 +91,7 @@ impl DeviceMatrix {
     ///
     /// # Panics
     /// Where it has not so many.
-    pub fn part(&self, rows: std::ops::Range<usize>) -> DeviceMatrix {
+    pub fn part(&self, rows: Range<usize>) -> DeviceMatrix {
         assert!(rows.start <= rows.end && rows.end <= self.rows, "{rows:?} of {} rows", self.rows);
         let row = self.format.row_bytes(self.cols);
         DeviceMatrix { offset: self.offset + rows.start * row, rows: rows.len(), ..self.clone() }
@@ -135,15 +136,7 @@ impl Device {
         let mut scratch = self.scratches.take();
         let inputs = stage(&products, &mut scratch.staged);
         let outputs: usize = products.iter().map(|product| product.out.len()).sum();
-        // Kernels count words in 32 bits.
-        for bytes in [scratch.staged.len(), outputs * size_of::<f32>()] {
-            if bytes / size_of::<f32>() > u32::MAX as usize {
-                return Err(DeviceError::OutOfMemory {
-                    device: self.info().name.clone(),
-                    bytes: bytes as u64,
-                });
-            }
-        }
+        self.countable([scratch.staged.len(), outputs * size_of::<f32>()])?;
         if outputs > 0 {
             grow(&self.driver, &mut scratch.inputs, scratch.staged.len())?;
             grow(&self.driver, &mut scratch.outputs, outputs * size_of::<f32>())?;
@@ -154,13 +147,51 @@ impl Device {
             self.driver.write(Queue::Compute, from.handle(), 0, &scratch.staged)?;
             let mut out_at = 0;
             for (product, input) in products.iter().zip(inputs) {
-                product.launch(&*self.driver, from, input, to, out_at)?;
+                product.matrix.launch(&*self.driver, product.x.rows(), (from, input), (to, out_at))?;
                 out_at += product.out.len();
             }
         }
         let (driver, scratches) = (self.driver.clone(), self.scratches.clone());
         let outs = products.into_iter().map(|product| product.out).collect();
         Ok(Pending { driver, scratches, scratch, outs })
+    }
+
+    /// Begins to compute one product with rows `tokens` of what is on the device already, to `out`,
+    /// `[tokens][rows]`, which stays there too.
+    ///
+    /// # Errors
+    /// A device that is lost, or whose kernels cannot count so much.
+    ///
+    /// # Panics
+    /// As [`Device::begin`].
+    pub fn multiply(
+        &self,
+        matrix: &DeviceMatrix,
+        x: &DeviceActivations,
+        tokens: Range<usize>,
+        out: &DeviceSlice,
+    ) -> Result<(), DeviceError> {
+        assert!(self.takes(matrix.ty(), matrix.cols), "{} x {}", matrix.ty(), matrix.cols);
+        assert_eq!(x.ty(), matrix.format.activation, "activations for {}", matrix.ty());
+        assert!(x.cols() == matrix.cols && tokens.end <= x.rows(), "{} rows of {}", x.rows(), x.cols());
+        assert_eq!(Some(out.len()), tokens.len().checked_mul(matrix.rows), "room for the output");
+        let ((inputs, at), (outputs, out_at)) = (x.memory(), out.memory());
+        self.countable([inputs.bytes(), outputs.bytes()])?;
+        let a_token = x.row_words();
+        let at = [0, 1, 2].map(|i| at[i] + tokens.start * a_token[i]);
+        let input = Input { at, a_token };
+        matrix.launch(&*self.driver, tokens.len(), (inputs, input), (outputs, out_at))
+    }
+
+    /// Kernels count words in 32 bits.
+    fn countable(&self, sizes: [usize; 2]) -> Result<(), DeviceError> {
+        match sizes.into_iter().find(|bytes| bytes / size_of::<f32>() > u32::MAX as usize) {
+            Some(bytes) => {
+                let device = self.info().name.clone();
+                Err(DeviceError::OutOfMemory { device, bytes: bytes as u64 })
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -176,43 +207,44 @@ impl Product<'_> {
         );
         assert_eq!(Some(out.len()), x.rows().checked_mul(matrix.rows), "room for the output");
     }
+}
 
-    /// Launches its kernels, in parts that one launch takes.
+impl DeviceMatrix {
+    /// Launches the kernels of a product with so many tokens, in parts that one launch takes.
     fn launch(
         &self,
         driver: &dyn Driver,
-        inputs: &Memory,
-        input: Input,
-        outputs: &Memory,
-        out_at: usize,
+        tokens: usize,
+        (inputs, input): (&Memory, Input),
+        (outputs, out_at): (&Memory, usize),
     ) -> Result<(), DeviceError> {
-        let Product { matrix, x, .. } = self;
-        let template = template(matrix.format);
-        for token in (0..x.rows()).step_by(MOST_TOKENS) {
-            let tokens = MOST_TOKENS.min(x.rows() - token);
+        let template = template(self.format);
+        let all = tokens;
+        for token in (0..all).step_by(MOST_TOKENS) {
+            let tokens = MOST_TOKENS.min(all - token);
             let tiled = tokens >= template.tiled_from;
             let (task, lanes, [group_rows, group_tokens]) = match tiled {
                 true => (Task::Tile, TILE_LANES, template.tile),
                 false => (Task::Dot, DOT_LANES, [DOT_ROWS, template.dot_tokens]),
             };
-            let kernel = &kernel(task, matrix.ty());
+            let kernel = &kernel(task, self.ty());
             let [qs_at, d_at, sums_at] = [0, 1, 2].map(|i| input.at[i] + token * input.a_token[i]);
-            for row in (0..matrix.rows).step_by(MOST_ROWS) {
-                let rows = MOST_ROWS.min(matrix.rows - row);
-                let matrix_at = matrix.offset + row * matrix.format.row_bytes(matrix.cols);
+            for row in (0..self.rows).step_by(MOST_ROWS) {
+                let rows = MOST_ROWS.min(self.rows - row);
+                let matrix_at = self.offset + row * self.format.row_bytes(self.cols);
                 let args = [
-                    Arg::Memory(&matrix.memory),
+                    Arg::Memory(&self.memory),
                     Arg::U64(matrix_at as u64),
                     Arg::Memory(inputs),
                     Arg::U32(qs_at as u32),
                     Arg::U32(d_at as u32),
                     Arg::U32(sums_at as u32),
                     Arg::Memory(outputs),
-                    Arg::U32((out_at + token * matrix.rows + row) as u32),
-                    Arg::U32(matrix.rows as u32),
+                    Arg::U32((out_at + token * self.rows + row) as u32),
+                    Arg::U32(self.rows as u32),
                     Arg::U32(rows as u32),
                     Arg::U32(tokens as u32),
-                    Arg::U32(matrix.cols as u32),
+                    Arg::U32(self.cols as u32),
                 ];
                 let groups = [rows.div_ceil(group_rows), tokens.div_ceil(group_tokens)].map(|n| n as u32);
                 driver.launch(&Launch { kernel, groups, lanes, args: &args })?;

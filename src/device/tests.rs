@@ -90,7 +90,7 @@ fn found() -> Vec<Found> {
 
 /// The device that kernels are tested on, with this source: that of the index in `WAYINFER_TEST_DEVICE`, else
 /// the first that is a CPU.
-pub(super) fn driver_for_kernels(source: &str) -> Option<Arc<dyn Driver>> {
+pub(crate) fn driver_for_kernels(source: &str) -> Option<Arc<dyn Driver>> {
     let all = devices().unwrap_or_default();
     let found = match std::env::var("WAYINFER_TEST_DEVICE") {
         Ok(index) => Some(&all[index.parse::<usize>().expect("an index")]),

@@ -113,6 +113,12 @@ impl EngineOptions {
         SequenceState::bytes(spec, context, self.batch.clamp(1, context), self.drafts, self.kv)
     }
 
+    /// Bytes of a full sequence's keys and values that copies on a device take.
+    pub fn pages_bytes(&self, spec: &ModelSpec) -> u64 {
+        let context = self.context.max(1);
+        SequenceState::pages_bytes(spec, context, self.batch.clamp(1, context), self.kv)
+    }
+
     /// Bytes that an engine with one full sequence takes at most beside the weights: keys and values, buffers
     /// and the logits of so many tokens.
     pub fn memory_bytes(&self, spec: &ModelSpec, logits: usize) -> u64 {

@@ -2,19 +2,18 @@
 
 use std::ops::Range;
 
-use crate::store::{Store, WeightId, zeroed};
+use crate::store::{Store, zeroed};
 
 use super::load::Sizes;
-use super::observer::NodeName;
-use super::parts::{
-    Block, Dense, DenseAndExperts, EarlierStreams, Embedding, Experts, Head, LayerStreams, Mixer, Mixture,
-    NextnInput, Norm, PerLayerInputs, Rope, Streams, Tail,
-};
+use super::on_device;
+use super::parts::{Block, Embedding, Head, Mixture, NextnInput, PerLayerInputs, Rope, Streams};
 use super::run::{Run, check_finite};
 use super::{
-    Architecture, Buffers, FeedForwardSpec, ForwardError, Label, LayerSpec, Logits, MemorySpec, ModelSpec,
-    Pass, RowSizes, ScratchSizes, SideSizes, Work,
+    Architecture, Buffers, ForwardError, Label, Logits, MemorySpec, ModelSpec, Pass, RowSizes, SideSizes,
+    Work,
 };
+
+pub(super) use super::layer::{FeedForward, Layer};
 
 /// A decoder: its parts in the order of a pass.
 #[derive(Debug)]
@@ -48,138 +47,6 @@ pub(super) struct Nextn {
     pub normed: bool,
     /// Its first slot of what a sequence remembers: all behind are its own.
     pub first_memory: usize,
-}
-
-/// A layer.
-#[derive(Debug)]
-pub(super) struct Layer {
-    /// Of the mixing step's input.
-    pub attn_norm: Option<Norm>,
-    /// Attention or a recurrence; `None` where the layer is a network alone.
-    pub mixer: Option<Box<dyn Mixer>>,
-    /// Of the step's output, before it is added to the residual stream.
-    pub attn_post_norm: Option<Norm>,
-    /// Of the feed-forward network's input.
-    pub ffn_norm: Option<Norm>,
-    /// `None` where the layer is a mixing step alone.
-    pub ffn: Option<FeedForward>,
-    /// Of the network's output, before it is added.
-    pub ffn_post_norm: Option<Norm>,
-    /// Factor on both outputs.
-    pub residual_scale: Option<f32>,
-    /// Where outputs are added to their blocks' normed inputs rather than to what these were normed from: the
-    /// factor on these inputs.
-    pub normed_residual: Option<f32>,
-    /// Whether attention and network have the same input: `x + ffn(norm(x)) + attention(norm(x))`.
-    pub parallel: bool,
-    /// The node of the residual stream between attention and network.
-    pub middle: &'static str,
-    /// The node of the residual stream behind the layer.
-    pub out: NodeName,
-    /// What follows the network's output.
-    pub tail: Option<Tail>,
-    /// What several streams need before and behind the blocks.
-    pub streams: Option<Box<dyn LayerStreams>>,
-    /// Residual streams that were put aside, of which blocks take their part.
-    pub earlier: Option<Box<EarlierStreams>>,
-}
-
-/// The feed-forward network of a layer.
-#[derive(Debug)]
-pub(super) enum FeedForward {
-    Dense(Box<Dense>),
-    Experts(Box<Experts>),
-    Both(Box<DenseAndExperts>),
-}
-
-impl FeedForward {
-    /// What every token touches: all but the experts.
-    fn weights(&self) -> Box<dyn Iterator<Item = WeightId> + '_> {
-        match self {
-            FeedForward::Dense(dense) => Box::new(dense.weights()),
-            FeedForward::Experts(experts) => Box::new(experts.weights()),
-            FeedForward::Both(both) => Box::new(both.weights()),
-        }
-    }
-
-    fn experts(&self) -> Option<&Experts> {
-        match self {
-            FeedForward::Dense(_) => None,
-            FeedForward::Experts(experts) => Some(experts),
-            FeedForward::Both(both) => Some(&both.experts),
-        }
-    }
-
-    fn spec(&self) -> FeedForwardSpec {
-        let beside = match self {
-            FeedForward::Dense(dense) => return FeedForwardSpec::Dense { ff: dense.spec.ff },
-            FeedForward::Experts(experts) => experts.shared_ff(),
-            FeedForward::Both(both) => both.dense.spec.ff,
-        };
-        let experts = self.experts().expect("there are experts");
-        let (count, used) = experts.sizes();
-        let weighs_input = experts.weighs_input();
-        FeedForwardSpec::Experts { count, used, ff: experts.ff, shared: beside, weighs_input }
-    }
-
-    fn forward(&self, run: &mut Run<'_>, il: usize, next: Option<&Experts>) -> Result<(), ForwardError> {
-        match self {
-            FeedForward::Dense(dense) => {
-                if let Some(next) = next.filter(|_| run.makes_guesses()) {
-                    next.guess_behind_dense(run)?;
-                }
-                dense.forward(run, il)
-            }
-            FeedForward::Experts(experts) => experts.forward(run, il, next),
-            FeedForward::Both(both) => both.forward(run, il, next),
-        }
-    }
-}
-
-impl Layer {
-    /// What every token touches: all but the experts.
-    fn weights(&self) -> impl Iterator<Item = WeightId> {
-        let before = self.streams.iter().flat_map(|streams| streams.weights());
-        let mixer = self.mixer.iter().flat_map(|mixer| mixer.weights());
-        let ffn = self.ffn.iter().flat_map(FeedForward::weights);
-        let tail = self.tail.iter().flat_map(Tail::weights);
-        let behind = self.streams.iter().flat_map(|streams| streams.late_weights());
-        before.chain(mixer).chain(ffn).chain(tail).chain(behind)
-    }
-
-    /// Whether sequences remember anything of it.
-    fn remembers(&self) -> bool {
-        self.mixer.as_ref().is_some_and(|mixer| mixer.remembers())
-    }
-
-    /// Values of a token in the buffers of the mixing step.
-    fn rows(&self) -> RowSizes {
-        self.mixer.as_ref().map_or_else(RowSizes::default, |mixer| mixer.rows())
-    }
-
-    fn experts(&self) -> Option<&Experts> {
-        self.ffn.as_ref().and_then(FeedForward::experts)
-    }
-
-    /// Experts that are as good as sure to be used by so many tokens.
-    fn expected_experts(&self, tokens: usize) -> impl Iterator<Item = WeightId> {
-        self.experts().into_iter().flat_map(move |experts| experts.expected(tokens))
-    }
-
-    /// The widest hidden row beside the network's.
-    fn hidden(&self, embd: usize) -> usize {
-        let tail = self.tail.as_ref().map_or(0, Tail::hidden);
-        let shares = self.earlier.as_ref().map_or(0, |earlier| earlier.ffn.shares());
-        tail.max(self.streams.as_ref().map_or(0, |streams| streams.hidden(embd))).max(shares)
-    }
-
-    fn spec(&self) -> LayerSpec {
-        LayerSpec {
-            rows: self.rows(),
-            scratch: self.mixer.as_ref().map_or_else(ScratchSizes::default, |mixer| mixer.scratch()),
-            ff: self.ffn.as_ref().map_or(FeedForwardSpec::Nothing, FeedForward::spec),
-        }
-    }
 }
 
 impl Decoder {
@@ -324,13 +191,13 @@ impl Architecture for Decoder {
         // The last layer of which sequences remember anything.
         let remembered = self.layers[layers.clone()].iter().rposition(Layer::remembers).unwrap_or(0);
         let remembered = layers.start + remembered;
+        let wanted = Wanted { silent, keeps_all, remembered, end: layers.end };
         match layers.start {
             0 => self.begin(run)?,
             first => self.take_over(run, first, rows)?,
         }
         run.rotate_positions(&self.ropes);
         for il in layers.clone() {
-            let layer = &self.layers[il];
             let next = self.layers[..layers.end].get(il + 1);
             if let Some(next) = next.filter(|_| !silent || il < remembered) {
                 run.announce(next.weights());
@@ -343,34 +210,12 @@ impl Architecture for Decoder {
                 run.announce(self.streams.iter().flat_map(|streams| streams.end_weights()));
             }
             run.watch.enter(Some(il));
-            if let Some(streams) = &layer.streams {
-                streams.before(run, il, Block::Mixer)?;
-            }
-            layer.enter(run, &layer.attn_norm, layer.earlier.as_ref().map(|earlier| &earlier.mixer));
-            if let Some(earlier) = &layer.earlier {
-                earlier.bank(run);
-            }
-            if let Some(streams) = &layer.streams {
-                streams.beside_mixer(run, il)?;
-            }
-            let inputs = match &layer.mixer {
-                Some(mixer) => Some((mixer, mixer.remember(run, il)?)),
-                None => None,
-            };
-            if il == remembered && silent {
+            if self.layer(run, il, wanted)? {
                 return Ok(()); // what sequences remember is all that was wanted
             }
-            if let Some((mixer, inputs)) = inputs {
-                mixer.mix(run, il, il >= remembered && !keeps_all, inputs)?;
-            }
-            if il == remembered && !keeps_all {
-                run.keep_wanted_rows(layer.rows());
-                run.rotate_positions(&self.ropes);
-            }
-            let experts = next.and_then(Layer::experts);
-            layer.blocks(run, il, experts)?;
             run.watch.observer.layer_done(il + 1);
         }
+        self.end_chain(run, layers.end - 1)?;
         match is_last {
             true => self.end(run, ends, unheard),
             false => self.hand_over(run),
@@ -410,105 +255,99 @@ impl Nextn {
     }
 }
 
-impl Layer {
-    /// Both blocks, behind the mixing step.
-    fn blocks(&self, run: &mut Run<'_>, il: usize, next: Option<&Experts>) -> Result<(), ForwardError> {
-        match self.parallel {
-            true => self.blocks_side_by_side(run, il, next),
-            false => self.blocks_in_turn(run, il, next),
-        }
-    }
+/// What a pass is for.
+#[derive(Clone, Copy)]
+struct Wanted {
+    /// No rows behind the layers.
+    silent: bool,
+    /// All of them, and not those alone whose logits are wanted.
+    keeps_all: bool,
+    /// The last layer of which sequences remember anything.
+    remembered: usize,
+    /// Behind the last layer.
+    end: usize,
+}
 
-    /// The output of attention is added to the residual stream, then that of the network.
-    fn blocks_in_turn(
-        &self,
-        run: &mut Run<'_>,
-        il: usize,
-        next: Option<&Experts>,
-    ) -> Result<(), ForwardError> {
-        if let Some(mixer) = &self.mixer {
-            run.cur = mixer.output(run, il, false)?;
-            self.scale_residual(run, "residual_scaled_attn", il)?;
-            self.finish_block(run, self.attn_post_norm.as_ref());
-            // Of a step alone the sum is the layer's output.
-            let sum = if self.ffn.is_some() { self.middle.into() } else { self.out };
-            match &self.streams {
-                Some(streams) => streams.add(run, il, Block::Mixer, sum)?,
-                None => run.add_to_stream(sum, il)?,
+impl Decoder {
+    /// Runs a layer; says whether the pass is over.
+    fn layer(&self, run: &mut Run<'_>, il: usize, wanted: Wanted) -> Result<bool, ForwardError> {
+        let Wanted { silent, remembered, end, .. } = wanted;
+        let layer = &self.layers[il];
+        let experts = self.layers[..end].get(il + 1).and_then(Layer::experts);
+        let guesses = experts.is_some() && run.makes_guesses();
+        // A device does all rows of the last layer that is remembered; observers are to see the CPU's.
+        let keeps_all = il != remembered || wanted.keeps_all || !silent && run.wants_all_rows();
+        let is_whole = keeps_all || !silent && !run.watch.active();
+        let may_be_there = is_whole && !(layer.parallel && guesses);
+        let is_there = may_be_there && self.is_on_device(run, il, Block::Mixer)?;
+        if is_there {
+            if !keeps_all {
+                self.end_chain(run, il)?;
+                run.keep_wanted_rows(RowSizes::default());
+                run.rotate_positions(&self.ropes);
+            }
+        } else {
+            self.end_chain(run, il)?;
+            let inputs = layer.remember(run, il)?;
+            if il == remembered && silent {
+                return Ok(true);
+            }
+            layer.mix(run, il, il >= remembered && !wanted.keeps_all, inputs)?;
+            if il == remembered && !wanted.keeps_all {
+                run.keep_wanted_rows(layer.rows());
+                run.rotate_positions(&self.ropes);
+            }
+            if !layer.parallel {
+                layer.mixer_block(run, il)?;
             }
         }
-        let Some(ffn) = &self.ffn else { return Ok(()) };
-        if let Some(streams) = &self.streams {
-            streams.before(run, il, Block::Network)?;
+        // Side by side they are one block.
+        let is_done = layer.ffn.is_none() || layer.parallel && is_there;
+        if !is_done && (guesses || !self.is_on_device(run, il, Block::Network)?) {
+            self.end_chain(run, il)?;
+            match layer.parallel {
+                true => layer.blocks_side_by_side(run, il, experts)?,
+                false => layer.network_block(run, il, experts)?,
+            }
         }
-        self.enter(run, &self.ffn_norm, self.earlier.as_ref().map(|earlier| &earlier.ffn));
-        ffn.forward(run, il, next)?;
-        self.scale_residual(run, "residual_scaled_ffn", il)?;
-        self.finish_block(run, self.ffn_post_norm.as_ref());
-        match (&self.tail, &self.streams) {
-            (Some(tail), _) => tail.finish(run, il, self.out),
-            (None, Some(streams)) => streams.add(run, il, Block::Network, self.out),
-            (None, None) => run.add_to_stream(self.out, il),
-        }
+        Ok(false)
     }
 
-    /// The input of a block, which becomes the residual stream where the output is added to that.
-    fn enter(&self, run: &mut Run<'_>, norm: &Option<Norm>, mixture: Option<&Mixture>) {
-        match (mixture, norm) {
-            (Some(mixture), norm) => {
-                mixture.of_stream(run);
-                if let Some(norm) = norm {
-                    norm.of_cur(run);
+    /// Whether a device does a block; what it has done before is ended where it does no more for now.
+    fn is_on_device(&self, run: &mut Run<'_>, il: usize, block: Block) -> Result<bool, ForwardError> {
+        if run.chain.as_ref().is_some_and(|chain| chain.is_full(run)) {
+            self.end_chain(run, il)?;
+        }
+        let is_there = on_device::enqueue(run, &self.layers[il], il, block)?;
+        // What an observer has seen is kept until it is certain.
+        if is_there && run.watch.active() {
+            self.end_chain(run, il)?;
+        }
+        Ok(is_there)
+    }
+
+    /// Ends what a device does before something else in layer `il`. Where it has failed, its blocks are
+    /// computed here.
+    fn end_chain(&self, run: &mut Run<'_>, il: usize) -> Result<(), ForwardError> {
+        if run.chain.is_none() {
+            return Ok(());
+        }
+        for (il, block) in on_device::end(run)? {
+            run.watch.stay_in(il);
+            let layer = &self.layers[il];
+            match block {
+                Block::Mixer => {
+                    let inputs = layer.remember(run, il)?;
+                    layer.mix(run, il, false, inputs)?;
+                    match layer.parallel {
+                        true => layer.blocks_side_by_side(run, il, None)?,
+                        false => layer.mixer_block(run, il)?,
+                    }
                 }
+                Block::Network => layer.network_block(run, il, None)?,
             }
-            (None, Some(norm)) => norm.of_stream(run),
-            (None, None) => run.copy_stream(),
         }
-        if self.normed_residual.is_some() {
-            let n = run.rows * run.embd;
-            run.buffers.x[..n].copy_from_slice(&run.buffers.cur[..n]);
-            run.x = run.cur;
-        }
-    }
-
-    fn scale_residual(&self, run: &mut Run<'_>, name: &'static str, il: usize) -> Result<(), ForwardError> {
-        self.normed_residual.map_or(Ok(()), |scale| run.scale_stream(scale, name, il))
-    }
-
-    fn finish_block(&self, run: &mut Run<'_>, norm: Option<&Norm>) {
-        if let Some(norm) = norm {
-            norm.of_cur(run);
-        }
-        if let Some(scale) = self.residual_scale {
-            run.scale_cur(scale);
-        }
-    }
-
-    /// Both blocks have the same input; the network's output is added first.
-    fn blocks_side_by_side(
-        &self,
-        run: &mut Run<'_>,
-        il: usize,
-        next: Option<&Experts>,
-    ) -> Result<(), ForwardError> {
-        let (Some(mixer), Some(ffn)) = (&self.mixer, &self.ffn) else {
-            unreachable!("both blocks stand side by side");
-        };
-        let input = run.cur;
-        let attended = mixer.output(run, il, true)?;
-        run.cur = input;
-        ffn.forward(run, il, next)?;
-        let n = run.rows * run.embd;
-        let x = &mut run.buffers.x[..n];
-        let ops = run.kernels.ops();
-        ops.add(x, &run.buffers.cur[..n]);
-        ops.add(x, &run.buffers.beside[..n]);
-        let inputs = [run.x, run.cur, attended];
-        let label = Label::elementwise(self.out, Work::Sums, &inputs);
-        run.x = run.watch.show(label, [run.rows, run.embd, 1], x);
-        if run.watch.observer.interrupted() {
-            return Err(ForwardError::Interrupted);
-        }
-        check_finite(self.out.name, il, x, run.embd)
+        run.watch.stay_in(il);
+        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 //! Every node says by itself what it is: its name, the kind of computation, the work it belongs to, the
 //! weight and the nodes that it is computed from. No list of nodes exists anywhere else.
 
+use std::collections::VecDeque;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -337,6 +338,20 @@ pub(super) struct Watch<'a> {
     of_layer: Counts,
     of_next: Counts,
     outside: Counts,
+    /// Whether nodes may have to be computed again: what they became since the last mark, as bits.
+    records: bool,
+    shown: VecDeque<Option<Vec<u32>>>,
+    /// The same of nodes that are computed again, and not shown again.
+    again: VecDeque<Option<Vec<u32>>>,
+}
+
+/// Where the nodes of a pass stood.
+#[derive(Clone, Debug)]
+pub(super) struct Mark {
+    layer: Option<usize>,
+    of_layer: Counts,
+    of_next: Counts,
+    outside: Counts,
 }
 
 impl<'a> Watch<'a> {
@@ -347,7 +362,33 @@ impl<'a> Watch<'a> {
             of_layer: Counts::new(),
             of_next: Counts::new(),
             outside: Counts::new(),
+            records: false,
+            shown: VecDeque::new(),
+            again: VecDeque::new(),
         }
+    }
+
+    /// Where nodes stand now: from here on they may have to be computed again.
+    pub fn mark(&mut self) -> Mark {
+        self.records = true;
+        self.shown.clear();
+        let (of_layer, of_next) = (self.of_layer.clone(), self.of_next.clone());
+        Mark { layer: self.layer, of_layer, of_next, outside: self.outside.clone() }
+    }
+
+    /// Nodes are not computed again.
+    pub fn unmark(&mut self) {
+        self.records = false;
+        self.shown.clear();
+    }
+
+    /// Nodes are computed again from a mark on: those that the observer has seen are not shown again, and
+    /// become what it left.
+    pub fn go_back(&mut self, mark: Mark) {
+        (self.layer, self.of_layer) = (mark.layer, mark.of_layer);
+        (self.of_next, self.outside) = (mark.of_next, mark.outside);
+        self.records = false;
+        self.again = std::mem::take(&mut self.shown);
     }
 
     /// The nodes that follow are of this layer, or of none.
@@ -357,6 +398,13 @@ impl<'a> Watch<'a> {
         self.of_layer.clear();
         if layer == Some(next) {
             std::mem::swap(&mut self.of_layer, &mut self.of_next);
+        }
+    }
+
+    /// The same where the nodes may be of this layer already.
+    pub fn stay_in(&mut self, layer: usize) {
+        if self.layer != Some(layer) {
+            self.enter(Some(layer));
         }
     }
 
@@ -372,11 +420,43 @@ impl<'a> Watch<'a> {
 
     /// Shows a node of `[T][n][m]`; returns what it is called.
     pub fn show(&mut self, label: Label<'_>, shape: [usize; 3], values: &mut [f32]) -> NodeId<'static> {
+        if let Some(seen) = self.again.pop_front() {
+            put_back(seen, values, f32::from_bits);
+            return self.count(label.name);
+        }
         let id = self.computed(label, shape);
-        if self.observer.active() {
+        let is_wanted = self.observer.active();
+        if is_wanted {
             self.observer.node(&node(id, label, shape), values);
         }
+        self.record(is_wanted, values, f32::to_bits);
         id
+    }
+
+    /// Shows a node whose values lie on a device: `read` gives them, and `write` takes those back that the
+    /// observer has replaced.
+    ///
+    /// # Errors
+    /// Of `read` and `write`.
+    pub fn show_elsewhere<E>(
+        &mut self,
+        label: Label<'_>,
+        shape: [usize; 3],
+        read: impl FnOnce() -> Result<Vec<f32>, E>,
+        write: impl FnOnce(&[f32]) -> Result<(), E>,
+    ) -> Result<NodeId<'static>, E> {
+        let values = if self.observer.active() { Some(read()?) } else { None };
+        let id = self.computed(label, shape);
+        let Some(mut values) = values else {
+            self.record(false, &[], f32::to_bits);
+            return Ok(id);
+        };
+        let before = values.clone();
+        self.observer.node(&node(id, label, shape), &mut values);
+        let same = before.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits());
+        let written = if same { Ok(()) } else { write(&values) };
+        self.record(true, &values, f32::to_bits);
+        written.map(|()| id)
     }
 
     /// Shows a node of indices.
@@ -386,10 +466,16 @@ impl<'a> Watch<'a> {
         shape: [usize; 3],
         values: &mut [u32],
     ) -> NodeId<'static> {
+        if let Some(seen) = self.again.pop_front() {
+            put_back(seen, values, |bits| bits);
+            return self.count(label.name);
+        }
         let id = self.computed(label, shape);
-        if self.observer.wants_indices() {
+        let is_wanted = self.observer.wants_indices();
+        if is_wanted {
             self.observer.indices(&node(id, label, shape), values);
         }
+        self.record(is_wanted, values, |index| index);
         id
     }
 
@@ -402,14 +488,29 @@ impl<'a> Watch<'a> {
         copy: impl FnOnce(&mut Vec<f32>),
         put: impl FnOnce(&[f32]),
     ) -> NodeId<'static> {
+        if let Some(seen) = self.again.pop_front() {
+            if let Some(seen) = seen {
+                put(&seen.into_iter().map(f32::from_bits).collect::<Vec<_>>());
+            }
+            return self.count(label.name);
+        }
         let id = self.computed(label, shape);
-        if self.observer.active() {
-            let mut values = Vec::new();
+        let mut values = Vec::new();
+        let is_wanted = self.observer.active();
+        if is_wanted {
             copy(&mut values);
             self.observer.node(&node(id, label, shape), &mut values);
             put(&values);
         }
+        self.record(is_wanted, &values, f32::to_bits);
         id
+    }
+
+    /// Keeps what a node became, where it may have to be computed again.
+    fn record<T: Copy>(&mut self, is_wanted: bool, values: &[T], bits: impl Fn(T) -> u32) {
+        if self.records {
+            self.shown.push_back(is_wanted.then(|| values.iter().map(|&v| bits(v)).collect()));
+        }
     }
 
     fn computed(&mut self, label: Label<'_>, shape: [usize; 3]) -> NodeId<'static> {
@@ -440,6 +541,13 @@ impl<'a> Watch<'a> {
             }
         };
         NodeId { name, layer, occurrence }
+    }
+}
+
+/// What a node that is computed again became before.
+fn put_back<T>(seen: Option<Vec<u32>>, values: &mut [T], of_bits: impl Fn(u32) -> T) {
+    for (value, bits) in values.iter_mut().zip(seen.into_iter().flatten()) {
+        *value = of_bits(bits);
     }
 }
 
@@ -474,6 +582,55 @@ mod tests {
         watch.enter(Some(1));
         let label = Label::new("Qcur", NodeKind::Rope, Work::Rope, &[]);
         assert_eq!(watch.show(label, [0, 1, 1], &mut []).to_string(), "Qcur-1#0");
+    }
+
+    /// Doubles what it sees.
+    #[derive(Default)]
+    struct Doubling(Vec<String>);
+
+    impl Observer for Doubling {
+        fn active(&self) -> bool {
+            true
+        }
+
+        fn node(&mut self, node: &Node<'_>, values: &mut [f32]) {
+            self.0.push(node.id.to_string());
+            values.iter_mut().for_each(|v| *v *= 2.0);
+        }
+    }
+
+    #[test]
+    fn nodes_that_are_computed_again_are_seen_once() {
+        let mut observer = Doubling::default();
+        let mut watch = Watch::new(&mut observer);
+        let label = Label::new("Qcur", NodeKind::Rope, Work::Rope, &[]);
+        watch.enter(Some(0));
+        watch.show(label, [1, 1, 1], &mut [1.0]);
+        let mark = watch.mark();
+        let mut there = vec![3.0];
+        for layer in [0, 1] {
+            watch.stay_in(layer);
+            let values = there.clone();
+            let read = || Ok::<_, ()>(values);
+            let write = |values: &[f32]| {
+                there = values.to_vec();
+                Ok(())
+            };
+            watch.show_elsewhere(label, [1, 1, 1], read, write).unwrap();
+        }
+        assert_eq!(there, [12.0]);
+        watch.go_back(mark);
+        let mut again = |layer, value| {
+            watch.stay_in(layer);
+            let mut values = [value];
+            let id = watch.show(label, [1, 1, 1], &mut values);
+            (id.to_string(), values[0])
+        };
+        // What the observer has left, whatever the values are now; then nodes that it has not seen.
+        assert_eq!(again(0, 7.0), ("Qcur-0#1".to_owned(), 6.0));
+        assert_eq!(again(1, 7.0), ("Qcur-1#0".to_owned(), 12.0));
+        assert_eq!(again(1, 7.0), ("Qcur-1#1".to_owned(), 14.0));
+        assert_eq!(observer.0, ["Qcur-0#0", "Qcur-0#1", "Qcur-1#0", "Qcur-1#1"]);
     }
 
     #[test]

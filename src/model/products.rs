@@ -78,7 +78,7 @@ fn begin<'p>(store: &Store, products: Vec<device::Product<'p>>) -> Result<Option
 }
 
 /// A device that has no memory for inputs and outputs of this pass may have it for the next one's.
-fn not_computed(store: &Store, error: &DeviceError) {
+pub(super) fn not_computed(store: &Store, error: &DeviceError) {
     if !matches!(error, DeviceError::OutOfMemory { .. }) {
         store.device_failed(error);
     }

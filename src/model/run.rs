@@ -10,6 +10,7 @@ use crate::kernels::ops::{Ops, RopeKind, RopeTable};
 use crate::store::{AlignedBuffer, Guesses, OutOfMemory, Store, StoreError, WeightId};
 
 use super::observer::{NodeName, Watch};
+use super::on_device::Chain;
 use super::parts::Rope;
 use super::state::Buffers;
 use super::weights::{Linear, Matrix};
@@ -42,6 +43,8 @@ pub(super) struct Run<'a> {
     pub streams: NodeId<'static>,
     /// Which elements make a pair in each of [`Buffers::rope`].
     pub rope_kinds: Vec<RopeKind>,
+    /// Blocks that a device computes now: [`Buffers::x`] is what was before them.
+    pub chain: Option<Chain>,
 }
 
 impl<'a> Run<'a> {
@@ -55,6 +58,7 @@ impl<'a> Run<'a> {
         assert!(rows <= buffers.batch(), "{rows} tokens in a batch of {}", buffers.batch());
         let nothing = NodeId { name: "", layer: None, occurrence: 0 };
         buffers.logits.clear();
+        buffers.on_device.begin_pass();
         let watch = Watch::new(observer);
         Run {
             store,
@@ -74,6 +78,7 @@ impl<'a> Run<'a> {
             per_layer: nothing,
             streams: nothing,
             rope_kinds: Vec::new(),
+            chain: None,
         }
     }
 
@@ -154,6 +159,15 @@ impl<'a> Run<'a> {
         let n = self.rows * self.embd;
         let Buffers { x, cur, ends, .. } = &mut *self.buffers;
         ends[..n].copy_from_slice(if normed { &cur[..n] } else { &x[..n] });
+    }
+
+    /// Whether the logits of all rows are wanted.
+    pub fn wants_all_rows(&self) -> bool {
+        self.segments.iter().all(|segment| match segment.logits {
+            Logits::None => segment.tokens.is_empty(),
+            Logits::Last => segment.tokens.len() <= 1,
+            Logits::All | Logits::Drafts => true,
+        })
     }
 
     /// Keeps the rows whose logits are wanted, of the buffers that the rest of this layer and those behind it

@@ -37,7 +37,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::device::{Device, DeviceError, DeviceMatrix};
+use crate::device::{Device, DeviceError, DeviceMatrix, DeviceSlice};
 use crate::gguf::OpenedFile;
 use disk::Disks;
 pub use disk::{ALIGNMENT, AlignedBuffer, OpenFile, ReadAt, open_cached, open_file};
@@ -50,7 +50,7 @@ use on_device::{OnDevice, Source};
 pub(crate) use os::TerminalMode;
 pub use os::{MemoryLimit, Processors};
 use os::{Os, System};
-pub use plan::{DevicePlan, Place, Plan, Role, Shortage, SlotClass, WeightUse, disk_seconds};
+pub use plan::{DeviceBytes, DevicePlan, Place, Plan, Role, Shortage, SlotClass, WeightUse, disk_seconds};
 use populate::Populate;
 pub use registry::WeightId;
 use registry::{Extent, FileBytes};
@@ -171,11 +171,11 @@ impl Store {
         self.plan_with(budget, None)
     }
 
-    /// The same with so many bytes of a device.
+    /// The same with bytes of a device.
     ///
     /// # Errors
     /// As [`Store::plan_for`].
-    pub fn plan_with(&self, budget: u64, device: Option<(&Device, u64)>) -> Result<Plan, Shortage> {
+    pub fn plan_with(&self, budget: u64, device: Option<(&Device, DeviceBytes)>) -> Result<Plan, Shortage> {
         let in_memory: Vec<bool> = self.extents.iter().map(|e| self.files[e.part].is_memory()).collect();
         let uses = self.uses(device.map(|(device, _)| device));
         plan::plan(&uses, &in_memory, budget, device.map(|(_, bytes)| bytes))
@@ -337,6 +337,27 @@ impl Store {
         match &self.on_device {
             Some(on_device) => on_device.find(ids.map(WeightId::index)),
             None => vec![None; ids.len()],
+        }
+    }
+
+    /// Whether weights are all on the device now; to ask it is not to want them.
+    pub fn are_on_device(&self, ids: impl IntoIterator<Item = WeightId>) -> bool {
+        self.on_device.as_ref().is_some_and(|there| there.has_all(ids.into_iter().map(WeightId::index)))
+    }
+
+    /// Some values of the model that do not change for as long as it lives, on the device: they are copied
+    /// once. `None` where there is no device.
+    ///
+    /// # Errors
+    /// A device that is lost or has no memory for them.
+    pub fn constant_on_device(&self, values: &[f32]) -> Result<Option<DeviceSlice>, DeviceError> {
+        self.on_device.as_ref().map(|on_device| on_device.constant(values)).transpose()
+    }
+
+    /// So many blocks of a pass have run on the device as a whole.
+    pub fn blocks_ran_on_device(&self, blocks: usize) {
+        if let Some(on_device) = &self.on_device {
+            on_device.blocks_ran(blocks);
         }
     }
 

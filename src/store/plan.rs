@@ -15,7 +15,7 @@ use std::collections::HashMap;
 
 use thiserror::Error;
 
-pub use on_device::DevicePlan;
+pub use on_device::{DeviceBytes, DevicePlan};
 
 /// What a weight is read for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -212,7 +212,7 @@ fn mapped(weights: &[WeightUse], budget: u64) -> Plan {
     }
 }
 
-/// The best places for weights in so many bytes of memory and so many of a device; `in_memory` says of each
+/// The best places for weights in so many bytes of memory and those of a device; `in_memory` says of each
 /// whether it is in memory anyway.
 ///
 /// # Errors
@@ -221,7 +221,7 @@ pub fn plan(
     weights: &[WeightUse],
     in_memory: &[bool],
     budget: u64,
-    device: Option<u64>,
+    device: Option<DeviceBytes>,
 ) -> Result<Plan, Shortage> {
     let mut plan = mapped(weights, budget);
     plan.device = device.and_then(|bytes| DevicePlan::make(weights, &mut plan.places, bytes));

@@ -37,6 +37,7 @@ pub struct PlanReport {
 struct DevicePlanReport {
     weights_budget_bytes: u64,
     always_bytes: u64,
+    kv_bytes: u64,
     cache_bytes: u64,
     cache_slots: usize,
     experts: usize,
@@ -49,6 +50,7 @@ impl DevicePlanReport {
         DevicePlanReport {
             weights_budget_bytes: plan.budget,
             always_bytes: plan.always_bytes,
+            kv_bytes: plan.kv_bytes,
             cache_bytes: plan.cache_bytes(),
             cache_slots,
             experts,

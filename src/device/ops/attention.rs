@@ -119,6 +119,16 @@ pub struct DeviceKvPages {
 }
 
 impl DeviceKvPages {
+    /// Pages that lie in `arena`; `table` has room for two numbers of each. What is launched with former
+    /// pages of the same table comes before.
+    ///
+    /// # Panics
+    /// A layout that kernels do not take.
+    pub fn new(layout: KvLayout, arena: Arc<Memory>, table: DeviceSlice) -> DeviceKvPages {
+        layout.check();
+        DeviceKvPages { layout, arena, first_page: 0, pages: 0, table }
+    }
+
     pub fn layout(&self) -> &KvLayout {
         &self.layout
     }
@@ -189,8 +199,7 @@ impl DeviceOps {
         arena: Arc<Memory>,
         capacity: usize,
     ) -> Result<DeviceKvPages, DeviceError> {
-        layout.check();
-        Ok(DeviceKvPages { layout, arena, first_page: 0, pages: 0, table: self.allocate(2 * capacity)? })
+        Ok(DeviceKvPages::new(layout, arena, self.allocate(2 * capacity)?))
     }
 
     /// Says which pages are there: for each, the bytes of the arena before its keys and before its values,
@@ -303,7 +312,7 @@ impl DeviceOps {
 
     /// Whether attention of this shape can be computed here.
     pub fn takes_attention(&self, shape: &AttentionShape) -> bool {
-        self.has("attention") && shape.key_len <= MOST_KEY_LEN
+        self.has("attention") && shape.key_len.max(shape.value_len) <= MOST_KEY_LEN
     }
 
     /// [`Ops::attention`](crate::kernels::ops::Ops::attention): `q`: `[tokens][heads][key_len]`; `sinks`:

@@ -79,6 +79,45 @@ impl DeviceOps {
         self.of_one("op_scale", x, [by, 0.0])
     }
 
+    /// `x` within `-limit..=limit`; what is no number stays so.
+    ///
+    /// # Errors
+    /// A device that is lost.
+    pub fn clamp(&self, x: &DeviceSlice, limit: f32) -> Launched {
+        self.of_one("op_clamp", x, [limit, 0.0])
+    }
+
+    /// Each row of `x` times the factor of `by` that is its own.
+    ///
+    /// # Errors
+    /// A device that is lost.
+    ///
+    /// # Panics
+    /// Where `x` is not as many whole rows.
+    pub fn scale_rows(&self, x: &DeviceSlice, by: &DeviceSlice) -> Launched {
+        let whole = x.is_empty() || by.len > 0 && x.len.is_multiple_of(by.len);
+        assert!(whole, "{} values in {} rows", x.len, by.len);
+        let ([x_memory, x_at], [y_memory, y_at]) = (x.args(), by.args());
+        let row = count(x.len / by.len.max(1));
+        self.run_each("op_scale_rows", x.len, &[x_memory, x_at, count(x.len), y_memory, y_at, row])
+    }
+
+    /// Takes over the first `len` of each `stride` values.
+    ///
+    /// # Errors
+    /// A device that is lost.
+    ///
+    /// # Panics
+    /// Where `to` is no whole number of parts, or there are not as many.
+    pub fn copy_parts(&self, to: &DeviceSlice, from: &DeviceSlice, len: usize, stride: usize) -> Launched {
+        let parts = to.len / len.max(1);
+        let fits = parts == 0 || parts * len == to.len && (parts - 1) * stride + len <= from.len;
+        assert!(fits && len <= stride, "{} values of {len} in {stride} of {}", to.len, from.len);
+        let ([x_memory, x_at], [y_memory, y_at]) = (to.args(), from.args());
+        let args = [x_memory, x_at, count(to.len), y_memory, y_at, count(len), count(stride)];
+        self.run_each("op_copy_parts", to.len, &args)
+    }
+
     /// `x += weight * y`, product and sum rounded apart.
     ///
     /// # Errors
@@ -89,6 +128,18 @@ impl DeviceOps {
     pub fn add_scaled(&self, x: &DeviceSlice, weight: f32, y: &DeviceSlice) -> Launched {
         assert_eq!(x.len, y.len, "operands differ in length");
         self.of_two("op_add_scaled", x, y, [weight, 0.0])
+    }
+
+    /// Takes over other values.
+    ///
+    /// # Errors
+    /// A device that is lost.
+    ///
+    /// # Panics
+    /// Where the operands differ in length.
+    pub fn copy(&self, to: &DeviceSlice, from: &DeviceSlice) -> Launched {
+        assert_eq!(to.len, from.len, "operands differ in length");
+        self.of_two("op_copy", to, from, [0.0; 2])
     }
 
     /// [`Ops::add_bias`](crate::kernels::ops::Ops::add_bias)

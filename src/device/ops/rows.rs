@@ -16,6 +16,13 @@ pub struct DeviceRopeTable {
     half: usize,
 }
 
+impl DeviceRopeTable {
+    /// How many values a table has on a device.
+    pub fn values(table: &RopeTable) -> usize {
+        table.angles().iter().map(|angles| angles.len()).sum()
+    }
+}
+
 impl DeviceOps {
     /// [`Ops::rms_norm`](crate::kernels::ops::Ops::rms_norm): `x`: `[rows][row]`; `weight`: `[n][row]`, taken
     /// in turn.
@@ -100,8 +107,19 @@ impl DeviceOps {
     /// # Errors
     /// As [`DeviceOps::upload`].
     pub fn upload_rope(&self, table: &RopeTable) -> Result<DeviceRopeTable, DeviceError> {
+        self.write_rope(table, self.allocate(DeviceRopeTable::values(table))?)
+    }
+
+    /// The same to memory that is there.
+    ///
+    /// # Errors
+    /// As [`DeviceOps::write`].
+    ///
+    /// # Panics
+    /// Where it is not of [`DeviceRopeTable::values`].
+    pub fn write_rope(&self, table: &RopeTable, angles: DeviceSlice) -> Result<DeviceRopeTable, DeviceError> {
         let [cos, sin] = table.angles();
-        let angles = self.allocate(2 * cos.len())?;
+        assert_eq!(angles.len, cos.len() + sin.len(), "rope: room for a table");
         self.write(&angles.part(0, cos.len()), cos)?;
         self.write(&angles.part(cos.len(), sin.len()), sin)?;
         let positions = table.positions();

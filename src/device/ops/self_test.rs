@@ -33,11 +33,13 @@ const VALUES: usize = 333;
 /// Tests all operations.
 ///
 /// # Errors
-/// [`DeviceError::Timeout`]: a device that hangs would hang for each.
+/// A device that hangs or is lost, which it would be for each.
 pub(super) fn run(ops: &DeviceOps) -> Result<Vec<OpVerdict>, DeviceError> {
     let verdict = |&(name, trial): &Trial| {
         let fault = match trial(ops, &mut Random(3), VALUES) {
             Err(error @ DeviceError::Timeout { .. }) => return Err(error),
+            // A kernel that it does not have is no loss.
+            Err(error @ DeviceError::Lost { what, .. }) if what != "launch" => return Err(error),
             Err(error) => Some(error.to_string()),
             Ok(fault) => fault,
         };
@@ -56,6 +58,13 @@ pub(super) const TRIALS: &[Trial] = &[
     ("gelu", |d, r, n| of_one(d, r, n, DeviceOps::gelu, |x| scalar().gelu(x))),
     ("soft_cap", |d, r, n| of_one(d, r, n, |d, x| d.soft_cap(x, 30.0), |x| scalar().soft_cap(x, 30.0))),
     ("scale", |d, r, n| of_one(d, r, n, |d, x| d.scale(x, 0.3), |x| scalar().scale(x, 0.3))),
+    ("clamp", |d, r, n| {
+        let here = |x: &mut [f32]| x.iter_mut().for_each(|x| *x = x.clamp(-7.0, 7.0));
+        of_one(d, r, n, |d, x| d.clamp(x, 7.0), here)
+    }),
+    ("scale_rows", scale_rows),
+    ("copy_parts", copy_parts),
+    ("copy", |d, r, n| of_two(d, r, n, DeviceOps::copy, |x, y| x.copy_from_slice(y))),
     ("add", |d, r, n| of_two(d, r, n, DeviceOps::add, |x, y| scalar().add(x, y))),
     ("mul", |d, r, n| of_two(d, r, n, DeviceOps::mul, |x, y| scalar().mul(x, y))),
     ("swiglu", |d, r, n| of_two(d, r, n, DeviceOps::swiglu, |x, y| scalar().swiglu(x, y))),
@@ -164,6 +173,23 @@ fn of_two(
 fn add_scaled(x: &mut [f32], y: &[f32]) {
     let (rows, n) = ([&*x, y].concat(), x.len());
     scalar().sum_weighted(&rows, &[0, 1], &[1.0, 0.3], n, x);
+}
+
+fn scale_rows(ops: &DeviceOps, random: &mut Random, n: usize) -> Outcome {
+    let (mut x, by) = (values(random, n), values(random, n)[..5].to_vec());
+    let (on, factors) = (behind(ops, &x)?, behind(ops, &by)?);
+    ops.scale_rows(&on, &factors)?;
+    x.chunks_mut(n).zip(by).for_each(|(x, by)| scalar().scale(x, by));
+    compared(ops, &on, &x)
+}
+
+/// The first half of each row.
+fn copy_parts(ops: &DeviceOps, random: &mut Random, n: usize) -> Outcome {
+    let (x, len) = (values(random, n), n.div_ceil(2));
+    let (from, to) = (behind(ops, &x)?, ops.allocate(5 * len)?);
+    ops.copy_parts(&to, &from, len, n)?;
+    let want: Vec<f32> = x.chunks(n).flat_map(|row| &row[..len]).copied().collect();
+    compared(ops, &to, &want)
 }
 
 fn add_bias(ops: &DeviceOps, random: &mut Random, n: usize) -> Outcome {

@@ -34,8 +34,10 @@ OF_ONE(sqrt_softplus, sqrt(softplus_of(x)))
 OF_ONE(relu_squared, relu_squared_of(x))
 OF_ONE(soft_cap, soft_cap_of(x, a, b))
 OF_ONE(scale, x * a)
+OF_ONE(clamp, clamp_of(x, a))
 
 OF_TWO(add, x + y)
+OF_TWO(copy, y)
 OF_TWO(mul, x * y)
 OF_TWO(add_scaled, x + a * y)
 OF_TWO(swiglu, silu_of(x) * y)
@@ -56,6 +58,24 @@ op_geglu(
     const uint i = (uint)get_group_id(0) * OPS_LANES + (uint)get_local_id(0);
     if (i < n)
         xs[x_at + i] = gelu_of(xs[x_at + i], table) * ys[y_at + i];
+}
+
+// Rows of `row` values, each times a factor of its own.
+KERNEL(OPS_LANES)
+op_scale_rows(
+    __global float *xs, ulong x_at, uint n, __global const float *ys, ulong y_at, uint row) {
+    const uint i = (uint)get_group_id(0) * OPS_LANES + (uint)get_local_id(0);
+    if (i < n)
+        xs[x_at + i] = xs[x_at + i] * ys[y_at + i / row];
+}
+
+// The first `len` of each `stride` values.
+KERNEL(OPS_LANES)
+op_copy_parts(
+    __global float *xs, ulong x_at, uint n, __global const float *ys, ulong y_at, uint len, uint stride) {
+    const uint i = (uint)get_group_id(0) * OPS_LANES + (uint)get_local_id(0);
+    if (i < n)
+        xs[x_at + i] = ys[y_at + (ulong)(i / len) * stride + i % len];
 }
 
 // `n` pairs of `heads` heads a token, of `half_dims` pairs each; tokens are `token_stride` values apart,

@@ -50,11 +50,11 @@ pub(in crate::model) enum Destination {
 #[derive(Debug)]
 pub(in crate::model) struct Dense {
     pub spec: DenseSpec,
-    gate: Option<Linear>,
-    up: Linear,
-    down: Linear,
+    pub(in crate::model) gate: Option<Linear>,
+    pub(in crate::model) up: Linear,
+    pub(in crate::model) down: Linear,
     /// Whether gate and up are one tensor, `ffn_up`.
-    fused: bool,
+    pub(in crate::model) fused: bool,
 }
 
 impl Dense {

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use super::super::run::Run;
 use super::super::{ForwardError, NodeId, RowSizes, ScratchSizes};
+use super::Attention;
 use crate::store::WeightId;
 
 /// Attention, a recurrence, or both. A pass calls its three steps one after another.
@@ -22,6 +23,11 @@ pub(in crate::model) trait Mixer: Debug + Send + Sync {
     /// Whether sequences remember anything of it: not where it looks into another layer's slot alone.
     fn remembers(&self) -> bool {
         true
+    }
+
+    /// Plain attention, where it is that.
+    fn as_attention(&self) -> Option<&Attention> {
+        None
     }
 
     /// All that changes what sequences remember: projections of [`Buffers::cur`](super::super::Buffers), the

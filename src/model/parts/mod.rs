@@ -37,7 +37,9 @@ mod streams;
 
 pub(super) use activation::Activation;
 pub(super) use altup::{AltUp, AltUpStreams};
-pub(super) use attention::{Attention, AttentionNames, AttentionSpec, ChoiceSpec, Gate, QkNorm, Temperature};
+pub(super) use attention::{
+    Attention, AttentionNames, AttentionSpec, ChoiceSpec, Gate, QkNorm, Temperature, UNBIASED, check_kept,
+};
 pub(super) use blocks::BlocksSpec;
 pub(super) use compressed::{Compressed, CompressedSpec, Compression, RowIndexing};
 pub(super) use delta_net::{DeltaNet, DeltaNetSpec, Kda, KdaKind, MAX_HEAD, Merged, Rate};
@@ -45,7 +47,7 @@ pub(super) use dense_and_experts::{DenseAndExperts, DenseAndExpertsSpec};
 pub(super) use earlier_streams::{EarlierStreams, Mixture};
 pub(super) use embedding::Embedding;
 pub(super) use expert_latents::LatentExperts;
-pub(super) use experts::{Experts, ExpertsSpec, SharedSpec};
+pub(super) use experts::{Experts, ExpertsSpec, Part, SharedSpec, group};
 pub(super) use feed_forward::{Dense, DenseNames, DenseSpec};
 pub(super) use gated_streams::{GatedConnections, GatedSpec, GatedStreams};
 pub(super) use head::Head;

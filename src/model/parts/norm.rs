@@ -20,12 +20,12 @@ pub(in crate::model) enum NormKind {
 pub(in crate::model) struct Norm {
     /// Its node's name.
     name: NodeName,
-    kind: NormKind,
-    row: usize,
+    pub(in crate::model) kind: NormKind,
+    pub(in crate::model) row: usize,
     /// As long as one row or as several, which take turns.
-    weight: Option<Vec<f32>>,
-    bias: Option<Vec<f32>>,
-    eps: f32,
+    pub(in crate::model) weight: Option<Vec<f32>>,
+    pub(in crate::model) bias: Option<Vec<f32>>,
+    pub(in crate::model) eps: f32,
 }
 
 impl Norm {

@@ -228,7 +228,7 @@ impl Router {
     /// of the choice and of the weights.
     pub fn route(&self, run: &mut Run<'_>, il: usize) -> Result<[NodeId<'static>; 2], ForwardError> {
         let t = run.rows;
-        let Routing { count, used, .. } = self.spec;
+        let count = self.spec.count;
         let input = self.prepare(run, il)?;
         let buffers = &mut *run.buffers;
         let experts = &mut buffers.experts;
@@ -236,6 +236,18 @@ impl Router {
         let inputs = if self.input.is_some() { &buffers.hidden } else { &buffers.inputs };
         let product = Product { matrix: &self.linear.matrix, inputs, out: &mut *probs };
         multiply(run.kernels, run.store, vec![product])?;
+        Ok(self.route_products(run, input))
+    }
+
+    /// Whether its input is another than the experts'.
+    pub fn has_own_input(&self) -> bool {
+        self.input.is_some()
+    }
+
+    /// The same once the products with the rows of `input` are there.
+    pub fn route_products(&self, run: &mut Run<'_>, input: NodeId<'static>) -> [NodeId<'static>; 2] {
+        let (t, used) = (run.rows, self.spec.used);
+        let experts = &mut run.buffers.experts;
         let ops = run.kernels.ops();
         let scored = self.score(ops, &mut run.watch, experts, t, input);
         let by = match &self.spec.by_token {
@@ -247,7 +259,7 @@ impl Router {
         let label = Label::new("ffn_moe_topk", NodeKind::TopK, Work::Router, by.as_slice());
         let chosen = run.watch.show_indices(label, [t, used, 1], &mut experts.chosen[..t * used]);
         let weights = self.weigh(ops, &mut run.watch, experts, t, [scored.probs, chosen]);
-        Ok([chosen, weights])
+        [chosen, weights]
     }
 
     /// The experts of some tokens, where a table names them; says whether one does.

@@ -9,6 +9,7 @@ use crate::kernels::ops::{AttentionScratch, RopeTable};
 use crate::quant::arranged;
 use crate::store::{OutOfMemory, zeroed};
 
+use super::super::on_device::Room;
 use super::super::{FeedForwardSpec, LayerSpec, ModelSpec, SideSizes};
 use super::{Inputs, KvType};
 
@@ -228,6 +229,7 @@ pub struct Buffers {
     pub(in crate::model) latent: LatentBuffers,
     /// What the next stage goes on from `[T][B]`, where there is one.
     pub(in crate::model) border: Vec<f32>,
+    pub(in crate::model) on_device: Room,
     /// `[rows asked for][V]`.
     pub(in crate::model) logits: Vec<f32>,
 }
@@ -277,6 +279,7 @@ impl Buffers {
             attention: AttentionScratch::default(),
             latent: LatentBuffers::default(),
             border: Vec::new(),
+            on_device: Room::new(spec),
             logits: Vec::new(),
         })
     }

@@ -12,6 +12,7 @@ use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use thiserror::Error;
 
@@ -261,8 +262,27 @@ fn scales_of(elements: &Range<usize>) -> Range<usize> {
 /// Keys and values of [`PAGE`] positions of a layer.
 #[derive(Debug)]
 struct Page {
+    /// A number that no other page has or had: as long as a page has it, rows that are filled do not change.
+    id: u64,
+    /// Rows from here on are still to be filled.
+    filled: usize,
     keys: PageBuffer,
     values: PageBuffer,
+}
+
+impl Page {
+    fn next_id() -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Rows from `first` on are to be filled: where some were before, the page is another.
+    fn fill_from(&mut self, first: usize) {
+        if first < self.filled {
+            self.id = Page::next_id();
+        }
+        self.filled = first;
+    }
 }
 
 /// The keys and values that a slot still has of a sequence, or keys alone, where values have no elements. A
@@ -317,9 +337,17 @@ impl Pages {
 
     fn new_page(&self) -> Result<Page, OutOfMemory> {
         Ok(Page {
+            id: Page::next_id(),
+            filled: 0,
             keys: PageBuffer::new(self.ty.keys, self.kv_heads, self.key_len)?,
             values: PageBuffer::new(self.ty.values, self.kv_heads, self.value_len)?,
         })
+    }
+
+    /// One that is there already, or a new one.
+    fn empty_page(&self, spare: &mut Option<Page>) -> Result<Page, OutOfMemory> {
+        let spare = spare.take().map(|page| Page { id: Page::next_id(), filled: 0, ..page });
+        spare.map_or_else(|| self.new_page(), Ok)
     }
 
     /// Gives up what tokens from `pos` on do not see; a page more is kept, so that some tokens can be taken
@@ -341,11 +369,12 @@ impl Pages {
         }
         let index = pos / PAGE - self.first_page;
         while self.pages.len() <= index {
-            let page = spare.take().map_or_else(|| self.new_page(), Ok)?;
+            let page = self.empty_page(spare)?;
             self.pages.push_back(Arc::new(page));
         }
         if Arc::get_mut(&mut self.pages[index]).is_none() {
-            let mut copy = spare.take().map_or_else(|| self.new_page(), Ok)?;
+            let mut copy = self.empty_page(spare)?;
+            copy.filled = self.pages[index].filled;
             copy.keys.copy_from(&self.pages[index].keys);
             copy.values.copy_from(&self.pages[index].values);
             self.pages[index] = Arc::new(copy);
@@ -395,6 +424,8 @@ impl Pages {
             let page = self.page_mut(pos, &mut spare)?;
             let rows = |len: usize| done * kv_heads * len..(done + n) * kv_heads * len;
             let first = pos % PAGE;
+            page.fill_from(first);
+            page.filled = first + n;
             let place = |len, rotation, keys| PlaceInPage { kv_heads, len, first, rotation, keys };
             ops.store_kv(&keys[rows(key_len)], page.keys.view_mut(), place(key_len, rotations[0], true));
             if value_len > 0 {
@@ -404,6 +435,25 @@ impl Pages {
             done += n;
         }
         Ok(())
+    }
+
+    /// Makes the pages ready for so many positions from `first_pos` on, which are stored afterwards.
+    ///
+    /// # Errors
+    /// Where there is no memory for another page.
+    pub fn reserve(&mut self, first_pos: usize, tokens: usize) -> Result<(), OutOfMemory> {
+        let mut spare = self.drop_unseen(first_pos);
+        let mut pos = first_pos;
+        while pos < first_pos + tokens {
+            self.page_mut(pos, &mut spare)?.fill_from(pos % PAGE);
+            pos = (pos / PAGE + 1) * PAGE;
+        }
+        Ok(())
+    }
+
+    /// The numbers of the pages: as long as a page has its own, rows that are stored do not change.
+    pub fn ids(&self) -> Vec<u64> {
+        self.pages.iter().map(|page| page.id).collect()
     }
 
     /// The orders of the Hadamard matrices that keys and values are multiplied by before they are kept; 1:

@@ -119,6 +119,18 @@ impl SequenceState {
         self.slots.iter().map(slot).sum()
     }
 
+    /// Bytes of the keys and values that attention of a layer sees, of so many positions at most, filled in
+    /// passes of up to `batch` tokens: what copies of them on a device take.
+    pub fn pages_bytes(spec: &ModelSpec, context: usize, batch: usize, ty: KvType) -> u64 {
+        let slot = |memory: &MemorySpec| match (memory, Slot::new(memory, ty)) {
+            (MemorySpec::Pages { value_len: 1.., .. }, Slot::Pages(pages)) => {
+                pages.most_bytes(context, batch)
+            }
+            _ => 0,
+        };
+        spec.memories.iter().map(slot).fold(0, u64::saturating_add)
+    }
+
     /// What keys and values are kept as.
     pub fn ty(&self) -> KvType {
         self.ty
@@ -155,6 +167,31 @@ impl SequenceState {
     ) -> Result<(), OutOfMemory> {
         match &mut self.slots[slot] {
             Slot::Pages(pages) | Slot::Compressed(pages, _) => pages.store(ops, first_pos, keys, values),
+            Slot::Recurrent(_) => unreachable!("slot {slot} holds a recurrence"),
+        }
+    }
+
+    /// Makes the pages of a slot ready for so many positions from `first_pos` on, which are stored
+    /// afterwards.
+    ///
+    /// # Errors
+    /// Where there is no memory for another page.
+    pub(in crate::model) fn reserve(
+        &mut self,
+        slot: usize,
+        first_pos: usize,
+        tokens: usize,
+    ) -> Result<(), OutOfMemory> {
+        match &mut self.slots[slot] {
+            Slot::Pages(pages) | Slot::Compressed(pages, _) => pages.reserve(first_pos, tokens),
+            Slot::Recurrent(_) => unreachable!("slot {slot} holds a recurrence"),
+        }
+    }
+
+    /// The numbers of a slot's pages: as long as a page has its own, rows that are stored do not change.
+    pub(in crate::model) fn page_ids(&self, slot: usize) -> Vec<u64> {
+        match &self.slots[slot] {
+            Slot::Pages(pages) | Slot::Compressed(pages, _) => pages.ids(),
             Slot::Recurrent(_) => unreachable!("slot {slot} holds a recurrence"),
         }
     }

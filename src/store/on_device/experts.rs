@@ -173,6 +173,7 @@ mod tests {
         let sources: Vec<Source> = (0..16).map(source).collect();
         let plan = DevicePlan {
             budget: 0,
+            kv_bytes: 0,
             always_bytes: 0,
             classes: vec![SlotClass { slot_bytes: 2, slots, members: 8 }],
             experts: (0..16).map(|i| Some((0, i / 2))).collect(),

@@ -7,16 +7,19 @@
 mod experts;
 mod upload;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use zerocopy::IntoBytes;
+
 use super::plan::DevicePlan;
 use super::registry::FileBytes;
 use super::streamed::Resident;
 use super::{Place, Plan, StoreError, WeightId};
-use crate::device::{Device, DeviceError, DeviceMatrix};
+use crate::device::{Device, DeviceError, DeviceMatrix, DeviceSlice, Queue};
 use crate::gguf::TensorType;
 use experts::Experts;
 
@@ -73,6 +76,8 @@ struct Shared {
     /// There is something to copy, or there is nothing any more.
     changed: Condvar,
     on_failure: OnFailure,
+    /// Copies of values of the model that are no weights, by where they lie here.
+    constants: Mutex<HashMap<(usize, usize), DeviceSlice>>,
 }
 
 impl fmt::Debug for Shared {
@@ -86,6 +91,8 @@ impl fmt::Debug for Shared {
 pub struct DeviceStats {
     /// Matrices that passes found there.
     pub products: u64,
+    /// Blocks of layers that ran there as a whole.
+    pub blocks: u64,
     pub hits: u64,
     pub misses: u64,
     /// Experts that were copied to the device.
@@ -145,7 +152,9 @@ impl OnDevice {
             ends: false,
         };
         let changed = Condvar::new();
-        let shared = Arc::new(Shared { device, sources, state: Mutex::new(state), changed, on_failure });
+        let state = Mutex::new(state);
+        let constants = Mutex::default();
+        let shared = Arc::new(Shared { device, sources, state, changed, on_failure, constants });
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("device".to_owned());
         let thread = thread.spawn(move || upload::run(&of_thread, resident.as_ref()));
@@ -175,6 +184,31 @@ impl OnDevice {
             ready[id].clone()
         })
         .collect()
+    }
+
+    /// Values that are nobody else's for as long as this lives; copied once.
+    pub fn constant(&self, values: &[f32]) -> Result<DeviceSlice, DeviceError> {
+        let Shared { device, constants, .. } = &*self.shared;
+        let mut constants = constants.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = (values.as_ptr().addr(), values.len());
+        if let Some(there) = constants.get(&place) {
+            return Ok(there.clone());
+        }
+        let memory = Arc::new(device.allocate(size_of_val(values))?);
+        device.write(Queue::Compute, &memory, 0, values.as_bytes())?;
+        let there = DeviceSlice::new(memory, 0, values.len());
+        constants.insert(place, there.clone());
+        Ok(there)
+    }
+
+    pub fn blocks_ran(&self, blocks: usize) {
+        self.shared.lock().experts.stats.blocks += blocks as u64;
+    }
+
+    /// Whether all of some weights are there.
+    pub fn has_all(&self, mut ids: impl Iterator<Item = usize>) -> bool {
+        let state = self.shared.lock();
+        ids.all(|id| state.ready[id].is_some())
     }
 
     /// Leaves out those of some weights that are on the device.

@@ -2,11 +2,31 @@
 
 use super::{Place, Role, SlotClass, WeightUse, classes, share, share_out, slots_and_experts};
 
+/// Bytes of a device that a model may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceBytes {
+    pub all: u64,
+    /// Of them, what keys and values of full sequences take, where there is as much.
+    pub kv: u64,
+}
+
+impl DeviceBytes {
+    /// What is left to keys and values beside weights of so many bytes that every token reads: where there is
+    /// not enough for both, the share that they have of both, as of each layer on the device.
+    fn kv_beside(self, always: u64) -> u64 {
+        let both = u128::from(always) + u128::from(self.kv);
+        let share = u128::from(self.all.min(always.saturating_add(self.kv))) * u128::from(self.kv);
+        (share / both.max(1)) as u64
+    }
+}
+
 /// What is on a device. Experts have their places in memory as well: a slot of the device holds a copy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DevicePlan {
-    /// Bytes of the device that weights may take.
+    /// Bytes of the device that weights, keys and values may take.
     pub budget: u64,
+    /// Bytes for copies of keys and values.
+    pub kv_bytes: u64,
     /// Bytes of what is there all the time.
     pub always_bytes: u64,
     /// Slots for experts.
@@ -43,23 +63,33 @@ impl DevicePlan {
         1.0 - self.hits(weight)
     }
 
-    /// Puts weights on a device of so many bytes: marks those of [`Role::Always`] in `places`. `None` where
+    /// Puts weights on a device: marks those of [`Role::Always`] in `places`. `None` where
     /// nothing fits.
-    pub(super) fn make(weights: &[WeightUse], places: &mut [Place], budget: u64) -> Option<DevicePlan> {
+    pub(super) fn make(
+        weights: &[WeightUse],
+        places: &mut [Place],
+        bytes: DeviceBytes,
+    ) -> Option<DevicePlan> {
+        let always = weights.iter().filter(|weight| weight.role == Role::Always);
+        let kv_bytes = bytes.kv_beside(always.filter_map(|weight| weight.device_bytes).sum());
         let mut plan = DevicePlan {
-            budget,
+            budget: bytes.all,
+            kv_bytes,
             always_bytes: 0,
             classes: Vec::new(),
             experts: vec![None; weights.len()],
             active_bytes: 0.0,
         };
         for (weight, place) in weights.iter().zip(&mut *places) {
-            let fits = |bytes: &u64| plan.always_bytes + bytes <= budget;
+            let fits = |more: &u64| plan.always_bytes + more <= bytes.all - kv_bytes;
             if let (Role::Always, Some(bytes)) = (weight.role, weight.device_bytes.filter(fits)) {
                 *place = Place::Device;
                 plan.always_bytes += bytes;
                 plan.active_bytes += weight.bytes as f64;
             }
+        }
+        if plan.always_bytes == 0 {
+            plan.kv_bytes = 0;
         }
         plan.share_out_slots(weights);
         let experts = weights.iter().enumerate();
@@ -86,7 +116,7 @@ impl DevicePlan {
             weights.iter().map(|w| WeightUse { span: w.device_bytes.unwrap_or(0), ..*w }).collect();
         let mut found = classes(&there, &mut places);
         let least: u64 = found.iter().map(|class| class.slot_bytes * class.slots as u64).sum();
-        let rest = self.budget - self.always_bytes;
+        let rest = self.budget - self.kv_bytes - self.always_bytes;
         if found.is_empty() || least > rest {
             return;
         }

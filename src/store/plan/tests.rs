@@ -270,6 +270,11 @@ fn with_device(weights: &[WeightUse], computes: impl Fn(usize) -> bool) -> Vec<W
     weights.iter().enumerate().map(of_device).collect()
 }
 
+/// All of a device for weights.
+fn of_weights(all: u64) -> DeviceBytes {
+    DeviceBytes { all, kv: 0 }
+}
+
 #[test]
 fn what_is_always_used_goes_to_the_device_before_experts() {
     let weights = with_device(&moe(), |_| true);
@@ -280,7 +285,7 @@ fn what_is_always_used_goes_to_the_device_before_experts() {
     let experts = sum(|role| matches!(role, Role::Expert { .. }));
     // Half of the experts beside.
     let room = always + experts / 2;
-    let plan = plan(&weights, &none, u64::MAX, Some(room)).unwrap();
+    let plan = plan(&weights, &none, u64::MAX, Some(of_weights(room))).unwrap();
     assert!(plan.is_mapped() && plan.is_placed());
     let device = plan.device.as_ref().unwrap();
     assert_eq!(device.always_bytes, always);
@@ -294,11 +299,32 @@ fn what_is_always_used_goes_to_the_device_before_experts() {
     assert!((device.active_bytes - (always as f64 + half)).abs() < 0.01 * half, "{device:?}");
     assert!((plan.active_bytes - half).abs() < 0.01 * half, "{}", plan.active_bytes);
     // In memory that is too small for the experts what they miss comes from disk in part.
-    let small = super::plan(&weights, &none, experts / 4, Some(room)).unwrap();
+    let small = super::plan(&weights, &none, experts / 4, Some(of_weights(room))).unwrap();
     assert_eq!(small.device, plan.device);
     assert_eq!(small.pinned_bytes, 0, "nothing that is on the device");
     let expected = half * (1.0 - small.cache_bytes() as f64 / experts as f64);
     assert!((small.disk_bytes - expected).abs() < 0.02 * expected, "{} {expected}", small.disk_bytes);
+}
+
+#[test]
+fn keys_and_values_come_before_experts() {
+    let weights = with_device(&moe(), |_| true);
+    let none = vec![false; weights.len()];
+    let always: u64 = weights.iter().filter(|w| w.role == Role::Always).map(|w| w.bytes).sum();
+    let kv = always / 2;
+    let on_device = |all: u64| {
+        let bytes = DeviceBytes { all, kv };
+        plan(&weights, &none, u64::MAX, Some(bytes))
+            .unwrap()
+            .device
+            .map_or((0, 0, 0), |device| (device.kv_bytes, device.always_bytes, device.cache_bytes()))
+    };
+    assert_eq!(on_device(always + kv), (kv, always, 0));
+    let (all_kv, all_always, experts) = on_device(2 * always + kv);
+    assert!((all_kv, all_always) == (kv, always) && experts > 0);
+    // Where there is too little for both, each has its share.
+    let (half_kv, half_always, experts) = on_device((always + kv) / 2);
+    assert!(half_kv.abs_diff(kv / 2) <= 1 && half_always <= always.div_ceil(2) && experts == 0, "{half_kv}");
 }
 
 #[test]
@@ -313,10 +339,14 @@ fn no_plan_exceeds_its_device() {
         let total: u64 = weights.iter().map(|w| w.bytes).sum();
         for room in [0, 1, total / 3, total, 2 * total].map(|room| room + random(1000)) {
             let budget = random(2 * total as u32);
-            let Ok(plan) = plan(&weights, &none, budget, Some(room)) else { continue };
+            let kv = if random(2) == 0 { 0 } else { random(total as u32) };
+            let bytes = DeviceBytes { all: room, kv };
+            let Ok(plan) = plan(&weights, &none, budget, Some(bytes)) else { continue };
             assert!(plan.is_mapped() || plan.own_bytes() <= budget);
             let Some(device) = &plan.device else { continue };
-            assert!(device.always_bytes + device.cache_bytes() <= room);
+            assert!(
+                device.kv_bytes <= kv && device.kv_bytes + device.always_bytes + device.cache_bytes() <= room
+            );
             let there = plan.places.iter().zip(&weights).filter(|(place, _)| **place == Place::Device);
             assert_eq!(there.map(|(_, w)| w.device_bytes.unwrap()).sum::<u64>(), device.always_bytes);
             let mut slots: HashMap<usize, (Role, u64)> = HashMap::new();

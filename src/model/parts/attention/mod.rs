@@ -19,18 +19,19 @@ use super::choosing::Choosing;
 use super::pools::Pools;
 use crate::kernels::ops::{AttentionShape, Chosen, Ops};
 use crate::store::WeightId;
-use projections::{Projections, load_all, load_queries};
+pub(in crate::model) use projections::{Projections, UNBIASED};
+use projections::{load_all, load_queries};
 pub(in crate::model) use spec::{AttentionNames, AttentionSpec, ChoiceSpec, Gate, QkNorm, Temperature};
 
 /// Attention of a layer.
 #[derive(Debug)]
 pub(in crate::model) struct Attention {
-    spec: AttentionSpec,
+    pub(in crate::model) spec: AttentionSpec,
     /// Where keys and values are.
-    slot: usize,
-    projections: Projections,
-    sinks: Option<Vec<f32>>,
-    output: Linear,
+    pub(in crate::model) slot: usize,
+    pub(in crate::model) projections: Projections,
+    pub(in crate::model) sinks: Option<Vec<f32>>,
+    pub(in crate::model) output: Linear,
     choosing: Option<Box<dyn Choosing>>,
 }
 
@@ -70,6 +71,11 @@ impl Attention {
             None => l.remember(MemorySpec::Pages { kv_heads, key_len, value_len, window }),
         };
         Ok(Attention { spec, slot, projections, sinks, output, choosing })
+    }
+
+    /// Whether it chooses the positions that it sees.
+    pub fn chooses(&self) -> bool {
+        self.choosing.is_some()
     }
 
     /// Values of a token in the gate.
@@ -150,7 +156,7 @@ impl Attention {
     }
 
     /// A call of attention.
-    fn shape(&self, first_pos: usize, tokens: usize) -> AttentionShape {
+    pub(in crate::model) fn shape(&self, first_pos: usize, tokens: usize) -> AttentionShape {
         let AttentionSpec { heads, kv_heads, key_len, value_len, window, scale, soft_cap, .. } = self.spec;
         AttentionShape { heads, kv_heads, key_len, value_len, tokens, first_pos, window, scale, soft_cap }
     }
@@ -180,6 +186,10 @@ impl Attention {
 }
 
 impl Mixer for Attention {
+    fn as_attention(&self) -> Option<&Attention> {
+        Some(self)
+    }
+
     fn weights(&self) -> Box<dyn Iterator<Item = WeightId> + '_> {
         let Projections { q, k, v, gate, .. } = &self.projections;
         let projections =
@@ -388,7 +398,7 @@ pub(super) fn keep(
 }
 
 /// Keys and values are kept: an infinite key takes its position out of the attention without a trace.
-pub(super) fn check_kept(
+pub(in crate::model) fn check_kept(
     node: &'static str,
     layer: usize,
     ty: KvElement,

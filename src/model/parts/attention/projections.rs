@@ -11,7 +11,7 @@ use crate::model::{ForwardError, Label, ModelError, NodeId, NodeKind, NodeWeight
 
 /// The projections of a block's input.
 #[derive(Debug)]
-pub(super) struct Projections {
+pub(in crate::model) struct Projections {
     pub q: Linear,
     /// `None` where the layer sees another's keys and values.
     pub k: Option<Linear>,
@@ -114,7 +114,7 @@ pub(super) fn load_all(
 }
 
 /// Products before their biases, where ggml names the sums alone.
-const UNBIASED: [&str; 3] = ["Qcur_no_bias", "Kcur_no_bias", "Vcur_no_bias"];
+pub(in crate::model) const UNBIASED: [&str; 3] = ["Qcur_no_bias", "Kcur_no_bias", "Vcur_no_bias"];
 
 /// What the projections become, node by node.
 struct Shown<'s, 'a> {

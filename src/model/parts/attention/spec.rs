@@ -80,7 +80,7 @@ impl AttentionSpec {
     }
 
     /// Values of a token in what `attn_q` gives.
-    pub(super) fn projected_queries(&self) -> usize {
+    pub(in crate::model) fn projected_queries(&self) -> usize {
         (1 + usize::from(self.gate_in_queries)) * self.heads * self.key_len
     }
 }
@@ -132,7 +132,7 @@ pub(in crate::model) struct Temperature {
 
 impl Temperature {
     /// The number of steps in f32, all else in f64, rounded once: as llama.cpp fills this input.
-    pub(in crate::model::parts) fn at(self, position: usize) -> f32 {
+    pub(in crate::model) fn at(self, position: usize) -> f32 {
         let steps = ((position as f32 + self.offset) / self.floor).floor();
         (libm::log(f64::from(steps) + 1.0) * f64::from(self.scale) + 1.0) as f32
     }

@@ -20,11 +20,12 @@ use super::expert_latents::{Latent, LatentExperts};
 use super::routing::{Router, Routing};
 use crate::quant::ActivationType;
 use crate::store::{Guesses, Store, WeightId, zeroed};
-use part::Part;
+pub(in crate::model) use part::Part;
 use shared::Shared;
 pub(in crate::model) use shared::SharedSpec;
 use shown::BySlot;
-use slots::{add_in_order, gather, group, products};
+pub(in crate::model) use slots::group;
+use slots::{add_in_order, gather, products};
 
 /// What a family says of the experts of a layer.
 #[derive(Clone, Debug)]
@@ -64,23 +65,23 @@ impl ExpertsSpec {
 #[derive(Debug)]
 pub(in crate::model) struct Experts {
     pub ff: usize,
-    activation: Activation,
-    weighs_input: bool,
+    pub(in crate::model) activation: Activation,
+    pub(in crate::model) weighs_input: bool,
     input: &'static str,
-    output: &'static str,
-    router: Router,
+    pub(in crate::model) output: &'static str,
+    pub(in crate::model) router: Router,
     /// Elements of an expert's input and output: W, the embedding length but for latent ones.
-    width: usize,
-    latent: Option<Latent>,
+    pub(in crate::model) width: usize,
+    pub(in crate::model) latent: Option<Latent>,
     /// `[F, W]` an expert; none where the activation has no gate.
-    gate: Option<Part>,
+    pub(in crate::model) gate: Option<Part>,
     /// `[F, W]` an expert
-    up: Part,
+    pub(in crate::model) up: Part,
     /// `[W, F]` an expert
-    down: Part,
+    pub(in crate::model) down: Part,
     /// Whether gate and up are one tensor.
-    fused: bool,
-    shared: Option<Shared>,
+    pub(in crate::model) fused: bool,
+    pub(in crate::model) shared: Option<Shared>,
 }
 
 impl Experts {
@@ -150,12 +151,12 @@ impl Experts {
         std::iter::once(self.router.linear.id()).chain(shared).chain(latent)
     }
 
-    fn parts(&self) -> impl Iterator<Item = &Part> {
+    pub(in crate::model) fn parts(&self) -> impl Iterator<Item = &Part> {
         self.gate.iter().chain([&self.up, &self.down])
     }
 
     /// What the experts' input has to be rounded to.
-    fn input_types(&self) -> impl Iterator<Item = ActivationType> {
+    pub(in crate::model) fn input_types(&self) -> impl Iterator<Item = ActivationType> {
         self.gate.iter().chain([&self.up]).flat_map(|part| &part.matrices).map(Matrix::activation)
     }
 

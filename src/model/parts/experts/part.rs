@@ -7,12 +7,12 @@ use crate::model::weights::{ExpertSet, Matrix};
 
 /// One of the matrices that each expert has, with what follows the product.
 #[derive(Debug)]
-pub(super) struct Part {
-    pub matrices: Vec<Matrix>,
+pub(in crate::model) struct Part {
+    pub(in crate::model) matrices: Vec<Matrix>,
     /// A factor for each expert.
-    pub scales: Option<Vec<f32>>,
+    pub(in crate::model) scales: Option<Vec<f32>>,
     /// `[N][rows]`
-    biases: Option<Vec<f32>>,
+    pub(in crate::model) biases: Option<Vec<f32>>,
 }
 
 impl Part {

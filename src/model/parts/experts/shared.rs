@@ -24,12 +24,12 @@ pub(in crate::model) struct SharedSpec {
 
 /// The shared network.
 #[derive(Debug)]
-pub(super) struct Shared {
-    dense: Dense,
+pub(in crate::model) struct Shared {
+    pub(in crate::model) dense: Dense,
     /// `[1, E]`, and the names of its nodes.
-    gate: Option<(Linear, [&'static str; 3])>,
-    sum: &'static str,
-    scale: Option<f32>,
+    pub(in crate::model) gate: Option<(Linear, [&'static str; 3])>,
+    pub(in crate::model) sum: &'static str,
+    pub(in crate::model) scale: Option<f32>,
 }
 
 impl Shared {

@@ -10,7 +10,7 @@ use crate::store::{Store, StoreError};
 
 /// Groups the chosen (token, expert) pairs by expert: tokens, pairs and slots of each expert, the slot of
 /// each pair.
-pub(super) fn group(experts: &mut ExpertBuffers, t: usize, used: usize) {
+pub(in crate::model) fn group(experts: &mut ExpertBuffers, t: usize, used: usize) {
     let ExpertBuffers { chosen, tokens, pairs, by_slot, slots, .. } = experts;
     let chosen = &chosen[..t * used];
     for lists in [&mut *tokens, &mut *pairs, &mut *by_slot] {

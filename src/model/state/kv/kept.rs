@@ -62,6 +62,8 @@ impl Pages {
         let (kv_heads, lens) = (self.kv_heads, [self.key_len, self.value_len]);
         for (page, rows) in by_page(rows) {
             let page = self.page_mut(page * PAGE, &mut None).map_err(|_| io::ErrorKind::OutOfMemory)?;
+            page.fill_from(rows.start);
+            page.filled = rows.end;
             let buffers: [&mut PageBuffer; 2] = [&mut page.keys, &mut page.values];
             for (buffer, len) in buffers.into_iter().zip(lens) {
                 let mut runs = runs(rows.clone(), kv_heads, len);

@@ -200,3 +200,29 @@ fn rows_are_kept_once() {
         assert_eq!(last[..24], row(PAGE).chain(row(0)).collect::<Vec<_>>());
     });
 }
+
+/// What a copy of a page elsewhere goes by.
+#[test]
+fn a_page_is_another_where_rows_of_it_change() {
+    let mut state = SequenceState::new(&spec(), KvType::F16);
+    fill(&mut state, 1, 0..100);
+    let first = state.page_ids(0);
+    fill(&mut state, 1, 100..200);
+    let both = state.page_ids(0);
+    assert!(both.len() == 2 && both[0] == first[0] && both[0] != both[1]);
+    // Going on where it ended, or getting ready to, changes nothing.
+    state.reserve(0, 200, 100).expect("memory");
+    assert_eq!(state.page_ids(0)[..2], both);
+    assert_eq!(state.rewind(150), 150);
+    assert_eq!(state.page_ids(0), both);
+    state.reserve(0, 150, 1).expect("memory");
+    let ready = state.page_ids(0);
+    assert!(ready[0] == both[0] && ready[1] != both[1]);
+    fill(&mut state, 2, 150..151);
+    assert_eq!(state.page_ids(0), ready);
+    let mut fork = state.clone();
+    assert_eq!(fork.page_ids(0), ready);
+    fill(&mut fork, 3, 151..152);
+    assert!(fork.page_ids(0)[0] == ready[0] && fork.page_ids(0)[1] != ready[1]);
+    assert_eq!(state.page_ids(0), ready);
+}
