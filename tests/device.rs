@@ -99,12 +99,12 @@ fn settle(model: &mut Model, plan: Plan, device: &Arc<Device>) -> Failures {
     failures
 }
 
-/// A model with so much of it on a device: a share of what can be there; and a share of what memory needs.
+/// A model with so much of it on a device: a share of its weights; and a share of what memory needs.
 fn load_with(name: &str, device: &Arc<Device>, share: f64, memory: f64) -> (Model, Failures) {
     let mut model = load(&fixture(name));
     let store = model.store();
     let total = store.plan_for(u64::MAX).expect("a plan").total_bytes as f64;
-    let all = (total + KV_BYTES as f64) * share;
+    let all = total * share + KV_BYTES as f64;
     let room = DeviceBytes { all: all as u64, kv: KV_BYTES };
     let least = store.plan_with(0, Some((device, room)));
     let least = least.map_or_else(|shortage| shortage.least as f64, |_| 0.0);
@@ -233,7 +233,8 @@ fn sequences_have_their_pages_on_the_device() {
                 continue;
             }
             let truth = go_through(&here, kv);
-            for share in [1.0, 0.5, 0.2] {
+            let shares: &[f64] = if name == "dense-q4_k_m" { &[1.0, 0.5, 0.2] } else { &[1.0] };
+            for &share in shares {
                 let (model, failures) = load_with(name, &device, share, 1.0);
                 model.store().wait_for_device();
                 let what = format!("{name}, {kv}, {share} on the device");
@@ -362,8 +363,8 @@ fn a_device_that_fails_changes_no_text() {
         ("launch:1:lost", true),
         ("launch:1500:lost", true),
         ("launch:3000:memory", false),
-        ("launch:3500:timeout", true),
-        ("launch:4000:lost", true),
+        ("launch:3200:timeout", true),
+        ("launch:3500:lost", true),
         ("read:300:lost", true),
         ("write:500:timeout", true),
         ("write:600:memory", false),

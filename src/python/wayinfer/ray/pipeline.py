@@ -176,8 +176,9 @@ class Pipeline:
         self._costs: Costs = costs(self._model, context=context, kv=kv)
         self._plan = plans.make(self._costs, count, ram, speeds, sequences)
         self._micro_batches = max(1, min(micro_batches or count, sequences))
-        one = actor_options is None or isinstance(actor_options, Mapping)
-        self._actor_options = [dict(actor_options or {})] * count if one else [dict(each) for each in actor_options]
+        if actor_options is None or isinstance(actor_options, Mapping):
+            actor_options = [actor_options or {}] * count
+        self._actor_options = [dict(each) for each in actor_options]
         self._restarts_left = restarts
         self.restarts = 0
         """How often a stage was started again."""
@@ -298,8 +299,10 @@ class Pipeline:
             other = sorted(given.keys() - _SAMPLED.keys()) or ["n"]
             raise errors.Unsupported(f"{', '.join(other)}: a pipeline of stages has no such way to make texts")
         if isinstance(prompt, str):
-            prompt = self._ask(0, "encode", {"text": prompt})["tokens"]
-        tokens, context = list(prompt), int(self._facts[0]["context"])
+            tokens: List[int] = self._ask(0, "encode", {"text": prompt})["tokens"]
+        else:
+            tokens = list(prompt)
+        context = int(self._facts[0]["context"])
         least = 0 if params.max_tokens == 0 else 1
         if not tokens:
             raise errors.UsageError("the prompt is empty")
