@@ -3,7 +3,7 @@
 import os
 from typing import final
 
-__all__ = ["Generation", "Model", "Reply", "Session", "waiting"]
+__all__ = ["Generation", "Model", "Reply", "Session", "Stage", "stage_costs", "waiting"]
 
 def waiting() -> int: ...
 
@@ -53,9 +53,9 @@ class Generation:
 
 @final
 class Stage:
-    def __init__(
-        self, path: str | os.PathLike[str], layers: tuple[int, int] | None, options: list[tuple[str, str]]
-    ) -> None: ...
+    def __new__(
+        cls, path: str | os.PathLike[str], layers: tuple[int, int] | None, options: list[tuple[str, str]]
+    ) -> Stage: ...
     def facts(self) -> str: ...
     def feed(self, parts: list[tuple[int, int, list[int], bool]], rows: bytes) -> bytes: ...
     def logits(self, number: int) -> bytearray: ...
