@@ -233,7 +233,14 @@ fn sequences_have_their_pages_on_the_device() {
                 continue;
             }
             let truth = go_through(&here, kv);
-            let shares: &[f64] = if name == "dense-q4_k_m" { &[1.0, 0.5, 0.2] } else { &[1.0] };
+            let is_f16 = kv == KvType::F16;
+            let shares: &[f64] = match (name, is_f16) {
+                ("dense-q4_k_m", true) => &[1.0, 0.5, 0.2],
+                ("dense-q4_k_m", false) => &[1.0],
+                // Windows, soft caps and sinks do not depend on the type that keys are read from.
+                _ if is_f16 || kv.keys != kv.values => &[1.0],
+                _ => &[],
+            };
             for &share in shares {
                 let (model, failures) = load_with(name, &device, share, 1.0);
                 model.store().wait_for_device();
@@ -256,7 +263,7 @@ fn pages_that_do_not_fit_stay_with_the_cpu() {
     let Some(device) = open("few pages on a device") else { return };
     let truth = go_through(&load(&fixture("dense-q4_k_m")), KvType::F16);
     let mut most = 0;
-    for places in [0, 1, 2, 3, 5, 8, 30] {
+    for places in [0, 1, 3, 8, 30] {
         let mut model = load(&fixture("dense-q4_k_m"));
         let page =
             SequenceState::pages_bytes(model.spec(), 1, 1, KvType::F16) / model.spec().layers.len() as u64;
