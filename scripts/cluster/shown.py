@@ -134,6 +134,8 @@ def pipeline(model: str, made: Cluster) -> bool:
         made_texts = [text.text for text in stages.generate(asked, params)]
         killer.join()
         # Where the texts were made sooner, the next ones find it gone.
+        while any(other["NodeID"] == node.node_id and other["Alive"] for other in ray.nodes()):
+            time.sleep(0.5)
         again = [text.text for text in stages.generate(asked, params)]
         same_texts = made_texts == texts == again and stages.restarts > 0
         say(

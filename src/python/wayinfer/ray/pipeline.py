@@ -208,17 +208,22 @@ class Pipeline:
 
     def _shake_hands(self) -> List[Dict[str, Any]]:
         """What is known of all stages, which have to be of one model, version and arithmetic."""
-        try:
-            facts = [unpack(said)[0] for said in ray.get([actor.hello.remote() for actor in self._actors])]
-        except ray.exceptions.RayTaskError as error:
-            raise _own(error) from None
-        except ray.exceptions.ActorDiedError as error:
-            raise _started(error) from None
-        check_stages(facts)
-        return facts
+        while True:
+            try:
+                facts = [unpack(said)[0] for said in ray.get([actor.hello.remote() for actor in self._actors])]
+                check_stages(facts)
+                return facts
+            except ray.exceptions.RayTaskError as error:
+                raise _own(error) from None
+            except ray.exceptions.ActorDiedError as error:
+                # A machine that has gone takes stages with it that were to be started there.
+                started = _started(error)
+                if type(started) is not errors.Error or self._restarts_left == 0:
+                    raise started from None
+                self._start_lost()
 
-    def _recover(self, jobs: Sequence[_Job]) -> None:
-        """Starts the stages that have gone again, and has all sequences run anew."""
+    def _start_lost(self) -> None:
+        """Starts the stages that have gone again."""
         for at, actor in enumerate(self._actors):
             try:
                 ray.get(actor.hello.remote())
@@ -228,6 +233,10 @@ class Pipeline:
                 self._restarts_left -= 1
                 self.restarts += 1
                 self._actors[at] = self._start(at)
+
+    def _recover(self, jobs: Sequence[_Job]) -> None:
+        """Starts the stages that have gone again, and has all sequences run anew."""
+        self._start_lost()
         self._facts = self._shake_hands()
         # What was under way comes before, for calls are run in their order.
         ray.get([actor.forget.remote() for actor in self._actors])
