@@ -87,7 +87,7 @@ pub fn macs_a_second(isa: Isa) -> Option<f64> {
             );
             (8 * 32, seconds)
         }
-        Isa::Avx512 => {
+        Isa::Avx512 | Isa::Avx512In256 => {
             let seconds = products!(
                 "vpdpbusd zmm0, zmm14, zmm15",
                 "vpdpbusd zmm1, zmm14, zmm15",

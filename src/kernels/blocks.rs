@@ -70,6 +70,63 @@ macro_rules! takes_rows {
 }
 pub(super) use takes_rows;
 
+/// What of [`PanelKernel`] is as in another kernel, but for `accumulate`.
+#[cfg(target_arch = "x86_64")]
+macro_rules! panels_as_in {
+    ($rows:literal, $kernel:ty) => {
+        const TOKENS_A_PANEL: usize = <$kernel as PanelKernel<$rows>>::TOKENS_A_PANEL;
+        const TOKENS: usize = <$kernel as PanelKernel<$rows>>::TOKENS;
+
+        const ARRANGED: bool = <$kernel as PanelKernel<$rows>>::ARRANGED;
+
+        type Row<'a> = <$kernel as PanelKernel<$rows>>::Row<'a>;
+        type Tokens<'a> = <$kernel as PanelKernel<$rows>>::Tokens<'a>;
+        type Panel = <$kernel as PanelKernel<$rows>>::Panel;
+        type Lanes = <$kernel as PanelKernel<$rows>>::Lanes;
+
+        #[inline(always)]
+        fn row(x: $crate::quant::ActivationRow<'_>) -> Self::Row<'_> {
+            <$kernel as PanelKernel<$rows>>::row(x)
+        }
+
+        #[inline(always)]
+        fn tokens<'a>(tile: &$crate::kernels::Tile<'a>) -> Self::Tokens<'a> {
+            <$kernel as PanelKernel<$rows>>::tokens(tile)
+        }
+
+        #[inline(always)]
+        fn units(row_bytes: usize) -> usize {
+            <$kernel as PanelKernel<$rows>>::units(row_bytes)
+        }
+
+        #[inline(always)]
+        unsafe fn no_lanes() -> Self::Lanes {
+            // SAFETY: the caller vouches for the CPU.
+            unsafe { <$kernel as PanelKernel<$rows>>::no_lanes() }
+        }
+
+        #[inline(always)]
+        unsafe fn no_panel() -> Self::Panel {
+            // SAFETY: the caller vouches for the CPU.
+            unsafe { <$kernel as PanelKernel<$rows>>::no_panel() }
+        }
+
+        #[inline(always)]
+        unsafe fn unpack(rows: &[&[u8]; $rows], unit: usize, panel: &mut Self::Panel) {
+            // SAFETY: the caller vouches for the CPU.
+            unsafe { <$kernel as PanelKernel<$rows>>::unpack(rows, unit, panel) }
+        }
+
+        #[inline(always)]
+        unsafe fn finish(lanes: &Self::Lanes) -> [f32; $rows] {
+            // SAFETY: the caller vouches for the CPU.
+            unsafe { <$kernel as PanelKernel<$rows>>::finish(lanes) }
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(super) use panels_as_in;
+
 /// What a quantised format has to say on an instruction set: panels, and dots for few tokens.
 ///
 /// All `unsafe` functions have one condition: the CPU has the features of the kernel set.
@@ -115,13 +172,25 @@ pub(super) unsafe fn tile<K: BlockKernel<ROWS>, const ROWS: usize>(tile: &Tile<'
     // SAFETY: the caller vouches for the CPU.
     unsafe {
         if tile.x.rows() < K::PANEL_TOKENS {
-            let x = activations::<K, ROWS>(tile);
-            let done = K::rows_together(tile, &x, out);
-            for r in done..tile.rows {
-                several_at_a_time!(x.len(), K::ROW_TOKENS, [4 3 2 1], |t| row_dots(tile, r, &x[t..], t, out));
-            }
+            rows::<K, ROWS>(tile, out);
         } else {
             panels::<K, ROWS>(tile, out);
+        }
+    }
+}
+
+/// Computes a tile, row after row.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+pub(super) unsafe fn rows<K: BlockKernel<ROWS>, const ROWS: usize>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
+    let x = activations::<K, ROWS>(tile);
+    // SAFETY: the caller vouches for the CPU.
+    unsafe {
+        let done = K::rows_together(tile, &x, out);
+        for r in done..tile.rows {
+            several_at_a_time!(x.len(), K::ROW_TOKENS, [4 3 2 1], |t| row_dots(tile, r, &x[t..], t, out));
         }
     }
 }

@@ -99,6 +99,8 @@ macro_rules! kernel_sets {
             Amx = "amx": amx if all(target_arch = "x86_64", target_os = "linux");
             /// AVX-512 F, BW, VL and VNNI.
             Avx512 = "avx512": avx512 if target_arch = "x86_64";
+            /// The same with dots for few tokens in registers of 256 bits.
+            Avx512In256 = "avx512-256": avx512_256 if target_arch = "x86_64";
             /// AVX-VNNI, of 256 bits, with AVX2, FMA and F16C.
             AvxVnni = "avxvnni": avxvnni if target_arch = "x86_64";
             /// AVX2, FMA and F16C.
@@ -121,6 +123,8 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_256;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -228,6 +232,8 @@ pub struct Kernels {
     isa: Isa,
     /// What the CPU lacks for this set, by name; nothing: it can run it.
     missing: fn() -> Vec<&'static str>,
+    /// Whether another set that the CPU has too is quicker on it.
+    slow: fn() -> bool,
     /// The set's own kernels.
     tiles: &'static [TileKernel],
     /// The set that has the others; only the scalar one has none: it runs what every format defines.
@@ -355,9 +361,9 @@ impl OutTile<'_> {
 }
 
 impl Kernels {
-    /// The best set that this CPU can run.
+    /// The quickest set that this CPU can run.
     pub fn detect_best() -> &'static Kernels {
-        Kernels::available().next().unwrap_or(&scalar::KERNELS)
+        Kernels::available().find(|set| !(set.slow)()).unwrap_or(&scalar::KERNELS)
     }
 
     /// The set for this instruction set.

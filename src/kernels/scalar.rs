@@ -3,7 +3,7 @@
 use super::{Isa, Kernels, OutTile, Tile, ops};
 
 pub(super) static KERNELS: Kernels =
-    Kernels { isa: Isa::Scalar, missing: Vec::new, tiles: &[], base: None, ops: ops::scalar };
+    Kernels { isa: Isa::Scalar, missing: Vec::new, slow: || false, tiles: &[], base: None, ops: ops::scalar };
 
 /// One dot after another, of any format.
 pub(super) fn tile(tile: &Tile<'_>, out: &mut OutTile<'_>) {

@@ -59,7 +59,7 @@ pub struct Activations {
     ty: ActivationType,
     rows: usize,
     cols: usize,
-    /// Float types: `[rows][cols]`.
+    /// Float types: `[rows]`, [`stride`] apart.
     values: Vec<f32>,
     /// Quantised types: `[rows][cols]`, -127 to 127.
     qs: Vec<i8>,
@@ -76,7 +76,7 @@ pub struct Activations {
 /// What [`Activations`] are made of, of all rows; what a type has not is empty.
 #[derive(Clone, Copy, Debug)]
 pub struct ActivationArrays<'a> {
-    /// Float types: `[rows][cols]`.
+    /// Float types: `[rows]` of `cols`, each followed by as much as keeps them a good distance apart.
     pub values: &'a [f32],
     /// Quantised types: `[rows][cols]`, -127 to 127.
     pub qs: &'a [i8],
@@ -252,9 +252,9 @@ impl Activations {
         assert!(cols > 0 && x.len().is_multiple_of(cols), "whole rows of {cols}");
         self.resize(ty, x.len() / cols, cols);
         match ty {
-            ActivationType::F32 => self.values.copy_from_slice(x),
-            ActivationType::F16 => round_to(x, &mut self.values, |x| f16::from_f32(x).to_f32()),
-            ActivationType::BF16 => round_to(x, &mut self.values, |x| bf16::from_f32(x).to_f32()),
+            ActivationType::F32 => self.round_floats(x, |x| x),
+            ActivationType::F16 => self.round_floats(x, |x| f16::from_f32(x).to_f32()),
+            ActivationType::BF16 => self.round_floats(x, |x| bf16::from_f32(x).to_f32()),
             ActivationType::Q8_0 | ActivationType::Q8_1 | ActivationType::Q8_K => {
                 if !self.quantize_blocks(rounding, x) {
                     let at = x.iter().position(|x| !x.is_finite()).expect("a block with such a value");
@@ -263,6 +263,18 @@ impl Activations {
             }
         }
         Ok(())
+    }
+
+    /// Rounds to the float type that the buffers are sized for.
+    fn round_floats(&mut self, x: &[f32], round: impl Fn(f32) -> f32 + Sync) {
+        let run = |(x, out): (&[f32], &mut [f32])| x.iter().zip(out).for_each(|(x, out)| *out = round(*x));
+        let (cols, stride) = (self.cols, stride(self.cols));
+        if x.len() < 2 * PARALLEL {
+            x.chunks_exact(cols).zip(self.values.chunks_exact_mut(stride)).for_each(run);
+        } else {
+            let rows = x.par_chunks_exact(cols).zip(self.values.par_chunks_exact_mut(stride));
+            rows.with_min_len(PARALLEL.div_ceil(cols)).for_each(run);
+        }
     }
 
     /// Rounds to the quantised type that the buffers are sized for; whether all values are finite.
@@ -286,7 +298,7 @@ impl Activations {
         let cols = self.cols;
         match self.ty {
             ActivationType::F32 | ActivationType::F16 | ActivationType::BF16 => {
-                ActivationRow::Floats(self.ty, &self.values[i * cols..][..cols])
+                ActivationRow::Floats(self.ty, &self.values[i * stride(cols)..][..cols])
             }
             ActivationType::Q8_0 => ActivationRow::Q8_0(Q8_0Row {
                 qs: &self.qs[i * cols..][..cols],
@@ -351,7 +363,7 @@ impl Activations {
         let n = rows * cols;
         (self.ty, self.rows, self.cols) = (ty, rows, cols);
         *self.arranged.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
-        self.values.resize(if quantised { 0 } else { n }, 0.0);
+        self.values.resize(if quantised { 0 } else { rows * stride(cols) }, 0.0);
         self.qs.resize(if quantised { n } else { 0 }, 0);
         self.d.resize(if quantised { n / ty.block_len() } else { 0 }, 0.0);
         self.s.resize(if ty == ActivationType::Q8_1 { n / ty.block_len() } else { 0 }, 0.0);
@@ -373,11 +385,10 @@ fn in_parts(blocks: Blocks<'_>, round: &(impl Fn(Blocks<'_>) -> bool + Sync)) ->
     first & others
 }
 
-fn round_to(x: &[f32], out: &mut [f32], round: impl Fn(f32) -> f32 + Sync) {
-    let run = |(x, out): (&[f32], &mut [f32])| x.iter().zip(out).for_each(|(x, out)| *out = round(*x));
-    if x.len() < 2 * PARALLEL {
-        run((x, out));
-    } else {
-        x.par_chunks(PARALLEL).zip(out.par_chunks_mut(PARALLEL)).for_each(run);
-    }
+/// Values from one row of floats to the next. Kernels go over several rows at once: where these were whole pages
+/// apart, a cache would put what they have at a column into the same few places.
+const fn stride(cols: usize) -> usize {
+    const PAGE: usize = 4096 / size_of::<f32>();
+    const APART: usize = 128;
+    if cols.is_multiple_of(PAGE) { cols + APART } else { cols }
 }

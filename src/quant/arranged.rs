@@ -24,6 +24,8 @@ pub struct Group<const T: usize> {
     /// `[16 values][token]`: -32 times the sums of the first and of the last two of each quad, which is what
     /// an offset of 32 is taken off by where pairs of products are added up.
     pub less_32: [[[i16; 2]; T]; QK_K / 16],
+    /// `[32 values][token]`: -8 times their sum, which is what an offset of 8 is taken off by.
+    pub less_8: [[i32; T]; QK_K / 32],
     pub d: [f32; T],
 }
 
@@ -181,10 +183,12 @@ fn fill_group(words: &mut [u32], at: [usize; 2], row: Q8KRow<'_>, unit: usize) {
         let [a, b] = quads.fold([0, 0], |[x, y], [a, b, c, d]| [x + a + b, y + c + d]);
         [-32 * a, -32 * b]
     });
+    let less_8: [i32; QK_K / 32] = from_fn(|g| -8 * i32::from(sums_of_32[g / 2][g % 2]));
     let words = put(words, QK_K / 4, at, quads, |quad| transmute!(quad));
     let words = put(words, QK_K / 32, at, sums, |pair| transmute!(pair));
     let words = put(words, QK_K / 64, at, &sums_of_32, |pair| transmute!(pair));
     let words = put(words, QK_K / 16, at, &less_32, |pair| transmute!(pair));
+    let words = put(words, QK_K / 32, at, &less_8, i32::cast_unsigned);
     put(words, 1, at, &[row.d[unit]], f32::to_bits);
 }
 
@@ -220,11 +224,11 @@ mod tests {
         let mut x = Activations::new();
         x.quantize(ActivationType::Q8_K, &values, cols).unwrap();
         let arranged = x.arranged(4);
-        type Values = ([[i8; 4]; 64], [[i16; 2]; 8], [[i16; 2]; 4], [[i16; 2]; 16], f32);
+        type Values = ([[i8; 4]; 64], [[i16; 2]; 8], [[i16; 2]; 4], [[i16; 2]; 16], [i32; 8], f32);
         let check = |t: usize, of: &dyn Fn(usize) -> Values| {
             let row = x.row(t).q8_k();
             for unit in 0..3 {
-                let (quads, of_16, of_32, less_32, d) = of(unit);
+                let (quads, of_16, of_32, less_32, less_8, d) = of(unit);
                 let qs = &row.qs[unit * QK_K..][..QK_K];
                 assert_eq!(quads.as_flattened(), qs);
                 assert_eq!(of_16.as_flattened(), &row.bsums[unit * 16..][..16]);
@@ -234,13 +238,15 @@ mod tests {
                     let sum = |low: usize| (0..16).filter(move |i| i / 2 % 2 == low).map(|i| i16::from(q[i]));
                     assert_eq!(less, [-32 * sum(0).sum::<i16>(), -32 * sum(1).sum::<i16>()]);
                 }
+                let sums = qs.chunks(32).map(|of| of.iter().map(|&q| i32::from(q)).sum::<i32>());
+                assert_eq!(less_8.to_vec(), sums.map(|sum| -8 * sum).collect::<Vec<i32>>());
                 assert_eq!(d, row.d[unit]);
             }
         };
         fn of_token<const T: usize>(group: &Group<T>, t: usize) -> Values {
-            let Group { quads, sums_of_16, sums_of_32, less_32, d } = group;
-            let less_32 = less_32.map(|s| s[t]);
-            (quads.map(|q| q[t]), sums_of_16.map(|s| s[t]), sums_of_32.map(|s| s[t]), less_32, d[t])
+            let Group { quads, sums_of_16, sums_of_32, less_32, less_8, d } = group;
+            let (less_32, less_8) = (less_32.map(|s| s[t]), less_8.map(|s| s[t]));
+            (quads.map(|q| q[t]), sums_of_16.map(|s| s[t]), sums_of_32.map(|s| s[t]), less_32, less_8, d[t])
         }
         for t in 0..4 {
             check(t, &|unit| of_token(arranged.group::<4>(unit, 0), t));

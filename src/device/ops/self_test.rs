@@ -288,10 +288,11 @@ fn round(ops: &DeviceOps, random: &mut Random, n: usize, ty: ActivationType) -> 
     ops.round(&on, &to, &flag)?;
     let (memory, at) = to.memory();
     let part = |i: usize, len: usize| DeviceSlice::new(memory.clone(), at[i], len);
-    let arrays = want.arrays();
     if !ty.is_quantised() {
-        return compared(ops, &part(0, x.len()), arrays.values);
+        let rows: Vec<f32> = (0..rows).flat_map(|t| want.row(t).floats(ty)).copied().collect();
+        return compared(ops, &part(0, x.len()), &rows);
     }
+    let arrays = want.arrays();
     let words = |bytes: &[u8]| -> Vec<u32> {
         bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect()
     };

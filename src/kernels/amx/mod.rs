@@ -21,8 +21,14 @@ use crate::gguf::TensorType;
 use crate::store::os::{Os, System};
 use tiles::{Configured, TOKENS};
 
-pub(super) static KERNELS: Kernels =
-    Kernels { isa: Isa::Amx, missing, tiles: TILES, base: Some(&avx512::KERNELS), ops: || &ops::AVX512 };
+pub(super) static KERNELS: Kernels = Kernels {
+    isa: Isa::Amx,
+    missing,
+    slow: || false,
+    tiles: TILES,
+    base: Some(&avx512::KERNELS),
+    ops: || &ops::AVX512,
+};
 
 static TILES: &[TileKernel] = tiles_with_quantised!(KQuant, []);
 

@@ -34,6 +34,7 @@ pub(super) use super_blocks::{
 
 pub(super) static KERNELS: Kernels = Kernels {
     isa: Isa::Avx2,
+    slow: || false,
     missing: missing_features!("avx2", "fma", "f16c"),
     tiles: TILES,
     base: Some(&scalar::KERNELS),
@@ -103,6 +104,40 @@ impl Multiply for Maddubs {
         unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)) }
     }
 }
+
+/// `vnni!(dpbusd, dpwssd)`: a [`Multiply`] of the name `Vnni`, by the instructions of these names, which multiply and
+/// add up at once.
+macro_rules! vnni {
+    ($dpbusd:ident, $dpwssd:ident) => {
+        /// [`Multiply`]($crate::kernels::avx2::Multiply) with VNNI.
+        struct Vnni;
+
+        impl $crate::kernels::avx2::Multiply for Vnni {
+            #[inline(always)]
+            unsafe fn add_quads(acc: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i {
+                // SAFETY: the caller vouches for the CPU.
+                unsafe { $dpbusd(acc, unsigned, signed) }
+            }
+
+            #[inline(always)]
+            unsafe fn add_small_quads(acc: __m256i, unsigned: [__m256i; 4], signed: [__m256i; 4]) -> __m256i {
+                let mut acc = acc;
+                for i in 0..4 {
+                    // SAFETY: the caller vouches for the CPU.
+                    acc = unsafe { $dpbusd(acc, unsigned[i], signed[i]) };
+                }
+                acc
+            }
+
+            #[inline(always)]
+            unsafe fn add_pairs(acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
+                // SAFETY: the caller vouches for the CPU.
+                unsafe { $dpwssd(acc, a, b) }
+            }
+        }
+    };
+}
+pub(super) use vnni;
 
 /// How far ahead of the weights in use memory is asked for, bytes: of one row, and of each of a panel's rows.
 const PREFETCH: usize = 3072;

@@ -17,10 +17,10 @@ use super::blocks32::add_quads;
 use super::super_blocks::{INTEGER, add_sums};
 use super::unpack::{Heads, Panel, SuperBlock};
 use super::{
-    add_pairs, load_4_f32, load_16_i16, load_32_i16, load_64_i8, prefetch, prefetch_panel, sum_quarters,
-    to_array,
+    add_pair, add_pairs, load_4_f32, load_16_i16, load_32_i16, load_64_i8, prefetch, prefetch_panel,
+    sum_quarters, to_array,
 };
-use crate::quant::arranged::Arranged;
+use crate::quant::arranged::{Arranged, Group};
 use crate::quant::{ActivationRow, Q8KRow, QK_K};
 
 pub(in super::super) struct KQuant<B>(PhantomData<B>);
@@ -111,10 +111,11 @@ impl<B: SuperBlock> PanelKernel<16> for KQuant<B> {
     ) {
         let x = x.group::<T>(unit, first);
         let zero = _mm512_setzero_si512();
-        let mut sum = [zero; T];
+        let mut sum = if B::LESS_8 { sums_of_8::<T>(panel, x) } else { [zero; T] };
         let quads = x.quads.as_chunks::<4>().0;
         for (c, chain) in panel.q.chunks_exact(B::CHAIN).enumerate() {
-            let mut products = [zero; T];
+            let mut products =
+                if B::LESS_8 { array!(T, |t| _mm512_set1_epi32(x.less_8[c][t])) } else { [zero; T] };
             let x = quads[c * B::CHAIN / 4..].iter();
             for (q, x) in chain.as_chunks::<4>().0.iter().zip(x) {
                 add_quads(&mut products, q, x);
@@ -122,7 +123,7 @@ impl<B: SuperBlock> PanelKernel<16> for KQuant<B> {
             let scale = panel.scales[c * B::CHAIN / B::QUADS];
             for t in 0..T {
                 sum[t] = if B::CHAIN_FITS_I16 {
-                    // The high words of scales are zero.
+                    // The high words of scales, below 64, are zero.
                     add_pairs(sum[t], products[t], scale)
                 } else {
                     _mm512_add_epi32(sum[t], _mm512_mullo_epi32(products[t], scale))
@@ -141,6 +142,21 @@ impl<B: SuperBlock> PanelKernel<16> for KQuant<B> {
     unsafe fn finish(lanes: &__m512) -> [f32; 16] {
         to_array(*lanes)
     }
+}
+
+/// Scales times 8 times sums of activations: what a sum lacks whose weights are taken as less by 8.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn sums_of_8<const T: usize>(panel: &Panel, x: &Group<T>) -> [__m512i; T] {
+    let mut sum = [_mm512_setzero_si512(); T];
+    for (scales, sums) in panel.scales.as_chunks::<2>().0.iter().zip(&x.sums_of_32) {
+        let pair = _mm512_or_si512(scales[0], _mm512_slli_epi32::<16>(scales[1]));
+        let eight_times = _mm512_slli_epi16::<3>(pair);
+        for t in 0..T {
+            sum[t] = add_pair(sum[t], eight_times, &sums[t]);
+        }
+    }
+    sum
 }
 
 impl<B: SuperBlock> BlockKernel<16> for KQuant<B> {

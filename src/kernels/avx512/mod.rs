@@ -16,8 +16,8 @@ use std::arch::x86_64::*;
 
 use super::blocks::{self, BlockKernel};
 use super::{
-    Isa, Kernels, OutTile, Tile, TileKernel, avx2, block_kernel, kernel, layouts, missing_features, ops,
-    scalar,
+    Isa, Kernels, OutTile, Tile, TileKernel, avx2, avx512_256, block_kernel, kernel, layouts,
+    missing_features, ops, scalar,
 };
 use crate::gguf::TensorType;
 pub(super) use blocks32::Blocks32;
@@ -28,10 +28,12 @@ pub(super) use super_blocks::SuperBlocks;
 #[cfg(target_os = "linux")]
 pub(super) use super_blocks::{add_scaled, sums_of_mins};
 #[cfg(target_os = "linux")]
-pub(super) use unpack::{Panel as SuperPanel, SuperBlock};
+pub(super) use unpack::Panel as SuperPanel;
+pub(super) use unpack::SuperBlock;
 
 pub(super) static KERNELS: Kernels = Kernels {
     isa: Isa::Avx512,
+    slow: avx512_256::works_in_halves,
     missing: missing_features!("avx512f", "avx512bw", "avx512vl", "avx512vnni"),
     tiles: TILES,
     base: Some(&scalar::KERNELS),
@@ -50,7 +52,10 @@ static TILES: &[TileKernel] = tiles_with_quantised!(
 /// # Safety
 /// The CPU must have the features of this kernel set.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn quantised<K: BlockKernel<ROWS>, const ROWS: usize>(tile: &Tile<'_>, out: &mut OutTile<'_>) {
+pub(super) unsafe fn quantised<K: BlockKernel<ROWS>, const ROWS: usize>(
+    tile: &Tile<'_>,
+    out: &mut OutTile<'_>,
+) {
     // SAFETY: the caller vouches for the CPU.
     unsafe { blocks::tile::<K, ROWS>(tile, out) }
 }

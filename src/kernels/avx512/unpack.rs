@@ -42,7 +42,9 @@ pub(in super::super) trait SuperBlock: Copy + FromZeros {
     const QUADS: usize;
     /// Quads of weights whose products a panel adds up before it multiplies by the scale.
     const CHAIN: usize;
-    /// Whether `4 * CHAIN * max(q) * 127 < 2^15`.
+    /// Whether such a chain's weights are taken as less by 8.
+    const LESS_8: bool = false;
+    /// Whether `4 * CHAIN * max(abs(q)) * 127 < 2^15`, of weights as they are taken.
     const CHAIN_FITS_I16: bool;
 
     fn slice(bytes: &[u8]) -> &[Self];
@@ -92,8 +94,9 @@ macro_rules! with_mins {
 }
 
 impl SuperBlock for BlockQ4K {
-    const CHAIN: usize = 4;
-    const CHAIN_FITS_I16: bool = true; // 4 * 4 * 15 * 127 = 30480
+    const CHAIN: usize = 8;
+    const LESS_8: bool = true;
+    const CHAIN_FITS_I16: bool = true; // 4 * 8 * 8 * 127 = 32512
     with_mins!();
 
     #[inline]

@@ -3,13 +3,13 @@
 use std::arch::x86_64::*;
 
 use super::super::avx2::{self, EightRows, FLOAT_OF_32, Mins, SuperBlock, add_sums, spread_quad};
-use super::super::blocks::{BlockKernel, PanelKernel};
-use super::{SuperBlocks, Vnni, as_in_avx2};
+use super::super::blocks::{BlockKernel, PanelKernel, panels_as_in};
+use super::{SuperBlocks, Vnni};
 use crate::quant::arranged::{Arranged, Group};
-use crate::quant::{ActivationRow, Q8KRow, QK_K};
+use crate::quant::{Q8KRow, QK_K};
 
 impl<B: SuperBlock> PanelKernel<16> for SuperBlocks<B> {
-    as_in_avx2!(Q8KRow, 16, avx2::SuperBlocks<B>);
+    panels_as_in!(16, avx2::SuperBlocks<B>);
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,avxvnni")]

@@ -41,6 +41,7 @@ macro_rules! neon_set {
         pub(super) static KERNELS: Kernels = Kernels {
             isa: Isa::$isa,
             missing: $missing,
+            slow: || false,
             tiles: TILES,
             base: Some($base),
             ops: || &ops::NEON,
