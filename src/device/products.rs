@@ -271,20 +271,25 @@ fn stage(products: &[Product<'_>], staged: &mut Vec<u8>) -> Vec<Input> {
 }
 
 fn stage_one(x: &Activations, staged: &mut Vec<u8>) -> Input {
-    let arrays = x.arrays();
-    let quantised = [
-        arrays.qs.as_bytes(),
-        arrays.d.as_bytes(),
-        // Whichever sums the weights' mins are for.
-        if arrays.s.is_empty() { arrays.bsums.as_bytes() } else { arrays.s.as_bytes() },
-    ];
-    let parts = if x.ty().is_quantised() { quantised } else { [arrays.values.as_bytes(), &[], &[]] };
     let mut input = Input::default();
-    for (i, bytes) in parts.into_iter().enumerate() {
+    let mut part = |i: usize, pieces: &mut dyn Iterator<Item = &[u8]>| {
         staged.resize(staged.len().next_multiple_of(INPUT_ALIGNMENT), 0);
-        input.at[i] = staged.len() / size_of::<f32>();
-        input.a_token[i] = bytes.len() / size_of::<f32>() / x.rows().max(1);
-        staged.extend_from_slice(bytes);
+        let at = staged.len();
+        pieces.for_each(|bytes| staged.extend_from_slice(bytes));
+        input.at[i] = at / size_of::<f32>();
+        input.a_token[i] = (staged.len() - at) / size_of::<f32>() / x.rows().max(1);
+    };
+    if x.ty().is_quantised() {
+        let arrays = x.arrays();
+        part(0, &mut std::iter::once(arrays.qs.as_bytes()));
+        part(1, &mut std::iter::once(arrays.d.as_bytes()));
+        // Whichever sums the weights' mins are for.
+        let sums = if arrays.s.is_empty() { arrays.bsums.as_bytes() } else { arrays.s.as_bytes() };
+        part(2, &mut std::iter::once(sums));
+    } else {
+        part(0, &mut (0..x.rows()).map(|t| x.row(t).floats(x.ty()).as_bytes()));
+        part(1, &mut std::iter::empty());
+        part(2, &mut std::iter::empty());
     }
     input
 }

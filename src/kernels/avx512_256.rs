@@ -62,7 +62,7 @@ impl<K: BlockKernel<16>> Narrow for In256<K> {
 
 type Blocks32<B> = In256<avx512::Blocks32<B>>;
 type SuperBlocks<B> = In256<avx512::SuperBlocks<B>>;
-type KQuant<B> = In256<avx512::KQuant<B>>;
+type KQuant<B> = In256<avx512::KQuantOf<B, true>>;
 
 impl<K: PanelKernel<16>> PanelKernel<16> for In256<K> {
     panels_as_in!(16, K);
@@ -81,7 +81,7 @@ impl<K: PanelKernel<16>> PanelKernel<16> for In256<K> {
 }
 
 impl<B: Block> BlockKernel<16> for Blocks32<B> {
-    const PANEL_TOKENS: usize = <avx512::Blocks32<B> as BlockKernel<16>>::PANEL_TOKENS;
+    const PANEL_TOKENS: usize = <<Self as Narrow>::Wide as BlockKernel<16>>::PANEL_TOKENS;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -102,7 +102,7 @@ impl<B: Block> BlockKernel<16> for Blocks32<B> {
 macro_rules! super_block_dots {
     ($name:ident: $($bound:tt)+) => {
         impl<B: SuperBlock + $($bound)+> BlockKernel<16> for $name<B> {
-            const PANEL_TOKENS: usize = <avx512::$name<B> as BlockKernel<16>>::PANEL_TOKENS;
+            const PANEL_TOKENS: usize = <<Self as Narrow>::Wide as BlockKernel<16>>::PANEL_TOKENS;
 
             #[inline]
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]

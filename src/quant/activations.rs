@@ -73,18 +73,16 @@ pub struct Activations {
     arranged: Mutex<Option<Arc<Arranged>>>,
 }
 
-/// What [`Activations`] are made of, of all rows; what a type has not is empty.
+/// What [`Activations`] of quantised types are made of, of all rows; what a type has not is empty.
 #[derive(Clone, Copy, Debug)]
 pub struct ActivationArrays<'a> {
-    /// Float types: `[rows]` of `cols`, each followed by as much as keeps them a good distance apart.
-    pub values: &'a [f32],
-    /// Quantised types: `[rows][cols]`, -127 to 127.
+    /// `[rows][cols]`, -127 to 127.
     pub qs: &'a [i8],
-    /// Quantised types: `[rows][cols / block]` scales.
+    /// `[rows][cols / block]` scales.
     pub d: &'a [f32],
     /// Q8_1: `[rows][cols / 32]` sums of the blocks' values.
     pub s: &'a [f32],
-    /// Quantised types: `[rows][cols / 16]` sums of 16 elements of `qs`.
+    /// `[rows][cols / 16]` sums of 16 elements of `qs`.
     pub bsums: &'a [i16],
 }
 
@@ -220,10 +218,10 @@ impl Activations {
         &self.qs
     }
 
-    /// All rows' parts.
+    /// All rows' parts, of a quantised type.
     pub fn arrays(&self) -> ActivationArrays<'_> {
-        let Activations { values, qs, d, s, bsums, .. } = self;
-        ActivationArrays { values, qs, d, s, bsums }
+        let Activations { qs, d, s, bsums, .. } = self;
+        ActivationArrays { qs, d, s, bsums }
     }
 
     /// [`Activations::quantize_by`] as it is compiled for any CPU.

@@ -432,17 +432,21 @@ mod quantizers {
             ActivationType::Q8_1,
             ActivationType::Q8_K,
         ] {
-            let mut all = Activations::new();
-            all.quantize(ty, &x, 512).expect("finite");
-            let mut some = Activations::new();
-            all.gather_into(&[299, 0, 7], &mut some);
-            assert_eq!((some.rows(), some.cols(), some.ty()), (3, 512, ty));
-            for (i, row) in [299, 0, 7].into_iter().enumerate() {
-                let alone = quantize(ty, &x[row * 512..][..512]);
-                assert_eq!(format!("{:?}", some.row(i)), format!("{:?}", alone.row(0)));
+            // Rows of floats that are whole pages do not follow one another at once.
+            for cols in [512, 1024] {
+                let rows = [x.len() / cols - 1, 0, 7];
+                let mut all = Activations::new();
+                all.quantize(ty, &x, cols).expect("finite");
+                let mut some = Activations::new();
+                all.gather_into(&rows, &mut some);
+                assert_eq!((some.rows(), some.cols(), some.ty()), (3, cols, ty));
+                for (i, row) in rows.into_iter().enumerate() {
+                    let alone = quantize(ty, &x[row * cols..][..cols]);
+                    assert_eq!(format!("{:?}", some.row(i)), format!("{:?}", alone.row(0)));
+                }
+                all.gather_into(&[], &mut some);
+                assert_eq!(some.rows(), 0);
             }
-            all.gather_into(&[], &mut some);
-            assert_eq!(some.rows(), 0);
         }
     }
 }

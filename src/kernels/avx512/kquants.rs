@@ -23,7 +23,9 @@ use super::{
 use crate::quant::arranged::{Arranged, Group};
 use crate::quant::{ActivationRow, Q8KRow, QK_K};
 
-pub(in super::super) struct KQuant<B>(PhantomData<B>);
+/// Where a CPU works on 512 bits in halves (`IN_HALVES`), a product of i32 takes no longer than those of pairs of
+/// i16, and panels need not make sums fit these.
+pub(in super::super) struct KQuant<B, const IN_HALVES: bool>(PhantomData<B>);
 
 /// Four super-blocks of activations.
 #[derive(Clone, Copy)]
@@ -51,7 +53,7 @@ impl<'a> Four<'a> {
     }
 }
 
-impl<B: SuperBlock> PanelKernel<16> for KQuant<B> {
+impl<B: SuperBlock, const IN_HALVES: bool> PanelKernel<16> for KQuant<B, IN_HALVES> {
     const TOKENS: usize = 8;
     const TOKENS_A_PANEL: usize = 256;
     const ARRANGED: bool = true;
@@ -111,18 +113,19 @@ impl<B: SuperBlock> PanelKernel<16> for KQuant<B> {
     ) {
         let x = x.group::<T>(unit, first);
         let zero = _mm512_setzero_si512();
-        let mut sum = if B::LESS_8 { sums_of_8::<T>(panel, x) } else { [zero; T] };
+        let less_8 = B::LESS_8 && !IN_HALVES;
+        let mut sum = if less_8 { sums_of_8::<T>(panel, x) } else { [zero; T] };
         let quads = x.quads.as_chunks::<4>().0;
         for (c, chain) in panel.q.chunks_exact(B::CHAIN).enumerate() {
             let mut products =
-                if B::LESS_8 { array!(T, |t| _mm512_set1_epi32(x.less_8[c][t])) } else { [zero; T] };
+                if less_8 { array!(T, |t| _mm512_set1_epi32(x.less_8[c][t])) } else { [zero; T] };
             let x = quads[c * B::CHAIN / 4..].iter();
             for (q, x) in chain.as_chunks::<4>().0.iter().zip(x) {
                 add_quads(&mut products, q, x);
             }
             let scale = panel.scales[c * B::CHAIN / B::QUADS];
             for t in 0..T {
-                sum[t] = if B::CHAIN_FITS_I16 {
+                sum[t] = if less_8 {
                     // The high words of scales, below 64, are zero.
                     add_pairs(sum[t], products[t], scale)
                 } else {
@@ -159,7 +162,7 @@ fn sums_of_8<const T: usize>(panel: &Panel, x: &Group<T>) -> [__m512i; T] {
     sum
 }
 
-impl<B: SuperBlock> BlockKernel<16> for KQuant<B> {
+impl<B: SuperBlock, const IN_HALVES: bool> BlockKernel<16> for KQuant<B, IN_HALVES> {
     const PANEL_TOKENS: usize = 4;
 
     #[inline]

@@ -23,7 +23,7 @@ use crate::gguf::TensorType;
 pub(super) use blocks32::Blocks32;
 #[cfg(target_os = "linux")] // for the AMX set
 pub(super) use blocks32::{Panel as Panel32, add_sum, offset};
-pub(super) use kquants::KQuant;
+pub(super) use kquants::KQuant as KQuantOf;
 pub(super) use super_blocks::SuperBlocks;
 #[cfg(target_os = "linux")]
 pub(super) use super_blocks::{add_scaled, sums_of_mins};
@@ -48,6 +48,8 @@ static TILES: &[TileKernel] = tiles_with_quantised!(
         kernel(TensorType::BF16, floats::tile::<layouts::Bf16>)
     ]
 );
+
+pub(super) type KQuant<B> = KQuantOf<B, false>;
 
 /// # Safety
 /// The CPU must have the features of this kernel set.

@@ -42,10 +42,8 @@ pub(in super::super) trait SuperBlock: Copy + FromZeros {
     const QUADS: usize;
     /// Quads of weights whose products a panel adds up before it multiplies by the scale.
     const CHAIN: usize;
-    /// Whether such a chain's weights are taken as less by 8.
+    /// Whether such a sum fits i16 where weights are taken as less by 8.
     const LESS_8: bool = false;
-    /// Whether `4 * CHAIN * max(abs(q)) * 127 < 2^15`, of weights as they are taken.
-    const CHAIN_FITS_I16: bool;
 
     fn slice(bytes: &[u8]) -> &[Self];
     unsafe fn heads(blocks: &[Self; 4]) -> Heads;
@@ -95,8 +93,7 @@ macro_rules! with_mins {
 
 impl SuperBlock for BlockQ4K {
     const CHAIN: usize = 8;
-    const LESS_8: bool = true;
-    const CHAIN_FITS_I16: bool = true; // 4 * 8 * 8 * 127 = 32512
+    const LESS_8: bool = true; // 4 * 8 * 8 * 127 = 32512
     with_mins!();
 
     #[inline]
@@ -124,7 +121,6 @@ impl SuperBlock for BlockQ4K {
 
 impl SuperBlock for BlockQ5K {
     const CHAIN: usize = 8;
-    const CHAIN_FITS_I16: bool = false;
     with_mins!();
 
     #[inline]
@@ -161,7 +157,6 @@ impl SuperBlock for BlockQ6K {
     const FLOAT_MINS: bool = false;
     const QUADS: usize = 4;
     const CHAIN: usize = 4;
-    const CHAIN_FITS_I16: bool = false;
 
     #[inline(always)]
     fn slice(bytes: &[u8]) -> &[BlockQ6K] {
