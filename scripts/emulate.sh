@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 cpu=${EMULATED_CPU:-sapphire_rapids} # one of those that Bochs lists (`--help cpu`)
-needs=${WAYINFER_NEEDS_ISA:-amx,avx512,avxvnni,avx2} # kernel sets that the CPU must have
+needs=${WAYINFER_NEEDS_ISA:-amx,avx512,avx512-256,avxvnni,avx2} # kernel sets that the CPU must have
 work=$PWD/target/emulate
 target=x86_64-unknown-linux-gnu
 fixtures=${WAYINFER_FIXTURES:-moe-q4_k_m,odd-q8_0,mixed}
