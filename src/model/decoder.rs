@@ -6,7 +6,7 @@ use crate::store::{Store, zeroed};
 
 use super::load::Sizes;
 use super::on_device;
-use super::parts::{Block, Embedding, Head, Mixture, NextnInput, PerLayerInputs, Rope, Streams};
+use super::parts::{Block, Embedding, Experts, Head, Mixture, NextnInput, PerLayerInputs, Rope, Streams};
 use super::run::{Run, check_finite};
 use super::{
     Architecture, Buffers, ForwardError, Label, Logits, MemorySpec, ModelSpec, Pass, RowSizes, SideSizes,
@@ -279,7 +279,7 @@ impl Decoder {
         let keeps_all = il != remembered || wanted.keeps_all || !silent && run.wants_all_rows();
         let is_whole = keeps_all || !silent && !run.watch.active();
         let may_be_there = is_whole && !(layer.parallel && guesses);
-        let is_there = may_be_there && self.is_on_device(run, il, Block::Mixer)?;
+        let is_there = may_be_there && self.is_on_device(run, (il, Block::Mixer), None)?;
         if is_there {
             if !keeps_all {
                 self.end_chain(run, il)?;
@@ -303,7 +303,8 @@ impl Decoder {
         }
         // Side by side they are one block.
         let is_done = layer.ffn.is_none() || layer.parallel && is_there;
-        if !is_done && (guesses || !self.is_on_device(run, il, Block::Network)?) {
+        let guessed = experts.filter(|_| guesses);
+        if !is_done && !self.is_on_device(run, (il, Block::Network), guessed)? {
             self.end_chain(run, il)?;
             match layer.parallel {
                 true => layer.blocks_side_by_side(run, il, experts)?,
@@ -313,12 +314,18 @@ impl Decoder {
         Ok(false)
     }
 
-    /// Whether a device does a block; what it has done before is ended where it does no more for now.
-    fn is_on_device(&self, run: &mut Run<'_>, il: usize, block: Block) -> Result<bool, ForwardError> {
+    /// Whether a device does a block, guesses of the next layer's experts included where these are given;
+    /// what it has done before is ended where it does no more for now.
+    fn is_on_device(
+        &self,
+        run: &mut Run<'_>,
+        (il, block): (usize, Block),
+        guessed: Option<&Experts>,
+    ) -> Result<bool, ForwardError> {
         if run.chain.as_ref().is_some_and(|chain| chain.is_full(run)) {
             self.end_chain(run, il)?;
         }
-        let is_there = on_device::enqueue(run, &self.layers[il], il, block)?;
+        let is_there = on_device::enqueue(run, &self.layers[il], (il, block), guessed)?;
         // What an observer has seen is kept until it is certain.
         if is_there && run.watch.active() {
             self.end_chain(run, il)?;

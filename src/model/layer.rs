@@ -85,7 +85,7 @@ impl FeedForward {
         match self {
             FeedForward::Dense(dense) => {
                 if let Some(next) = next.filter(|_| run.makes_guesses()) {
-                    next.guess_behind_dense(run)?;
+                    next.guess_unrounded(run)?;
                 }
                 dense.forward(run, il)
             }

@@ -125,7 +125,7 @@ pub(super) fn multiply(
 
 /// Computes products on the CPU as their weights come: all that are in memory in one parallel region, then
 /// those that have come meanwhile.
-fn multiply_here(
+pub(super) fn multiply_here(
     kernels: &'static Kernels,
     store: &Store,
     mut products: Vec<Product<'_>>,

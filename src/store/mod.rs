@@ -340,11 +340,6 @@ impl Store {
         }
     }
 
-    /// Whether weights are all on the device now; to ask it is not to want them.
-    pub fn are_on_device(&self, ids: impl IntoIterator<Item = WeightId>) -> bool {
-        self.on_device.as_ref().is_some_and(|there| there.has_all(ids.into_iter().map(WeightId::index)))
-    }
-
     /// Some values of the model that do not change for as long as it lives, on the device: they are copied
     /// once. `None` where there is no device.
     ///

@@ -12,9 +12,11 @@
 mod attention;
 mod block;
 mod chain;
+mod choice;
 mod dense;
 mod experts;
 mod pages;
+mod rest;
 mod room;
 mod step;
 #[cfg(test)]
@@ -25,7 +27,7 @@ use crate::store::Store;
 
 use super::ForwardError;
 use super::layer::{FeedForward, Layer};
-use super::parts::Block;
+use super::parts::{Block, Experts};
 use super::products::not_computed;
 use super::run::Run;
 
@@ -77,15 +79,15 @@ impl From<DeviceError> for Stop {
 }
 
 /// Enqueues a block of a layer; says whether the device does it. If not, the chain is to be [ended](end)
-/// before the CPU does.
+/// before the CPU does. `next` are the experts of the next layer, where the block is to guess which are wanted.
 ///
 /// # Errors
 /// What ends the pass, wherever it is computed.
 pub(super) fn enqueue(
     run: &mut Run<'_>,
     layer: &Layer,
-    il: usize,
-    block: Block,
+    (il, block): (usize, Block),
+    next: Option<&Experts>,
 ) -> Result<bool, ForwardError> {
     let Some(there) = There::of(run.store).filter(|_| layer.is_plain()) else { return Ok(false) };
     run.buffers.on_device.belong_to(there.device);
@@ -103,12 +105,13 @@ pub(super) fn enqueue(
         Block::Mixer => mixer(run, there, layer, il),
         Block::Network if layer.parallel || !tail_is_plain(layer) => Ok(false),
         Block::Network => {
-            if let Some(found) = network(there, layer) {
+            // Behind a dense network it is the CPU that guesses.
+            if let Some(found) = network(there, layer).filter(|_| next.is_none()) {
                 let enqueue = |step: &mut Step<'_, '_>, cur: &DeviceSlice| found.enqueue(step, cur);
                 return in_chain(run, there, (il, block), |step| block::network(step, layer, enqueue));
             }
             if let Some(found) = routed(there, layer) {
-                let enqueue = |step: &mut Step<'_, '_>, cur: &DeviceSlice| found.enqueue(step, cur);
+                let enqueue = |step: &mut Step<'_, '_>, cur: &DeviceSlice| found.enqueue(step, cur, next);
                 return in_chain(run, there, (il, block), |step| block::network(step, layer, enqueue));
             }
             Ok(false)

@@ -84,11 +84,22 @@ impl<'a> Step<'_, 'a> {
         cols: usize,
         types: impl IntoIterator<Item = ActivationType>,
     ) -> Result<Vec<DeviceActivations>, Stop> {
+        self.round_in_room(x, cols, x.len() / cols, types)
+    }
+
+    /// The same in room for so many rows, of which `x` has some.
+    pub fn round_in_room(
+        &mut self,
+        x: &DeviceSlice,
+        cols: usize,
+        rows: usize,
+        types: impl IntoIterator<Item = ActivationType>,
+    ) -> Result<Vec<DeviceActivations>, Stop> {
         let (ops, flag) = (self.ops(), self.chain.flag());
         let mut rounded = Vec::<DeviceActivations>::new();
         for ty in types {
             if rounded.iter().all(|rounded| rounded.ty() != ty) {
-                let to = self.run.buffers.on_device.rounded(ops, ty, x.len() / cols, cols)?;
+                let to = self.run.buffers.on_device.rounded(ops, ty, rows, cols)?;
                 ops.round(x, &to, &flag)?;
                 rounded.push(to);
             }
@@ -146,35 +157,19 @@ impl<'a> Step<'_, 'a> {
         shape: [usize; 3],
         parts: &[DeviceSlice],
     ) -> Result<NodeId<'static>, DeviceError> {
-        let order: Vec<usize> =
-            if self.run.watch.active() { (0..self.run.rows).collect() } else { Vec::new() };
-        self.show_in_order(label, shape, parts, &order)
-    }
-
-    /// The same where the rows that are shown lie in another order.
-    pub fn show_in_order(
-        &mut self,
-        label: Label<'_>,
-        shape: [usize; 3],
-        parts: &[DeviceSlice],
-        order: &[usize],
-    ) -> Result<NodeId<'static>, DeviceError> {
-        let (ops, rows) = (self.ops(), order.len());
+        let (ops, rows) = (self.ops(), self.run.rows);
         let read = || {
             let all: Result<Vec<Vec<f32>>, DeviceError> =
                 parts.iter().map(|part| values(ops, part)).collect();
             let all = all?;
-            let row = |&i: &usize| all.iter().flat_map(move |part| part.chunks(part.len() / rows).nth(i));
-            Ok(order.iter().flat_map(row).flatten().copied().collect())
+            let row = |i| all.iter().flat_map(move |part| part.chunks(part.len() / rows).nth(i));
+            Ok((0..rows).flat_map(row).flatten().copied().collect())
         };
         let write = |values: &[f32]| {
             let (row, mut at) = (values.len() / rows, 0);
             for part in parts {
                 let n = part.len() / rows;
-                let mut own = vec![0.0; part.len()];
-                for (&i, row) in order.iter().zip(values.chunks(row)) {
-                    own[i * n..][..n].copy_from_slice(&row[at..at + n]);
-                }
+                let own: Vec<f32> = values.chunks(row).flat_map(|row| &row[at..at + n]).copied().collect();
                 ops.write(part, &own)?;
                 at += n;
             }

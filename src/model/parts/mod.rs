@@ -47,7 +47,7 @@ pub(super) use dense_and_experts::{DenseAndExperts, DenseAndExpertsSpec};
 pub(super) use earlier_streams::{EarlierStreams, Mixture};
 pub(super) use embedding::Embedding;
 pub(super) use expert_latents::LatentExperts;
-pub(super) use experts::{Experts, ExpertsSpec, Part, SharedSpec, group};
+pub(super) use experts::{Experts, ExpertsSpec, Part, SharedSpec, gather, group, products, take_out};
 pub(super) use feed_forward::{Dense, DenseNames, DenseSpec};
 pub(super) use gated_streams::{GatedConnections, GatedSpec, GatedStreams};
 pub(super) use head::Head;

@@ -205,12 +205,6 @@ impl OnDevice {
         self.shared.lock().experts.stats.blocks += blocks as u64;
     }
 
-    /// Whether all of some weights are there.
-    pub fn has_all(&self, mut ids: impl Iterator<Item = usize>) -> bool {
-        let state = self.shared.lock();
-        ids.all(|id| state.ready[id].is_some())
-    }
-
     /// Leaves out those of some weights that are on the device.
     pub fn leave_out(&self, ids: &mut Vec<WeightId>) {
         let state = self.shared.lock();

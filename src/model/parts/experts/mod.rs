@@ -24,8 +24,8 @@ pub(in crate::model) use part::Part;
 use shared::Shared;
 pub(in crate::model) use shared::SharedSpec;
 use shown::BySlot;
-pub(in crate::model) use slots::group;
-use slots::{add_in_order, gather, products};
+use slots::add_in_order;
+pub(in crate::model) use slots::{gather, group, products, take_out};
 
 /// What a family says of the experts of a layer.
 #[derive(Clone, Debug)]
@@ -207,7 +207,8 @@ impl Experts {
             .map_err(ForwardError::not_finite(self.input, il))
     }
 
-    fn announce(&self, run: &Run<'_>) {
+    /// Says that experts that have tokens come next.
+    pub fn announce(&self, run: &Run<'_>) {
         let tokens = &run.buffers.experts.tokens;
         let chosen = self.parts().flat_map(|part| {
             part.matrices
@@ -247,8 +248,9 @@ impl Experts {
         Ok(())
     }
 
-    /// The same where the layer before has no experts: its input is not rounded for a router yet.
-    pub fn guess_behind_dense(&self, run: &mut Run<'_>) -> Result<(), ForwardError> {
+    /// The same where the input of the layer before is not rounded for a router yet: there are no experts in
+    /// it, or a device has them.
+    pub fn guess_unrounded(&self, run: &mut Run<'_>) -> Result<(), ForwardError> {
         let Buffers { inputs, cur, .. } = &mut *run.buffers;
         let x = &cur[..run.rows * run.embd];
         // What is not finite is found by the network, whose input it is.
@@ -313,7 +315,7 @@ impl Experts {
         if let Some(part) = &self.gate {
             outputs.insert(0, (&part.matrices, &mut *gate));
         }
-        products(run.kernels, run.store, tokens, gathered, &mut outputs)?;
+        multiply(run.kernels, run.store, products(tokens, gathered, outputs))?;
         let ops = run.kernels.ops();
         let mut shown = BySlot { watch: &mut run.watch, slots, shape: [t, used, ff] };
         let inputs = [input, chosen];
@@ -354,7 +356,8 @@ impl Experts {
         })?;
         gather(gathered, &buffers.hidden, by_slot);
         let down = &mut down[..t * used * embd];
-        products(run.kernels, run.store, tokens, gathered, &mut [(&self.down.matrices, &mut *down)])?;
+        let outputs = vec![(&self.down.matrices, &mut *down)];
+        multiply(run.kernels, run.store, products(tokens, gathered, outputs))?;
         let mut shown = BySlot { watch: &mut run.watch, slots, shape: [t, used, embd] };
         let names = ["ffn_moe_down", "ffn_moe_down_scaled", "ffn_moe_down_biased"];
         Ok(shown.part(run.kernels.ops(), &self.down, names, Work::Down, down, tokens, &inputs))

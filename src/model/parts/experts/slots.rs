@@ -1,12 +1,10 @@
 //! Slots: (token, expert) pairs grouped by expert, so that an expert's weights are read once for all its
 //! tokens.
 
-use crate::kernels::Kernels;
 use crate::kernels::ops::Ops;
-use crate::model::products::{Product, multiply};
+use crate::model::products::Product;
 use crate::model::state::{ExpertBuffers, Inputs};
 use crate::model::weights::Matrix;
-use crate::store::{Store, StoreError};
 
 /// Groups the chosen (token, expert) pairs by expert: tokens, pairs and slots of each expert, the slot of
 /// each pair.
@@ -33,31 +31,41 @@ pub(in crate::model) fn group(experts: &mut ExpertBuffers, t: usize, used: usize
     }));
 }
 
+/// Takes experts out of the lists of [`group`]: others compute them. The slots of those that are left are
+/// counted anew; the slot of each pair stays what it was.
+pub(in crate::model) fn take_out(buffers: &mut ExpertBuffers, experts: impl Iterator<Item = usize>) {
+    let ExpertBuffers { tokens, pairs, by_slot, .. } = buffers;
+    for expert in experts {
+        for lists in [&mut *tokens, &mut *pairs, &mut *by_slot] {
+            lists[expert].clear();
+        }
+    }
+    by_slot.iter_mut().flatten().enumerate().for_each(|(i, slot)| *slot = i);
+}
+
 /// Each expert's rows of an input.
-pub(super) fn gather(gathered: &mut [Inputs], from: &Inputs, rows: &[Vec<usize>]) {
+pub(in crate::model) fn gather(gathered: &mut [Inputs], from: &Inputs, rows: &[Vec<usize>]) {
     for (to, rows) in gathered.iter_mut().zip(rows).filter(|(_, rows)| !rows.is_empty()) {
         to.gather(from, rows);
     }
 }
 
 /// Products of each expert in use with its rows. Outputs are by slot.
-pub(super) fn products(
-    kernels: &'static Kernels,
-    store: &Store,
+pub(in crate::model) fn products<'p>(
     tokens: &[Vec<usize>],
-    gathered: &[Inputs],
-    outputs: &mut [(&Vec<Matrix>, &mut [f32])],
-) -> Result<(), StoreError> {
+    gathered: &'p [Inputs],
+    outputs: Vec<(&'p Vec<Matrix>, &'p mut [f32])>,
+) -> Vec<Product<'p>> {
     let mut products = Vec::new();
     for (part, out) in outputs {
-        let mut rest = &mut **out;
+        let mut rest = out;
         for e in (0..part.len()).filter(|&e| !tokens[e].is_empty()) {
             let (out, others) = rest.split_at_mut(tokens[e].len() * part[e].rows);
             rest = others;
             products.push(Product { matrix: &part[e], inputs: &gathered[e], out });
         }
     }
-    multiply(kernels, store, products)
+    products
 }
 
 /// Each token's rows of `x`, added in the order of rank.
@@ -89,5 +97,9 @@ mod tests {
         assert_eq!(experts.pairs, [vec![1, 5], vec![2], vec![0, 3, 4], vec![]]);
         assert_eq!(experts.by_slot, [vec![0, 1], vec![2], vec![3, 4, 5], vec![]]);
         assert_eq!(experts.slots, [3, 0, 2, 4, 5, 1]);
+        take_out(&mut experts, [0].into_iter());
+        assert_eq!(experts.tokens, [vec![], vec![1], vec![0, 1, 2], vec![]]);
+        assert_eq!(experts.pairs, [vec![], vec![2], vec![0, 3, 4], vec![]]);
+        assert_eq!(experts.by_slot, [vec![], vec![0], vec![1, 2, 3], vec![]]);
     }
 }
