@@ -102,6 +102,19 @@ impl DeviceOps {
         self.run_each("op_scale_rows", x.len, &[x_memory, x_at, count(x.len), y_memory, y_at, row])
     }
 
+    /// Each row of `x` times these factors, one for each of its values.
+    ///
+    /// # Errors
+    /// A device that is lost.
+    ///
+    /// # Panics
+    /// Where `x` is no whole number of rows.
+    pub fn mul_rows(&self, x: &DeviceSlice, factors: &DeviceSlice) -> Launched {
+        let whole = x.is_empty() || factors.len > 0 && x.len.is_multiple_of(factors.len);
+        assert!(whole, "{} values in rows of {}", x.len, factors.len);
+        self.of_two("op_mul", x, factors, [0.0; 2])
+    }
+
     /// Takes over the first `len` of each `stride` values.
     ///
     /// # Errors

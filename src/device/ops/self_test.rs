@@ -81,6 +81,7 @@ pub(super) const TRIALS: &[Trial] = &[
     }),
     ("add_scaled", |d, r, n| of_two(d, r, n, |d, x, y| d.add_scaled(x, 0.3, y), add_scaled)),
     ("add_bias", add_bias),
+    ("mul_rows", mul_rows),
     ("rms_norm", rms_norm),
     ("layer_norm", layer_norm),
     ("l2_norm", l2_norm),
@@ -197,6 +198,14 @@ fn add_bias(ops: &DeviceOps, random: &mut Random, n: usize) -> Outcome {
     let (on, other) = (behind(ops, &x)?, behind(ops, &bias)?);
     ops.add_bias(&on, &other)?;
     scalar().add_bias(&mut x, &bias);
+    compared(ops, &on, &x)
+}
+
+fn mul_rows(ops: &DeviceOps, random: &mut Random, n: usize) -> Outcome {
+    let (mut x, factors) = (values(random, n), values(random, n)[..n].to_vec());
+    let (on, other) = (behind(ops, &x)?, behind(ops, &factors)?);
+    ops.mul_rows(&on, &other)?;
+    x.chunks_exact_mut(n).for_each(|row| scalar().mul(row, &factors));
     compared(ops, &on, &x)
 }
 

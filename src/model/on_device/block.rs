@@ -88,7 +88,8 @@ fn enter(step: &mut Step<'_, '_>, layer: &Layer, norm: &Option<Norm>) -> Result<
     Ok(cur)
 }
 
-fn normed(step: &mut Step<'_, '_>, norm: &Norm, cur: &DeviceSlice) -> Result<(), Stop> {
+/// A norm of a block's input or output, in place.
+pub(super) fn normed(step: &mut Step<'_, '_>, norm: &Norm, cur: &DeviceSlice) -> Result<(), Stop> {
     step.norm(norm, cur)?;
     let inputs = [step.run.cur];
     step.run.cur = step.show(norm.label(&inputs), [step.run.rows, step.run.embd, 1], cur)?;

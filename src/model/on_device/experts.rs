@@ -10,6 +10,7 @@ use crate::quant::ActivationType;
 use super::super::parts::{Experts, Part, group};
 use super::super::weights::{Matrix, described};
 use super::super::{Label, NodeId, NodeKind, Work};
+use super::block::of_norm;
 use super::choice::{BySlot, Choice, Of, show};
 use super::dense::{Network, activate, operation};
 use super::rest::Rest;
@@ -24,13 +25,15 @@ pub(super) struct Routed<'m> {
 }
 
 /// What all of it needs.
-const OPS: [&str; 5] = ["sum_weighted", "scale_rows", "add_bias", "scale", "sigmoid"];
+const OPS: [&str; 6] = ["sum_weighted", "scale_rows", "mul_rows", "add_bias", "scale", "sigmoid"];
 
 impl<'m> Routed<'m> {
     /// Where the device can do it and has the weights.
     pub fn find(there: There<'_>, experts: &'m Experts) -> Option<Routed<'m>> {
         let router = &experts.router.linear;
-        let is_plain = experts.latent.is_none() && !experts.router.has_own_input() && router.scale.is_none();
+        let own = experts.router.own_input();
+        let has_one_input = own.is_none() || experts.shared.is_none();
+        let is_plain = experts.latent.is_none() && router.scale.is_none() && has_one_input;
         if !is_plain {
             return None;
         }
@@ -42,6 +45,7 @@ impl<'m> Routed<'m> {
             }
         });
         let ops = types.into_iter().map(rounding).chain([operation(experts.activation)?]);
+        let ops = ops.chain(own.map(|(norm, _)| of_norm(norm)));
         if !there.has_all(OPS.into_iter().chain(ops)) {
             return None;
         }
@@ -68,8 +72,9 @@ impl<'m> Routed<'m> {
         let shared = self.experts.shared.as_ref();
         let types = [self.router.linear.activation()].into_iter();
         let types = types.chain(shared.into_iter().flat_map(|shared| shared.input_types()));
-        let inputs = step.round(cur, step.run.embd, types)?;
-        let [chosen, weights] = self.route(step, &inputs)?;
+        let (input, node) = self.router_input(step, cur)?;
+        let inputs = step.round(&input, step.run.embd, types)?;
+        let [chosen, weights] = self.route(step, &inputs, node)?;
         let choice = Choice::bring(step, self.experts)?;
         let rest = Rest::begin(step, self.experts, &choice, (cur, next))?;
         let beside = self.beside(step, &inputs)?;
@@ -87,18 +92,38 @@ impl<'m> Routed<'m> {
         Ok(())
     }
 
+    /// What the router reads, and its node: what the experts read, or what is made of the residual stream.
+    fn router_input(
+        &self,
+        step: &mut Step<'_, '_>,
+        cur: &DeviceSlice,
+    ) -> Result<(DeviceSlice, NodeId<'static>), Stop> {
+        let Some((norm, factors)) = self.experts.router.own_input() else {
+            return Ok((cur.clone(), step.run.cur));
+        };
+        let (embd, x, ops) = (step.run.embd, step.chain.x(), step.ops());
+        let input = step.rows("router_input", embd)?;
+        ops.copy(&input, &x)?;
+        step.norm(norm, &input)?;
+        ops.scale(&input, 1.0 / (embd as f32).sqrt())?;
+        ops.mul_rows(&input, &step.there.constant(factors)?)?;
+        let inputs = [step.run.x];
+        let node = step.show(norm.label(&inputs), [step.run.rows, embd, 1], &input)?;
+        Ok((input, node))
+    }
+
     /// Brings the router's products to the host, which chooses.
     fn route(
         &self,
         step: &mut Step<'_, '_>,
         inputs: &[DeviceActivations],
+        input: NodeId<'static>,
     ) -> Result<[NodeId<'static>; 2], Stop> {
         let (count, used) = self.experts.sizes();
         let products = step.rows("router", count)?;
         step.project(inputs, &self.router, &products)?;
         let n = products.len();
         step.ops().read(&products, &mut step.run.buffers.experts.probs[..n])?;
-        let input = step.run.cur;
         let nodes = self.experts.router.route_products(step.run, input);
         group(&mut step.run.buffers.experts, step.run.rows, used);
         Ok(nodes)

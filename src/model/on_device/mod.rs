@@ -15,6 +15,7 @@ mod chain;
 mod choice;
 mod dense;
 mod experts;
+mod networks;
 mod pages;
 mod rest;
 mod room;
@@ -34,7 +35,7 @@ use super::run::Run;
 use attention::Attending;
 pub(super) use chain::Chain;
 use dense::Network;
-use experts::Routed;
+use networks::Networks;
 pub(super) use room::Room;
 use step::Step;
 
@@ -103,41 +104,24 @@ pub(super) fn enqueue(
     }
     match block {
         Block::Mixer => mixer(run, there, layer, il),
-        Block::Network if layer.parallel || !tail_is_plain(layer) => Ok(false),
+        Block::Network if layer.parallel || !tail_is_plain(layer) || !guesses(layer, next) => Ok(false),
         Block::Network => {
-            // Behind a dense network it is the CPU that guesses.
-            if let Some(found) = network(there, layer).filter(|_| next.is_none()) {
-                let enqueue = |step: &mut Step<'_, '_>, cur: &DeviceSlice| found.enqueue(step, cur);
-                return in_chain(run, there, (il, block), |step| block::network(step, layer, enqueue));
-            }
-            if let Some(found) = routed(there, layer) {
-                let enqueue = |step: &mut Step<'_, '_>, cur: &DeviceSlice| found.enqueue(step, cur, next);
-                return in_chain(run, there, (il, block), |step| block::network(step, layer, enqueue));
-            }
-            Ok(false)
+            let Some(found) = Networks::find(there, layer) else { return Ok(false) };
+            let enqueue = |step: &mut Step<'_, '_>, cur: &DeviceSlice| found.enqueue(step, cur, next);
+            in_chain(run, there, (il, block), |step| block::network(step, layer, enqueue))
         }
     }
+}
+
+/// Whether a block of networks can guess which experts of the next layer are wanted, if it is to. The CPU does
+/// so behind dense networks, and where the router has an input of its own.
+fn guesses(layer: &Layer, next: Option<&Experts>) -> bool {
+    next.is_none_or(|next| layer.experts().is_some() && next.router.own_input().is_none())
 }
 
 /// Whether a factor is all that follows a layer's network.
 fn tail_is_plain(layer: &Layer) -> bool {
     layer.tail.as_ref().is_none_or(|tail| tail.per_layer.is_none())
-}
-
-/// The experts of a layer, where the device does them.
-fn routed<'m>(there: There<'_>, layer: &'m Layer) -> Option<Routed<'m>> {
-    match &layer.ffn {
-        Some(FeedForward::Experts(experts)) => Routed::find(there, experts),
-        _ => None,
-    }
-}
-
-/// The network of a layer, where the device does it.
-fn network<'m>(there: There<'_>, layer: &'m Layer) -> Option<Network<'m>> {
-    match &layer.ffn {
-        Some(FeedForward::Dense(dense)) => Network::find(there, dense),
-        _ => None,
-    }
 }
 
 /// Enqueues attention, with the network where that stands beside it.
@@ -146,7 +130,10 @@ fn mixer<'a>(run: &mut Run<'a>, there: There<'a>, layer: &Layer, il: usize) -> R
     let Some(found) = attention.and_then(|attention| Attending::find(there, attention)) else {
         return Ok(false);
     };
-    let beside = if layer.parallel { network(there, layer) } else { None };
+    let beside = match &layer.ffn {
+        Some(FeedForward::Dense(dense)) if layer.parallel => Network::find(there, dense),
+        _ => None,
+    };
     if layer.parallel && (beside.is_none() || layer.tail.is_some()) {
         return Ok(false);
     }

@@ -57,6 +57,11 @@ impl DenseAndExperts {
         })
     }
 
+    /// Those behind the dense network, before the experts and behind them.
+    pub fn norms(&self) -> [&Norm; 3] {
+        [&self.dense_post_norm, &self.experts_norm, &self.experts_post_norm]
+    }
+
     /// What every token touches, in the order of a pass.
     pub fn weights(&self) -> impl Iterator<Item = WeightId> {
         self.dense.weights().chain(self.experts.weights())

@@ -239,9 +239,10 @@ impl Router {
         Ok(self.route_products(run, input))
     }
 
-    /// Whether its input is another than the experts'.
-    pub fn has_own_input(&self) -> bool {
-        self.input.is_some()
+    /// Where its input is not the experts': how it is made of the residual stream, which is normed, divided by
+    /// the root of its length and multiplied by factors, `[E]`.
+    pub fn own_input(&self) -> Option<(&Norm, &[f32])> {
+        self.input.as_ref().map(|input| (&input.norm, &input.factors[..]))
     }
 
     /// The same once the products with the rows of `input` are there.
