@@ -349,7 +349,7 @@ impl Store {
         self.on_device.as_ref().map(|on_device| on_device.constant(values)).transpose()
     }
 
-    /// So many blocks of a pass have run on the device as a whole.
+    /// So many blocks of a pass have run on the device, from norm to sum.
     pub fn blocks_ran_on_device(&self, blocks: usize) {
         if let Some(on_device) = &self.on_device {
             on_device.blocks_ran(blocks);

@@ -155,7 +155,7 @@ impl BySlot {
         step.there.ops.write(&rest, &here[..rest.len()])
     }
 
-    /// Where a slot's values are: on the device from here on, or on the host.
+    /// Whether a slot's values are on the device or here, and which they are there.
     fn place(&self, slot: usize) -> (bool, Range<usize>) {
         let is_there = slot < self.slots_there;
         let at = if is_there { slot } else { slot - self.slots_there } * self.row;

@@ -7,7 +7,7 @@
 //! there is to say. The host's pages of keys and values are the truth; the device has [copies](pages) of them.
 //!
 //! What a device cannot do, or has no weights for, is refused before anything is enqueued: then the CPU does
-//! that block.
+//! that block. Of a layer's experts alone some may be elsewhere: the CPU does these within the [block](experts).
 
 mod attention;
 mod block;

@@ -91,7 +91,7 @@ impl fmt::Debug for Shared {
 pub struct DeviceStats {
     /// Matrices that passes found there.
     pub products: u64,
-    /// Blocks of layers that ran there as a whole.
+    /// Blocks of layers that ran there from norm to sum.
     pub blocks: u64,
     pub hits: u64,
     pub misses: u64,
