@@ -396,7 +396,7 @@ fn a_device_that_fails_changes_no_text() {
     let number = index().to_string();
     let gpu = ["--gpu", &number];
     assert_eq!(answer(&gpu, None), (truth.clone(), vec![]));
-    assert_eq!(answer(&[&gpu[..], &["--vram", "3M"]].concat(), None), (truth.clone(), vec![]));
+    assert_eq!(answer(&[&gpu[..], &["--vram", "6M"]].concat(), None), (truth.clone(), vec![]));
     let faults = [
         ("launch:1:lost", true),
         ("launch:1500:lost", true),
@@ -406,9 +406,9 @@ fn a_device_that_fails_changes_no_text() {
         ("read:300:lost", true),
         ("write:500:timeout", true),
         ("write:600:memory", false),
-        ("allocate:250:memory", false),
-        ("allocate:362:memory", false),
-        ("allocate:340:lost", true),
+        ("allocate:252:memory", false),
+        ("allocate:364:memory", false),
+        ("allocate:342:lost", true),
     ];
     for (fault, is_said) in faults {
         let (text, warnings) = answer(&gpu, Some(fault));

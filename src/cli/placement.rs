@@ -48,8 +48,9 @@ pub struct Budget {
     other: u64,
     /// The most of which page tables take their share.
     weights: u64,
-    /// What copies of keys and values on a device take.
+    /// What copies of keys and values on a device take, and what passes take there beside.
     kv: u64,
+    passes: u64,
 }
 
 impl Budget {
@@ -64,10 +65,11 @@ impl Budget {
         let sum =
             |bytes: &dyn Fn(&EngineOptions) -> u64| engines.iter().map(bytes).fold(0, u64::saturating_add);
         let kv = sum(&|engine| engine.pages_bytes(model.spec()));
+        let passes = sum(&|engine| engine.device_bytes(model.spec(), logits));
         let engines = sum(&|engine| engine.memory_bytes(model.spec(), logits));
         let weights = model.store().file_bytes();
         let other = engines.saturating_add(own + MARGIN + total.min(weights) / MARGIN_SHARE);
-        Budget { total, other, weights, kv }
+        Budget { total, other, weights, kv, passes }
     }
 
     /// The least total for weights that need so many bytes.
@@ -91,7 +93,8 @@ impl Budget {
     /// The plan for it, and for a device where there is one.
     pub fn plan(&self, model: &Model, device: Option<&ForWeights>) -> Result<Plan, CliError> {
         let weights = self.total.saturating_sub(self.other);
-        let device = device.map(|of| (&*of.device, DeviceBytes { all: of.bytes, kv: self.kv }));
+        let left = |of: &ForWeights| of.bytes.saturating_sub(self.passes);
+        let device = device.map(|of| (&*of.device, DeviceBytes { all: left(of), kv: self.kv }));
         model.store().plan_with(weights, device).map_err(|shortage| {
             let least = self.least(shortage.least);
             let message = format!(
@@ -129,7 +132,9 @@ pub fn rows(
     token.push(format!("{} from memory", output::bytes(from_memory)));
     token.push(format!("{} from disk", output::bytes(plan.disk_bytes as u64)));
     let mut rows = vec![("budget", shared), ("weights", memory_line(plan, direct_io))];
-    rows.extend(plan.device.as_ref().map(|device| ("device", device_line(device))));
+    let passes = output::bytes(budget.passes);
+    let line = |device| ("device", format!("{}, {passes} beside for passes", device_line(device)));
+    rows.extend(plan.device.as_ref().map(line));
     rows.push(("a token reads", token.join(", ")));
     rows
 }
@@ -259,7 +264,7 @@ mod tests {
         for (total, weights) in [(1 << 20, 5 << 30), (4 << 30, 5 << 30), (u64::MAX, 5 << 30)] {
             let fixed = 100 << 20;
             let other = |total: u64| fixed + total.min(weights) / MARGIN_SHARE;
-            let budget = Budget { total, other: other(total), weights, kv: 0 };
+            let budget = Budget { total, other: other(total), weights, kv: 0, passes: 0 };
             for needed in [1 << 20, 300 << 20, 4 << 30, 6 << 30] {
                 let least = budget.least(needed);
                 assert!(least - other(least) >= needed, "{needed}");

@@ -119,6 +119,14 @@ impl EngineOptions {
         SequenceState::pages_bytes(spec, context, self.batch.clamp(1, context), self.kv)
     }
 
+    /// Bytes of a device that an engine takes there at most beside weights, keys and values, the logits of so
+    /// many tokens included.
+    pub fn device_bytes(&self, spec: &ModelSpec, logits: usize) -> u64 {
+        let context = self.context.max(1);
+        let batch = self.batch.clamp(1, context);
+        Buffers::device_bytes(spec, [batch, context], logits.min(batch))
+    }
+
     /// Bytes that an engine with one full sequence takes at most beside the weights: keys and values, buffers
     /// and the logits of so many tokens.
     pub fn memory_bytes(&self, spec: &ModelSpec, logits: usize) -> u64 {

@@ -315,6 +315,19 @@ impl DeviceOps {
         self.has("attention") && shape.key_len.max(shape.value_len) <= MOST_KEY_LEN
     }
 
+    /// Bytes that attention takes beside its operands, in passes of up to so many tokens that see up to `context`
+    /// positions.
+    pub fn attention_bytes(shape: &AttentionShape, tokens: usize, context: usize) -> u64 {
+        let (part, chunks) = (shape.value_len + STATE, context.div_ceil(PAGE));
+        let rows = tokens.saturating_mul(shape.heads);
+        // As long as groups are few they are split by chunk.
+        let split = rows.min(ENOUGH_GROUPS * ATTEND_ROWS).saturating_mul(chunks);
+        let of_token = (shape.heads * part).saturating_mul(chunks);
+        let parts = rows.max(split).saturating_mul(part).min(of_token.max(MOST_PARTS));
+        let queries = rows.saturating_mul(shape.key_len / KV_BLOCK * QUERY_WORDS);
+        (parts as u64).saturating_add(queries as u64).saturating_mul(size_of::<f32>() as u64)
+    }
+
     /// [`Ops::attention`](crate::kernels::ops::Ops::attention): `q`: `[tokens][heads][key_len]`; `sinks`:
     /// `[heads]`; `out`: `[tokens][heads][value_len]`.
     ///

@@ -150,8 +150,11 @@ impl BySlot {
     pub fn bring_rest(&mut self, step: &mut Step<'_, '_>) -> Result<(), DeviceError> {
         let all = self.all.len() / self.row;
         let rest = self.part(&(self.slots_there..all));
-        let (here, _) = self.of.here(&mut step.run.buffers.experts);
+        if rest.is_empty() {
+            return Ok(());
+        }
         self.slots_there = all;
+        let (here, _) = self.of.here(&mut step.run.buffers.experts);
         step.there.ops.write(&rest, &here[..rest.len()])
     }
 

@@ -5,11 +5,17 @@ use std::collections::HashMap;
 use crate::device::{Device, DeviceActivations, DeviceError, DeviceOps, DeviceSlice};
 use crate::quant::ActivationType;
 
+use super::super::state::{ExpertSizes, dense_ff};
 use super::super::{LayerSpec, MemorySpec, ModelSpec};
 use super::pages::PageCopies;
 
 /// Values of keys and values that a chain keeps at most, unless a single block has more.
 const MOST_KEPT: usize = 1 << 24;
+/// Words of what is small: of a (token, expert) pair in the choice, of a row's rotations and other factors,
+/// and vectors of a layer.
+const OF_PAIR: usize = 5;
+const OF_ROW: usize = 1 << 9;
+const OF_LAYER: usize = 8;
 
 /// See the module.
 #[derive(Debug)]
@@ -45,6 +51,26 @@ impl Room {
             kept: spec.layers.iter().map(kept).sum(),
             widest_kept: spec.widest(kept),
         }
+    }
+
+    /// Bytes that passes of up to `batch` rows, of sequences of up to `context` positions, take at most beside
+    /// weights and copies of pages where all their blocks run on the device, so many rows of logits included.
+    pub fn bytes(spec: &ModelSpec, [batch, context]: [usize; 2], logits: usize) -> u64 {
+        let ExpertSizes { count, used, hidden, .. } = ExpertSizes::of(spec);
+        let (embd, dense) = (spec.embd, spec.widest(dense_ff));
+        let attended = spec.widest(|layer| layer.rows.attended);
+        let attention = spec.widest(|layer| 2 * layer.rows.q + layer.rows.gate) + attended;
+        let experts = count + used * OF_PAIR + 2 * (hidden + used * embd);
+        // Of the stream, a block's input and what stands beside it, each rounded to f32 at most.
+        let rounded = (used + 1) * embd + attended + dense + hidden;
+        let row = 5 * embd + attention + 2 * dense + experts + rounded + OF_ROW;
+        let constants = OF_LAYER * embd * spec.layers.len();
+        let head = logits as u64 * (embd + spec.vocab) as u64;
+        let words = (batch as u64).saturating_mul(row as u64).saturating_add(constants as u64);
+        let words = words.saturating_add(Room::new(spec).kept(batch) as u64).saturating_add(head);
+        let shapes = spec.all_layers().filter_map(|layer| layer.scratch.attention);
+        let parts = shapes.map(|shape| DeviceOps::attention_bytes(&shape, batch, context)).max();
+        words.saturating_mul(size_of::<f32>() as u64).saturating_add(parts.unwrap_or(0))
     }
 
     pub fn begin_pass(&mut self) {

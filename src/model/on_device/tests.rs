@@ -1,5 +1,6 @@
 //! Blocks on a device that fails or leaves out something, on whatever OpenCL finds that is a CPU.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -29,9 +30,18 @@ struct Meddling {
     driver: Arc<dyn Driver>,
     /// Since when so many operations have been done.
     fault: Mutex<(Option<Fault>, usize)>,
+    /// Bytes of each allocation, and the most that all have had together.
+    allocated: Mutex<(HashMap<Handle, usize>, usize)>,
 }
 
 impl Meddling {
+    /// Bytes that are allocated now, and the most that were at a time since this was asked.
+    fn allocated(&self) -> [usize; 2] {
+        let (allocations, most) = &mut *self.allocated.lock().unwrap();
+        let now = allocations.values().sum();
+        [now, std::mem::replace(most, now)]
+    }
+
     fn set(&self, fault: Option<Fault>) {
         *self.fault.lock().unwrap() = (fault, 0);
     }
@@ -64,10 +74,15 @@ impl Driver for Meddling {
 
     fn allocate(&self, bytes: usize) -> Result<Handle, DeviceError> {
         self.check()?;
-        self.driver.allocate(bytes)
+        let handle = self.driver.allocate(bytes)?;
+        let (allocations, most) = &mut *self.allocated.lock().unwrap();
+        allocations.insert(handle, bytes);
+        *most = allocations.values().sum::<usize>().max(*most);
+        Ok(handle)
     }
 
     fn free(&self, handle: Handle) {
+        self.allocated.lock().unwrap().0.remove(&handle);
         self.driver.free(handle);
     }
 
@@ -122,8 +137,8 @@ fn load(fixture: &str) -> Model {
 /// Nodes and logits of a prompt and of a token.
 type Seen = (Vec<(String, Vec<u32>)>, Vec<u32>);
 
-fn record(model: &Model, observed: bool) -> Result<Seen, EngineError> {
-    let options = EngineOptions {
+fn options() -> EngineOptions {
+    EngineOptions {
         context: 64,
         batch: 21,
         kv: KvType::F16,
@@ -131,8 +146,11 @@ fn record(model: &Model, observed: bool) -> Result<Seen, EngineError> {
         isa: None,
         drafts: 0,
         guesses: Guesses::Off,
-    };
-    let mut engine = Engine::new(model, &options).expect("an engine");
+    }
+}
+
+fn record(model: &Model, observed: bool) -> Result<Seen, EngineError> {
+    let mut engine = Engine::new(model, &options()).expect("an engine");
     let (mut sequence, mut nodes) = (engine.sequence(), Nodes::default());
     let prompt: Vec<u32> = (0..26).map(|i| (3 + 7919 * i) % 200).collect();
     let mut feed = |tokens: &[u32]| -> Result<(), EngineError> {
@@ -172,7 +190,7 @@ fn settle(fixture: &str, driver: Arc<Meddling>, device: Arc<Device>) -> Settled 
 /// A driver that may be told to do wrong, and its device.
 fn open() -> Option<(Arc<Meddling>, Arc<Device>)> {
     let driver = driver_for_kernels(&device::source())?;
-    let driver = Arc::new(Meddling { driver, fault: Mutex::default() });
+    let driver = Arc::new(Meddling { driver, fault: Mutex::default(), allocated: Mutex::default() });
     let device = Arc::new(Device::new(driver.clone()).expect("it answers"));
     Some((driver, device))
 }
@@ -214,6 +232,24 @@ fn what_is_left_out_is_seen() {
             driver.set(None);
         }
         assert!(same(false) && same(true), "{fixture}");
+    }
+}
+
+/// What passes take of a device is no more than the plan leaves to them, and not much less.
+#[test]
+fn passes_take_what_they_are_given() {
+    for fixture in FIXTURES {
+        // One that has no memory of other models' passes.
+        let Some((driver, device)) = open() else { return };
+        let Settled { model, driver, .. } = settle(fixture, driver, device);
+        let [before, _] = driver.allocated();
+        record(&model, false).expect("passes");
+        let [_, most] = driver.allocated();
+        let kv = model.store().plan().and_then(|plan| plan.device.as_ref()).map_or(0, |plan| plan.kv_bytes);
+        let (taken, given) = ((most - before) as u64, options().device_bytes(model.spec(), 1));
+        // Pages fill what is theirs.
+        let taken = taken.checked_sub(kv).expect("pages, and more");
+        assert!(taken <= given && given < 4 * taken, "{fixture}: {taken} of {given}");
     }
 }
 

@@ -49,16 +49,16 @@ pub(in crate::model) struct ExpertBuffers {
 
 /// What the experts of the widest layer need.
 #[derive(Clone, Copy, Debug, Default)]
-struct ExpertSizes {
-    count: usize,
-    used: usize,
+pub(in crate::model) struct ExpertSizes {
+    pub count: usize,
+    pub used: usize,
     /// Floats of a token's hidden values, all its experts together.
-    hidden: usize,
+    pub hidden: usize,
     weighted: usize,
 }
 
 impl ExpertSizes {
-    fn of(spec: &ModelSpec) -> ExpertSizes {
+    pub fn of(spec: &ModelSpec) -> ExpertSizes {
         let sizes = |layer: &LayerSpec| match layer.ff {
             FeedForwardSpec::Experts { count, used, ff, weighs_input, .. } => {
                 ExpertSizes { count, used, hidden: used * ff, weighted: if weighs_input { used } else { 0 } }
@@ -234,7 +234,8 @@ pub struct Buffers {
     pub(in crate::model) logits: Vec<f32>,
 }
 
-fn dense_ff(layer: &LayerSpec) -> usize {
+/// The hidden length of a layer's dense or shared network.
+pub(in crate::model) fn dense_ff(layer: &LayerSpec) -> usize {
     match layer.ff {
         FeedForwardSpec::Dense { ff } => ff,
         FeedForwardSpec::Experts { shared, .. } => shared,
@@ -334,6 +335,11 @@ impl Buffers {
         let scratch = scratches.fold([0; 6], |most, bytes| std::array::from_fn(|i| most[i].max(bytes[i])));
         let scratch = scratch.into_iter().fold(0, u64::saturating_add);
         (batch as u64).saturating_mul(token as u64).saturating_add(logits).saturating_add(scratch)
+    }
+
+    /// The same of a device that runs the blocks of these passes, beside weights and copies of keys and values.
+    pub fn device_bytes(spec: &ModelSpec, [batch, context]: [usize; 2], logits: usize) -> u64 {
+        Room::bytes(spec, [batch, context], logits)
     }
 
     /// Most rows of a pass.

@@ -8,7 +8,9 @@ mod recurrent;
 mod sequence;
 
 pub use buffers::Buffers;
-pub(super) use buffers::{CompressedBuffers, ExpertBuffers, IndexerBuffers, LatentBuffers, cleared, grown};
+pub(super) use buffers::{
+    CompressedBuffers, ExpertBuffers, ExpertSizes, IndexerBuffers, LatentBuffers, cleared, dense_ff, grown,
+};
 pub(super) use inputs::Inputs;
 pub use kv::{KvElement, KvError, KvType, UnknownKv};
 pub use sequence::{KeptNeeds, KeptPart, SequenceState};
