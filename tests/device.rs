@@ -189,8 +189,8 @@ fn blocks_run_on_the_device() {
     let (mut wrong, mut split) = (Vec::new(), 0);
     for &(name, attention, networks) in BLOCKS {
         let truth = record(&load(&fixture(name))).expect("a run");
-        // The experts to read are guessed by the CPU behind dense networks, and where routers have an input of
-        // their own.
+        // The experts to read are guessed by the CPU behind dense networks, and where routers have an input
+        // of their own.
         let memory = if ["llama4", "gemma4-moe"].contains(&name) { 1.0 } else { 0.3 };
         let all = load_with(name, &device, 1.0, 1.0);
         let half = load_half(name, &device, memory);

@@ -315,8 +315,8 @@ impl DeviceOps {
         self.has("attention") && shape.key_len.max(shape.value_len) <= MOST_KEY_LEN
     }
 
-    /// Bytes that attention takes beside its operands, in passes of up to so many tokens that see up to `context`
-    /// positions.
+    /// Bytes that attention takes beside its operands, in passes of up to so many tokens that see up to
+    /// `context` positions.
     pub fn attention_bytes(shape: &AttentionShape, tokens: usize, context: usize) -> u64 {
         let (part, chunks) = (shape.value_len + STATE, context.div_ceil(PAGE));
         let rows = tokens.saturating_mul(shape.heads);

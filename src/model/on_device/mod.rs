@@ -7,7 +7,8 @@
 //! there is to say. The host's pages of keys and values are the truth; the device has [copies](pages) of them.
 //!
 //! What a device cannot do, or has no weights for, is refused before anything is enqueued: then the CPU does
-//! that block. Of a layer's experts alone some may be elsewhere: the CPU does these within the [block](experts).
+//! that block. Of a layer's experts alone some may be elsewhere: the CPU does these within the
+//! [block](experts).
 
 mod attention;
 mod block;
@@ -80,7 +81,8 @@ impl From<DeviceError> for Stop {
 }
 
 /// Enqueues a block of a layer; says whether the device does it. If not, the chain is to be [ended](end)
-/// before the CPU does. `next` are the experts of the next layer, where the block is to guess which are wanted.
+/// before the CPU does. `next` are the experts of the next layer, where the block is to guess which are
+/// wanted.
 ///
 /// # Errors
 /// What ends the pass, wherever it is computed.
@@ -113,8 +115,8 @@ pub(super) fn enqueue(
     }
 }
 
-/// Whether a block of networks can guess which experts of the next layer are wanted, if it is to. The CPU does
-/// so behind dense networks, and where the router has an input of its own.
+/// Whether a block of networks can guess which experts of the next layer are wanted, if it is to. The CPU
+/// does so behind dense networks, and where the router has an input of its own.
 fn guesses(layer: &Layer, next: Option<&Experts>) -> bool {
     next.is_none_or(|next| layer.experts().is_some() && next.router.own_input().is_none())
 }

@@ -53,8 +53,9 @@ impl Room {
         }
     }
 
-    /// Bytes that passes of up to `batch` rows, of sequences of up to `context` positions, take at most beside
-    /// weights and copies of pages where all their blocks run on the device, so many rows of logits included.
+    /// Bytes that passes of up to `batch` rows, of sequences of up to `context` positions, take at most
+    /// beside weights and copies of pages where all their blocks run on the device, so many rows of logits
+    /// included.
     pub fn bytes(spec: &ModelSpec, [batch, context]: [usize; 2], logits: usize) -> u64 {
         let ExpertSizes { count, used, hidden, .. } = ExpertSizes::of(spec);
         let (embd, dense) = (spec.embd, spec.widest(dense_ff));

@@ -214,7 +214,8 @@ fn what_is_left_out_is_seen() {
             let before = stats().blocks;
             (record(&model, observed).ok(), stats().blocks - before)
         };
-        // A batch without logits ends within the last layer; an observer of the next sees the CPU attend there.
+        // A batch without logits ends within the last layer; an observer of the next sees the CPU attend
+        // there.
         let of_all = 6 * model.spec().layers.len() as u64;
         let wanted = [of_all - 2, of_all - 3];
         // What is not finite is computed by the CPU, or is an error.

@@ -239,8 +239,8 @@ impl Router {
         Ok(self.route_products(run, input))
     }
 
-    /// Where its input is not the experts': how it is made of the residual stream, which is normed, divided by
-    /// the root of its length and multiplied by factors, `[E]`.
+    /// Where its input is not the experts': how it is made of the residual stream, which is normed, divided
+    /// by the root of its length and multiplied by factors, `[E]`.
     pub fn own_input(&self) -> Option<(&Norm, &[f32])> {
         self.input.as_ref().map(|input| (&input.norm, &input.factors[..]))
     }

@@ -337,7 +337,8 @@ impl Buffers {
         (batch as u64).saturating_mul(token as u64).saturating_add(logits).saturating_add(scratch)
     }
 
-    /// The same of a device that runs the blocks of these passes, beside weights and copies of keys and values.
+    /// The same of a device that runs the blocks of these passes, beside weights and copies of keys and
+    /// values.
     pub fn device_bytes(spec: &ModelSpec, [batch, context]: [usize; 2], logits: usize) -> u64 {
         Room::bytes(spec, [batch, context], logits)
     }
