@@ -260,7 +260,7 @@ fn passes_take_what_they_are_given() {
 fn a_chain_that_breaks_off_is_computed_by_the_cpu() {
     let Some((driver, device)) = open() else { return };
     for (fixture, observed, points) in
-        [(FIXTURES[0], false, 12), (FIXTURES[0], true, 12), (FIXTURES[1], true, 6)]
+        [(FIXTURES[0], false, 8), (FIXTURES[0], true, 8), (FIXTURES[1], true, 4)]
     {
         let truth = record(&load(fixture), observed).expect("passes");
         let settle = || settle(fixture, driver.clone(), device.clone());
