@@ -15,8 +15,10 @@ def test_stages_are_the_whole():
     path = fixture("dense-q8_0")
     with wayinfer.Model(path, context=64) as model:
         want = model.logits(PROMPT)
-    border = costs(path).borders[0]
-    with Stage(path, (0, border), context=64) as first, Stage(path, (border, first.facts["all_layers"]), context=64) as last:
+    border, layers = costs(path).borders[0], len(costs(path).layers)
+    # As plain API of the model, which is opened nowhere.
+    with wayinfer.Model.stage(path, (0, border), context=64) as first, Stage(path, (border, layers), context=64) as last:
+        assert first.facts["all_layers"] == layers
         check_stages([first.facts, last.facts])
         assert first.id == last.id and last.is_last and not first.is_last
         for past in range(len(PROMPT)):
@@ -79,7 +81,9 @@ def test_what_makes_no_sense_is_an_error():
         stage.feed([])
     for layers in [(0, 0), (1, 99), (5, 1)]:
         with pytest.raises(wayinfer.Error):
-            Stage(path, layers)
+            wayinfer.Model.stage(path, layers)
+    with pytest.raises(TypeError, match="nothing"):
+        wayinfer.Model.stage(path, nothing=1)
     with pytest.raises(wayinfer.FileError):
         Stage("no such file.gguf")
     with pytest.raises(wayinfer.Error, match="cannot be cut between layers"):
