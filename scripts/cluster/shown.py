@@ -1,26 +1,30 @@
 #!/usr/bin/env python3
 """A Ray cluster of four nodes within this machine, each with a raylet and an address of its own, and what WayInfer does
-on it: a batch of questions with an actor that is killed in its midst, and a model in stages with a node that is. Prints
-what was compared and measured; ends with 1 where anything differs.
+on it: a batch of questions with an actor that is killed in its midst, one that is cut off and run again, and a model in
+stages with a node that is killed. Prints what was compared and measured; ends with 1 where anything differs.
 
     pip install 'wayinfer[ray]'
-    scripts/cluster/shown.py --questions 2000 --pipeline model.gguf hybrid.gguf
+    scripts/synth_gguf.py mixtral-8x7b --layers 4 --vocab VOCAB.gguf --out mixtral-4.gguf
+    scripts/cluster/shown.py --questions 2000 --resumed 400 --pipeline mixtral-4.gguf hybrid.gguf --speed model.gguf
 """
 
 import argparse
+import json
+import multiprocessing
 import os
 import signal
 import sys
 import tempfile
 import threading
 import time
-from typing import Any, Dict, List
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 import ray
 from ray.cluster_utils import Cluster
 
 import wayinfer
-from wayinfer.ray import Pipeline, Predictor
+from wayinfer.ray import Pipeline, Predictor, predict
 
 NODES = 4
 
@@ -54,18 +58,22 @@ def questions(count: int) -> List[Dict[str, Any]]:
 PARAMS = {"max_tokens": 24, "temperature": 0.7, "seed": 11}
 
 
-def batch(model: str, count: int) -> bool:
-    """All questions over four actors, one of which is killed."""
-    import ray.data
-
-    rows = questions(count)
+def in_one_process(model: str, rows: List[Dict[str, Any]]) -> Tuple[Dict[int, str], float]:
+    """The answers of one process, and the seconds that they took."""
     began = time.time()
     with wayinfer.Model(model, parallel=16) as one:
         calls = [
             one.request("POST", "/v1/chat/completions", {"messages": row["messages"], **PARAMS}) for row in rows
         ]
-        want = {row["id"]: call.json()["choices"][0]["message"]["content"] for row, call in zip(rows, calls)}
-    alone = time.time() - began
+        answers = {row["id"]: call.json()["choices"][0]["message"]["content"] for row, call in zip(rows, calls)}
+    return answers, time.time() - began
+
+
+def batch(model: str, count: int) -> bool:
+    """All questions over four actors, one of which is killed."""
+    import ray.data
+
+    rows = questions(count)
 
     class Mortal(Predictor):
         """The third batch of the first actor is its last one."""
@@ -84,6 +92,7 @@ def batch(model: str, count: int) -> bool:
                     pass
             return super().__call__(batch)
 
+    want, alone = in_one_process(model, rows)
     with tempfile.TemporaryDirectory() as folder:
         marker = os.path.join(folder, "killed")
         began = time.time()
@@ -96,8 +105,6 @@ def batch(model: str, count: int) -> bool:
                 compute=ray.data.ActorPoolStrategy(size=NODES),
                 num_cpus=1,
                 batch_size=25,
-                max_restarts=-1,
-                max_task_retries=-1,
             )
             .take_all()
         )
@@ -110,6 +117,64 @@ def batch(model: str, count: int) -> bool:
         f"{'the same bytes' if same else 'OTHERS'} as of one process ({alone:.0f} s alone, {over:.0f} s)"
     )
     return same and died
+
+
+def answer(address: str, model: str, folder: Path) -> None:
+    """A run over questions of a file, with checkpoints. Its process may be killed."""
+    import ray.data
+
+    ray.init(address=address, log_to_driver=False)
+    asked = ray.data.read_parquet(str(folder / "questions"))
+    done = str(folder / "done")
+    rows = predict(
+        asked, model, PARAMS, actors=2, batch_size=10, id_column="id", checkpoint=done, messages_column="asked", threads=1
+    )
+    rows.write_parquet(str(folder / "answers"))
+
+
+def ids_of_done(folder: Path) -> Set[int]:
+    """The ids of the rows that are written, as Ray Data's checkpoints have them."""
+    from pyarrow import parquet
+
+    files = [path for path in (folder / "done").glob("*.parquet") if not path.stem.endswith(".pending")]
+    return {number for path in files for number in parquet.read_table(path)["id"].to_pylist()}
+
+
+def resumed(model: str, count: int, address: str) -> bool:
+    """A run that is killed on its way, and the same again: no question is answered twice."""
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = questions(count)
+    want, _ = in_one_process(model, rows)
+    asked = [{"id": row["id"], "asked": json.dumps(row["messages"])} for row in rows]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "questions").mkdir()
+        parquet.write_table(pyarrow.Table.from_pylist(asked), folder / "questions" / "all.parquet")
+        spawn = multiprocessing.get_context("spawn")
+        first = spawn.Process(target=answer, args=(address, model, folder))
+        first.start()
+        while first.is_alive() and len(ids_of_done(folder)) < count // 4:
+            time.sleep(0.1)
+        first.kill()
+        first.join()
+        before = len(ids_of_done(folder))
+        took, ended = [], True
+        for _ in range(2):
+            began = time.time()
+            again = spawn.Process(target=answer, args=(address, model, folder))
+            again.start()
+            again.join()
+            took.append(time.time() - began)
+            ended = ended and again.exitcode == 0
+        rows = parquet.read_table(folder / "answers").to_pylist()
+    same = len(rows) == count and {row["id"]: row["generated_text"] for row in rows} == want
+    say(
+        f"resumed: killed when {before} of {count} answers were written, run again ({took[0]:.0f} s), and once more"
+        f" ({took[1]:.0f} s): {'each answered once, the same bytes' if same else 'OTHERS'} as of one process"
+    )
+    return same and ended and 0 < before < count
 
 
 def prompts(count: int, vocab: int) -> List[List[int]]:
@@ -148,21 +213,30 @@ def pipeline(model: str, made: Cluster) -> bool:
     return same_logits and same_texts
 
 
-def speed(model: str) -> float:
-    """Tokens a second of 8 sequences: two stages of a thread each, and one process of two threads."""
-    params = wayinfer.SamplingParams(max_tokens=64, temperature=0)
+def speed(model: str, micro_batches: Optional[int]) -> float:
+    """Tokens a second of 8 sequences: two stages of a thread each, and one process of two threads. What a message from
+    stage to stage costs beside what stages compute is measured with one sequence."""
+    name, params = os.path.basename(model), wayinfer.SamplingParams(max_tokens=64, temperature=0)
     with wayinfer.Model(model, context=256, threads=2, parallel=8) as whole:
         asked = prompts(8, whole.vocab)
         whole.generate(asked, params)
         began = time.time()
         outputs = whole.generate(asked, params)
         one = sum(output.completion_tokens for output in outputs) / (time.time() - began)
-    with Pipeline(model, 2, context=256, threads=1) as stages:
+    with Pipeline(model, 2, context=256, threads=1, micro_batches=micro_batches) as stages:
+        took = []
+        for most in (2, 66):
+            began = time.time()
+            stages.generate(asked[:1], wayinfer.SamplingParams(max_tokens=most, temperature=0))
+            took.append(time.time() - began)
+        token = (took[1] - took[0]) / 64
+        computed = sum(stage.seconds for stage in stages.plan().stages)
         stages.generate(asked, params)
         began = time.time()
         texts = stages.generate(asked, params)
         two = sum(len(text.tokens) for text in texts) / (time.time() - began)
-    say(f"speed of {os.path.basename(model)}: {one:.1f} tokens/s in one process, {two:.1f} in two: {two / one:.2f}")
+    say(f"speed of {name}: {one:.1f} tokens/s in one process, {two:.1f} in two stages: {two / one:.2f}")
+    say(f"  one sequence: {token * 1e3:.2f} ms a token, of which stages compute {computed * 1e3:.2f}")
     return two / one
 
 
@@ -170,16 +244,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="demo", help="for the batch")
     parser.add_argument("--questions", type=int, default=2000)
+    parser.add_argument("--resumed", type=int, default=400, metavar="QUESTIONS")
     parser.add_argument("--pipeline", nargs="*", default=[], metavar="MODEL")
     parser.add_argument("--speed", nargs="*", default=[], metavar="MODEL")
+    parser.add_argument("--micro-batches", type=int, metavar="N", help="of --speed [default: as many as stages]")
     args = parser.parse_args()
     made = cluster(NODES)
     try:
         good = args.questions == 0 or batch(args.model, args.questions)
+        good = (args.resumed == 0 or resumed(args.model, args.resumed, made.address)) and good
         for model in args.pipeline:
             good = pipeline(os.path.abspath(model), made) and good
         for model in args.speed:
-            good = speed(os.path.abspath(model)) >= 0.8 and good
+            good = speed(os.path.abspath(model), args.micro_batches) >= 0.8 and good
     finally:
         ray.shutdown()
         made.shutdown()

@@ -131,8 +131,8 @@ def predict(
     that they are written to. These are Ray Data's own checkpoints, for what is read from files and written to files;
     they hold for this data set from then on. The folder stays when all is done: another run has nothing to do.
 
-    Raises `UsageError` where one of both is missing, the data set is not read from files or is known to have no such
-    column; `Unsupported` where this Ray has no checkpoints.
+    Raises `UsageError` where one of both is missing, the data set is one in memory or is known to have no such column;
+    `Unsupported` where this Ray has no checkpoints.
     """
     import ray.data
 
@@ -158,8 +158,9 @@ def _checkpoints(dataset: Any, id_column: str, folder: str) -> Any:
     except ImportError:
         raise errors.Unsupported("this Ray Data has no checkpoints; 2.51 and later have") from None
     # What is done is left out behind what reads. Where nothing does, Ray would warn, and compute all of it again.
-    if not dataset.input_files():
-        raise errors.UsageError("checkpoints need a data set that is read from files")
+    sources = [type(source).__name__ for source in dataset._logical_plan.sources()]
+    if any(name.startswith(("From", "InputData")) for name in sources):
+        raise errors.UsageError("checkpoints need a data set that is read from files, not one that is in memory")
     columns = dataset.columns(fetch_if_missing=False)
     if columns is not None and id_column not in columns:
         raise errors.UsageError(f"the data set has no column {id_column!r}, but {', '.join(columns)}")
