@@ -135,8 +135,10 @@ def kept_together(model: str, client: Client) -> bool:
             for turn in range(3):
                 asked = {"messages": messages, "max_tokens": 24, "temperature": 0}
                 answer = client.whole("/v1/chat/completions", asked)
+                usage = answer["usage"]
                 if turn > 0:
-                    found.append(answer["usage"]["prompt_tokens_details"]["cached_tokens"] > 0)
+                    found.append(usage["prompt_tokens_details"]["cached_tokens"] > before / 2)
+                before = usage["prompt_tokens"]
                 messages = [*messages, answer["choices"][0]["message"], {"role": "user", "content": "What is 1+2?"}]
         serve.delete(APP)
         shares.append(sum(found) / len(found))
