@@ -10,6 +10,7 @@ import argparse
 from typing import Any, Iterator, Tuple
 
 import pandas as pd
+from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
 SCHEMA = "id string, generated_text string, finish_reason string, error string"
@@ -24,7 +25,7 @@ def answers(path: str, parts: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
 
     global _model
     if _model is None:
-        _model = wayinfer.Model(path, parallel=16)
+        _model = wayinfer.Model(path, parallel=16, threads=TaskContext.get().cpus())
 
     def answer(call: Any) -> Tuple[str, str, str]:
         try:

@@ -121,7 +121,8 @@ def predict(
     **options: Any,
 ) -> Any:
     """The data set with the answers of a pool of `Predictor`s, computed when it is written; `options` are those of
-    `Predictor`. An actor that dies is started again, and its batch is answered once more.
+    `Predictor`. Each actor has `cpus`, and as many threads where `threads` does not say it. One that dies is started
+    again, and its batch is answered once more.
 
         rows = predict(ray.data.read_parquet("questions"), "model.gguf", actors=4, id_column="id", checkpoint="/nfs/done")
         rows.write_parquet("answers")
@@ -141,7 +142,7 @@ def predict(
     # A batch a block: files may be long, and a block is one actor's, written and done when all of it is.
     answered = dataset.repartition(target_num_rows_per_block=batch_size).map_batches(
         Predictor,
-        fn_constructor_kwargs={"model": model, "params": params, **options},
+        fn_constructor_kwargs={"model": model, "params": params, "threads": max(1, int(cpus)), **options},
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=cpus,
         batch_size=batch_size,

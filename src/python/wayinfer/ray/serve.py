@@ -180,11 +180,12 @@ def serve_app(
 ) -> Any:
     """An application for `serve.run`, with the dialects of `wayinfer serve` behind it.
 
-        serve.run(serve_app("model.gguf", cpus=16, max_replicas=8, threads=16), route_prefix="/")
+        serve.run(serve_app("model.gguf", cpus=16, max_replicas=8), route_prefix="/")
 
     There are `min_replicas` to `max_replicas` of the model, as many as bring the requests that wait or run in each to
     `target_requests`; each has `max_requests` at a time at most. One that is to end takes no more, and has `drain`
-    seconds for those that it has. `cpus` and `memory` (bytes) are set aside on a replica's machine.
+    seconds for those that it has. `cpus` and `memory` (bytes) are set aside on a replica's machine; it has as many
+    threads where `threads` does not say it.
 
     With `by_conversation` all requests that begin alike, up to what the user says first, go to the same replica, which
     has read their beginning; where it has no room, to another one. A header `X-Session-Id` says instead which belong
@@ -197,6 +198,7 @@ def serve_app(
     """
     from ray import serve
 
+    model_options = {"threads": max(1, int(cpus)), **model_options}
     resources: Dict[str, Any] = {"num_cpus": cpus}
     if memory is not None:
         resources["memory"] = memory
@@ -213,11 +215,11 @@ def serve_app(
     }
     if not by_conversation:
         options.update(deployment or {})
-        return serve.deployment(**options)(Replica).bind(model, list(api_keys), dict(model_options))
+        return serve.deployment(**options)(Replica).bind(model, list(api_keys), model_options)
     options["request_router_config"] = _by_session()
     options.update(deployment or {})
     # The door alone asks for keys.
-    replicas = serve.deployment(**options)(Replica).bind(model, [], dict(model_options))
+    replicas = serve.deployment(**options)(Replica).bind(model, [], model_options)
     door = serve.deployment(
         name=f"{name}-door",
         # It passes on what comes; what finds no room waits here, where Serve counts it.
