@@ -59,6 +59,13 @@ def test_a_sampler_goes_on_where_another_stood():
         assert again == drawn[5:]
 
 
+def test_a_text_that_goes_on_keeps_its_space():
+    with Stage(fixture("lfm2moe"), context=64) as stage:
+        tokens = stage.encode("ting", add_special=False)
+        assert stage.decode(tokens) == "ting"
+        assert stage.decode(tokens, begins=False) == " ting"
+
+
 def test_what_makes_no_sense_is_an_error():
     path = fixture("dense-q8_0")
     with Stage(path, (1, 2), context=64) as stage:

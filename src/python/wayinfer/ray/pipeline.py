@@ -80,9 +80,9 @@ class StageActor:
         return pack({"tokens": [self._stage.encode(str(text)) for text in said["texts"]]})
 
     def decode(self, message: bytes) -> bytes:
-        """The texts of tokens."""
+        """The texts of tokens that go on from others."""
         said, _ = unpack(message)
-        return pack({"texts": [self._stage.decode(tokens) for tokens in said["tokens"]]})
+        return pack({"texts": [self._stage.decode(tokens, begins=False) for tokens in said["tokens"]]})
 
     def feed(self, message: bytes) -> bytes:
         """Runs a pass: a message for the next stage, or what the last one has drawn."""
