@@ -159,11 +159,18 @@ def _checkpoints(dataset: Any, id_column: str, folder: str) -> Any:
     except ImportError:
         raise errors.Unsupported("this Ray Data has no checkpoints; 2.51 and later have") from None
     # What is done is left out behind what reads. Where nothing does, Ray would warn, and compute all of it again.
-    sources = [type(source).__name__ for source in dataset._logical_plan.sources()]
-    if any(name.startswith(("From", "InputData")) for name in sources):
+    if any(type(source).__name__.startswith(("From", "InputData")) for source in _sources(dataset)):
         raise errors.UsageError("checkpoints need a data set that is read from files, not one that is in memory")
     columns = dataset.columns(fetch_if_missing=False)
     if columns is not None and id_column not in columns:
         raise errors.UsageError(f"the data set has no column {id_column!r}, but {', '.join(columns)}")
     path = folder if "://" in folder else os.path.abspath(folder)
     return CheckpointConfig(id_column, path, delete_checkpoint_on_success=False)
+
+
+def _sources(dataset: Any) -> List[Any]:
+    """What a data set comes from, where this Ray Data tells it."""
+    try:
+        return list(dataset._logical_plan.sources())
+    except AttributeError:
+        return []
