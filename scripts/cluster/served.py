@@ -77,7 +77,8 @@ class Long:
         with wayinfer.Model(model, context=128, threads=1) as opened:
             self._bias = {token: -100.0 for token in opened.facts["ends"]}
             began = time.time()
-            opened.generate(self._prompt(0), wayinfer.SamplingParams(max_tokens=64, temperature=0, logit_bias=self._bias))
+            params = wayinfer.SamplingParams(max_tokens=64, temperature=0, logit_bias=self._bias)
+            opened.generate(self._prompt(0), params)
             self._speed = 64 / (time.time() - began)
 
     @staticmethod
@@ -114,8 +115,8 @@ def scaled(model: str, client: Client, long: Long) -> bool:
     fewer = until(lambda: running() == 1, 60)
     serve.delete(APP)
     say(
-        f"scaled: {before} replica, {most} while 32 requests came 16 at a time, {1 if fewer else 'still more'} afterwards;"
-        f" the same request gets {'the same answer' if same else 'OTHER ANSWERS'} of all"
+        f"scaled: {before} replica, {most} while 32 requests came 16 at a time, {1 if fewer else 'still more'}"
+        f" afterwards; the same request gets {'the same answer' if same else 'OTHER ANSWERS'} of all"
     )
     return before == 1 and most == 3 and fewer and same
 

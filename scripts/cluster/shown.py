@@ -132,9 +132,8 @@ def answer(address: str, model: str, folder: Path) -> None:
     connect(address)
     asked = ray.data.read_parquet(str(folder / "questions"))
     done = str(folder / "done")
-    rows = predict(
-        asked, model, PARAMS, actors=2, batch_size=10, id_column="id", checkpoint=done, messages_column="asked", threads=1
-    )
+    kept = {"id_column": "id", "checkpoint": done}
+    rows = predict(asked, model, PARAMS, actors=2, batch_size=10, messages_column="asked", **kept)
     rows.write_parquet(str(folder / "answers"))
 
 

@@ -17,7 +17,8 @@ def test_stages_are_the_whole():
         want = model.logits(PROMPT)
     border, layers = costs(path).borders[0], len(costs(path).layers)
     # As plain API of the model, which is opened nowhere.
-    with wayinfer.Model.stage(path, (0, border), context=64) as first, Stage(path, (border, layers), context=64) as last:
+    first_half = wayinfer.Model.stage(path, (0, border), context=64)
+    with first_half as first, Stage(path, (border, layers), context=64) as last:
         assert first.facts["all_layers"] == layers
         check_stages([first.facts, last.facts])
         assert first.id == last.id and last.is_last and not first.is_last

@@ -124,7 +124,8 @@ def predict(
     `Predictor`. Each actor has `cpus`, and as many threads where `threads` does not say it. One that dies is started
     again, and its batch is answered once more.
 
-        rows = predict(ray.data.read_parquet("questions"), "model.gguf", actors=4, id_column="id", checkpoint="/nfs/done")
+        asked = ray.data.read_parquet("questions")
+        rows = predict(asked, "model.gguf", actors=4, id_column="id", checkpoint="/nfs/done")
         rows.write_parquet("answers")
 
     With `id_column` and `checkpoint`, a folder that all machines have, a run that broke off goes on where the same is
