@@ -283,14 +283,19 @@ impl Stage {
         self.on_thread(py, move |held| held.stage.tokenizer.encode(&text, options).map_err(Fault::of))
     }
 
-    /// The text of tokens.
-    fn decode(&self, py: Python<'_>, ids: Vec<u32>, special: bool) -> PyResult<String> {
+    /// The text of tokens; where it begins with them, without the space that the tokenizer puts before a text.
+    fn decode(&self, py: Python<'_>, ids: Vec<u32>, special: bool, begins: bool) -> PyResult<String> {
         self.on_thread(py, move |held| {
             let vocab = held.stage.engine.model().spec().vocab;
-            match ids.iter().find(|&&id| id as usize >= vocab) {
-                Some(id) => Err(Fault::usage(format!("token {id} is outside the vocabulary of {vocab}"))),
-                None => Ok(held.stage.tokenizer.decode(&ids, special)),
+            if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
+                return Err(Fault::usage(format!("token {id} is outside the vocabulary of {vocab}")));
             }
+            let mut stream = held.stage.tokenizer.stream(special);
+            if begins {
+                stream = stream.at_start();
+            }
+            let text: String = ids.iter().map(|&id| stream.push(id)).collect();
+            Ok(text + &stream.finish())
         })
     }
 

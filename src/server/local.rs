@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::{Body, Bytes, HttpBody, to_bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::{Method, Request};
 use tokio::task::AbortHandle;
@@ -69,16 +69,6 @@ impl Local {
         Ok(Local { runtime, server, router })
     }
 
-    /// The status and the body that a body is answered with; none where the path is no path.
-    pub fn post(&self, path: &str, body: Vec<u8>) -> Option<(u16, Vec<u8>)> {
-        let request = request(Method::POST, path, body)?;
-        self.runtime.block_on(async {
-            let response = self.router.clone().oneshot(request).await.ok()?;
-            let status = response.status().as_u16();
-            Some((status, to_bytes(response.into_body(), usize::MAX).await.ok()?.to_vec()))
-        })
-    }
-
     /// Has a request answered; none where the method or the path is none. Waits for nothing.
     pub fn ask(&self, method: &str, path: &str, body: Vec<u8>) -> Option<Reply> {
         let request = request(Method::from_bytes(method.as_bytes()).ok()?, path, body)?;
@@ -136,7 +126,8 @@ impl Drop for Local {
     }
 }
 
-fn request(method: Method, path: &str, body: Vec<u8>) -> Option<Request<Body>> {
+/// A request within the process; none where the path is no path.
+pub(super) fn request(method: Method, path: &str, body: Vec<u8>) -> Option<Request<Body>> {
     let request = Request::builder().method(method).uri(path).header(HOST, "localhost");
     request.body(Body::from(body)).ok()
 }

@@ -4,13 +4,12 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::http::Request;
-use axum::http::header::HOST;
+use axum::body::to_bytes;
+use axum::http::{Method, StatusCode};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
-use super::local::Local;
+use super::local::{Local, request};
 
 /// A request of many.
 #[derive(Debug)]
@@ -74,10 +73,10 @@ impl Local {
     }
 }
 
-async fn post(router: &Router, path: &str, body: Vec<u8>) -> Option<(u16, Vec<u8>)> {
-    let request = Request::post(path).header(HOST, "localhost").body(Body::from(body)).ok()?;
-    let response = router.clone().oneshot(request).await.ok()?;
-    let status = response.status().as_u16();
+/// The status and the body that a body is answered with; none where the path is no path.
+async fn post(router: &Router, path: &str, body: Vec<u8>) -> Option<(StatusCode, Vec<u8>)> {
+    let Ok(response) = router.clone().oneshot(request(Method::POST, path, body)?).await;
+    let status = response.status();
     Some((status, to_bytes(response.into_body(), usize::MAX).await.ok()?.to_vec()))
 }
 
@@ -86,9 +85,8 @@ async fn answer(router: Router, asked: Asked) -> Answered {
     let Asked { number, path, body } = asked;
     loop {
         match post(&router, &path, body.clone()).await {
-            // As one of the dialects says it, and the others.
-            Some((529 | 503, _)) => tokio::time::sleep(AGAIN).await,
-            Some((status, body)) => return Answered { number, status, body },
+            Some((StatusCode::SERVICE_UNAVAILABLE, _)) => tokio::time::sleep(AGAIN).await,
+            Some((status, body)) => return Answered { number, status: status.as_u16(), body },
             None => return Answered { number, status: 400, body: Vec::new() },
         }
     }

@@ -1,5 +1,7 @@
 """Where layers go, and what stages say to each other. Without Ray there is nothing to test."""
 
+import json
+
 import pytest
 
 import wayinfer
@@ -44,3 +46,20 @@ def test_messages_hold_what_was_put_in():
     for wrong in [b"", whole[:10], b"x" * 40, b"WayRows1" + b"\xff" * 8, 3, whole[:16] + b"[" * (len(whole) - 16)]:
         with pytest.raises(wayinfer.UsageError):
             wire.unpack(wrong)
+
+
+def test_a_conversation_is_known_by_its_beginning():
+    from wayinfer.ray.serve import conversation
+
+    def of(**fields):
+        return conversation(json.dumps(fields).encode())
+
+    first = [{"role": "system", "content": "s"}, {"role": "user", "content": [{"type": "text", "text": "a"}]}]
+    marked = [first[0], {"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {}}]}]
+    later = [*marked, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    assert of(messages=first) == of(messages=later, model="m") is not None
+    assert of(messages=first[1:]) == of(input="a") == of(prompt="a")
+    assert len({of(messages=first), of(messages=first, system="t"), of(prompt="a"), of(prompt="b")}) == 4
+    assert of(prompt="x" * 300) == of(prompt="x" * 400)
+    for body in [b"", b"{", b"[]", b"{}", b'{"messages": 1}', b'{"prompt": [1, 2]}', b"[" * 100_000, b"\xff"]:
+        assert conversation(body) is None

@@ -15,8 +15,11 @@ def test_stages_are_the_whole():
     path = fixture("dense-q8_0")
     with wayinfer.Model(path, context=64) as model:
         want = model.logits(PROMPT)
-    border = costs(path).borders[0]
-    with Stage(path, (0, border), context=64) as first, Stage(path, (border, first.facts["all_layers"]), context=64) as last:
+    border, layers = costs(path).borders[0], len(costs(path).layers)
+    # As plain API of the model, which is opened nowhere.
+    first_half = wayinfer.Model.stage(path, (0, border), context=64)
+    with first_half as first, Stage(path, (border, layers), context=64) as last:
+        assert first.facts["all_layers"] == layers
         check_stages([first.facts, last.facts])
         assert first.id == last.id and last.is_last and not first.is_last
         for past in range(len(PROMPT)):
@@ -57,6 +60,13 @@ def test_a_sampler_goes_on_where_another_stood():
         assert again == drawn[5:]
 
 
+def test_a_text_that_goes_on_keeps_its_space():
+    with Stage(fixture("lfm2moe"), context=64) as stage:
+        tokens = stage.encode("ting", add_special=False)
+        assert stage.decode(tokens) == "ting"
+        assert stage.decode(tokens, begins=False) == " ting"
+
+
 def test_what_makes_no_sense_is_an_error():
     path = fixture("dense-q8_0")
     with Stage(path, (1, 2), context=64) as stage:
@@ -79,7 +89,9 @@ def test_what_makes_no_sense_is_an_error():
         stage.feed([])
     for layers in [(0, 0), (1, 99), (5, 1)]:
         with pytest.raises(wayinfer.Error):
-            Stage(path, layers)
+            wayinfer.Model.stage(path, layers)
+    with pytest.raises(TypeError, match="nothing"):
+        wayinfer.Model.stage(path, nothing=1)
     with pytest.raises(wayinfer.FileError):
         Stage("no such file.gguf")
     with pytest.raises(wayinfer.Error, match="cannot be cut between layers"):

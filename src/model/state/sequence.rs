@@ -152,6 +152,21 @@ impl SequenceState {
         to
     }
 
+    /// The pages of a slot that has some.
+    fn pages(&self, slot: usize) -> &Pages {
+        match &self.slots[slot] {
+            Slot::Pages(pages) | Slot::Compressed(pages, _) => pages,
+            Slot::Recurrent(_) => unreachable!("slot {slot} holds a recurrence"),
+        }
+    }
+
+    fn pages_mut(&mut self, slot: usize) -> &mut Pages {
+        match &mut self.slots[slot] {
+            Slot::Pages(pages) | Slot::Compressed(pages, _) => pages,
+            Slot::Recurrent(_) => unreachable!("slot {slot} holds a recurrence"),
+        }
+    }
+
     /// Writes keys and values of a slot of pages, `[tokens][kv_heads * len]` each, at positions from
     /// `first_pos` on. Of rows alone there are no values. Compressed rows are counted by themselves.
     ///
@@ -165,10 +180,7 @@ impl SequenceState {
         keys: &[f32],
         values: &[f32],
     ) -> Result<(), OutOfMemory> {
-        match &mut self.slots[slot] {
-            Slot::Pages(pages) | Slot::Compressed(pages, _) => pages.store(ops, first_pos, keys, values),
-            Slot::Recurrent(_) => unreachable!("slot {slot} holds a recurrence"),
-        }
+        self.pages_mut(slot).store(ops, first_pos, keys, values)
     }
 
     /// Makes the pages of a slot ready for so many positions from `first_pos` on, which are stored
@@ -182,43 +194,28 @@ impl SequenceState {
         first_pos: usize,
         tokens: usize,
     ) -> Result<(), OutOfMemory> {
-        match &mut self.slots[slot] {
-            Slot::Pages(pages) | Slot::Compressed(pages, _) => pages.reserve(first_pos, tokens),
-            Slot::Recurrent(_) => unreachable!("slot {slot} holds a recurrence"),
-        }
+        self.pages_mut(slot).reserve(first_pos, tokens)
     }
 
     /// The numbers of a slot's pages: as long as a page has its own, rows that are stored do not change.
     pub(in crate::model) fn page_ids(&self, slot: usize) -> Vec<u64> {
-        match &self.slots[slot] {
-            Slot::Pages(pages) | Slot::Compressed(pages, _) => pages.ids(),
-            Slot::Recurrent(_) => unreachable!("slot {slot} holds a recurrence"),
-        }
+        self.pages(slot).ids()
     }
 
     /// What a slot's keys and values are kept as.
     pub(in crate::model) fn kept_as(&self, slot: usize) -> KvType {
-        match &self.slots[slot] {
-            Slot::Pages(pages) | Slot::Compressed(pages, _) => pages.ty(),
-            Slot::Recurrent(_) => unreachable!("slot {slot} holds a recurrence"),
-        }
+        self.pages(slot).ty()
     }
 
     /// The order of the Hadamard matrix that a slot's values are rotated by, and so what attention gives; 1:
     /// none.
     pub(in crate::model) fn value_rotation(&self, slot: usize) -> usize {
-        match &self.slots[slot] {
-            Slot::Pages(pages) | Slot::Compressed(pages, _) => pages.rotations()[1],
-            Slot::Recurrent(_) => unreachable!("slot {slot} holds a recurrence"),
-        }
+        self.pages(slot).rotations()[1]
     }
 
     /// Calls `f` with the pages of a slot.
     pub(in crate::model) fn with_pages<T>(&self, slot: usize, f: impl FnOnce(&KvPages<'_>) -> T) -> T {
-        match &self.slots[slot] {
-            Slot::Pages(pages) | Slot::Compressed(pages, _) => pages.with(f),
-            Slot::Recurrent(_) => unreachable!("slot {slot} holds a recurrence"),
-        }
+        self.pages(slot).with(f)
     }
 
     /// Runs the recurrence of a slot over `rows` rows from position `first_pos` on: calls `step` with

@@ -31,6 +31,7 @@ from ._calls import Call, Many, Stream
 from .outputs import Answer, Output, Perplexity, Piece, Prompt
 from .sampling import SamplingParams, as_json
 from .session import Session
+from .stage import Stage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +74,8 @@ class Model:
     meaning of those of `wayinfer serve`; sizes are bytes, or texts as "8G" and "800M". What the environment and files
     of settings say is not looked at.
 
-    ram: memory that the model may take in all [default: what is available]; one that does not fit is streamed.
+    ram: memory that the model may take in all [default: what is available]; one that does not fit is streamed. What
+        sessions keep comes beside it.
     context: tokens of a text, prompt included [default: the model's, at most 8192].
     kv, kv_k, kv_v: type of the KV cache: f32, f16, bf16, q8_0, ..
     threads: worker threads [default: what is best on this machine].
@@ -403,7 +405,7 @@ class Model:
         """
         return Call(self._native.request(method, path, body if isinstance(body, bytes) else as_json(body)))
 
-    # Tokens, logits, sessions
+    # Tokens, logits, sessions, stages
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> List[int]:
         """The ids of a text's tokens: with those that the model begins and ends texts with (`add_special`), and with
@@ -441,6 +443,18 @@ class Model:
         Raises `FileError` where the folder holds none, or one of another model.
         """
         return Session(self, self._native.load_session(folder))
+
+    @staticmethod
+    def stage(
+        path: Union[str, os.PathLike[str]], layers: Optional[Tuple[int, int]] = None, **options: Any
+    ) -> Stage:
+        """A part of a model's layers, for whoever carries rows from one machine to the next by MPI, gloo or sockets: the
+        first layer and the one behind the last. Nothing but these layers is opened; `wayinfer.stage.costs` says where a
+        model can be cut. `options` and errors are those of `wayinfer.stage.Stage`.
+
+            first = wayinfer.Model.stage("model.gguf", (0, 16), threads=8)
+        """
+        return Stage(path, layers, **options)
 
     # The file
 

@@ -5,7 +5,7 @@ does it with Ray, MPI or sockets can do it as well.
     ids = first.encode("Once upon a time")
     rows = first.feed([Part(0, 0, ids, wanted=True)])
     last.feed([Part(0, 0, ids, wanted=True)], rows)
-    print(last.decode([last.draw(0).token]))
+    print(last.decode([last.draw(0).token], begins=False))
 """
 
 from __future__ import annotations
@@ -210,9 +210,10 @@ class Stage:
         """The ids of a text's tokens."""
         return self._native.encode(text, add_special, parse_special)
 
-    def decode(self, tokens: Sequence[int], special: bool = False) -> str:
-        """The text of tokens."""
-        return self._native.decode(list(tokens), special)
+    def decode(self, tokens: Sequence[int], special: bool = False, begins: bool = True) -> str:
+        """The text of tokens. Where it `begins` with them it has not the space that some tokenizers put before a text;
+        what goes on from a prompt keeps its own."""
+        return self._native.decode(list(tokens), special, begins)
 
     def close(self) -> None:
         """Ends it and frees its memory."""

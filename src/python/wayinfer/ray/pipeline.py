@@ -75,14 +75,14 @@ class StageActor:
         self._stage.forget()
 
     def encode(self, message: bytes) -> bytes:
-        """The ids of a text's tokens."""
+        """The ids of texts' tokens."""
         said, _ = unpack(message)
-        return pack({"tokens": self._stage.encode(str(said["text"]))})
+        return pack({"tokens": [self._stage.encode(str(text)) for text in said["texts"]]})
 
     def decode(self, message: bytes) -> bytes:
-        """The text of tokens."""
+        """The texts of tokens that go on from others."""
         said, _ = unpack(message)
-        return pack({"text": self._stage.decode(said["tokens"])})
+        return pack({"texts": [self._stage.decode(tokens, begins=False) for tokens in said["tokens"]]})
 
     def feed(self, message: bytes) -> bytes:
         """Runs a pass: a message for the next stage, or what the last one has drawn."""
@@ -93,12 +93,13 @@ class StageActor:
             self._stage.forget(said["forget"])
         began = time.perf_counter()
         rows = self._stage.feed([Part(*part) for part in said["parts"]], rows)
-        said["took"].append(time.perf_counter() - began)
         if not self._stage.is_last:
+            said["took"].append(time.perf_counter() - began)
             return pack(said, rows)
         for number, sampler in said["samplers"]:
             self._stage.sampler(number, **sampler)
         drawn = [[number, *self._stage.draw(number)] for number in said["draw"]]
+        said["took"].append(time.perf_counter() - began)
         logits = b"".join(self._stage.logits(number).tobytes() for number in said["logits"])
         return pack({"drawn": drawn, "took": said["took"]}, logits)
 
@@ -107,7 +108,6 @@ class StageActor:
 class _Job:
     """A sequence under way."""
 
-    index: int
     prompt: List[int]
     options: Dict[str, Any]
     max_tokens: int
@@ -284,9 +284,9 @@ class Pipeline:
         if len(each) != len(listed):
             raise errors.UsageError(f"{len(each)} parameters for {len(listed)} prompts")
         with self._lock:
-            jobs = [self._job(index, prompt, one) for index, (prompt, one) in enumerate(zip(listed, each))]
+            jobs = self._jobs(listed, each)
             self._run(jobs)
-            return [self._text(job) for job in jobs]
+            return self._texts(jobs)
 
     def logits(self, prompts: Sequence[Prompt]) -> npt.NDArray[np.float32]:
         """The logits behind the last token of each prompt: `[prompts, vocabulary]`.
@@ -296,21 +296,23 @@ class Pipeline:
         import numpy as np
 
         with self._lock:
-            jobs = [self._job(index, prompt, SamplingParams(max_tokens=0)) for index, prompt in enumerate(prompts)]
+            jobs = self._jobs(prompts, [SamplingParams(max_tokens=0)] * len(prompts))
             self._run(jobs)
         rows = [np.frombuffer(job.logits or b"", dtype="<f4") for job in jobs]
         return np.stack(rows)
 
-    def _job(self, index: int, prompt: Prompt, params: SamplingParams) -> _Job:
+    def _jobs(self, prompts: Sequence[Prompt], each: Sequence[SamplingParams]) -> List[_Job]:
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+        encoded = iter(self._ask(0, "encode", {"texts": texts})["tokens"] if texts else [])
+        listed = [next(encoded) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+        return [self._job(tokens, one) for tokens, one in zip(listed, each)]
+
+    def _job(self, tokens: List[int], params: SamplingParams) -> _Job:
         fields = params.fields()
         given = {name: value for name, value in fields.items() if name not in ("max_tokens", "seed")}
         if given.pop("n", 1) != 1 or not given.keys() <= _SAMPLED.keys():
             other = sorted(given.keys() - _SAMPLED.keys()) or ["n"]
             raise errors.Unsupported(f"{', '.join(other)}: a pipeline of stages has no such way to make texts")
-        if isinstance(prompt, str):
-            tokens: List[int] = self._ask(0, "encode", {"text": prompt})["tokens"]
-        else:
-            tokens = list(prompt)
         context = int(self._facts[0]["context"])
         least = 0 if params.max_tokens == 0 else 1
         if not tokens:
@@ -321,7 +323,7 @@ class Pipeline:
         options = {_SAMPLED[name]: value for name, value in given.items()}
         room = context - len(tokens)
         most = room if params.max_tokens is None else min(params.max_tokens, room)
-        return _Job(index, tokens, {**options, "seed": seed}, most, seed, next(self._numbers))
+        return _Job(tokens, {**options, "seed": seed}, most, seed, next(self._numbers))
 
     def _ask(self, at: int, method: str, said: Dict[str, Any]) -> Dict[str, Any]:
         """Asks a stage for something that needs no sequence."""
@@ -333,11 +335,14 @@ class Pipeline:
             except _LOST:
                 self._recover([])
 
-    def _text(self, job: _Job) -> Text:
+    def _texts(self, jobs: Sequence[_Job]) -> List[Text]:
         ends = set(self._facts[0]["ends"])
-        said = [token for token in job.answer if token not in ends]
-        text = self._ask(0, "decode", {"tokens": said})["text"]
-        return Text(str(text), job.answer, job.reason or "length", job.seed, len(job.prompt))
+        said = [[token for token in job.answer if token not in ends] for job in jobs]
+        texts = self._ask(0, "decode", {"tokens": said})["texts"] if said else []
+        return [
+            Text(str(text), job.answer, job.reason or "length", job.seed, len(job.prompt))
+            for text, job in zip(texts, jobs)
+        ]
 
     def _run(self, jobs: Sequence[_Job]) -> None:
         """Runs sequences to their ends."""

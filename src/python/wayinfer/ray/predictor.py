@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 from .. import errors
@@ -119,28 +120,58 @@ def predict(
     checkpoint: Optional[str] = None,
     **options: Any,
 ) -> Any:
-    """The data set with the answers of a pool of `Predictor`s, computed when it is written.
+    """The data set with the answers of a pool of `Predictor`s, computed when it is written; `options` are those of
+    `Predictor`. Each actor has `cpus`, and as many threads where `threads` does not say it. One that dies is started
+    again, and its batch is answered once more.
 
-    With `id_column` and `checkpoint`, a folder, rows whose ids were written by an earlier run that broke off are left
-    out: Ray Data's own checkpoints, which hold for the process until others are set.
+        asked = ray.data.read_parquet("questions")
+        rows = predict(asked, "model.gguf", actors=4, id_column="id", checkpoint="/nfs/done")
+        rows.write_parquet("answers")
 
-    Raises `UsageError` where one of both is missing, `Unsupported` where this Ray has no checkpoints.
+    With `id_column` and `checkpoint`, a folder that all machines have, a run that broke off goes on where the same is
+    run again: rows whose ids were written are left out as they are read, and the answers of both runs lie in the folder
+    that they are written to. These are Ray Data's own checkpoints, for what is read from files and written to files;
+    they hold for this data set from then on. The folder stays when all is done: another run has nothing to do.
+
+    Raises `UsageError` where one of both is missing, the data set is one in memory or is known to have no such column;
+    `Unsupported` where this Ray has no checkpoints.
     """
     import ray.data
 
     if (id_column is None) != (checkpoint is None):
         raise errors.UsageError("checkpoints need both a column of ids and a folder")
-    if checkpoint is not None:
-        try:
-            from ray.data.checkpoint import CheckpointConfig
-        except ImportError:
-            raise errors.Unsupported("this Ray Data has no checkpoints; 2.51 and later have") from None
-        context = ray.data.DataContext.get_current()
-        context.checkpoint_config = CheckpointConfig(id_column=id_column, checkpoint_path=checkpoint)
-    return dataset.map_batches(
+    # A batch a block: files may be long, and a block is one actor's, written and done when all of it is.
+    answered = dataset.repartition(target_num_rows_per_block=batch_size).map_batches(
         Predictor,
-        fn_constructor_kwargs={"model": model, "params": params, **options},
+        fn_constructor_kwargs={"model": model, "params": params, "threads": max(1, int(cpus)), **options},
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=cpus,
         batch_size=batch_size,
     )
+    if id_column is not None and checkpoint is not None:
+        answered.context.checkpoint_config = _checkpoints(dataset, id_column, checkpoint)
+    return answered
+
+
+def _checkpoints(dataset: Any, id_column: str, folder: str) -> Any:
+    """Ray Data's checkpoints by a column of ids, for a data set."""
+    try:
+        from ray.data.checkpoint import CheckpointConfig
+    except ImportError:
+        raise errors.Unsupported("this Ray Data has no checkpoints; 2.51 and later have") from None
+    # What is done is left out behind what reads. Where nothing does, Ray would warn, and compute all of it again.
+    if any(type(source).__name__.startswith(("From", "InputData")) for source in _sources(dataset)):
+        raise errors.UsageError("checkpoints need a data set that is read from files, not one that is in memory")
+    columns = dataset.columns(fetch_if_missing=False)
+    if columns is not None and id_column not in columns:
+        raise errors.UsageError(f"the data set has no column {id_column!r}, but {', '.join(columns)}")
+    path = folder if "://" in folder else os.path.abspath(folder)
+    return CheckpointConfig(id_column, path, delete_checkpoint_on_success=False)
+
+
+def _sources(dataset: Any) -> List[Any]:
+    """What a data set comes from, where this Ray Data tells it."""
+    try:
+        return list(dataset._logical_plan.sources())
+    except AttributeError:
+        return []
