@@ -31,15 +31,10 @@ if [ "${1:-}" = check ]; then
 fi
 need qemu-user
 
-# The kernel is told that programs for ARM64 are qemu's, those too that tests and the program itself start: in
-# a namespace of this script alone, as Linux 6.7 and later have it.
-emulator='\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00'
-emulator+=':\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'
-emulator=":wayinfer-arm64:M::$emulator:$(command -v qemu-aarch64):"
-misc=/proc/sys/fs/binfmt_misc
-if [ ! -e $misc/wayinfer-arm64 ]; then
-    exec unshare --user --map-root-user --mount bash -euc "mount -t binfmt_misc none $misc
-        printf %s '$emulator' >$misc/register; exec \"\$0\" \"\$@\"" "scripts/arm.sh" "$@"
+. scripts/arm64-emulator.sh
+if ! is_emulated; then
+    emulated "scripts/arm.sh" "$@"
+    exit
 fi
 
 # What is emulated is optimised, and what it is made of a little; by halves (incremental) it would be slower.
@@ -58,7 +53,7 @@ built() { # kind, name (or .*)
 
 # The emulated CPU, for what this script starts and what that starts; kernel sets that must be found on it.
 on() {
-    export QEMU_LD_PREFIX=/usr/aarch64-linux-gnu QEMU_CPU=$1
+    export QEMU_CPU=$1
     case "$1" in
     cortex-a53) best=neon ;;
     cortex-a76) best=neon-dotprod ;;

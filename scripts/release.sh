@@ -30,6 +30,7 @@ if [ -n "$(git status --porcelain)" ]; then
     echo "warning: uncommitted changes will be in the archives" >&2
 fi
 fail() { echo "$*" >&2 && exit 1; }
+. scripts/arm64-emulator.sh
 
 build() { # a target; prints the program's path
     # No folder of this machine stays in the program, and no flag of its user changes it.
@@ -113,11 +114,13 @@ try() { # a target and an archive: its program must know its version, and answer
     *) tar -xzf "$dist/$2" -C "$folder" ;;
     esac
     case $1 in
-    "$arm") run=(qemu-aarch64 -L /usr/aarch64-linux-gnu) ;;
+    "$arm") run=(emulated) ;;
     "$windows") run=(wine) && export WINEDEBUG=-all && random_for_wine "$folder/${2%.zip}" ;;
     esac
-    if [ ${#run[@]} -gt 0 ] && ! command -v "${run[0]}" >/dev/null; then
-        echo "$2: not run, there is no ${run[0]}" >&2 && return
+    local emulator=${run[0]:-}
+    [ "$emulator" != emulated ] || emulator=qemu-aarch64
+    if [ -n "$emulator" ] && ! command -v "$emulator" >/dev/null; then
+        echo "$2: not run, there is no $emulator" >&2 && return
     fi
     run+=("$folder/wayinfer-$version-$1/wayinfer")
     [ "$1" != "$windows" ] || run[-1]+=.exe

@@ -4,13 +4,14 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use wayinfer::engine::{Engine, EngineOptions, SamplerConfig, SchedulerLimits};
 use wayinfer::gguf::{Gguf, Source, StaticBytes};
 use wayinfer::model::{KvType, Model};
-use wayinfer::server::{Access, Config, Described, Facts, Listed, Local, Models, NotOpened, Opened, Template};
+use wayinfer::server::{Access, Config, Described, Facts, Listed, Local, Models, NotOpened, Opened, Piece, Template};
 use wayinfer::store::Guesses;
 use wayinfer::text::{ChatTemplate, Tokenizer};
 
@@ -40,7 +41,7 @@ const TEMPLATE: &str = "{% for t in tools or [] %}<tools>{{ t | tojson }}</tools
 fuzz_target!(|data: &[u8]| {
     let Some((&path, body)) = data.split_first() else { return };
     let path = PATHS[usize::from(path) % PATHS.len()];
-    let Some((status, reply)) = server().post(path, body.to_vec()) else { return };
+    let Some((status, reply)) = post(path, body.to_vec()) else { return };
     // 503: more answers are asked for than may wait.
     assert!([200, 400, 404, 413, 501, 503].contains(&status), "{path}: {status}: {}", String::from_utf8_lossy(&reply));
     let text = std::str::from_utf8(&reply).expect("UTF-8");
@@ -50,6 +51,20 @@ fuzz_target!(|data: &[u8]| {
         assert!(message.is_some_and(|message| !message.is_empty()), "{path}: {text}");
     }
 });
+
+/// The status and the body that a body is answered with; none where the path is none.
+fn post(path: &str, body: Vec<u8>) -> Option<(u16, Vec<u8>)> {
+    let reply = server().ask("POST", path, body)?;
+    let mut answer = (0, Vec::new());
+    loop {
+        match reply.next_within(Duration::from_secs(60)) {
+            Poll::Ready(Some(Piece::Head { status, .. })) => answer.0 = status,
+            Poll::Ready(Some(Piece::Data(more))) => answer.1.extend_from_slice(&more),
+            Poll::Ready(None) => return Some(answer),
+            Poll::Pending => panic!("{path}: no answer"),
+        }
+    }
+}
 
 fn server() -> &'static Local {
     static SERVER: OnceLock<Local> = OnceLock::new();
