@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=200, metavar="GB/s", help="of each machine")
     parser.add_argument("--network", type=float, default=10, metavar="Gbit/s")
     parser.add_argument("--latency", type=float, default=0.1, metavar="ms", help="of the network")
-    parser.add_argument("--overhead", type=float, default=1.0, metavar="ms", help="of a message beside it")
+    parser.add_argument("--overhead", type=float, default=1.4, metavar="ms", help="of a message beside it")
     args = parser.parse_args()
     model = costs_of(args)
     print("machines   GB each   one text   a text a stage")

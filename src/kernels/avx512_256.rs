@@ -1,8 +1,9 @@
-//! The AVX-512 set, but with registers of 256 bits where rows are dotted with few tokens: for CPUs whose units are
-//! that wide, which work on 512 bits in halves. A row's dot is more shuffles than products, and shuffles have fewer
-//! units there; panels are products nearly alone, and stay as they are.
+//! The AVX-512 set, but with registers of 256 bits where rows are dotted with few tokens: for CPUs whose units
+//! are that wide, which work on 512 bits in halves. A row's dot is more shuffles than products, and shuffles
+//! have fewer units there; panels are products nearly alone, and stay as they are.
 //!
-//! Unpacking and float steps of the dots are the AVX2 set's, their products those of AVX-VNNI in another encoding.
+//! Unpacking and float steps of the dots are the AVX2 set's, their products those of AVX-VNNI in another
+//! encoding.
 
 use std::arch::x86_64::*;
 use std::marker::PhantomData;

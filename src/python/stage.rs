@@ -283,7 +283,7 @@ impl Stage {
         self.on_thread(py, move |held| held.stage.tokenizer.encode(&text, options).map_err(Fault::of))
     }
 
-    /// The text of tokens; where it begins with them, without the space that the tokenizer puts before a text.
+    /// The text of tokens; where it begins with them, without the space that the tokenizer puts before texts.
     fn decode(&self, py: Python<'_>, ids: Vec<u32>, special: bool, begins: bool) -> PyResult<String> {
         self.on_thread(py, move |held| {
             let vocab = held.stage.engine.model().spec().vocab;

@@ -383,8 +383,8 @@ fn in_parts(blocks: Blocks<'_>, round: &(impl Fn(Blocks<'_>) -> bool + Sync)) ->
     first & others
 }
 
-/// Values from one row of floats to the next. Kernels go over several rows at once: where these were whole pages
-/// apart, a cache would put what they have at a column into the same few places.
+/// Values from one row of floats to the next. Kernels go over several rows at once: where these were whole
+/// pages apart, a cache would put what they have at a column into the same few places.
 const fn stride(cols: usize) -> usize {
     const PAGE: usize = 4096 / size_of::<f32>();
     const APART: usize = 128;

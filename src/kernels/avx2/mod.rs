@@ -105,8 +105,8 @@ impl Multiply for Maddubs {
     }
 }
 
-/// `vnni!(dpbusd, dpwssd)`: a [`Multiply`] of the name `Vnni`, by the instructions of these names, which multiply and
-/// add up at once.
+/// `vnni!(dpbusd, dpwssd)`: a [`Multiply`] of the name `Vnni`, by the instructions of these names, which
+/// multiply and add up at once.
 macro_rules! vnni {
     ($dpbusd:ident, $dpwssd:ident) => {
         /// [`Multiply`]($crate::kernels::avx2::Multiply) with VNNI.

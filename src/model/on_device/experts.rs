@@ -1,8 +1,6 @@
 //! A mixture of experts on a device: the CPU chooses by the router's products, of which there are few, and
-//! the device does the rest, but for experts that are not there. Those the CPU computes [meanwhile](rest),
+//! the device does the rest, but for experts that are not there. Those the CPU computes meanwhile ([`Rest`]),
 //! step by step: what they gave goes up and is added there in the order of rank, with the others'.
-//!
-//! [rest]: super::rest
 
 use crate::device::{DeviceActivations, DeviceSlice};
 use crate::quant::ActivationType;
