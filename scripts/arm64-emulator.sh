@@ -1,5 +1,5 @@
-# To be sourced: programs for ARM64 on this machine. The kernel is told that they are qemu's, those too that others of them start: in a
-# namespace of its own, as Linux 6.7 and later have it.
+# To be sourced: programs for ARM64 on this machine. The kernel is told that they are qemu's, those too that they start
+# themselves: in a namespace of its own, as Linux 6.7 and later have it.
 
 misc=/proc/sys/fs/binfmt_misc
 

@@ -158,24 +158,22 @@ def drained(model: str, client: Client, long: Long, by_conversation: bool) -> bo
     serve.run(app, name=APP, route_prefix="/")
     until(lambda: running() == 2, 120)
     want = client.whole("/v1/completions", long(1, 4))["choices"][0]["text"]
-    begun: List[Tuple[http.client.HTTPResponse, Iterator[bytes]]] = []
+    begun: List[Tuple[bytes, Iterator[bytes]]] = []
     for _ in range(4):
         response = client.ask("/v1/completions", long(1, 4, stream=True))
         lines = iter(response.readline, b"")
-        next(lines)
-        begun.append((response, lines))
+        begun.append((next(lines), lines))
     deleting = threading.Thread(target=serve.delete, args=(APP,))
     deleting.start()
     time.sleep(1)
     refused = client.ask("/v1/completions", long(2, 0)).status
     texts, ends = [], []
-    for response, lines in begun:
-        pieces = [line[len(b"data: ") :].strip() for line in lines if line.startswith(b"data: ")]
+    for first, lines in begun:
+        pieces = [line[len(b"data: ") :].strip() for line in (first, *lines) if line.startswith(b"data: ")]
         ends.append(pieces[-1] == b"[DONE]")
         texts.append("".join(json.loads(piece)["choices"][0]["text"] for piece in pieces[:-1]))
     deleting.join()
-    # The first piece was taken to know that it had begun.
-    whole = all(ends) and all(text and want.endswith(text) for text in texts)
+    whole = all(ends) and all(text == want for text in texts)
     say(
         f"drained{' behind a door' if by_conversation else ''}: {sum(ends)} of {len(begun)} answers under way came"
         f" {'whole' if whole else 'IN PARTS'} after the application was deleted, a new request got {refused}"
