@@ -45,8 +45,8 @@ fn main() {
     by_tokens(types, &bytes);
 }
 
-/// Tokens of a prompt, or of an expert.
-const TOKENS: [usize; 7] = [4, 8, 16, 32, 64, 128, 512];
+/// Tokens of drafts or of sequences that share a pass, of an expert, of a prompt.
+const TOKENS: [usize; 11] = [1, 2, 3, 4, 6, 8, 16, 32, 64, 128, 512];
 
 /// Multiply-adds a cycle of one thread.
 fn by_tokens(types: &[String], bytes: &[u8]) {

@@ -133,7 +133,7 @@ impl<B: Block> PanelKernel<16> for Blocks32<B> {
 }
 
 impl<B: Block> BlockKernel<16> for Blocks32<B> {
-    const PANEL_TOKENS: usize = 4;
+    const PANEL_TOKENS: usize = 6;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]

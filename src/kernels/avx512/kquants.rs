@@ -163,7 +163,7 @@ fn sums_of_8<const T: usize>(panel: &Panel, x: &Group<T>) -> [__m512i; T] {
 }
 
 impl<B: SuperBlock, const IN_HALVES: bool> BlockKernel<16> for KQuant<B, IN_HALVES> {
-    const PANEL_TOKENS: usize = 4;
+    const PANEL_TOKENS: usize = if B::FLOAT_MINS { 2 } else { 3 };
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]

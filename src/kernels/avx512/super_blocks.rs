@@ -118,7 +118,7 @@ impl<B: SuperBlock> PanelKernel<16> for SuperBlocks<B> {
 }
 
 impl<B: SuperBlock> BlockKernel<16> for SuperBlocks<B> {
-    const PANEL_TOKENS: usize = 4;
+    const PANEL_TOKENS: usize = if B::NO_SCALES { 16 } else { 8 };
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
