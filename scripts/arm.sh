@@ -6,7 +6,6 @@
 #                                     passes of small models, whose bits must be this machine's; less of it on
 #                                     CPUs other than the first
 #   scripts/arm.sh all                every test of the library and of tests/, on each CPU
-#   scripts/arm.sh check              type-checks the library and the program for that target
 #   scripts/arm.sh lib FILTER..       unit tests by name
 #   scripts/arm.sh exe ARG..          the program
 #   scripts/arm.sh TEST FILTER..      tests of a file in tests/
@@ -22,14 +21,7 @@ cpus=${ARM_CPUS:-max cortex-a76 cortex-a53}
 . scripts/debian-rust.sh
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
-
-# A crate has parts in C and assembly, which are compiled for a check as well.
-need gcc-aarch64-linux-gnu libc6-dev-arm64-cross
-if [ "${1:-}" = check ]; then
-    check_target
-    exit
-fi
-need qemu-user
+need gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 
 . scripts/arm64-emulator.sh
 if ! is_emulated; then

@@ -11,49 +11,20 @@ set -euo pipefail
 shopt -s inherit_errexit nullglob
 cd "$(dirname "$0")/.."
 
-linux=x86_64-unknown-linux-gnu
-arm=aarch64-unknown-linux-gnu
-windows=x86_64-pc-windows-gnu
-newest_glibc=2.34 # as the README says
+. scripts/dist.sh
+. scripts/arm64-emulator.sh
 question="What is 2+2?"
 answer="The sum of 2 and 2 is 4."
 
-version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH TZ=UTC LC_ALL=C
 umask 022
 dist=$PWD/target/archives
-crates=${CARGO_HOME:-$HOME/.cargo}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 if [ -n "$(git status --porcelain)" ]; then
     echo "warning: uncommitted changes will be in the archives" >&2
 fi
-fail() { echo "$*" >&2 && exit 1; }
-. scripts/arm64-emulator.sh
-
-build() { # a target; prints the program's path
-    # No folder of this machine stays in the program, and no flag of its user changes it.
-    local separator=$'\x1f' program
-    local from="--remap-path-prefix"
-    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
-    export CARGO_ENCODED_RUSTFLAGS="$from=$PWD=wayinfer$separator$from=$crates=cargo"
-    if [ "$1" = "$linux" ]; then
-        cargo build --locked --profile dist --target "$1" --bin wayinfer >&2
-        program=target/$1/dist/wayinfer
-    else
-        local target=$1 work=target/cross
-        . scripts/debian-rust.sh >&2
-        [ "$1" = "$windows" ] || need gcc-aarch64-linux-gnu libc6-dev-arm64-cross >&2
-        [ "$1" = "$arm" ] || need gcc-mingw-w64-x86-64-win32 >&2
-        for_target build --profile dist --bin wayinfer >&2
-        program=$work/$1/dist/wayinfer
-    fi
-    [ "$1" != "$windows" ] || program+=.exe
-    [ -f "$program" ] || fail "$program: was not built"
-    if grep -aqF -e "$crates/" -e "$PWD/" "$program"; then fail "$program: has paths of this machine"; fi
-    echo "$program"
-}
 
 glibc() { # an ELF program; prints the newest version of glibc's symbols that it needs
     readelf --dyn-syms --wide "$1" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -n 1 | cut -d_ -f2
@@ -62,21 +33,12 @@ glibc() { # an ELF program; prints the newest version of glibc's symbols that it
 licenses() { # a target and a folder
     mkdir -p "$2"
     scripts/licenses.py "$1" >"$2/crates.txt"
-    # The standard library's come with the toolchain.
-    if [ "$1" = "$linux" ]; then
-        cp "$(rustc --print sysroot)/share/doc/rust/COPYRIGHT-library.html" "$2/rust-library.html"
-    else
-        cp /usr/share/doc/rust-web-src/copyright "$2/rust-library.txt"
-    fi
-    if [ "$1" = "$windows" ]; then # linked into the program, where Linux has shared libraries
-        cp /usr/share/doc/mingw-w64-x86-64-dev/copyright "$2/mingw-w64.txt"
-        cp /usr/share/doc/gcc-mingw-w64-base/copyright "$2/gcc.txt"
-    fi
+    library_licenses "$1" "$2"
 }
 
 manual() { # a folder; its pages are the same for all systems, and made by this one's program
     local program=target/$linux/dist/wayinfer
-    [ -x "$program" ] || program=$(build "$linux")
+    [ -x "$program" ] || program=$(dist_program "$linux")
     mkdir -p "$1"
     "$program" man "$1"
     chmod 644 "$1"/*
@@ -146,7 +108,7 @@ dpkg -s "${needed[@]}" >/dev/null 2>&1 || { apt-get update -qq && apt-get instal
 [ $# -gt 0 ] || set -- "$linux" "$arm" "$windows"
 mkdir -p "$dist"
 for target in "$@"; do
-    program=$(build "$target")
+    program=$(dist_program "$target")
     if [ "$target" != "$windows" ]; then
         needs=$(glibc "$program")
         [ "$(printf '%s\n' "$needs" "$newest_glibc" | sort -V | tail -n 1)" = "$newest_glibc" ] ||

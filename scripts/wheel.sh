@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.."
 folder=$PWD/target/wheel
 wheels=$PWD/target/wheels
 tests=$PWD/tests/python
-glibc=2_34 # as the README says
+. scripts/dist.sh
 [ $# -gt 0 ] || set -- linux arm windows
 
 if ! command -v cargo >/dev/null; then
@@ -38,16 +38,7 @@ licenses() { # of a target's crates and of Rust's standard library, into the whe
     rm -rf "$folder/licenses"
     mkdir -p "$folder/licenses"
     scripts/licenses.py "$1" --features python >"$folder/licenses/crates.txt"
-    case $1 in
-    x86_64-unknown-linux-gnu)
-        cp "$(rustc --print sysroot)/share/doc/rust/COPYRIGHT-library.html" "$folder/licenses/rust-library.html"
-        ;;
-    *) cp /usr/share/doc/rust-web-src/copyright "$folder/licenses/rust-library.txt" ;;
-    esac
-    if [ "$1" = x86_64-pc-windows-gnu ]; then # linked in, where Linux has shared libraries
-        cp /usr/share/doc/mingw-w64-x86-64-dev/copyright "$folder/licenses/mingw-w64.txt"
-        cp /usr/share/doc/gcc-mingw-w64-base/copyright "$folder/licenses/gcc.txt"
-    fi
+    library_licenses "$1" "$folder/licenses"
 }
 
 maturin() { # into a folder, by these arguments; prints the wheel's path
@@ -57,38 +48,26 @@ maturin() { # into a folder, by these arguments; prints the wheel's path
     echo "$out"/*.whl
 }
 
-# As cargo names it, and as for_target of debian-rust.sh builds it: with its own standard library.
-cross() { # a target, the program's file; prints the wheel's path
-    target=$1
-    work=$PWD/target/cross
-    . scripts/debian-rust.sh >&2
-    if [ "$target" = aarch64-unknown-linux-gnu ]; then
-        need gcc-aarch64-linux-gnu libc6-dev-arm64-cross >&2
-        export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
-        export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
-    else
-        need gcc-mingw-w64-x86-64-win32 >&2
-    fi
-    for_target build --profile dist --bin wayinfer >&2
-    lay "$work/$target/dist/$2"
-    licenses "$target"
-    PATH=/usr/bin:$PATH RUSTC_BOOTSTRAP=1 CARGO=/usr/bin/cargo maturin "$folder/out" --profile dist \
-        --target "$target" --target-dir "$work" -Z build-std=std,panic_abort "${@:3}"
-}
-
+# Its parts are those of the archives of scripts/release.sh, and are compiled once for both.
 release() { # linux, arm or windows
-    local wheel
+    local name wheel linux_options=(--compatibility "manylinux_${newest_glibc/./_}" --auditwheel check)
     case $1 in
-    linux)
-        cargo build --locked --profile dist --bin wayinfer >&2
-        lay target/dist/wayinfer
-        licenses x86_64-unknown-linux-gnu
-        wheel=$(maturin "$folder/out" --profile dist --compatibility "manylinux_$glibc" --auditwheel check)
-        ;;
-    arm) wheel=$(cross aarch64-unknown-linux-gnu wayinfer --compatibility "manylinux_$glibc" --auditwheel check) ;;
-    windows) wheel=$(cross x86_64-pc-windows-gnu wayinfer.exe) ;;
+    linux | arm | windows) name=${!1} ;;
     *) echo "usage: $0 [linux | arm | windows].. | test [ARG..]" >&2 && exit 2 ;;
     esac
+    lay "$(dist_program "$name")"
+    licenses "$name"
+    dist_for "$name"
+    [ "$1" != windows ] || linux_options=()
+    if [ "$1" = linux ]; then
+        wheel=$(maturin "$folder/out" --profile dist --target "$name" "${linux_options[@]}")
+    else
+        wheel=$(PATH=/usr/bin:$PATH RUSTC_BOOTSTRAP=1 CARGO=/usr/bin/cargo maturin "$folder/out" --profile dist \
+            --target "$name" --target-dir "$work" -Z build-std=std,panic_abort "${linux_options[@]}")
+    fi
+    rm -rf "$folder/unpacked"
+    "$python" -m zipfile -e "$wheel" "$folder/unpacked"
+    has_no_paths "$folder/unpacked"
     mkdir -p "$wheels"
     mv "$wheel" "$wheels/"
     echo "$wheels/$(basename "$wheel"): $(stat -c %s "$wheels/$(basename "$wheel")") bytes"

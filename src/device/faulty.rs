@@ -1,6 +1,7 @@
 //! A device that fails when told to, for tests. `WAYINFER_DEVICE_FAULT=launch:120:lost` lets the 120th launch
 //! and all that comes after it fail; operations are `allocate`, `write`, `launch` and `read`, faults `lost`,
-//! `timeout` and `memory`. Builds without debug assertions know nothing of it.
+//! `timeout` and `memory`. With `used:` in front, operations are counted from the first copy of weights on,
+//! behind the test of the kernels. Builds without debug assertions know nothing of it.
 
 use std::env;
 use std::sync::Arc;
@@ -33,12 +34,15 @@ struct Plan {
     operation: Operation,
     at: u64,
     kind: Kind,
+    /// Whether what was done before there were weights is not counted.
+    once_used: bool,
 }
 
 impl Plan {
-    /// As `operation:count:kind`.
+    /// As `operation:count:kind` or `used:operation:count:kind`.
     fn parse(text: &str) -> Option<Plan> {
-        let mut words = text.split(':');
+        let rest = text.strip_prefix("used:");
+        let mut words = rest.unwrap_or(text).split(':');
         let operation = match words.next()? {
             "allocate" => Operation::Allocate,
             "write" => Operation::Write,
@@ -53,7 +57,7 @@ impl Plan {
             "timeout" => Kind::Timeout,
             _ => return None,
         };
-        words.next().is_none().then_some(Plan { operation, at, kind })
+        words.next().is_none().then_some(Plan { operation, at, kind, once_used: rest.is_some() })
     }
 }
 
@@ -63,6 +67,7 @@ struct Faulty {
     driver: Arc<dyn Driver>,
     plan: Plan,
     done: AtomicU64,
+    is_counting: AtomicBool,
     is_lost: AtomicBool,
 }
 
@@ -82,11 +87,12 @@ pub(super) fn wrapped(driver: Arc<dyn Driver>) -> Result<Arc<dyn Driver>, Device
 
 impl Faulty {
     fn new(driver: Arc<dyn Driver>, plan: Plan) -> Faulty {
-        Faulty { driver, plan, done: AtomicU64::new(0), is_lost: AtomicBool::new(false) }
+        let is_counting = AtomicBool::new(!plan.once_used);
+        Faulty { driver, plan, done: AtomicU64::new(0), is_counting, is_lost: AtomicBool::new(false) }
     }
 
     fn check(&self, operation: Operation, bytes: usize) -> Result<(), DeviceError> {
-        let counted = operation == self.plan.operation;
+        let counted = operation == self.plan.operation && self.is_counting.load(Ordering::Relaxed);
         let is_now = counted && self.done.fetch_add(1, Ordering::Relaxed) + 1 == self.plan.at;
         if is_now && self.plan.kind != Kind::OutOfMemory {
             self.is_lost.store(true, Ordering::Relaxed);
@@ -118,6 +124,9 @@ impl Driver for Faulty {
     }
 
     fn write(&self, queue: Queue, to: Handle, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        if queue == Queue::Copies {
+            self.is_counting.store(true, Ordering::Relaxed);
+        }
         self.check(Operation::Write, bytes.len())?;
         self.driver.write(queue, to, at, bytes)
     }
@@ -163,6 +172,16 @@ mod tests {
     }
 
     #[test]
+    fn what_was_done_before_there_were_weights_may_not_count() {
+        let driver = driver("used:launch:2:lost");
+        assert!((0..5).all(|_| launch(&driver).is_ok()));
+        assert!(driver.write(Queue::Compute, Handle(1), 0, &[]).is_ok());
+        assert!((0..5).all(|_| launch(&driver).is_ok()));
+        assert!(driver.write(Queue::Copies, Handle(1), 0, &[]).is_ok());
+        assert!(launch(&driver).is_ok() && launch(&driver).is_err());
+    }
+
+    #[test]
     fn memory_is_lacking_once() {
         let driver = driver("allocate:2:memory");
         assert!(driver.allocate(5).is_ok());
@@ -172,10 +191,20 @@ mod tests {
 
     #[test]
     fn plans_are_read_as_they_are_documented() {
-        let plan = Plan { operation: Operation::Read, at: 12, kind: Kind::Timeout };
+        let plan = Plan { operation: Operation::Read, at: 12, kind: Kind::Timeout, once_used: false };
         assert_eq!(Plan::parse("read:12:timeout"), Some(plan));
-        for wrong in ["", "read", "read:0:lost", "read:x:lost", "read:1:gone", "look:1:lost", "read:1:lost:2"]
-        {
+        assert_eq!(Plan::parse("used:read:12:timeout"), Some(Plan { once_used: true, ..plan }));
+        for wrong in [
+            "",
+            "read",
+            "used:",
+            "used:read",
+            "read:0:lost",
+            "read:x:lost",
+            "read:1:gone",
+            "look:1:lost",
+            "read:1:lost:2",
+        ] {
             assert_eq!(Plan::parse(wrong), None, "{wrong}");
         }
     }
