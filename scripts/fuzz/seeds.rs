@@ -22,6 +22,9 @@ use gguf::{Data, GgufBuilder, ty};
 /// Headers alone are of interest of anything larger.
 const LARGEST: usize = 200_000;
 
+/// Writes the seed of a target: target, name, bytes.
+type Write<'a> = dyn Fn(&str, &str, &[u8]) -> std::io::Result<()> + 'a;
+
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let [root, fixtures] = &args[..] else { return Err("usage: seeds FOLDER FIXTURES".into()) };
@@ -68,7 +71,8 @@ fn models() -> Vec<(String, GgufBuilder)> {
             let output = tiny::tiny_model();
             let dims = [32u64.next_multiple_of(ty.1), tiny::TOKENS];
             if dims[0] == 32 {
-                models.push((name.to_lowercase(), output.replace("output.weight", ty, &dims, Data::Random(1))));
+                models
+                    .push((name.to_lowercase(), output.replace("output.weight", ty, &dims, Data::Random(1))));
             }
         }
     }
@@ -88,7 +92,8 @@ fn models() -> Vec<(String, GgufBuilder)> {
         let dims = [cols, rows, 4];
         merged = merged.tensor(format!("blk.0.ffn_{part}_exps.weight"), ty::F32, &dims, matrix(4 * 32 * 64));
         for e in 0..4 {
-            single = single.tensor(format!("blk.0.ffn_{part}.{e}.weight"), ty::F32, &dims[..2], matrix(32 * 64));
+            single =
+                single.tensor(format!("blk.0.ffn_{part}.{e}.weight"), ty::F32, &dims[..2], matrix(32 * 64));
         }
     }
     models.push(("experts".to_owned(), merged));
@@ -97,11 +102,17 @@ fn models() -> Vec<(String, GgufBuilder)> {
 }
 
 /// The tokenizer's input is made of its bytes by `arbitrary`: texts of every kind give it something to take.
-fn tokenizers(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> Result<(), Box<dyn Error>> {
+fn tokenizers(write: &Write<'_>) -> Result<(), Box<dyn Error>> {
     let texts: [(&str, &[u8]); 4] = [
         ("words", "\u{1}\u{1}the then hello <s> </s> ▁a ĠA <|im_end|> 0123 été 你好".as_bytes()),
-        ("template", b"\x00\x01{% for m in messages %}{{ m.role }}: {{ m.content | trim }}{% endfor %}{{ eos_token }}"),
-        ("functions", b"\x01\x00{{ raise_exception('x') }}{{ strftime_now('%Y') }}{{ messages | tojson(indent=2) }}"),
+        (
+            "template",
+            b"\x00\x01{% for m in messages %}{{ m.role }}: {{ m.content | trim }}{% endfor %}{{ eos_token }}",
+        ),
+        (
+            "functions",
+            b"\x01\x00{{ raise_exception('x') }}{{ strftime_now('%Y') }}{{ messages | tojson(indent=2) }}",
+        ),
         ("bytes", &[0xff; 64]),
     ];
     for (name, bytes) in texts {
@@ -112,13 +123,14 @@ fn tokenizers(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> Resul
 }
 
 /// A grammar of each kind, behind the bytes that choose it and the walk.
-fn grammars(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
+fn grammars(write: &Write<'_>) -> std::io::Result<()> {
     let schema = r##"{"type":"object","properties":{"a":{"enum":[1,"b",null]},"c":{"type":"array","items":{"$ref":"#/$defs/d"},
         "maxItems":3}},"required":["a"],"$defs":{"d":{"anyOf":[{"type":"string","pattern":"^[a-c]{2}$"},{"type":"integer",
         "minimum":-5}]}},"additionalProperties":false}"##;
     let lark = "start: item (\",\" item)* | <|none|>\nitem: NUMBER | \"(\" start \")\"\nNUMBER: /[0-9]+/\n%ignore / +/";
     let gbnf = "root ::= item (\",\" ws item)* # a list\nitem ::= [^,()\\n]{1,4} | \"(\" root \")\"\nws ::= (\" \" ws)?";
-    let texts = [("schema", 0, schema), ("regex", 1, "(a|b)*[^\\d]{2,3}é?"), ("lark", 2, lark), ("gbnf", 3, gbnf)];
+    let texts =
+        [("schema", 0, schema), ("regex", 1, "(a|b)*[^\\d]{2,3}é?"), ("lark", 2, lark), ("gbnf", 3, gbnf)];
     let walk: Vec<u8> = (0..24u8).map(|step| step.wrapping_mul(37)).collect();
     texts.iter().try_for_each(|&(name, kind, text)| {
         write("grammar", name, &[&[kind], &walk[..], text.as_bytes()].concat())
@@ -126,7 +138,7 @@ fn grammars(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> std::io
 }
 
 /// A page of a text in a prefix cache, whole and cut.
-fn cached_page(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> Result<(), Box<dyn Error>> {
+fn cached_page(write: &Write<'_>) -> Result<(), Box<dyn Error>> {
     let bytes: &'static [u8] = Vec::leak(tiny::tiny_model().build());
     let gguf = Gguf::open(Source::Memory { name: "tiny", bytes: StaticBytes(bytes) })?;
     let folder = tempfile::tempdir()?;
@@ -138,7 +150,7 @@ fn cached_page(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> Resu
 }
 
 /// Conversations, and what a model has written of one in each of the ways that mark reasoning.
-fn transcripts(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
+fn transcripts(write: &Write<'_>) -> std::io::Result<()> {
     let header = r#"{"format":"wayinfer-chat","version":1,"model":"demo"}"#;
     let system = r#"{"role":"system","content":"Be brief."}"#;
     let user = r#"{"role":"user","content":"2+2? \n\u001b[2J"}"#;
@@ -148,25 +160,36 @@ fn transcripts(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> std:
         ("short", [header, user, answer].join("\n\n")),
         ("open", [header, user].join("\n")),
         ("think", "<think>Hm.</think>4 [THINK]a[/THINK]<|START_THINKING|>b<|END_THINKING|>".to_owned()),
-        ("harmony", "<|start|>assistant<|channel|>analysis<|message|>a<|end|><|channel|>final<|message|>4".to_owned()),
+        (
+            "harmony",
+            "<|start|>assistant<|channel|>analysis<|message|>a<|end|><|channel|>final<|message|>4".to_owned(),
+        ),
     ];
     texts.iter().try_for_each(|(name, text)| write("transcript", name, text.as_bytes()))
 }
 
 /// Requests of every dialect; the first byte says where they go.
-fn bodies(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
-    let messages = r#""messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"hello"}]"#;
-    let sampling = r#""temperature":0.7,"top_p":0.9,"top_k":40,"min_p":0.1,"seed":1,"stop":["a"],"n":2,"stream":true"#;
-    let schema = r#"{"type":"object","properties":{"a":{"type":"integer"},"b":{"enum":["x","y"]}},"required":["a"]}"#;
+fn bodies(write: &Write<'_>) -> std::io::Result<()> {
+    let messages =
+        r#""messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"hello"}]"#;
+    let sampling =
+        r#""temperature":0.7,"top_p":0.9,"top_k":40,"min_p":0.1,"seed":1,"stop":["a"],"n":2,"stream":true"#;
+    let schema =
+        r#"{"type":"object","properties":{"a":{"type":"integer"},"b":{"enum":["x","y"]}},"required":["a"]}"#;
     let tool = format!(r#"{{"type":"function","function":{{"name":"f","parameters":{schema}}}}}"#);
     let parts = r#"[{"type":"text","text":"hello"}]"#;
-    let chat = format!(r#"{{{messages},{sampling},"logprobs":true,"top_logprobs":2,"max_tokens":5,"logit_bias":{{"5":1}}}}"#);
-    let format = format!(r#"{{{messages},"response_format":{{"type":"json_schema","json_schema":{{"name":"s","schema":{schema}}}}}}}"#);
+    let chat = format!(
+        r#"{{{messages},{sampling},"logprobs":true,"top_logprobs":2,"max_tokens":5,"logit_bias":{{"5":1}}}}"#
+    );
+    let format = format!(
+        r#"{{{messages},"response_format":{{"type":"json_schema","json_schema":{{"name":"s","schema":{schema}}}}}}}"#
+    );
     let tools = format!(r#"{{{messages},"tools":[{tool}],"tool_choice":"required","max_tokens":9}}"#);
     let text = format!(r#"{{"prompt":"hello",{sampling},"logprobs":2,"max_tokens":5}}"#);
     let anthropic_tool = format!(r#"[{{"name":"f","input_schema":{schema}}}]"#);
     let user = format!(r#""messages":[{{"role":"user","content":{parts}}}]"#);
-    let anthropic = format!(r#"{{"max_tokens":5,"system":"a",{user},"tools":{anthropic_tool},"stop_sequences":["a"]}}"#);
+    let anthropic =
+        format!(r#"{{"max_tokens":5,"system":"a",{user},"tools":{anthropic_tool},"stop_sequences":["a"]}}"#);
     let responses = r#"{"input":[{"role":"user","content":"hello"}],"instructions":"a","stream":true}"#;
     let options = r#""options":{"temperature":0.5,"num_predict":5,"seed":1,"stop":["a"]}"#;
     let ollama = format!(r#"{{"model":"tiny",{messages},"stream":false,"format":{schema},{options}}}"#);
@@ -187,15 +210,18 @@ fn bodies(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> std::io::
         (8, "ollama", &ollama),
         (9, "generate", &generate),
     ];
-    seeds.iter().try_for_each(|(path, name, body)| write("request", name, &[&[*path], body.as_bytes()].concat()))
+    seeds
+        .iter()
+        .try_for_each(|(path, name, body)| write("request", name, &[&[*path], body.as_bytes()].concat()))
 }
 
 /// Bases of the target's windows, behind the byte that says what they are; see the target.
-fn bases(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
+fn bases(write: &Write<'_>) -> std::io::Result<()> {
     // A scale of 1, the least of -8, and steps.
     let row = [&[0x3f80_0000u32, 0xc100_0000][..], &[0x0002_0001; 8]].concat();
     let llama: Vec<u8> = row.repeat(9).into_iter().flat_map(u32::to_le_bytes).collect();
-    let mut npy = b"\x93NUMPY\x01\x00\x76\x00{'descr': '<f4', 'fortran_order': False, 'shape': (3, 3, 16), }".to_vec();
+    let mut npy =
+        b"\x93NUMPY\x01\x00\x76\x00{'descr': '<f4', 'fortran_order': False, 'shape': (3, 3, 16), }".to_vec();
     npy.resize(127, b' ');
     npy.push(b'\n');
     npy.resize(128 + 4 * 9 * 16, 0);
@@ -208,7 +234,7 @@ fn bases(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> std::io::R
 }
 
 /// Manifests of each kind.
-fn manifests(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> Result<(), Box<dyn Error>> {
+fn manifests(write: &Write<'_>) -> Result<(), Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("model.gguf");
     fs::write(&path, tiny::tiny_model().build())?;
@@ -225,7 +251,7 @@ fn manifests(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> Result
 }
 
 /// Files of settings.
-fn settings(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
+fn settings(write: &Write<'_>) -> std::io::Result<()> {
     let tables = "# mine\n[generate]\ntemp = 0.5\nstop = [\"a\", '''b''']\nmodel = \"~/m.gguf\"\n[serve]\nport = 8080\n";
     let texts = [
         ("common", "threads = 4\nram = \"12G\"\nctx = 0x1000\nverbose = true\n"),
@@ -236,7 +262,7 @@ fn settings(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> std::io
 }
 
 /// Answers of the hub, and caches; see the target.
-fn repositories(write: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
+fn repositories(write: &Write<'_>) -> std::io::Result<()> {
     let (commit, hash) = ("0123456789abcdef0123456789abcdef01234567", "89abcdef".repeat(8));
     let answer = |files: &[&str]| {
         let large = format!(r#""lfs":{{"sha256":"{hash}","size":5,"pointerSize":134}}"#);

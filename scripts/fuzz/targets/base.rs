@@ -30,7 +30,9 @@ fn header() -> &'static [u8] {
         let (model, settings) = (String::new(), String::new());
         let (vocab, context, stride, windows, top) = (VOCAB, CONTEXT, None, 3, 4);
         let mut writer = BaseWriter::create(&path, true).expect("a file");
-        writer.begin(&BaseHeader { model, settings, vocab, context, stride, windows, top }).expect("a header");
+        writer
+            .begin(&BaseHeader { model, settings, vocab, context, stride, windows, top })
+            .expect("a header");
         writer.finish().expect("a file");
         std::fs::read(&path).expect("it is there")
     })

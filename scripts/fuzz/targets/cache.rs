@@ -37,7 +37,8 @@ struct World {
 impl World {
     fn new() -> World {
         let bytes: &'static [u8] = Vec::leak(tiny::tiny_model().build());
-        let gguf = Gguf::open(Source::Memory { name: "tiny", bytes: StaticBytes(bytes) }).expect("a sound model");
+        let gguf =
+            Gguf::open(Source::Memory { name: "tiny", bytes: StaticBytes(bytes) }).expect("a sound model");
         let folder = common::path("cache");
         let kept = cached::kept(&gguf, &folder);
         let folder = PrefixFolder::open(&folder).expect("a folder");
@@ -55,7 +56,9 @@ impl World {
         let ids = cached::text();
         let restored = cache.restore(&mut sequence, &ids);
         // Nothing of another size or with another header is used.
-        assert!(restored.positions == 0 || (bytes.len() == self.whole.len() && bytes[..128] == self.whole[..128]));
+        assert!(
+            restored.positions == 0 || (bytes.len() == self.whole.len() && bytes[..128] == self.whole[..128])
+        );
         assert_eq!(restored.positions == 0, !cache.take_warnings().is_empty());
         // Whatever numbers it held: tokens, or an error.
         let _ = self.engine.feed(&mut sequence, &ids[restored.positions..], Logits::Last);

@@ -2,7 +2,6 @@
 //! can be accepted, or an error.
 #![no_main]
 
-#[allow(dead_code)] // a part of it is used
 mod common;
 #[allow(dead_code)]
 #[path = "../../../tests/common/gguf.rs"]

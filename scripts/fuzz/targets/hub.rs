@@ -19,12 +19,15 @@ fuzz_target!(|data: &[u8]| {
     // A name, and what comes behind the line.
     let Some(end) = data.iter().position(|&byte| byte == b'\n') else { return };
     let (name, rest) = (&data[..end], &data[end + 1..]);
-    let Some(name) = std::str::from_utf8(name).ok().and_then(|name| name.parse::<ModelName>().ok()) else { return };
+    let Some(name) = std::str::from_utf8(name).ok().and_then(|name| name.parse::<ModelName>().ok()) else {
+        return;
+    };
     assert_eq!(name.to_string().parse::<ModelName>().expect("it was written so"), name);
     if let Ok(files) = understood(rest, &name) {
         assert!(!files.is_empty());
         for (path, _, etag) in files {
-            let is_plain = |path: &str| Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+            let is_plain =
+                |path: &str| Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
             assert!(is_plain(&path) && is_plain(&etag) && !etag.contains('/'), "{path:?} {etag:?}");
         }
     }
@@ -40,7 +43,8 @@ fn cached(text: &str, name: &ModelName) {
     let outside = common::write("outside", b"GGUF");
     for line in text.lines().take(FILES) {
         let at = line.find(['=', '>']).unwrap_or(line.len());
-        let path: PathBuf = line[..at].split('/').filter(|part| !["", ".", ".."].contains(part)).take(DEPTH).collect();
+        let path: PathBuf =
+            line[..at].split('/').filter(|part| !["", ".", ".."].contains(part)).take(DEPTH).collect();
         let path = root.join(path);
         let Some(folder) = path.parent().filter(|_| path != root) else { continue };
         let content = line[at..].get(1..).unwrap_or_default();

@@ -5,9 +5,9 @@ mod common;
 
 use libfuzzer_sys::fuzz_target;
 use wayinfer::engine::{Engine, EngineOptions, Sampler, SamplerConfig};
-use wayinfer::store::Guesses;
 use wayinfer::gguf::Gguf;
 use wayinfer::model::{KvType, Logits, Model};
+use wayinfer::store::Guesses;
 use wayinfer::text::{EncodeOptions, Tokenizer};
 use wayinfer::verify::{Selection, WeightRows};
 
@@ -29,12 +29,23 @@ fuzz_target!(|data: &[u8]| {
 fn run(gguf: &Gguf, streamed: bool) -> Option<Vec<u32>> {
     for tensor in gguf.tensors.iter().filter(|_| !streamed) {
         if let Ok(rows) = WeightRows::open(gguf, tensor, &Selection::default()) {
-            assert_eq!(rows.chunks().map(|c| c.expect("in memory").len() as u64).sum::<u64>(), tensor.elements());
+            assert_eq!(
+                rows.chunks().map(|c| c.expect("in memory").len() as u64).sum::<u64>(),
+                tensor.elements()
+            );
         }
     }
     let mut model = Model::load(gguf).ok()?;
     let text = Tokenizer::from_metadata(gguf.metadata(), None).ok();
-    let options = EngineOptions { context: 12, batch: 4, kv: KvType::F16, threads: 1.into(), isa: None, drafts: 0, guesses: Guesses::Off };
+    let options = EngineOptions {
+        context: 12,
+        batch: 4,
+        kv: KvType::F16,
+        threads: 1.into(),
+        isa: None,
+        drafts: 0,
+        guesses: Guesses::Off,
+    };
     if options.memory_bytes(model.spec(), 1) > MOST_MEMORY {
         return None;
     }
@@ -57,7 +68,8 @@ fn run(gguf: &Gguf, streamed: bool) -> Option<Vec<u32>> {
         ids.push(chosen.id);
     }
     if let Some(text) = text {
-        let _ = text.encode(&text.decode(&ids, true), EncodeOptions { add_special: true, parse_special: true });
+        let _ =
+            text.encode(&text.decode(&ids, true), EncodeOptions { add_special: true, parse_special: true });
     }
     Some(ids)
 }

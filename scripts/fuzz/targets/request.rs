@@ -11,7 +11,9 @@ use libfuzzer_sys::fuzz_target;
 use wayinfer::engine::{Engine, EngineOptions, SamplerConfig, SchedulerLimits};
 use wayinfer::gguf::{Gguf, Source, StaticBytes};
 use wayinfer::model::{KvType, Model};
-use wayinfer::server::{Access, Config, Described, Facts, Listed, Local, Models, NotOpened, Opened, Piece, Template};
+use wayinfer::server::{
+    Access, Config, Described, Facts, Listed, Local, Models, NotOpened, Opened, Piece, Template,
+};
 use wayinfer::store::Guesses;
 use wayinfer::text::{ChatTemplate, Tokenizer};
 
@@ -43,7 +45,11 @@ fuzz_target!(|data: &[u8]| {
     let path = PATHS[usize::from(path) % PATHS.len()];
     let Some((status, reply)) = post(path, body.to_vec()) else { return };
     // 503: more answers are asked for than may wait.
-    assert!([200, 400, 404, 413, 501, 503].contains(&status), "{path}: {status}: {}", String::from_utf8_lossy(&reply));
+    assert!(
+        [200, 400, 404, 413, 501, 503].contains(&status),
+        "{path}: {status}: {}",
+        String::from_utf8_lossy(&reply)
+    );
     let text = std::str::from_utf8(&reply).expect("UTF-8");
     if status != 200 {
         let error: serde_json::Value = serde_json::from_str(text).expect("JSON");
@@ -112,12 +118,21 @@ impl Models for Tiny {
 
     fn open(&self, name: &str, _: u64, run: &mut dyn FnMut(Opened<'_>)) -> Result<(), NotOpened> {
         let bytes: &'static [u8] = Vec::leak(FILE.to_vec());
-        let gguf = Gguf::open(Source::Memory { name: "tiny", bytes: StaticBytes(bytes) }).map_err(|error| not_opened(&error))?;
+        let gguf = Gguf::open(Source::Memory { name: "tiny", bytes: StaticBytes(bytes) })
+            .map_err(|error| not_opened(&error))?;
         let model = Model::load(&gguf).map_err(|error| not_opened(&error))?;
-        let tokenizer = Tokenizer::from_metadata(gguf.metadata(), None).map_err(|error| not_opened(&error))?;
+        let tokenizer =
+            Tokenizer::from_metadata(gguf.metadata(), None).map_err(|error| not_opened(&error))?;
         let (batch, kv) = (16, KvType::F16);
-        let options =
-            EngineOptions { context: CONTEXT, batch, kv, threads: 1.into(), isa: None, drafts: 0, guesses: Guesses::Off };
+        let options = EngineOptions {
+            context: CONTEXT,
+            batch,
+            kv,
+            threads: 1.into(),
+            isa: None,
+            drafts: 0,
+            guesses: Guesses::Off,
+        };
         let engine = Engine::new(&model, &options).map_err(|error| not_opened(&error))?;
         let spec = model.spec();
         let facts = Facts {

@@ -43,7 +43,9 @@ fuzz_target!(|input: Input| {
 
 fn check(tokenizer: &Tokenizer, input: &Input) {
     for (add_special, parse_special) in [(false, false), (true, true)] {
-        let Ok(ids) = tokenizer.encode(input.text, EncodeOptions { add_special, parse_special }) else { continue };
+        let Ok(ids) = tokenizer.encode(input.text, EncodeOptions { add_special, parse_special }) else {
+            continue;
+        };
         assert!(ids.iter().all(|&id| (id as usize) < tokenizer.vocab_len()));
         let text = tokenizer.decode(&ids, true);
         let mut stream = tokenizer.stream(true).at_start();
@@ -55,7 +57,8 @@ fn check(tokenizer: &Tokenizer, input: &Input) {
     }
     if let Ok(template) = ChatTemplate::new(input.template) {
         let messages = [Message::new("system", "Be brief."), Message::new("user", input.text)];
-        if let Ok(rendered) = template.render_apart(&Conversation::new(&messages, true, tokenizer), tokenizer) {
+        if let Ok(rendered) = template.render_apart(&Conversation::new(&messages, true, tokenizer), tokenizer)
+        {
             let _ = tokenizer.encode_chat(&rendered);
         }
     }
@@ -102,7 +105,8 @@ fn file(input: &Input) -> GgufBuilder {
             file = file.kv(format!("tokenizer.ggml.{key}_token_id"), i32::from(id));
         }
     }
-    for (key, flag) in ["add_bos_token", "add_eos_token", "add_space_prefix", "other"].iter().zip(input.flags) {
+    for (key, flag) in ["add_bos_token", "add_eos_token", "add_space_prefix", "other"].iter().zip(input.flags)
+    {
         if let Some(flag) = flag {
             file = file.kv(format!("tokenizer.ggml.{key}"), flag);
         }

@@ -20,7 +20,8 @@ fuzz_target!(|data: &[u8]| {
     let (prompt, text) = text.split_once('\0').unwrap_or(("", text));
     let whole = parts(prompt, &[text]);
     let chars: Vec<char> = text.chars().collect();
-    let pieces: Vec<String> = chars.chunks(usize::from(size % 16) + 1).map(|piece| piece.iter().collect()).collect();
+    let pieces: Vec<String> =
+        chars.chunks(usize::from(size % 16) + 1).map(|piece| piece.iter().collect()).collect();
     let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
     assert_eq!(parts(prompt, &pieces), whole);
 });
