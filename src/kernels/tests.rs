@@ -237,6 +237,9 @@ fn sets_are_named_and_refused_by_name() {
     assert_eq!(lacks.to_string(), "this CPU lacks avx2, fma for the avx2 kernels");
     let best = Kernels::detect_best();
     assert!(Kernels::available().any(|set| set.isa() == best.isa()) && !(best.slow)());
+    // Of the two that have the same instructions it is one.
+    #[cfg(target_arch = "x86_64")]
+    assert_ne!((super::avx512::KERNELS.slow)(), (super::avx512_256::KERNELS.slow)());
     for format in FORMATS {
         assert!(super::scalar::KERNELS.name_for(format.ty).is_some(), "{}", format.ty);
     }
