@@ -133,6 +133,7 @@ fn of_model(error: &ModelError) -> Kind {
 fn of_engine(error: &EngineError) -> Kind {
     match error {
         EngineError::OutOfMemory(_) | EngineError::Forward(ForwardError::OutOfMemory(_)) => Kind::OutOfMemory,
+        EngineError::NoRoom { .. } => Kind::OutOfMemory,
         EngineError::Forward(ForwardError::Store(error)) => of_store(error),
         EngineError::Forward(ForwardError::TokenRange { .. }) => Kind::Usage,
         EngineError::Isa(_) | EngineError::Kv(_) => Kind::Unsupported,
@@ -164,7 +165,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::engine::Engine;
+    use crate::engine::Scheduler;
     use crate::server::{Piece, Reply};
 
     #[test]
@@ -204,8 +205,10 @@ mod tests {
         assert_eq!(ask("{}").0, 400);
         assert!(local.ask("no method", "/", Vec::new()).is_none());
         let (sender, contexts) = channel();
-        let work = move |engine: &mut Engine<'_>| sender.send(engine.context()).expect("somebody waits");
-        local.with_engine(Box::new(work)).expect("an engine");
+        let work = move |scheduler: &mut Scheduler<'_>| {
+            sender.send(scheduler.engine().context()).expect("somebody waits");
+        };
+        local.with_scheduler(Box::new(work)).expect("an engine");
         assert_eq!(contexts.recv(), Ok(64));
         let wanted = br#"{"max_tokens": 3, "stop": "x", "temperature": 0}"#;
         let continuation = local.continuation(wanted).expect("sound");

@@ -36,7 +36,10 @@ pub use expert_use::ExpertUse;
 pub use generation::Generation;
 pub use prefixes::{ModelId, PrefixCache, PrefixFolder, RecordedId, Restored};
 pub use sampler::{Candidate, LogSoftmax, Logprobs, Sampler, SamplerConfig, SamplerError, logprobs};
-pub use scheduler::{Drawn, End, Event, Request, Scheduler, SchedulerLimits, SchedulerStats, Sink, Usage};
+pub use scheduler::{
+    Drawn, End, Event, Keeper, KeptText, Loan, Request, Scheduler, SchedulerLimits, SchedulerStats, Sink,
+    Usage, Wanted,
+};
 pub use sequence::Sequence;
 pub use speculation::{
     DraftOffer, DraftPlan, DraftPolicy, DraftSource, MAX_DRAFT, NgramIndex, Speculation, SpeculationStats,
@@ -81,6 +84,11 @@ pub enum EngineError {
     Rows { found: usize, wanted: usize },
     #[error("{tokens} tokens do not fit a pass of {batch}")]
     PassFull { tokens: usize, batch: usize },
+    #[error(
+        "there is no room for {bytes} bytes more of keys and values: of {limit} for all texts, sessions keep \
+         {kept}"
+    )]
+    NoRoom { bytes: u64, limit: u64, kept: u64 },
     #[error("interrupted")]
     Interrupted,
 }

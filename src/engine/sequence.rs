@@ -56,6 +56,16 @@ impl Sequence {
         self.state.held_bytes()
     }
 
+    /// The pages of keys and values that it holds: the number of each, which no other has, and its bytes.
+    pub(super) fn pages_held(&self) -> Vec<(u64, u64)> {
+        self.state.pages_held()
+    }
+
+    /// Those of them that the next position writes to.
+    pub(super) fn open_pages(&self) -> Vec<(u64, u64)> {
+        self.state.open_pages(self.past())
+    }
+
     /// Goes back to the first `past` positions, or to none where a window has given up what they would see:
     /// returns how many are left, after which the tokens have to be fed again.
     pub fn rewind(&mut self, past: usize) -> usize {

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use crate::cli::CliError;
 use crate::cli::embedded::Kind;
 use crate::engine::EngineError;
-use crate::server::{ApiError, ErrorKind};
+use crate::server::{ApiError, ErrorKind, MORE_ROOM};
 
 /// What has gone wrong, while the interpreter is not at hand.
 #[derive(Debug)]
@@ -72,6 +72,7 @@ impl From<ApiError> for Fault {
         let kind = match error.kind {
             ErrorKind::ContextLength { .. } => Kind::ContextFull,
             ErrorKind::Unsupported | ErrorKind::NotImplemented => Kind::Unsupported,
+            ErrorKind::NoRoom => Kind::OutOfMemory,
             ErrorKind::Internal | ErrorKind::Overloaded | ErrorKind::ShuttingDown => Kind::Other,
             _ => Kind::Usage,
         };
@@ -81,7 +82,8 @@ impl From<ApiError> for Fault {
 
 impl From<EngineError> for Fault {
     fn from(error: EngineError) -> Fault {
-        Fault::of(error)
+        let hint = matches!(error, EngineError::NoRoom { .. }).then(|| MORE_ROOM.to_owned());
+        Fault { hint, ..Fault::of(error) }
     }
 }
 

@@ -1,10 +1,11 @@
 //! FACE: the Python module `wayinfer._native`, which is there with the feature `python`.
 //!
 //! A model is behind a server without a socket, so that texts and chats are answered as `wayinfer serve`
-//! answers them; what no dialect asks for (logits, sessions, tensors) is done with its engine between two
-//! passes. The package around it, with what its users see, is Python and lies in `wayinfer/`.
+//! answers them, and sessions go on in the same passes; what else no dialect asks for (logits, tensors) is
+//! done with its engine between two passes. The package around it, with what its users see, is Python and
+//! lies in `wayinfer/`.
 //!
-//! - `model` is a model, `reply` what it answers, `session` a sequence that is kept.
+//! - `model` is a model, `reply` what it answers, `session` a text that is kept, `generation` how it goes on.
 //! - `errors` makes exceptions of what goes wrong, `wait` waits without the interpreter, `arrays` hands over
 //!   numbers.
 
@@ -12,6 +13,8 @@
 mod arrays;
 #[cfg(feature = "python")]
 mod errors;
+#[cfg(feature = "python")]
+mod generation;
 #[cfg(feature = "python")]
 mod model;
 #[cfg(feature = "python")]
@@ -30,11 +33,13 @@ mod wait;
 #[pyo3::pymodule]
 mod _native {
     #[pymodule_export]
+    use super::generation::Generation;
+    #[pymodule_export]
     use super::model::Model;
     #[pymodule_export]
     use super::reply::Reply;
     #[pymodule_export]
-    use super::session::{Generation, Session};
+    use super::session::Session;
     #[pymodule_export]
     use super::stage::{Stage, stage_costs};
     #[pymodule_export]

@@ -15,7 +15,7 @@ use super::session::Session;
 use super::wait::{Left, apart, wait_for};
 use super::{arrays, saved};
 use crate::cli::embedded::{self, Kind};
-use crate::engine::{Engine, EngineError, ModelId};
+use crate::engine::{Engine, EngineError, ModelId, Request, Scheduler};
 use crate::gguf::Gguf;
 use crate::model::Logits;
 use crate::server::{Facts, Local};
@@ -39,21 +39,44 @@ impl Core {
         Ok(py.detach(|| self.local.facts()).map_err(Fault::from)?)
     }
 
-    /// Has something done with the engine, between two passes over requests, and waits for it. `work` is told
-    /// by a flag when nobody waits any more.
+    /// Has something done with the scheduler, between two of its passes, and waits for it.
+    pub fn on_scheduler<R: Send + 'static>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&mut Scheduler<'_>) -> Result<R, Fault> + Send + 'static,
+    ) -> PyResult<R> {
+        self.on_scheduler_until(py, work, || ())
+    }
+
+    fn on_scheduler_until<R: Send + 'static>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&mut Scheduler<'_>) -> Result<R, Fault> + Send + 'static,
+        leave: impl FnOnce(),
+    ) -> PyResult<R> {
+        let (sender, results) = channel();
+        let work = Box::new(move |scheduler: &mut Scheduler<'_>| {
+            let _ = sender.send(caught(|| work(scheduler)));
+        });
+        py.detach(|| self.local.with_scheduler(work)).map_err(Fault::from)?;
+        wait_for(py, results, leave)
+    }
+
+    /// The same with the engine. `work` is told by a flag when nobody waits any more.
     pub fn on_engine<R: Send + 'static>(
         &self,
         py: Python<'_>,
         work: impl FnOnce(&mut Engine<'_>, &Left) -> Result<R, Fault> + Send + 'static,
     ) -> PyResult<R> {
-        let (sender, results) = channel();
         let left = Left { model: Arc::clone(&self.closing), ..Left::default() };
         let caller = Arc::clone(&left.caller);
-        let work = Box::new(move |engine: &mut Engine<'_>| {
-            let _ = sender.send(caught(|| work(engine, &left)));
-        });
-        py.detach(|| self.local.with_engine(work)).map_err(Fault::from)?;
-        wait_for(py, results, || caller.store(true, Ordering::Relaxed))
+        let work = move |scheduler: &mut Scheduler<'_>| work(scheduler.engine_mut(), &left);
+        self.on_scheduler_until(py, work, || caller.store(true, Ordering::Relaxed))
+    }
+
+    /// Hands a request to the scheduler; waits for nothing.
+    pub fn go_on(&self, request: Request) -> Result<(), Fault> {
+        Ok(self.local.go_on(request)?)
     }
 
     /// The headers, read anew: a model may be large, and they are asked for seldom.

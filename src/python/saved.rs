@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::errors::Fault;
 use super::model::{Core, named};
-use super::session::{Session, State};
+use super::session::Session;
 use super::wait::{Left, apart, lock};
 use crate::cli::embedded::{self, Kind};
-use crate::engine::{Engine, EngineError, ModelId, PrefixCache, PrefixFolder, Sequence};
+use crate::engine::{Engine, EngineError, Keeper, ModelId, PrefixCache, PrefixFolder, Sequence};
 
 /// The file of the tokens.
 const TOKENS: &str = "session.json";
@@ -108,18 +108,22 @@ pub fn load(py: Python<'_>, core: &Arc<Core>, path: PathBuf) -> PyResult<Session
     let id = model_id(py, core)?;
     let vocab = core.facts(py)?.vocab;
     let tokens = py.detach(|| read(&path, &id, vocab))?;
-    let state = core.on_engine(py, move |engine, left| {
-        let (past, context) = (0, engine.context());
+    let text = core.on_scheduler(py, move |scheduler| {
+        let mut text = scheduler.new_text();
+        let (past, context) = (0, text.sequence().context());
         if tokens.len() > context {
             return Err(EngineError::ContextFull { tokens: tokens.len(), past, context }.into());
         }
         let folder = PrefixFolder::open(&path).map_err(|error| broken(&path, error))?;
-        let mut cache = PrefixCache::new(folder, u64::MAX, id, engine);
-        let mut state = State::new(engine.sequence());
-        cache.restore(&mut state.sequence, &tokens);
-        let past = state.sequence.past();
-        state.feed(engine, &tokens[past..], left)?;
-        Ok(state)
+        // Where there is no room for it now, it waits for room to be run in.
+        if scheduler.make_room_for(tokens.len()) {
+            let mut cache = PrefixCache::new(folder, u64::MAX, id, scheduler.engine());
+            cache.restore(text.sequence_mut(), &tokens);
+        }
+        text.set_text(&tokens);
+        Ok(Keeper::new(text))
     })?;
-    Ok(Session::new(core, state))
+    let session = Session::new(core, text);
+    session.run(py)?;
+    Ok(session)
 }

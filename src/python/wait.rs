@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
@@ -58,26 +59,36 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits for a result. An interrupt, or another signal whose handler raises, ends the waiting: `leave` is
-/// called then.
+/// Waits for what `within` waits for, a moment at a time. An interrupt, or another signal whose handler
+/// raises, ends the waiting: `leave` is called then.
+pub fn wait<R: Send>(
+    py: Python<'_>,
+    mut within: impl FnMut(Duration) -> Poll<R> + Send,
+    leave: impl FnOnce(),
+) -> PyResult<R> {
+    loop {
+        if let Poll::Ready(result) = detached(py, || within(TICK)) {
+            return Ok(result);
+        }
+        if let Err(raised) = py.check_signals() {
+            leave();
+            return Err(raised);
+        }
+    }
+}
+
+/// Waits for a result. An interrupt ends the waiting: `leave` is called then.
 pub fn wait_for<R: Send>(
     py: Python<'_>,
     results: Receiver<Result<R, Fault>>,
     leave: impl FnOnce(),
 ) -> PyResult<R> {
-    let results = Mutex::new(results);
-    loop {
-        match detached(py, || lock(&results).recv_timeout(TICK)) {
-            Ok(result) => return Ok(result?),
-            Err(RecvTimeoutError::Disconnected) => return Err(Fault::ended().into()),
-            Err(RecvTimeoutError::Timeout) => {
-                if let Err(raised) = py.check_signals() {
-                    leave();
-                    return Err(raised);
-                }
-            }
-        }
-    }
+    let within = move |time| match results.recv_timeout(time) {
+        Err(RecvTimeoutError::Timeout) => Poll::Pending,
+        Err(RecvTimeoutError::Disconnected) => Poll::Ready(Err(Fault::ended())),
+        Ok(result) => Poll::Ready(result),
+    };
+    Ok(wait(py, within, leave)??)
 }
 
 /// Does something long on a thread of its own; an interrupt leaves it behind.

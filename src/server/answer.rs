@@ -9,7 +9,7 @@ use super::error::{ApiError, ErrorKind};
 use super::facts::Facts;
 use super::prompt::Prompt;
 use super::worker::{Events, Worker};
-use crate::engine::{Drawn, End, Event, Logprobs, StopMatcher, Usage};
+use crate::engine::{Drawn, End, EngineError, Event, Logprobs, StopMatcher, Usage};
 use crate::text::Part;
 use crate::text::tools::{AnswerParser, AnswerPart};
 
@@ -292,16 +292,19 @@ impl Answer {
                 self.first.get_or_insert(self.last);
                 self.token(number, drawn);
             }
-            Event::End { why, usage } => {
+            Event::End { why, usage, .. } => {
                 let choice = &mut self.choices[number];
                 choice.usage = usage;
                 let reason = match why {
                     Ok(End::EndOfText) => Reason::Stop,
                     Ok(End::MaxTokens | End::ContextFull) => Reason::Length,
-                    Ok(End::Left) => return Err(ApiError::internal("the request was broken off")),
+                    Ok(End::Left | End::Waits) => {
+                        return Err(ApiError::internal("the request was broken off"));
+                    }
                     Ok(End::Stopped) => {
                         return Err(ApiError::new(ErrorKind::ShuttingDown, "the server is being shut down"));
                     }
+                    Err(error @ EngineError::NoRoom { .. }) => return Err(ApiError::no_room(error)),
                     Err(error) => return Err(ApiError::internal(error)),
                 };
                 let rest = choice.bytes.finish();

@@ -8,6 +8,10 @@ use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
+/// What makes room where kept texts take all.
+pub const MORE_ROOM: &str =
+    "drop sessions, or open the model with a smaller type of kv= or memory for more texts by parallel=";
+
 /// A request that is not answered, or not to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
@@ -44,6 +48,8 @@ pub enum ErrorKind {
     Overloaded,
     /// The server is being shut down.
     ShuttingDown,
+    /// What is kept within the process leaves no memory for it.
+    NoRoom,
     /// Our own, or the model's.
     Internal,
 }
@@ -62,6 +68,7 @@ impl ErrorKind {
             ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             ErrorKind::Timeout => StatusCode::REQUEST_TIMEOUT,
             ErrorKind::Overloaded | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::NoRoom => StatusCode::INSUFFICIENT_STORAGE,
             ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -94,6 +101,11 @@ impl ApiError {
 
     pub fn internal(message: impl fmt::Display) -> ApiError {
         ApiError::new(ErrorKind::Internal, message.to_string())
+    }
+
+    /// No memory is left for it; with what can be done about that.
+    pub fn no_room(message: impl fmt::Display) -> ApiError {
+        ApiError::new(ErrorKind::NoRoom, format!("{message}; {MORE_ROOM}"))
     }
 
     /// The response that tells of it, in the words of a dialect.

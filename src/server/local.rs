@@ -1,4 +1,4 @@
-//! A server without a socket: requests and replies within the process, and its engine for what no dialect
+//! A server without a socket: requests and replies within the process, and its scheduler for what no dialect
 //! asks for.
 
 use std::future::poll_fn;
@@ -21,7 +21,7 @@ use super::facts::Facts;
 use super::openai::Fields;
 use super::worker::{Work, Worker};
 use super::{Config, Models, Server};
-use crate::engine::Sampler;
+use crate::engine::{self, Sampler};
 
 /// See the module. Its models end with it.
 pub struct Local {
@@ -90,14 +90,22 @@ impl Local {
         Ok(self.worker()?.facts)
     }
 
-    /// Has something done with the only model's engine, between two passes over requests. Where the engine
+    /// Has something done with the only model's scheduler, between two passes over requests. Where the engine
     /// ends before, it is dropped undone.
     ///
     /// # Errors
     /// Why the model cannot be loaded.
-    pub fn with_engine(&self, work: Work) -> Result<(), ApiError> {
-        self.worker()?.with_engine(work);
+    pub fn with_scheduler(&self, work: Work) -> Result<(), ApiError> {
+        self.worker()?.with_scheduler(work);
         Ok(())
+    }
+
+    /// Hands a request to the only model, beside those that are asked for in a dialect.
+    ///
+    /// # Errors
+    /// Why the model cannot be loaded, or that its engine has ended. A text that was lent to it is back.
+    pub fn go_on(&self, request: engine::Request) -> Result<(), ApiError> {
+        self.worker()?.go_on(request)
     }
 
     /// How the fields of a completion's request, a JSON object, have a text continued.

@@ -101,10 +101,11 @@ enum Kind {
     Counter,
 }
 
-const FIGURES: [Figure; 14] = [
+const FIGURES: [Figure; 15] = [
     ("running_requests", "Requests that run", Kind::Gauge, |s| s.running as f64),
     ("waiting_requests", "Requests that wait", Kind::Gauge, |s| s.waiting as f64),
     ("sequence_bytes", "Bytes of sequences, remembered ones included", Kind::Gauge, |s| s.held_bytes as f64),
+    ("session_bytes", "Bytes of sequences that sessions keep", Kind::Gauge, |s| s.kept_bytes as f64),
     (
         "sequence_pages",
         "Pages of 128 positions in use, those that sequences share counted for each",

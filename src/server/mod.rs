@@ -47,7 +47,7 @@ use axum::response::Response;
 use crate::text::Conversation;
 pub use access::Access;
 use body::Bodies;
-pub use error::{ApiError, ErrorKind};
+pub use error::{ApiError, ErrorKind, MORE_ROOM};
 pub use facts::{Facts, Template};
 pub use local::{Continuation, Local, Piece, Reply};
 pub use many::{Answered, Asked};

@@ -11,8 +11,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::error::{ApiError, ErrorKind};
 use super::facts::Facts;
 use super::residency::Seen;
-use crate::engine::Engine;
-use crate::engine::{Event, PrefixCache, Request, Sampler, Scheduler, SchedulerLimits, SchedulerStats, Sink};
+use crate::engine::{
+    Engine, Event, PrefixCache, Request, Sampler, Scheduler, SchedulerLimits, SchedulerStats, Sink,
+};
 use crate::store::ResidencyStats;
 
 /// A model that is ready to run, as a worker takes it.
@@ -31,8 +32,8 @@ pub struct Worker {
     state: Arc<State>,
 }
 
-/// Something else to be done with the engine, between two passes.
-pub type Work = Box<dyn for<'m> FnOnce(&mut Engine<'m>) + Send>;
+/// Something else to be done with the scheduler or its engine, between two passes.
+pub type Work = Box<dyn for<'m> FnOnce(&mut Scheduler<'m>) + Send>;
 
 /// What a worker is sent.
 enum Todo {
@@ -64,6 +65,8 @@ pub struct Status {
     pub waiting: usize,
     pub done: SchedulerStats,
     pub held_bytes: u64,
+    /// Of these the bytes of kept texts.
+    pub kept_bytes: u64,
     pub held_pages: usize,
     pub residency: ResidencyStats,
     /// In passes.
@@ -151,16 +154,31 @@ impl Worker {
             let sink = Teller { choice: number, events: sender.clone(), left: flag, _place: place };
             let ends = Arc::clone(&self.facts.ends);
             let sink = Box::new(sink);
-            let request = Request { prompt, sampler, max_tokens, ends, logprobs, prompt_logprobs, sink };
-            let todo = Todo::Answer(Box::new(request));
-            let gone = |_| ApiError::internal("the model's engine has ended");
-            self.todo.send(todo).map_err(gone)?;
+            self.go_on(Request {
+                prompt,
+                text: None,
+                sampler,
+                max_tokens,
+                ends,
+                logprobs,
+                prompt_logprobs,
+                sink,
+            })?;
         }
         Ok(Events { events, left })
     }
 
-    /// Has something else done with the engine; where the worker has ended, it is dropped undone.
-    pub fn with_engine(&self, work: Work) {
+    /// Hands a request to the worker, whatever waits; its text is back where the worker ends.
+    ///
+    /// # Errors
+    /// Where the worker has ended.
+    pub fn go_on(&self, request: Request) -> Result<(), ApiError> {
+        let gone = |_| ApiError::internal("the model's engine has ended");
+        self.todo.send(Todo::Answer(Box::new(request))).map_err(gone)
+    }
+
+    /// Has something else done with the scheduler; where the worker has ended, it is dropped undone.
+    pub fn with_scheduler(&self, work: Work) {
         let _ = self.todo.send(Todo::Work(work));
     }
 
@@ -253,7 +271,7 @@ fn take_on(scheduler: &mut Scheduler<'_>, all: &Receiver<Todo>) -> ControlFlow<(
 fn take(scheduler: &mut Scheduler<'_>, todo: Todo) {
     match todo {
         Todo::Answer(request) => scheduler.submit(*request),
-        Todo::Work(work) => work(scheduler.engine_mut()),
+        Todo::Work(work) => work(scheduler),
     }
 }
 
@@ -263,6 +281,7 @@ fn tell(scheduler: &Scheduler<'_>, state: &State, busy: Duration) {
         waiting: scheduler.waiting(),
         done: scheduler.stats(),
         held_bytes: scheduler.held_bytes(),
+        kept_bytes: scheduler.kept_bytes(),
         held_pages: scheduler.held_pages(),
         residency: scheduler.engine().model().store().stats(),
         busy,

@@ -43,6 +43,23 @@ def test_chats_and_streams(demo: Model, dense: Model) -> None:
     asyncio.run(work())
 
 
+def test_sessions_go_on_together(dense: Model) -> None:
+    async def text(prompt: str) -> str:
+        return "".join([piece.text async for piece in dense.session().append(prompt).agenerate(DRAWN)])
+
+    async def work() -> None:
+        made = await asyncio.gather(*(text(prompt) for prompt in PROMPTS))
+        assert made == [dense.session().append(prompt).generate(DRAWN).text for prompt in PROMPTS]
+        # Left, it stands behind what was taken.
+        session = dense.session().append("a")
+        before, pieces = session.tokens, session.agenerate(endless(dense))
+        taken = [(await pieces.__anext__()).token for _ in range(3)]
+        await pieces.aclose()
+        assert session.tokens == before + taken
+
+    asyncio.run(work())
+
+
 def test_errors_reach_who_awaits(dense: Model) -> None:
     with pytest.raises(wayinfer.UsageError, match="at most 128"):
         asyncio.run(dense.agenerate("a", SamplingParams(n=999)))

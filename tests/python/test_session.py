@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import gc
 import json
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -168,3 +172,95 @@ def test_logits_are_the_traces(dense: Model, tmp_path: Path) -> None:
     start, end = header[names[0]]["data_offsets"]
     traced = np.frombuffer(raw[8 + size + start : 8 + size + end], dtype="<f4")
     assert np.array_equal(logits[-len(traced) // logits.shape[1] :].ravel(), traced)
+
+
+def test_sessions_go_on_together(model: Model) -> None:
+    texts, params = ["Once upon", "a", LONG, "The sum of 2 and 2"], endless(model, 24)
+    alone = [model.session().append(text).generate(params).text for text in texts]
+    begin = threading.Barrier(len(texts))
+
+    def go_on(number: int) -> str:
+        begin.wait()
+        session = model.session().append(texts[number])
+        if number % 2 == 0:
+            return session.generate(params).text
+        return "".join(piece.text for piece in session.generate(params, stream=True))
+
+    with ThreadPoolExecutor(len(texts)) as pool:
+        made = pool.map(go_on, range(len(texts)))
+        beside = model.generate("Z", params).text
+        assert list(made) == alone
+    assert beside == model.generate("Z", params).text
+
+
+def test_a_stream_is_left_where_its_reader_stands(model: Model) -> None:
+    session = model.session().append(LONG)
+    before, params = session.tokens, endless(model, 30)
+    pieces = session.generate(params, stream=True)
+    taken = [next(pieces).token for _ in range(5)]
+    assert session.tokens == before + taken
+    assert np.array_equal(session.logits(), model.session().append(before + taken).logits())
+    # It goes on behind what has come in between.
+    fork = session.append("x").fork()
+    assert next(pieces).token == next(fork.generate(params, stream=True)).token
+    assert session.tokens == fork.tokens
+    del pieces
+    assert session.tokens == fork.tokens
+
+
+def test_forks_are_taken_while_it_goes_on(model: Model) -> None:
+    session = model.session().append("Once upon")
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(session.generate, endless(model, 60))
+        forks = [session.fork() for _ in range(8)]
+        assert made.result().finish_reason == "length"
+    wanted = model.session().append("Once upon")
+    wanted.generate(endless(model, 60))
+    assert session.tokens == wanted.tokens
+    for fork in forks:
+        assert fork.tokens == wanted.tokens[: len(fork)]
+    assert np.array_equal(forks[-1].logits(), model.logits(forks[-1].tokens)[-1])
+
+
+def test_a_model_is_closed_while_a_stream_rests() -> None:
+    with Model(fixture("dense-q8_0"), threads=1) as model:
+        rests = model.session().append("a").generate(endless(model, 1000), stream=True)
+        assert next(rests).token is not None
+        waits = model.session().append("b").generate(endless(model, 1000), stream=True)
+        began = time.monotonic()
+    for pieces in (rests, waits):
+        with pytest.raises(wayinfer.Error):
+            list(pieces)
+    assert time.monotonic() - began < 5
+
+
+def session_bytes(model: Model, wanted: Callable[[float], bool]) -> None:
+    """Waits until the model tells of such a number of bytes."""
+    told = ["none"]
+    for _ in range(100):
+        metrics = model.request("GET", "/metrics").read().decode()
+        told = re.findall(r"^wayinfer_session_bytes\S* (\S+)$", metrics, re.MULTILINE)
+        if wanted(float(told[0])):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"sessions have {told}")
+
+
+def test_sessions_have_memory_of_their_model() -> None:
+    with Model(fixture("dense-q8_0"), threads=1, parallel=1, context=512) as model:
+        large, small = model.session().append([5] * 400), model.session()
+        fork = large.fork()
+        session_bytes(model, lambda told: told > 0)
+        for need in (lambda: small.append("a"), lambda: model.generate("a"), fork.generate):
+            with pytest.raises(wayinfer.OutOfMemory, match="there is no room for .* sessions keep") as caught:
+                need()
+            assert "kv=" in f"{caught.value} {caught.value.hint}"
+        assert (len(small), len(fork)) == (0, 400)
+        # It goes on in what it has, once that is its own.
+        fork.drop()
+        assert large.generate(endless(model, 20)).finish_reason == "length"
+        large.drop()
+        assert len(small.append("a")) > 0
+        assert model.generate("a", SamplingParams(max_tokens=4)).completion_tokens > 0
+        small.drop()
+        session_bytes(model, lambda told: told == 0)

@@ -1,18 +1,22 @@
 //! What is asked of a scheduler, and what it tells of it.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Deref, DerefMut};
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::super::{Engine, EngineError, Feed, Logprobs, Sampler, Sequence, logprobs};
+use super::kept::Loan;
 use crate::model::Logits;
 
 /// A text to continue.
 pub struct Request {
     /// At least one token, and no more than the context holds.
     pub prompt: Vec<u32>,
-    /// New: it has been told of no token yet.
+    /// A text that it goes on with; the prompt is its tokens, and what is to be read behind them. The text gets
+    /// the tokens that are drawn, and of those to be read as many as were run.
+    pub text: Option<Loan>,
+    /// New: it has been told of no token yet. One that goes on with a text has been told of it.
     pub sampler: Sampler,
     /// Tokens to make at most; with none the prompt is read and nothing else.
     pub max_tokens: usize,
@@ -31,6 +35,12 @@ pub trait Sink: Send {
     /// Is told of an event; whether it wants more of them. The last one is [`Event::End`].
     fn send(&mut self, event: Event) -> ControlFlow<()>;
 
+    /// Asked before each token is drawn, when all before it have been run: whether it is wanted now. Where it
+    /// is not, the request is over as if nobody listened any more.
+    fn wants_token(&mut self) -> bool {
+        true
+    }
+
     /// Nobody listens any more.
     fn is_gone(&self) -> bool;
 }
@@ -44,8 +54,8 @@ pub enum Event {
     Read(Vec<Drawn>),
     /// A token was drawn. An end token is told of as well.
     Token(Drawn),
-    /// It is over.
-    End { why: Result<End, EngineError>, usage: Usage },
+    /// It is over. A text that was lent to it is back. Whoever goes on needs the sampler.
+    End { why: Result<End, EngineError>, usage: Usage, sampler: Box<Sampler> },
 }
 
 /// A token, and what it was drawn from or could have been.
@@ -63,6 +73,8 @@ pub enum End {
     EndOfText,
     MaxTokens,
     ContextFull,
+    /// A text that was lent can go on once others are over: they have the memory.
+    Waits,
     /// Nobody listens any more.
     Left,
     /// The scheduler is stopped.
@@ -81,11 +93,59 @@ pub struct Usage {
 /// Tokens of a prompt in a pass whose probabilities are wanted, at most: each has logits of its own.
 pub(super) const ROWS: usize = 32;
 
+/// The sequence of a job.
+pub(super) enum Running {
+    Own(Sequence),
+    Lent(Loan),
+}
+
+impl Deref for Running {
+    type Target = Sequence;
+
+    fn deref(&self) -> &Sequence {
+        match self {
+            Running::Own(sequence) => sequence,
+            Running::Lent(loan) => loan.sequence(),
+        }
+    }
+}
+
+impl DerefMut for Running {
+    fn deref_mut(&mut self) -> &mut Sequence {
+        match self {
+            Running::Own(sequence) => sequence,
+            Running::Lent(loan) => loan.sequence_mut(),
+        }
+    }
+}
+
+impl Running {
+    /// Bytes and pages of positions that are counted for it as a text that is kept.
+    pub fn counted(&self) -> (u64, usize) {
+        match self {
+            Running::Own(_) => (0, 0),
+            Running::Lent(loan) => loan.counted(),
+        }
+    }
+}
+
+/// Memory that is set aside for a sequence.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reserve {
+    pub bytes: u64,
+    /// What it may come to need.
+    pub most: u64,
+    /// What its sequence has beside that.
+    pub has: u64,
+}
+
 /// A request under way.
 pub(super) struct Job {
-    pub sequence: Sequence,
+    pub sequence: Running,
     /// The prompt, and what was drawn.
     pub tokens: Vec<u32>,
+    /// Tokens of the prompt that are a lent text's already.
+    kept: usize,
     pub sampler: Sampler,
     pub max_tokens: usize,
     pub ends: Arc<[u32]>,
@@ -93,17 +153,41 @@ pub(super) struct Job {
     pub prompt_logprobs: Option<usize>,
     pub sink: Box<dyn Sink>,
     pub usage: Usage,
-    /// Memory that is set aside for its sequence.
-    pub bytes: u64,
+    pub reserve: Reserve,
 }
 
 impl Job {
-    pub fn new(request: Request, sequence: Sequence, bytes: u64) -> Job {
-        let Request { prompt, mut sampler, max_tokens, ends, logprobs, prompt_logprobs, sink } = request;
-        sampler.read(prompt.iter().copied());
+    /// A job whose sequence is `own`, unless a text was lent for it.
+    pub fn new(request: Request, own: impl FnOnce(&[u32]) -> Sequence, reserve: Reserve) -> Job {
+        let Request { prompt, text, mut sampler, max_tokens, ends, logprobs, prompt_logprobs, sink } =
+            request;
+        let kept = text.as_ref().map_or(0, |text| text.len());
+        let sequence = match text {
+            Some(loan) => Running::Lent(loan),
+            None => {
+                sampler.read(prompt.iter().copied());
+                Running::Own(own(&prompt))
+            }
+        };
         let usage = Usage { prompt: prompt.len(), cached: sequence.past(), made: 0 };
         let tokens = prompt;
-        Job { sequence, tokens, sampler, max_tokens, ends, logprobs, prompt_logprobs, sink, usage, bytes }
+        Job {
+            sequence,
+            tokens,
+            kept,
+            sampler,
+            max_tokens,
+            ends,
+            logprobs,
+            prompt_logprobs,
+            sink,
+            usage,
+            reserve,
+        }
+    }
+
+    pub fn is_lent(&self) -> bool {
+        matches!(self.sequence, Running::Lent(_))
     }
 
     /// Tokens that have not been run.
@@ -146,9 +230,11 @@ impl Job {
         let told = self.weigh(ran, engine).and_then(|told| match (told, self.pending()) {
             (ControlFlow::Break(()), _) => Ok(told),
             (_, 0) if self.usage.made == self.max_tokens => Ok(told),
+            (_, 0) if !self.sink.wants_token() => Ok(ControlFlow::Break(())),
             (_, 0) => self.draw(),
             _ => Ok(self.sink.send(Event::Prefill { done: self.sequence.past(), of: self.usage.prompt })),
         });
+        self.note_text();
         match told {
             Ok(told) if told.is_break() => Some(Ok(End::Left)),
             Ok(_) => self.end().map(Ok),
@@ -202,13 +288,29 @@ impl Job {
         }
     }
 
-    /// Tells that it is over, and leaves its sequence.
-    pub fn finish(mut self, why: Result<End, EngineError>) -> Sequence {
+    /// Has a text that was lent read what it has come to.
+    fn note_text(&mut self) {
+        if let Running::Lent(loan) = &mut self.sequence {
+            let drawn = self.usage.made > 0;
+            loan.set_text(if drawn { &self.tokens } else { &self.tokens[..self.kept] });
+        }
+    }
+
+    /// Gives back what was lent and tells that it is over. Leaves its own sequence.
+    pub fn finish(mut self, why: Result<End, EngineError>) -> Option<Sequence> {
+        self.note_text();
         if self.prompt_logprobs.is_some() {
             // Those of a whole pass: nobody asks for them again.
             self.sequence.drop_logits();
         }
-        let _ = self.sink.send(Event::End { why, usage: self.usage });
-        self.sequence
+        let own = match self.sequence {
+            Running::Own(sequence) => Some(sequence),
+            Running::Lent(loan) => {
+                drop(loan);
+                None
+            }
+        };
+        let _ = self.sink.send(Event::End { why, usage: self.usage, sampler: Box::new(self.sampler) });
+        own
     }
 }

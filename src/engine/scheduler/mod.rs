@@ -3,33 +3,44 @@
 //!
 //! Memory for a sequence is set aside before its request starts: what runs is never thrown out. Sequences that
 //! are over are remembered while there is room, and prompts that begin as they do go on from them.
+//!
+//! A text that somebody keeps is lent to a request that goes on with it. Texts that are kept hold memory of
+//! the same budget, and their requests take part in the same passes as others.
 
+mod accounts;
 mod idle;
 mod job;
+mod kept;
+mod room;
 mod shares;
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::expert_use::Watcher;
 use super::{Engine, EngineError, ExpertUse, PrefixCache, Sampler, Sequence};
 use crate::kernels::ops::PAGE;
-use crate::model::SequenceState;
 
+use accounts::Accounts;
 use idle::{Idle, common};
 pub use job::{Drawn, End, Event, Request, Sink, Usage};
-use job::{Job, ROWS};
+use job::{Job, Reserve};
+pub use kept::{Keeper, KeptText, Loan, Wanted};
+use room::Room;
 use shares::shares;
 
 /// What a scheduler may take.
 #[derive(Clone, Copy, Debug)]
 pub struct SchedulerLimits {
-    /// Requests that run at a time; at least 1, at most the engine's batch.
+    /// Requests that run at a time, and as many that go on with kept texts; at least 1, at most the engine's
+    /// batch.
     pub sequences: usize,
     /// Tokens of prompts in a pass; at least 1.
     pub chunk: usize,
-    /// Bytes of sequences; one of a full context is let in however large it is.
+    /// Bytes of sequences, those of kept texts included; where no text is kept, one of a full context is let
+    /// in however large it is.
     pub sequence_bytes: u64,
 }
 
@@ -56,6 +67,8 @@ pub struct Scheduler<'m> {
     /// In the order in which they have started.
     running: Vec<Job>,
     idle: Idle,
+    /// Of kept texts, those that are lent included.
+    accounts: Arc<Accounts>,
     cache: Option<PrefixCache>,
     stats: SchedulerStats,
     experts: ExpertUse,
@@ -75,6 +88,7 @@ impl<'m> Scheduler<'m> {
             waiting: VecDeque::new(),
             running: Vec::new(),
             idle: Idle::default(),
+            accounts: Arc::default(),
             cache,
             stats: SchedulerStats::default(),
             experts: ExpertUse::default(),
@@ -110,15 +124,28 @@ impl<'m> Scheduler<'m> {
         &self.experts
     }
 
-    /// Bytes of all sequences, those that are only remembered included; what they share is counted for each.
+    /// An empty text to be kept.
+    pub fn new_text(&self) -> KeptText {
+        KeptText::new(self.engine.sequence(), &self.accounts)
+    }
+
+    /// Bytes of all sequences, those that are only remembered included; what they share is counted for each,
+    /// but for kept texts.
     pub fn held_bytes(&self) -> u64 {
-        self.idle.bytes() + self.running.iter().map(|job| job.sequence.held_bytes()).sum::<u64>()
+        let grown = |job: &Job| job.sequence.held_bytes().saturating_sub(job.sequence.counted().0);
+        self.idle.bytes() + self.accounts.bytes() + self.running.iter().map(grown).sum::<u64>()
+    }
+
+    /// Bytes of kept texts, what they share counted once; of those that are lent what they had before.
+    pub fn kept_bytes(&self) -> u64 {
+        self.accounts.bytes()
     }
 
     /// Pages of positions that sequences have, those that they share counted for each.
     pub fn held_pages(&self) -> usize {
-        let running = self.running.iter().map(|job| &job.sequence);
-        running.chain(self.idle.sequences()).map(|sequence| sequence.past().div_ceil(PAGE)).sum()
+        let grown = |job: &Job| pages(&job.sequence).saturating_sub(job.sequence.counted().1);
+        let idle = self.idle.sequences().map(pages).sum::<usize>();
+        idle + self.accounts.positions() + self.running.iter().map(grown).sum::<usize>()
     }
 
     /// What the cache has to warn of.
@@ -129,9 +156,15 @@ impl<'m> Scheduler<'m> {
     /// Takes a request on; it starts when there is room.
     ///
     /// # Panics
-    /// Where its prompt is empty or does not fit the context: the caller has checked that.
-    pub fn submit(&mut self, request: Request) {
+    /// Where its prompt is empty, does not fit the context or does not begin as the text that it goes on with:
+    /// the caller has checked that.
+    pub fn submit(&mut self, mut request: Request) {
         assert!((1..=self.engine.context()).contains(&request.prompt.len()), "a prompt that fits");
+        if let Some(text) = &mut request.text {
+            assert!(request.prompt.starts_with(&text.tokens()), "a prompt that goes on with its text");
+            // The text may have been another scheduler's.
+            text.count_in(&self.accounts);
+        }
         self.waiting.push_back(request);
     }
 
@@ -139,6 +172,7 @@ impl<'m> Scheduler<'m> {
     pub fn step(&mut self) -> bool {
         self.let_go();
         self.admit();
+        self.grow();
         if self.running.is_empty() {
             return false;
         }
@@ -161,7 +195,7 @@ impl<'m> Scheduler<'m> {
             job.finish(Ok(End::Stopped));
         }
         for request in self.waiting.drain(..) {
-            refuse(request, End::Stopped);
+            refuse(request, Ok(End::Stopped));
         }
     }
 
@@ -170,7 +204,7 @@ impl<'m> Scheduler<'m> {
         let (gone, here) = self.waiting.drain(..).partition(|request| request.sink.is_gone());
         self.waiting = here;
         let gone: VecDeque<Request> = gone;
-        gone.into_iter().for_each(|request| refuse(request, End::Left));
+        gone.into_iter().for_each(|request| refuse(request, Ok(End::Left)));
         for at in (0..self.running.len()).rev() {
             if self.running[at].sink.is_gone() {
                 self.end(at, Ok(End::Left));
@@ -179,51 +213,58 @@ impl<'m> Scheduler<'m> {
     }
 
     /// Starts the requests that there is room for, in the order in which they came. One that begins as
-    /// another's prompt does that is being read waits for it, and those behind it do not.
+    /// another's prompt does that is being read waits for it, and those behind it do not. Those that go on with
+    /// kept texts have places of their own.
     fn admit(&mut self) {
         let mut at = 0;
-        while at < self.waiting.len() && self.running.len() < self.limits.sequences {
-            let weighs = self.waiting[at].prompt_logprobs.is_some();
-            if !weighs && self.is_being_read(&self.waiting[at].prompt) {
+        let mut places = self.places();
+        // For want of memory: those that go on with kept texts may do with less.
+        let mut is_held_up = false;
+        while at < self.waiting.len() && places != [0; 2] {
+            let request = &self.waiting[at];
+            let is_lent = request.text.is_some();
+            let is_read = || request.prompt_logprobs.is_none() && self.is_being_read(&request.prompt);
+            if places[usize::from(is_lent)] == 0 || (!is_lent && (is_held_up || is_read())) {
                 at += 1;
                 continue;
             }
-            let request = &self.waiting[at];
-            let positions = request.prompt.len().saturating_add(request.max_tokens);
-            let logits =
-                if weighs { 2 * ROWS * self.engine.model().spec().vocab * size_of::<f32>() } else { 0 };
-            let bytes = self.sequence_bytes(positions).saturating_add(logits as u64);
-            if !self.make_room(bytes) {
-                return;
+            let room = self.room_for(at);
+            if matches!(room, Room::Later) {
+                if is_lent {
+                    return;
+                }
+                (is_held_up, at) = (true, at + 1);
+                continue;
             }
             let Some(request) = self.waiting.remove(at) else { return };
-            // What is remembered has left no logits.
-            let sequence = if weighs { self.engine.sequence() } else { self.sequence_for(&request.prompt) };
-            self.stats.cached += sequence.past() as u64;
-            self.running.push(Job::new(request, sequence, bytes));
+            match room {
+                Room::There(reserve) => self.start(request, reserve),
+                Room::Never(error) => refuse(request, Err(error)),
+                Room::Later => {}
+            }
+            places = self.places();
         }
     }
 
-    /// Bytes of a sequence of so many positions at most.
-    fn sequence_bytes(&self, positions: usize) -> u64 {
-        let Engine { model, batch, kv, context, .. } = &self.engine;
-        SequenceState::bytes(model.spec(), positions.min(*context), *batch, 0, *kv)
+    /// How many more requests may run, and how many more that go on with kept texts.
+    fn places(&self) -> [usize; 2] {
+        let lent = self.running.iter().filter(|job| job.is_lent()).count();
+        [self.running.len() - lent, lent].map(|running| self.limits.sequences.saturating_sub(running))
     }
 
-    /// Whether there are so many bytes, if need be once sequences that are only remembered are gone.
-    fn make_room(&mut self, bytes: u64) -> bool {
-        let taken: u64 = self.running.iter().map(|job| job.bytes).sum();
-        if self.running.is_empty() && bytes > self.limits.sequence_bytes {
-            while self.idle.forget_oldest() {}
-            return true;
+    fn start(&mut self, request: Request, reserve: Reserve) {
+        // What is remembered has left no logits.
+        let weighs = request.prompt_logprobs.is_some();
+        let own = |prompt: &[u32]| if weighs { self.engine.sequence() } else { self.sequence_for(prompt) };
+        let job = Job::new(request, own, reserve);
+        if !job.is_lent() {
+            self.stats.cached += job.usage.cached as u64;
         }
-        let Some(left) = self.limits.sequence_bytes.checked_sub(taken.saturating_add(bytes)) else {
-            return false;
-        };
-        while self.idle.bytes() > left {
-            self.idle.forget_oldest();
+        let has_run = job.pending() == 0;
+        self.running.push(job);
+        if has_run {
+            self.advance(self.running.len() - 1, 0, None);
         }
-        true
     }
 
     /// Whether a prompt that is being read begins as this one does, further than anything that is there
@@ -291,28 +332,38 @@ impl<'m> Scheduler<'m> {
                 continue;
             }
             let error = failed.pop_if(|(failed, _)| *failed == at);
-            let job = &mut self.running[at];
-            let (read, made) = (job.reads(), job.usage.made);
-            let over = match error {
-                Some((_, error)) => Some(Err(error)),
-                None => job.go_on(ran, &self.engine),
-            };
-            self.stats.prefilled += if read { ran as u64 } else { 0 };
-            self.stats.made += (job.usage.made - made) as u64;
-            if let Some(why) = over {
-                self.end(at, why);
-            }
+            self.advance(at, ran, error.map(|(_, error)| error));
         }
     }
 
-    /// Ends a job and remembers its sequence.
+    /// Lets a job go on that ran so many of its tokens, and ends it where it is over.
+    fn advance(&mut self, at: usize, ran: usize, error: Option<EngineError>) {
+        let job = &mut self.running[at];
+        let (read, made) = (job.reads(), job.usage.made);
+        let over = match error {
+            Some(error) => Some(Err(error)),
+            None => job.go_on(ran, &self.engine),
+        };
+        self.stats.prefilled += if read { ran as u64 } else { 0 };
+        self.stats.made += (job.usage.made - made) as u64;
+        if let Some(why) = over {
+            self.end(at, why);
+        }
+    }
+
+    /// Ends a job and remembers its sequence, unless that is somebody else's.
     fn end(&mut self, at: usize, why: Result<End, EngineError>) {
-        let sequence = self.running.remove(at).finish(why);
+        let Some(sequence) = self.running.remove(at).finish(why) else { return };
         if let Some(cache) = &mut self.cache {
             cache.keep(&sequence);
         }
         self.idle.keep(sequence);
     }
+}
+
+/// Pages of a sequence's positions.
+fn pages(sequence: &Sequence) -> usize {
+    sequence.past().div_ceil(PAGE)
 }
 
 /// Runs a pass, and beside it what samplers can make ready for the tokens that come of it: which ones a grammar
@@ -327,7 +378,10 @@ fn beside<R>(samplers: &mut [&mut Sampler], pass: impl FnOnce() -> R) -> R {
     })
 }
 
-fn refuse(mut request: Request, why: End) {
-    let usage = Usage { prompt: request.prompt.len(), ..Usage::default() };
-    let _ = request.sink.send(Event::End { why: Ok(why), usage });
+fn refuse(request: Request, why: Result<End, EngineError>) {
+    let Request { prompt, text, sampler, mut sink, .. } = request;
+    let usage = Usage { prompt: prompt.len(), ..Usage::default() };
+    // It is back before its keeper knows.
+    drop(text);
+    let _ = sink.send(Event::End { why, usage, sampler: Box::new(sampler) });
 }

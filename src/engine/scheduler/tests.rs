@@ -5,6 +5,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+mod kept;
+
+use super::job::ROWS;
 use super::*;
 use crate::engine::{EngineOptions, Logprobs, Sampler, SamplerConfig};
 use crate::gguf::Gguf;
@@ -59,7 +62,7 @@ impl Sink for Listener {
                     return ControlFlow::Break(());
                 }
             }
-            Event::End { why, usage } => {
+            Event::End { why, usage, .. } => {
                 let why = why.map_or_else(|error| error.to_string(), |end| format!("{end:?}"));
                 assert!(told.end.replace((why, usage)).is_none(), "it ends once");
             }
@@ -81,6 +84,7 @@ fn ask(n: usize, vocab: usize) -> (Request, Listener) {
     let config = SamplerConfig { temperature: 0.8, seed: n as u64, top_k: 20, ..SamplerConfig::greedy() };
     let request = Request {
         prompt,
+        text: None,
         sampler: Sampler::new(config).expect("a sampler"),
         max_tokens: 5 + n % 7,
         ends: Arc::new([2]),
@@ -183,6 +187,7 @@ fn plain(prompt: Vec<u32>, max_tokens: usize) -> (Request, Listener) {
     let listener = Listener::default();
     let request = Request {
         prompt,
+        text: None,
         sampler: Sampler::new(SamplerConfig::greedy()).expect("a sampler"),
         max_tokens,
         ends: Arc::new([]),

@@ -330,6 +330,12 @@ impl Pages {
         self.pages.len() as u64 * self.page_bytes()
     }
 
+    /// The pages that it has: the number of each, which no other one has, and its bytes.
+    pub fn held(&self) -> impl DoubleEndedIterator<Item = (u64, u64)> {
+        let bytes = self.page_bytes();
+        self.pages.iter().map(move |page| (page.id, bytes))
+    }
+
     /// The first position that a token at `pos` sees.
     fn first_seen(&self, pos: usize) -> usize {
         self.window.map_or(0, |window| window.start(pos))

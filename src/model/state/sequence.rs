@@ -5,7 +5,7 @@ mod kept;
 
 use std::ops::Range;
 
-use crate::kernels::ops::{KV_BLOCK, KvPages, Ops};
+use crate::kernels::ops::{KV_BLOCK, KvPages, Ops, PAGE};
 use crate::store::OutOfMemory;
 
 use super::super::{MemorySpec, ModelSpec};
@@ -117,6 +117,28 @@ impl SequenceState {
             Slot::Recurrent(state) => state.held_bytes(),
         };
         self.slots.iter().map(slot).sum()
+    }
+
+    /// The pages that are held: the number of each, which no other page has, and its bytes.
+    pub fn pages_held(&self) -> Vec<(u64, u64)> {
+        let pages = self.slots.iter().filter_map(|slot| match slot {
+            Slot::Pages(pages) | Slot::Compressed(pages, _) => Some(pages.held()),
+            Slot::Recurrent(_) => None,
+        });
+        pages.flatten().collect()
+    }
+
+    /// Those of them that the position `past` writes to: each is copied then where somebody else has it, too.
+    pub fn open_pages(&self, past: usize) -> Vec<(u64, u64)> {
+        let open = |slot: &Slot| {
+            let (pages, rows) = match slot {
+                Slot::Pages(pages) => (pages, past),
+                Slot::Compressed(pages, ratio) => (pages, past / *ratio),
+                Slot::Recurrent(_) => return None,
+            };
+            pages.held().next_back().filter(|_| !rows.is_multiple_of(PAGE))
+        };
+        self.slots.iter().filter_map(open).collect()
     }
 
     /// Bytes of the keys and values that attention of a layer sees, of so many positions at most, filled in

@@ -14,13 +14,16 @@ class _End:
         self.error = error
 
 
-async def iterate(start: Callable[[], Tuple[Iterable[T], Callable[[], None]]]) -> AsyncIterator[T]:
+async def iterate(
+    start: Callable[[], Tuple[Iterable[T], Callable[[], None]]], *, ahead: bool = True
+) -> AsyncIterator[T]:
     """Iterates over what `start` gives, which blocks. Where nobody waits any more, what `start` gives beside it ends
-    it."""
+    it. Unless it may be `ahead`, an item is asked for when somebody waits for it."""
     loop = asyncio.get_running_loop()
     items: asyncio.Queue[Union[Tuple[T], _End]] = asyncio.Queue()
     closes = []
     gone = threading.Event()
+    asked = threading.Semaphore(0)
 
     def put(item: Union[Tuple[T], _End]) -> None:
         try:
@@ -33,12 +36,18 @@ async def iterate(start: Callable[[], Tuple[Iterable[T], Callable[[], None]]]) -
             source, close = start()
             closes.append(close)
             try:
-                if gone.is_set():
-                    return
-                for item in source:
-                    put((item,))
+                each = iter(source)
+                while True:
+                    while not ahead and not asked.acquire(timeout=1):
+                        if loop.is_closed():
+                            return
                     if gone.is_set():
                         return
+                    try:
+                        item = next(each)
+                    except StopIteration:
+                        break
+                    put((item,))
             finally:
                 close()
             put(_End())
@@ -48,6 +57,7 @@ async def iterate(start: Callable[[], Tuple[Iterable[T], Callable[[], None]]]) -
     threading.Thread(target=work, name="wayinfer", daemon=True).start()
     try:
         while True:
+            asked.release()
             item = await items.get()
             if isinstance(item, _End):
                 if item.error is not None:
@@ -56,5 +66,6 @@ async def iterate(start: Callable[[], Tuple[Iterable[T], Callable[[], None]]]) -
             yield item[0]
     finally:
         gone.set()
+        asked.release()
         for close in closes:
             close()

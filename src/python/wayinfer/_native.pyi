@@ -50,6 +50,7 @@ class Session:
 @final
 class Generation:
     def step(self) -> tuple[int | None, str, str | None] | None: ...
+    def rest(self) -> tuple[str, str | None]: ...
 
 @final
 class Stage:

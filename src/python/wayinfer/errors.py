@@ -44,6 +44,8 @@ def of_reply(body: bytes) -> Error:
         return Error(body.decode(errors="replace") or "the request was broken off")
     if code == "context_length_exceeded":
         return ContextFull(message)
+    if code == "out_of_memory":
+        return OutOfMemory(message)
     if code == "unsupported":
         return Unsupported(message)
     if kind in ("invalid_request_error", "not_found_error"):

@@ -74,12 +74,12 @@ class Model:
     meaning of those of `wayinfer serve`; sizes are bytes, or texts as "8G" and "800M". What the environment and files
     of settings say is not looked at.
 
-    ram: memory that the model may take in all [default: what is available]; one that does not fit is streamed. What
-        sessions keep comes beside it.
+    ram: memory that the model may take in all [default: what is available]; one that does not fit is streamed.
     context: tokens of a text, prompt included [default: the model's, at most 8192].
     kv, kv_k, kv_v: type of the KV cache: f32, f16, bf16, q8_0, ..
     threads: worker threads [default: what is best on this machine].
-    parallel: texts that are made at a time [default: 4]; memory for so many contexts is set aside.
+    parallel: texts that are made at a time, and as many of sessions [default: 4]; memory for so many contexts is set
+        aside, which all texts share that are made or kept.
     chunk: tokens of prompts in a pass.
     gpu, vram: graphics card that takes part of the model (auto, off or a number), and the memory that it may take.
     cache, cache_size: folder in which beginnings of texts are kept, and what it may hold.

@@ -33,7 +33,7 @@ Text = Union[str, Sequence[int]]
 
 
 class Generation:
-    """A text as it is made. Left, what was made of it so far stays in its session."""
+    """A text as it is made. Left, what was taken of it so far stays in its session."""
 
     def __init__(self, native: _native.Generation) -> None:
         self._native = native
@@ -52,8 +52,13 @@ class Generation:
 class Session:
     """A sequence that is kept: tokens, what the model remembers of them, and the logits behind the last one.
 
-    Made by `Model.session()`. It may be forked, rewound and saved; its memory comes beside what the model may take for
-    requests (`ram`), and is freed with it. Sessions of one model take turns.
+    Made by `Model.session()`. It may be forked, rewound and saved. Sessions that go on at the same time, in threads or
+    tasks of asyncio, share the passes of the model with each other and with requests, `parallel` of them at a time;
+    their texts are the same as alone.
+
+    Its memory is part of what the model sets aside for texts (`ram`, `parallel`), as long as it is not dropped; what
+    forks have in common is there, and counted, once. Where all is taken by sessions, `OutOfMemory` is raised by what
+    would need more, which leaves the session as it was.
     """
 
     def __init__(self, model: Model, native: _native.Session) -> None:
@@ -87,7 +92,8 @@ class Session:
         """Reads a text, or tokens by their ids, behind those that it has. The first text gets the tokens that the
         model begins texts with. Returns the session.
 
-        Raises `ContextFull` where it does not fit; none of it is read then.
+        Raises `ContextFull` where it does not fit, `OutOfMemory` where sessions have all the memory; none of it is
+        read then.
         """
         ids = list(text) if not isinstance(text, str) else self._encode(text, parse_special)
         self._native.append(ids)
@@ -108,13 +114,17 @@ class Session:
         """Goes on with the text: all in one `Piece`, or token by token with `stream`. The tokens are the session's from
         then on, the one that ends the text included; `n` and `logprobs` are not looked at.
 
-        Raises `UsageError` in an empty session: there is nothing to go on from.
+        A stream may be left at any token, and the session stands behind those that were taken. What is not asked for
+        takes no part in passes, and a session may be used otherwise between two tokens.
+
+        Raises `UsageError` in an empty session: there is nothing to go on from. Raises `OutOfMemory` where sessions
+        have all the memory; the tokens up to there are the session's.
         """
-        pieces = Generation(self._native.generate(as_json((params or SamplingParams()).fields()).decode()))
+        native = self._native.generate(as_json((params or SamplingParams()).fields()).decode())
         if stream:
-            return pieces
-        made = list(pieces)
-        return Piece("".join(piece.text for piece in made), finish_reason=made[-1].finish_reason if made else None)
+            return Generation(native)
+        text, reason = native.rest()
+        return Piece(text, finish_reason=reason)
 
     def agenerate(self, params: Optional[SamplingParams] = None) -> AsyncIterator[Piece]:
         """The same token by token, for asyncio: `async for piece in session.agenerate(..)`."""
@@ -122,7 +132,7 @@ class Session:
         def start() -> Tuple[Iterator[Piece], Callable[[], None]]:
             return self.generate(params, stream=True), lambda: None
 
-        return _aio.iterate(start)
+        return _aio.iterate(start, ahead=False)
 
     def sample(self, params: Optional[SamplingParams] = None) -> int:
         """Draws a token, which the session does not get: `append([token])` takes it."""

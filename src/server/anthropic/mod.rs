@@ -43,7 +43,7 @@ fn error_value(error: &ApiError) -> Value {
         ErrorKind::TooLarge => "request_too_large",
         ErrorKind::Timeout => "timeout_error",
         ErrorKind::Overloaded | ErrorKind::ShuttingDown => "overloaded_error",
-        ErrorKind::Internal => "api_error",
+        ErrorKind::NoRoom | ErrorKind::Internal => "api_error",
     };
     let message = match error.kind {
         // Agents shorten what they send where they read this.

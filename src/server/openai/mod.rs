@@ -53,6 +53,7 @@ fn error_value(error: &ApiError) -> Value {
         ErrorKind::NoModel => ("invalid_request_error", Some("model_not_found")),
         ErrorKind::NotFound | ErrorKind::MethodNotAllowed => ("not_found_error", None),
         ErrorKind::Overloaded | ErrorKind::ShuttingDown => ("overloaded_error", Some("overloaded")),
+        ErrorKind::NoRoom => ("server_error", Some("out_of_memory")),
         ErrorKind::Internal => ("server_error", None),
     };
     let mut value = json!({ "message": error.message, "type": ty, "param": error.field, "code": code });
