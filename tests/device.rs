@@ -297,8 +297,8 @@ fn pages_that_do_not_fit_stay_with_the_cpu() {
     let mut most = 0;
     for places in [0, 1, 3, 8, 30] {
         let mut model = load(&fixture("dense-q4_k_m"));
-        let page =
-            SequenceState::pages_bytes(model.spec(), 1, 1, KvType::F16) / model.spec().layers.len() as u64;
+        let [pages, _] = SequenceState::copies_bytes(&model.spec().memories, 1, 1, KvType::F16);
+        let page = pages / model.spec().layers.len() as u64;
         let bytes = DeviceBytes { all: 8 << 20, kv: places * page };
         let plan = model.store().plan_with(u64::MAX, Some((&device, bytes))).expect("a plan");
         let failures = settle(&mut model, plan, &device);

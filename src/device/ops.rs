@@ -6,6 +6,7 @@
 
 mod attention;
 mod elements;
+mod recurrent;
 mod rounding;
 mod router;
 mod rows;
@@ -22,6 +23,7 @@ use crate::kernels::ops::gelu_table;
 
 pub(super) use attention::MOST_KEY_LEN;
 pub use attention::{DeviceKvPages, KvKind, KvLayout};
+pub use recurrent::DeviceConv;
 pub use rounding::DeviceActivations;
 pub use rows::DeviceRopeTable;
 pub use self_test::OpVerdict;

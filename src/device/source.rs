@@ -80,12 +80,13 @@ const FAMILIES: [&str; 7] = [
 ];
 
 /// Operations other than products.
-const OPS: [&str; 7] = [
+const OPS: [&str; 8] = [
     include_str!("source/ops_math.cl"),
     include_str!("source/ops_elements.cl"),
     include_str!("source/ops_norms.cl"),
     include_str!("source/ops_rounding.cl"),
     include_str!("source/ops_router.cl"),
+    include_str!("source/ops_recurrent.cl"),
     include_str!("source/ops_kv.cl"),
     include_str!("source/ops_attention.cl"),
 ];

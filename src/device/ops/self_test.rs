@@ -2,6 +2,7 @@
 //! is not used.
 
 mod attention;
+mod recurrent;
 
 use super::{DeviceOps, DeviceSlice};
 use crate::device::DeviceError;
@@ -98,6 +99,7 @@ pub(super) const TRIALS: &[Trial] = &[
     ("normalise", normalise),
     ("sum_weighted", sum_weighted),
     ("hadamard", hadamard),
+    ("causal_conv", recurrent::causal_conv),
     ("store_kv", attention::store_kv),
     ("attention", attention::attention),
 ];

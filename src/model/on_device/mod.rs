@@ -2,9 +2,10 @@
 //! stream, without a way to the host and back between their operations.
 //!
 //! Consecutive blocks make a [`Chain`]: the residual rows go up at its beginning and come down at its end,
-//! with the keys and values that its blocks have stored. Until then the host's rows stay as they were: where
-//! the device fails, or a value is not finite, the CPU computes the chain's blocks from them, and says what
-//! there is to say. The host's pages of keys and values are the truth; the device has [copies](pages) of them.
+//! with the keys and values that its blocks have stored and with what the states of recurrences have become.
+//! Until then the host's stay as they were: where the device fails, or a value is not finite, the CPU computes
+//! the chain's blocks from them, and says what there is to say. The host's pages of keys and values and its
+//! states are the truth; the device has copies of [those](pages) and of [these](states).
 //!
 //! What a device cannot do, or has no weights for, is refused before anything is enqueued: then the CPU does
 //! that block. Of a layer's experts alone some may be elsewhere: the CPU does these within the
@@ -18,8 +19,11 @@ mod dense;
 mod experts;
 mod networks;
 mod pages;
+mod recurring;
 mod rest;
 mod room;
+mod short_conv;
+mod states;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -29,7 +33,7 @@ use crate::store::Store;
 
 use super::ForwardError;
 use super::layer::{FeedForward, Layer};
-use super::parts::{Block, Experts};
+use super::parts::{Attention, Block, Experts, Recurrence};
 use super::products::not_computed;
 use super::run::Run;
 
@@ -38,6 +42,7 @@ pub(super) use chain::Chain;
 use dense::Network;
 use networks::Networks;
 pub(super) use room::Room;
+use states::States;
 use step::Step;
 
 /// The device at hand.
@@ -126,12 +131,41 @@ fn tail_is_plain(layer: &Layer) -> bool {
     layer.tail.as_ref().is_none_or(|tail| tail.per_layer.is_none())
 }
 
-/// Enqueues attention, with the network where that stands beside it.
+/// Enqueues the mixing step.
 fn mixer<'a>(run: &mut Run<'a>, there: There<'a>, layer: &Layer, il: usize) -> Result<bool, ForwardError> {
-    let attention = layer.mixer.as_ref().and_then(|mixer| mixer.as_attention());
-    let Some(found) = attention.and_then(|attention| Attending::find(there, attention)) else {
-        return Ok(false);
+    let Some(mixer) = &layer.mixer else { return Ok(false) };
+    match (mixer.as_attention(), mixer.as_recurrence()) {
+        (Some(part), _) => attention(run, there, (layer, il), part),
+        (None, Some(part)) if !layer.parallel => recurrence(run, there, (layer, il), part),
+        _ => Ok(false),
+    }
+}
+
+/// Enqueues a recurrence.
+fn recurrence<'a>(
+    run: &mut Run<'a>,
+    there: There<'a>,
+    (layer, il): (&Layer, usize),
+    part: Recurrence<'_>,
+) -> Result<bool, ForwardError> {
+    let Some(found) = recurring::find(there, part) else { return Ok(false) };
+    let states = match States::bring(run, there, &found.slots()) {
+        Ok(Some(states)) => states,
+        Ok(None) => return Ok(false),
+        Err(error) => return refused(run, error.into()),
     };
+    let enqueue = |step: &mut Step<'_, '_>, cur: &DeviceSlice| found.enqueue(step, cur, &states, cur);
+    in_chain(run, there, (il, Block::Mixer), |step| block::mixer(step, layer, enqueue))
+}
+
+/// Enqueues attention, with the network where that stands beside it.
+fn attention<'a>(
+    run: &mut Run<'a>,
+    there: There<'a>,
+    (layer, il): (&Layer, usize),
+    part: &Attention,
+) -> Result<bool, ForwardError> {
+    let Some(found) = Attending::find(there, part) else { return Ok(false) };
     let beside = match &layer.ffn {
         Some(FeedForward::Dense(dense)) if layer.parallel => Network::find(there, dense),
         _ => None,
@@ -146,7 +180,7 @@ fn mixer<'a>(run: &mut Run<'a>, there: There<'a>, layer: &Layer, il: usize) -> R
     };
     in_chain(run, there, (il, Block::Mixer), |step| match &beside {
         Some(network) => block::side_by_side(step, layer, (&found, &pages), network),
-        None => block::attention(step, layer, (&found, &pages)),
+        None => block::mixer(step, layer, |step, cur| found.enqueue(step, cur, &pages, cur)),
     })
 }
 

@@ -108,6 +108,11 @@ impl ConvWeights {
         Ok(ConvWeights { channels, weight, bias })
     }
 
+    /// How many values there are.
+    pub fn len(&self) -> usize {
+        self.weight.len() + self.bias.as_ref().map_or(0, Vec::len)
+    }
+
     /// As the operation takes them.
     pub fn conv(&self, silu: bool) -> CausalConv<'_> {
         CausalConv { channels: self.channels, weight: &self.weight, bias: self.bias.as_deref(), silu }

@@ -1,0 +1,32 @@
+//! Recurrences on a device: what mixes tokens otherwise than attention does.
+
+use crate::device::DeviceSlice;
+
+use super::super::parts::Recurrence;
+use super::short_conv::Convolving;
+use super::states::States;
+use super::{Step, Stop, There};
+
+/// A recurrence that the device does.
+pub(super) trait Recurring {
+    /// The slots of its states: two at most, one behind the other.
+    fn slots(&self) -> Vec<usize>;
+
+    /// The recurrence of `cur` to `out`, which may be the same: as the steps of the
+    /// [`Mixer`](super::super::parts::Mixer), with the same nodes. The output's node goes to
+    /// [`Run::cur`](super::super::run::Run).
+    fn enqueue(
+        &self,
+        step: &mut Step<'_, '_>,
+        cur: &DeviceSlice,
+        states: &States,
+        out: &DeviceSlice,
+    ) -> Result<(), Stop>;
+}
+
+/// Where the device can do it and has the weights.
+pub(super) fn find<'m>(there: There<'_>, part: Recurrence<'m>) -> Option<Box<dyn Recurring + 'm>> {
+    Some(match part {
+        Recurrence::ShortConv(part) => Box::new(Convolving::find(there, part)?),
+    })
+}
