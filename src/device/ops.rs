@@ -23,7 +23,8 @@ use crate::kernels::ops::gelu_table;
 
 pub(super) use attention::MOST_KEY_LEN;
 pub use attention::{DeviceKvPages, KvKind, KvLayout};
-pub use recurrent::DeviceConv;
+pub(super) use recurrent::MOST_STATE_LEN;
+pub use recurrent::{DeviceConv, DeviceScan};
 pub use rounding::DeviceActivations;
 pub use rows::DeviceRopeTable;
 pub use self_test::OpVerdict;

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use super::ops::MOST_KEY_LEN;
+use super::ops::{MOST_KEY_LEN, MOST_STATE_LEN};
 use crate::gguf::TensorType;
 use crate::kernels::ops::PAGE;
 use crate::quant::grids::{IQ1_GRID, IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID, IQ3_S_GRID, IQ3_XXS_GRID};
@@ -107,7 +107,8 @@ pub(super) fn source_of_ops() -> String {
 }
 
 fn add_ops(text: &mut String) {
-    let _ = writeln!(text, "#define PAGE {PAGE}\n#define MOST_KEY_LEN {MOST_KEY_LEN}");
+    let (page, key, state) = (PAGE, MOST_KEY_LEN, MOST_STATE_LEN);
+    let _ = writeln!(text, "#define PAGE {page}\n#define MOST_KEY_LEN {key}\n#define MOST_STATE_LEN {state}");
     OPS.iter().for_each(|part| text.push_str(part));
 }
 

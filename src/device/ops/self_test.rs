@@ -100,6 +100,8 @@ pub(super) const TRIALS: &[Trial] = &[
     ("sum_weighted", sum_weighted),
     ("hadamard", hadamard),
     ("causal_conv", recurrent::causal_conv),
+    ("selective_scan", recurrent::selective_scan),
+    ("channel_scan", recurrent::channel_scan),
     ("store_kv", attention::store_kv),
     ("attention", attention::attention),
 ];

@@ -17,6 +17,8 @@ mod chain;
 mod choice;
 mod dense;
 mod experts;
+mod mamba;
+mod mamba2;
 mod networks;
 mod pages;
 mod recurring;
@@ -31,15 +33,16 @@ mod tests;
 use crate::device::{Device, DeviceError, DeviceOps, DeviceSlice};
 use crate::store::Store;
 
-use super::ForwardError;
 use super::layer::{FeedForward, Layer};
-use super::parts::{Attention, Block, Experts, Recurrence};
+use super::parts::{Attention, AttentionAndMamba2, Block, Experts, Recurrence};
 use super::products::not_computed;
 use super::run::Run;
+use super::{ForwardError, Label, Work};
 
 use attention::Attending;
 pub(super) use chain::Chain;
 use dense::Network;
+use mamba2::Scanning;
 use networks::Networks;
 pub(super) use room::Room;
 use states::States;
@@ -134,10 +137,14 @@ fn tail_is_plain(layer: &Layer) -> bool {
 /// Enqueues the mixing step.
 fn mixer<'a>(run: &mut Run<'a>, there: There<'a>, layer: &Layer, il: usize) -> Result<bool, ForwardError> {
     let Some(mixer) = &layer.mixer else { return Ok(false) };
-    match (mixer.as_attention(), mixer.as_recurrence()) {
-        (Some(part), _) => attention(run, there, (layer, il), part),
-        (None, Some(part)) if !layer.parallel => recurrence(run, there, (layer, il), part),
-        _ => Ok(false),
+    if let Some(part) = mixer.as_attention() {
+        return attention(run, there, (layer, il), part);
+    }
+    match (mixer.as_recurrence(), mixer.as_both()) {
+        _ if layer.parallel => Ok(false),
+        (Some(part), _) => recurrence(run, there, (layer, il), part),
+        (None, Some(part)) => both(run, there, (layer, il), part),
+        (None, None) => Ok(false),
     }
 }
 
@@ -156,6 +163,41 @@ fn recurrence<'a>(
     };
     let enqueue = |step: &mut Step<'_, '_>, cur: &DeviceSlice| found.enqueue(step, cur, &states, cur);
     in_chain(run, there, (il, Block::Mixer), |step| block::mixer(step, layer, enqueue))
+}
+
+/// Enqueues attention and Mamba 2 side by side, as [`AttentionAndMamba2`] goes through them.
+fn both<'a>(
+    run: &mut Run<'a>,
+    there: There<'a>,
+    (layer, il): (&Layer, usize),
+    part: &AttentionAndMamba2,
+) -> Result<bool, ForwardError> {
+    let found = (Attending::find(there, &part.attention), Scanning::find(there, &part.mamba));
+    let (Some(attention), Some(mamba)) = found else { return Ok(false) };
+    let pages = match attention.pages(run, there) {
+        Ok(Some(pages)) => pages,
+        Ok(None) => return Ok(false),
+        Err(stop) => return refused(run, stop),
+    };
+    let states = match States::bring(run, there, &[mamba.slot()]) {
+        Ok(Some(states)) => states,
+        Ok(None) => return Ok(false),
+        Err(error) => return refused(run, error.into()),
+    };
+    in_chain(run, there, (il, Block::Mixer), |step| {
+        block::mixer(step, layer, |step, cur| {
+            let (input, beside) = (step.run.cur, step.rows("beside", step.run.embd)?);
+            let gated = mamba.gated(step, cur, &states)?;
+            step.run.cur = input;
+            attention.enqueue(step, cur, &pages, &beside)?;
+            let attended = step.run.cur;
+            mamba.output(step, &gated, cur)?;
+            step.ops().add(cur, &beside)?;
+            let (inputs, shape) = ([attended, step.run.cur], [step.run.rows, step.run.embd, 1]);
+            step.run.cur = step.show(Label::elementwise(part.sum, Work::Sums, &inputs), shape, cur)?;
+            Ok(())
+        })
+    })
 }
 
 /// Enqueues attention, with the network where that stands beside it.

@@ -1,8 +1,10 @@
 //! Recurrences on a device: what mixes tokens otherwise than attention does.
 
-use crate::device::DeviceSlice;
+use crate::device::{DeviceConv, DeviceError, DeviceSlice};
 
-use super::super::parts::Recurrence;
+use super::super::parts::{ConvWeights, Recurrence};
+use super::mamba::ChannelScanning;
+use super::mamba2::Scanning;
 use super::short_conv::Convolving;
 use super::states::States;
 use super::{Step, Stop, There};
@@ -28,5 +30,15 @@ pub(super) trait Recurring {
 pub(super) fn find<'m>(there: There<'_>, part: Recurrence<'m>) -> Option<Box<dyn Recurring + 'm>> {
     Some(match part {
         Recurrence::ShortConv(part) => Box::new(Convolving::find(there, part)?),
+        Recurrence::Mamba(part) => Box::new(ChannelScanning::find(there, part)?),
+        Recurrence::Mamba2(part) => Box::new(Scanning::find(there, part)?),
     })
+}
+
+/// The weights of a convolution on the device.
+pub(super) fn conv_there(step: &Step<'_, '_>, conv: &ConvWeights) -> Result<DeviceConv, DeviceError> {
+    let conv = conv.conv(false);
+    let weight = step.there.constant(conv.weight)?;
+    let bias = conv.bias.map(|bias| step.there.constant(bias)).transpose()?;
+    Ok(DeviceConv { channels: conv.channels, weight, bias })
 }

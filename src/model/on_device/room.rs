@@ -121,7 +121,7 @@ impl Room {
         let mixed = spec.widest(rows) + attended;
         let experts = count + used * OF_PAIR + 2 * (hidden + used * embd);
         // Of the stream, a block's input and what stands beside it, each rounded to f32 at most.
-        let outputs = attended.max(spec.widest(|layer| layer.rows.gate)) + spec.widest(|layer| layer.rows.v);
+        let outputs = attended + spec.widest(|layer| layer.rows.gate + layer.rows.v);
         let rounded = (used + 1) * embd + outputs + dense + hidden;
         let row = 5 * embd + mixed + 2 * dense + experts + rounded + OF_ROW;
         let of_mixers: usize = spec.all_layers().map(|layer| layer.scratch.constants).sum();

@@ -1,10 +1,10 @@
 //! LFM2's short convolution on a device.
 
-use crate::device::{DeviceConv, DeviceError, DeviceSlice};
+use crate::device::DeviceSlice;
 
-use super::super::parts::{ConvWeights, ShortConv};
+use super::super::parts::ShortConv;
 use super::super::{Label, NodeKind, NodeWeight, Work};
-use super::recurring::Recurring;
+use super::recurring::{Recurring, conv_there};
 use super::states::States;
 use super::step::{Placed, place, rounding};
 use super::{Step, Stop, There};
@@ -72,20 +72,7 @@ impl Recurring for Convolving<'_> {
         let inputs = [projected, node];
         let label = Label::elementwise("conv_gated", Work::Recurrence, &inputs);
         step.run.attended = step.show(label, shape, &convolved)?;
-        let linear = self.output.linear;
-        let rounded = step.round(&convolved, n, [linear.activation()])?;
-        step.project(&rounded, &self.output, out)?;
-        let (inputs, weight) = ([step.run.attended], linear.matrix.described());
-        let label = Label::product(output_name, Work::AttentionOutput, weight, &inputs);
-        step.run.cur = step.show(label, shape, out)?;
-        Ok(())
+        let gated = (&convolved, step.run.attended);
+        step.project_output(gated, &self.output, output_name, out)
     }
-}
-
-/// The weights of a convolution on the device.
-pub(super) fn conv_there(step: &Step<'_, '_>, conv: &ConvWeights) -> Result<DeviceConv, DeviceError> {
-    let conv = conv.conv(false);
-    let weight = step.there.constant(conv.weight)?;
-    let bias = conv.bias.map(|bias| step.there.constant(bias)).transpose()?;
-    Ok(DeviceConv { channels: conv.channels, weight, bias })
 }

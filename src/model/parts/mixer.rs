@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use super::super::run::Run;
 use super::super::{ForwardError, NodeId, RowSizes, ScratchSizes};
-use super::{Attention, ShortConv};
+use super::{Attention, AttentionAndMamba2, Mamba, Mamba2, ShortConv};
 use crate::store::WeightId;
 
 /// Attention, a recurrence, or both. A pass calls its three steps one after another.
@@ -35,6 +35,11 @@ pub(in crate::model) trait Mixer: Debug + Send + Sync {
         None
     }
 
+    /// Attention and Mamba 2 side by side, where it is that.
+    fn as_both(&self) -> Option<&AttentionAndMamba2> {
+        None
+    }
+
     /// All that changes what sequences remember: projections of [`Buffers::cur`](super::super::Buffers), the
     /// convolution and recurrence, or keys and values. Returns the nodes that [`Mixer::mix`] reads.
     fn remember(&self, run: &mut Run<'_>, il: usize) -> Result<[NodeId<'static>; 3], ForwardError>;
@@ -58,4 +63,6 @@ pub(in crate::model) trait Mixer: Debug + Send + Sync {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::model) enum Recurrence<'m> {
     ShortConv(&'m ShortConv),
+    Mamba(&'m Mamba),
+    Mamba2(&'m Mamba2),
 }
