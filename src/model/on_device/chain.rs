@@ -165,8 +165,15 @@ impl Chain {
     /// Waits for the results, and takes them over where all is right.
     fn bring_back(&self, run: &mut Run<'_>) -> Result<(), Stop> {
         let Some(there) = There::of(run.store) else { return Err(Stop::Wrong) };
-        let mut words = vec![0u32; self.used];
-        there.ops.read(&self.results.part(0, self.used), &mut words)?;
+        let mut words = std::mem::take(&mut run.buffers.on_device.results);
+        words.resize(words.len().max(self.used), 0);
+        there.ops.read(&self.results.part(0, self.used), &mut words[..self.used])?;
+        self.take_over(&words[..self.used], run)?;
+        run.buffers.on_device.results = words;
+        Ok(())
+    }
+
+    fn take_over(&self, words: &[u32], run: &mut Run<'_>) -> Result<(), Stop> {
         let floats = <[f32]>::ref_from_bytes(words.as_bytes()).expect("words are as wide as floats");
         let x = &floats[HEAD..][..self.rows * self.embd];
         // What is not finite never leaves the residual stream.

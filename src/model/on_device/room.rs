@@ -33,6 +33,8 @@ pub(in crate::model) struct Room {
     /// Passes of so many rows and more have no room.
     refused_from: usize,
     slices: HashMap<(&'static str, usize), DeviceSlice>,
+    /// What came down of the last chain: new memory each time takes as long as the copy.
+    pub(super) results: Vec<u32>,
     /// Rows of activations, by their type and length.
     rounded: Vec<DeviceActivations>,
     pub(super) pages: PageCopies,
@@ -94,6 +96,7 @@ impl Room {
             device: 0,
             refused_from: usize::MAX,
             slices: HashMap::new(),
+            results: Vec::new(),
             rounded: Vec::new(),
             pages: PageCopies::new(spec.memories.iter().filter_map(shape).collect()),
             states: StateCopies::new(&spec.memories),
