@@ -287,10 +287,11 @@ fn states_go_up_where_they_are_not_there() {
     assert!(goes_up(&mut a, 3) && !goes_up(&mut b, 9));
 }
 
-/// What passes take of a device is no more than the plan leaves to them, and not much less.
+/// What passes take of a device is no more than the plan leaves to them, and not much less; of recurrences there
+/// may be more stretches in a pass.
 #[test]
 fn passes_take_what_they_are_given() {
-    for fixture in FIXTURES {
+    for fixture in FIXTURES.into_iter().chain(["lfm2", "mamba", "mamba2"]) {
         // One that has no memory of other models' passes.
         let Some((driver, device)) = open() else { return };
         let Settled { model, driver, .. } = settle(fixture, driver, device);
@@ -301,7 +302,8 @@ fn passes_take_what_they_are_given() {
         let (taken, given) = ((most - before) as u64, options().device_bytes(model.spec(), 1));
         // Pages fill what is theirs.
         let taken = taken.checked_sub(kv).expect("pages, and more");
-        assert!(taken <= given && given < 4 * taken, "{fixture}: {taken} of {given}");
+        let much = given < 4 * taken || model.spec().is_recurrent();
+        assert!(taken <= given && much, "{fixture}: {taken} of {given}");
     }
 }
 

@@ -261,7 +261,7 @@ impl Mixer for Mamba {
 
     fn scratch(&self) -> ScratchSizes {
         let norms = self.norms.iter().flatten().filter_map(|norm| norm.weight.as_ref()).map(Vec::len);
-        let vectors = self.conv.len() + self.a.len() + self.d.len() + self.dt.rows();
+        let vectors = self.conv.values() + self.a.len() + self.d.len() + self.dt.rows();
         ScratchSizes { constants: vectors + norms.sum::<usize>(), ..ScratchSizes::default() }
     }
 

@@ -111,7 +111,7 @@ impl ConvWeights {
     }
 
     /// How many values there are.
-    pub fn len(&self) -> usize {
+    pub fn values(&self) -> usize {
         self.weight.len() + self.bias.as_ref().map_or(0, Vec::len)
     }
 
@@ -233,7 +233,7 @@ impl Mixer for Mamba2 {
 
     fn scratch(&self) -> ScratchSizes {
         let of_norm = self.norm.as_ref().map_or(0, |_| self.spec.inner);
-        let constants = self.conv.len() + 3 * self.spec.heads + of_norm;
+        let constants = self.conv.values() + 3 * self.spec.heads + of_norm;
         ScratchSizes { constants, ..ScratchSizes::default() }
     }
 

@@ -86,7 +86,7 @@ impl Mixer for ShortConv {
     }
 
     fn scratch(&self) -> ScratchSizes {
-        ScratchSizes { constants: self.conv.len(), ..ScratchSizes::default() }
+        ScratchSizes { constants: self.conv.values(), ..ScratchSizes::default() }
     }
 
     fn as_recurrence(&self) -> Option<Recurrence<'_>> {
