@@ -65,7 +65,7 @@ const BLOCKS: &[(&str, bool, bool)] = &[
     ("mamba2", true, true),
     ("nemotron", true, true),
     ("nemotron_h", true, true),
-    ("nemotron_h_moe", true, true),
+    ("nemotron_h_moe", true, false),
     ("olmo2", true, true),
     ("phi3", true, true),
     ("qwen2", true, true),

@@ -158,7 +158,8 @@ fn options() -> EngineOptions {
 fn record(model: &Model, observed: bool) -> Result<Seen, EngineError> {
     let mut engine = Engine::new(model, &options()).expect("an engine");
     let (mut sequence, mut nodes) = (engine.sequence(), Nodes::default());
-    let prompt: Vec<u32> = (0..26).map(|i| (3 + 7919 * i) % 200).collect();
+    let vocab = (model.spec().vocab as u32).min(200);
+    let prompt: Vec<u32> = (0..26).map(|i| (3 + 7919 * i) % vocab).collect();
     let mut feed = |tokens: &[u32]| -> Result<(), EngineError> {
         match observed {
             true => engine.feed_observed(&mut sequence, tokens, Logits::Last, &mut nodes, |_| {
