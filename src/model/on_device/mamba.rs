@@ -105,9 +105,9 @@ impl<'m> ChannelScanning<'m> {
             outputs.push((placed.linear, name, out));
         }
         let (input, mut nodes) = ([node], [node; 3]);
-        for (i, (linear, name, out)) in outputs.iter().enumerate() {
+        for (i, &(linear, name, ref out)) in outputs.iter().enumerate() {
             let shape = [rows, linear.rows(), 1];
-            let label = Label::product(*name, Work::Projections, linear.matrix.described(), &input);
+            let label = Label::product(name, Work::Projections, linear.matrix.described(), &input);
             nodes[i] = step.show(label, shape, out)?;
             if let Some(norm) = &self.part.norms[i] {
                 step.norm(norm, out)?;
