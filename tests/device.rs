@@ -63,6 +63,7 @@ const BLOCKS: &[(&str, bool, bool)] = &[
     ("llama-longrope", true, true),
     ("mamba", true, true),
     ("mamba2", true, true),
+    ("minimax-01", true, true),
     ("nemotron", true, true),
     ("nemotron_h", true, true),
     ("nemotron_h_moe", true, false),
@@ -71,7 +72,11 @@ const BLOCKS: &[(&str, bool, bool)] = &[
     ("qwen2", true, true),
     ("qwen2moe", true, true),
     ("qwen3", true, true),
+    ("qwen35", true, true),
+    ("qwen35moe", true, true),
     ("qwen3moe", true, true),
+    ("qwen3next", true, true),
+    ("qwen3next-by-head", true, true),
     ("starcoder2", true, true),
 ];
 
@@ -230,6 +235,16 @@ fn blocks_run_on_the_device() {
     }
     assert!(wrong.is_empty(), "{wrong:?}");
     assert!(split >= 5, "{split}");
+    // Delta nets beside attention over latents, which the CPU does: of two layers each.
+    for name in ["kimi-linear", "bailingmoe3"] {
+        let truth = record(&load(&fixture(name))).expect("a run");
+        let (model, failures) = load_with(name, &device, 1.0, 1.0);
+        model.store().wait_for_device();
+        assert_same_nodes(&truth, &record(&model).expect(name), name);
+        assert!(failures.lock().unwrap().is_empty(), "{name}");
+        // Of five passes the first wants no more of the last layer than what is remembered.
+        assert_eq!(model.store().device_stats().expect("a device").blocks, 5 * 3 - 1, "{name}");
+    }
 }
 
 /// Logits after each step of two sequences that share passes: over pages, taken back within and over pages,
@@ -287,9 +302,15 @@ fn go_through(model: &Model, kv: KvType) -> Vec<Vec<u32>> {
 fn sequences_have_their_states_on_the_device() {
     let Some(device) = open("states on a device") else { return };
     let of_mamba2: &[u64] = &[0, 1, 2, 20];
-    for (name, rooms) in
-        [("lfm2", &[2][..]), ("mamba", &[1, 2]), ("mamba2", of_mamba2), ("falcon-h1", &[1, 2])]
-    {
+    for (name, rooms) in [
+        ("lfm2", &[2][..]),
+        ("mamba", &[1, 2]),
+        ("mamba2", of_mamba2),
+        ("falcon-h1", &[1, 2]),
+        ("qwen3next-by-head", &[2]),
+        ("kimi-linear", &[2]),
+        ("minimax-01", &[2]),
+    ] {
         let truth = go_through(&load(&fixture(name)), KvType::F16);
         let mut before = None;
         for &sequences in rooms {

@@ -2,6 +2,7 @@
 //! is not used.
 
 mod attention;
+mod delta;
 mod recurrent;
 
 use super::{DeviceOps, DeviceSlice};
@@ -104,6 +105,8 @@ pub(super) const TRIALS: &[Trial] = &[
     ("channel_scan", recurrent::channel_scan),
     ("store_kv", attention::store_kv),
     ("attention", attention::attention),
+    ("delta_rule", delta::delta_rule),
+    ("copy_heads", delta::copy_heads),
 ];
 
 /// Two rows of values of every kind between three of ordinary ones of several sizes.

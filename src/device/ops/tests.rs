@@ -70,6 +70,8 @@ fn a_wrong_kernel_is_not_used() {
         ),
         ("decay = exp_of(dt * rates[j]);", "decay = exp_of(dt * rates[j]) * 1.0001f;", "channel_scan"),
         ("(sum_of_16(qs + lane) & 0xffff) |", "(sum_of_16(qs + lane) & 0xfffe) |", "round_q8_k"),
+        ("= given * scale", "= given / (1.0f / scale)", "delta_rule"),
+        ("ys[y_at + (ulong)head * stride + i % len]", "ys[y_at + head * len + i % len]", "copy_heads"),
     ];
     let mut source = source_of_ops();
     for (right, wrong, name) in faults {
@@ -160,7 +162,8 @@ fn operations_compile_for_cuda() {
     let ptx = nvrtc.compile(&source, &cuda::OPTIONS, Target::Ptx(arch)).expect("it compiles");
     let ptx = String::from_utf8(ptx).expect("text");
     let kernels = ["add", "gelu", "rms_norm", "softmax", "rope", "round_q8_k", "top_k", "attend", "combine"];
-    for kernel in kernels.into_iter().chain(["causal_conv", "selective_scan"]) {
+    let of_recurrences = ["causal_conv", "selective_scan", "delta_rule", "delta_rule_long", "copy_heads"];
+    for kernel in kernels.into_iter().chain(of_recurrences) {
         assert!(ptx.contains(&format!(".entry op_{kernel}(")), "{kernel}");
     }
     assert!(ptx.contains("fma.rn.f64") && !ptx.contains("ftz") && !ptx.contains("approx"));

@@ -3,6 +3,8 @@
 use crate::device::{DeviceConv, DeviceError, DeviceSlice};
 
 use super::super::parts::{ConvWeights, Recurrence};
+use super::delta_net::{GatedNet, KdaNet};
+use super::lightning::LightningNet;
 use super::mamba::ChannelScanning;
 use super::mamba2::Scanning;
 use super::short_conv::Convolving;
@@ -32,6 +34,9 @@ pub(super) fn find<'m>(there: There<'_>, part: Recurrence<'m>) -> Option<Box<dyn
         Recurrence::ShortConv(part) => Box::new(Convolving::find(there, part)?),
         Recurrence::Mamba(part) => Box::new(ChannelScanning::find(there, part)?),
         Recurrence::Mamba2(part) => Box::new(Scanning::find(there, part)?),
+        Recurrence::DeltaNet(part) => Box::new(GatedNet::find(there, part)?),
+        Recurrence::Kda(part) => Box::new(KdaNet::find(there, part)?),
+        Recurrence::Lightning(part) => Box::new(LightningNet::find(there, part)?),
     })
 }
 

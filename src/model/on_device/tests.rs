@@ -348,3 +348,33 @@ fn a_chain_that_breaks_off_is_computed_by_the_cpu() {
         }
     }
 }
+
+/// The canary of delta nets and of lightning attention, as an observer sees them.
+#[test]
+fn what_is_left_out_of_a_delta_net_is_seen() {
+    let Some((driver, device)) = open() else { return };
+    let of_all = ["op_causal_conv", "op_conv_window", "op_l2_norm", "op_delta_rule", "op_softplus", "op_exp"];
+    for (fixture, kernels) in [
+        ("qwen3next-by-head", &[&of_all[..], &["op_copy_heads", "op_copy_parts", "op_silu"]].concat()[..]),
+        ("kimi-linear", &[&of_all[..], &["op_sigmoid"]].concat()),
+        ("minimax-01", &["op_copy_heads", "op_selective_scan", "op_silu", "op_sigmoid"]),
+    ] {
+        let truth = record(&load(fixture), true).expect("passes");
+        let Settled { model, driver, .. } = settle(fixture, driver.clone(), device.clone());
+        let [taken, given] = taken_and_given(&model, &driver);
+        assert!(taken <= given, "{fixture}: {taken} of {given}");
+        let run = || {
+            let blocks = || model.store().device_stats().expect("a device").blocks;
+            let before = blocks();
+            (record(&model, true).ok(), blocks() - before)
+        };
+        let right = run();
+        assert!(right.0 == Some(truth) && right.1 > 0, "{fixture}");
+        for kernel in kernels {
+            driver.set(Some(Fault::LeavesOut(kernel)));
+            assert!(run() != right, "{fixture}: {kernel}");
+            driver.set(None);
+        }
+        assert!(run() == right, "{fixture}");
+    }
+}

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use super::super::run::Run;
 use super::super::{ForwardError, NodeId, RowSizes, ScratchSizes};
-use super::{Attention, AttentionAndMamba2, Mamba, Mamba2, ShortConv};
+use super::{Attention, AttentionAndMamba2, DeltaNet, Kda, Lightning, Mamba, Mamba2, ShortConv};
 use crate::store::WeightId;
 
 /// Attention, a recurrence, or both. A pass calls its three steps one after another.
@@ -65,4 +65,7 @@ pub(in crate::model) enum Recurrence<'m> {
     ShortConv(&'m ShortConv),
     Mamba(&'m Mamba),
     Mamba2(&'m Mamba2),
+    DeltaNet(&'m DeltaNet),
+    Kda(&'m Kda),
+    Lightning(&'m Lightning),
 }

@@ -7,7 +7,7 @@ mod attention;
 mod blocks;
 mod choosing;
 mod compressed;
-mod delta_net;
+pub(super) mod delta_net;
 mod dense_and_experts;
 mod earlier_streams;
 mod embedding;
