@@ -11,7 +11,7 @@ use common::goldens::{Loaded, cases};
 use common::runs::{Nodes, Run, SeenNode, assert_same_nodes, bits, fixture, load, options};
 use wayinfer::device::{self, Device, DeviceError};
 use wayinfer::engine::{Engine, EngineError, EngineOptions, Feed, Sequence};
-use wayinfer::model::{KvType, Logits, Model, SequenceState};
+use wayinfer::model::{FeedForwardSpec, KvType, LayerSpec, Logits, Model, RowSizes, SequenceState};
 use wayinfer::store::{DeviceBytes, Guesses, OfDevice, Place, Plan};
 use wayinfer::verify::run;
 
@@ -35,9 +35,10 @@ const FIXTURES: &[&str] = &[
     "mamba2",
 ];
 
-/// Models whose attention or whose networks run on a device as blocks, and whether both do: biases, norms of
-/// queries and keys, norms behind blocks, windows, sinks, caps, gates, factors, one tensor for several, layers
-/// that look into another's keys and values.
+/// Models whose mixing steps or whose networks run on a device as blocks, and whether both do: biases, norms
+/// of queries and keys, norms behind blocks, windows, sinks, caps, gates, factors, one tensor for several,
+/// layers that look into another's keys and values; recurrences, alone, among layers of attention and beside
+/// it.
 const BLOCKS: &[(&str, bool, bool)] = &[
     ("dense-f32", true, true),
     ("dense-f16", true, true),
@@ -51,17 +52,31 @@ const BLOCKS: &[(&str, bool, bool)] = &[
     ("gemma2", true, true),
     ("gemma3", true, true),
     ("gemma4-moe", true, true),
+    ("falcon-h1", true, true),
     ("gpt-oss", true, true),
     ("granite", true, true),
+    ("granitehybrid", true, true),
+    ("jamba", true, true),
+    ("lfm2", true, true),
+    ("lfm2moe", true, true),
     ("llama4", true, true),
     ("llama-longrope", true, true),
+    ("mamba", true, true),
+    ("mamba2", true, true),
+    ("minimax-01", true, true),
     ("nemotron", true, true),
+    ("nemotron_h", true, true),
+    ("nemotron_h_moe", true, false),
     ("olmo2", true, true),
     ("phi3", true, true),
     ("qwen2", true, true),
     ("qwen2moe", true, true),
     ("qwen3", true, true),
+    ("qwen35", true, true),
+    ("qwen35moe", true, true),
     ("qwen3moe", true, true),
+    ("qwen3next", true, true),
+    ("qwen3next-by-head", true, true),
     ("starcoder2", true, true),
 ];
 
@@ -170,18 +185,24 @@ fn every_node_has_the_bits_of_the_cpu() {
     }
 }
 
-/// Blocks of a pass over so many layers; a batch that wants no logits ends within the last layer, and one
+/// Blocks of passes of a model; a batch that wants no logits ends within the last layer, and one
 /// that wants those of some rows drops the others there.
 fn blocks_of(
     model: &Model,
-    (attention, networks): (bool, bool),
+    (mixers, networks): (bool, bool),
     silent: usize,
     last: usize,
     decode: usize,
 ) -> u64 {
-    let each = usize::from(attention) + usize::from(networks);
-    let all = each * model.spec().layers.len();
-    (silent * (all - each) + last * (all - usize::from(attention)) + decode * all) as u64
+    let layers = &model.spec().layers;
+    let mixes = |layer: &LayerSpec| layer.rows != RowSizes::default();
+    let blocks = |layer: &LayerSpec| {
+        usize::from(mixers && mixes(layer)) + usize::from(networks && layer.ff != FeedForwardSpec::Nothing)
+    };
+    let sum = |layers: &[LayerSpec]| layers.iter().map(blocks).sum::<usize>();
+    let remembered = layers.iter().rposition(mixes).expect("a mixing step");
+    let (all, before) = (sum(layers), sum(&layers[..remembered]));
+    (silent * before + last * (all - usize::from(mixers)) + decode * all) as u64
 }
 
 #[test]
@@ -192,7 +213,8 @@ fn blocks_run_on_the_device() {
         let truth = record(&load(&fixture(name))).expect("a run");
         // The experts to read are guessed by the CPU behind dense networks, and where routers have an input
         // of their own.
-        let memory = if ["llama4", "gemma4-moe"].contains(&name) { 1.0 } else { 0.3 };
+        let guessed_there = ["llama4", "gemma4-moe", "jamba", "lfm2moe", "nemotron_h_moe"];
+        let memory = if guessed_there.contains(&name) { 1.0 } else { 0.3 };
         let all = load_with(name, &device, 1.0, 1.0);
         let half = load_half(name, &device, memory);
         for (i, (model, failures)) in std::iter::once(all).chain(half).enumerate() {
@@ -213,6 +235,16 @@ fn blocks_run_on_the_device() {
     }
     assert!(wrong.is_empty(), "{wrong:?}");
     assert!(split >= 5, "{split}");
+    // Delta nets beside attention over latents, which the CPU does: of two layers each.
+    for name in ["kimi-linear", "bailingmoe3"] {
+        let truth = record(&load(&fixture(name))).expect("a run");
+        let (model, failures) = load_with(name, &device, 1.0, 1.0);
+        model.store().wait_for_device();
+        assert_same_nodes(&truth, &record(&model).expect(name), name);
+        assert!(failures.lock().unwrap().is_empty(), "{name}");
+        // Of five passes the first wants no more of the last layer than what is remembered.
+        assert_eq!(model.store().device_stats().expect("a device").blocks, 5 * 3 - 1, "{name}");
+    }
 }
 
 /// Logits after each step of two sequences that share passes: over pages, taken back within and over pages,
@@ -240,7 +272,9 @@ fn go_through(model: &Model, kv: KvType) -> Vec<Vec<u32>> {
     both(&mut a, &mut b, [150, 20]);
     both(&mut a, &mut b, [1, 1]);
     both(&mut a, &mut b, [1, 110]);
-    assert_eq!((a.rewind(140), b.rewind(125)), (140, 125));
+    // Recurrences go back to where there is a copy of their states.
+    let back = (a.rewind(140), b.rewind(125));
+    assert!(back == (140, 125) || back == (128, 21) && model.spec().is_recurrent(), "{back:?}");
     both(&mut a, &mut b, [1, 5]);
     let mut fork = a.fork();
     both(&mut a, &mut b, [1, 0]);
@@ -250,7 +284,54 @@ fn go_through(model: &Model, kv: KvType) -> Vec<Vec<u32>> {
     assert!(back == 30 || back == 0, "{back}: a window may have given up its pages");
     both(&mut a, &mut fork, [230, 1]);
     both(&mut a, &mut b, [1, 1]);
+    let drafting = if model.spec().is_recurrent() { &[0, 2, 3][..] } else { &[] };
+    for taken in drafting {
+        let past = a.past() + taken;
+        engine.feed(&mut a, &tokens(*taken, 3), Logits::Drafts).expect("a pass");
+        seen.push(bits(a.logits()));
+        assert_eq!(a.rewind(past), past, "drafts are taken back one by one");
+        engine.feed(&mut a, &[5], Logits::Last).expect("a pass");
+        seen.push(bits(a.logits()));
+    }
     seen
+}
+
+/// States at ends of pages, where passes begin, behind drafts: also where there is room for those of few
+/// sequences or of none.
+#[test]
+fn sequences_have_their_states_on_the_device() {
+    let Some(device) = open("states on a device") else { return };
+    let of_mamba2: &[u64] = &[0, 1, 2, 20];
+    for (name, rooms) in [
+        ("lfm2", &[2][..]),
+        ("mamba", &[1, 2]),
+        ("mamba2", of_mamba2),
+        ("falcon-h1", &[1, 2]),
+        ("qwen3next-by-head", &[2]),
+        ("kimi-linear", &[2]),
+        ("minimax-01", &[2]),
+    ] {
+        let truth = go_through(&load(&fixture(name)), KvType::F16);
+        let mut before = None;
+        for &sequences in rooms {
+            let what = format!("{name}, {sequences} sequences");
+            let mut model = load(&fixture(name));
+            let memories = &model.spec().memories;
+            let [pages, states] = SequenceState::copies_bytes(memories, 400, 300, KvType::F16);
+            let bytes = DeviceBytes { all: 8 << 20, kv: sequences * (pages + states) };
+            let plan = model.store().plan_with(u64::MAX, Some((&device, bytes))).expect("a plan");
+            let failures = settle(&mut model, plan, &device);
+            model.store().wait_for_device();
+            for (step, (seen, truth)) in go_through(&model, KvType::F16).iter().zip(&truth).enumerate() {
+                assert!(seen == truth, "{what}: step {step}");
+            }
+            assert!(failures.lock().unwrap().is_empty(), "{what}");
+            let blocks = model.store().device_stats().expect("a device").blocks;
+            let more = before.is_none_or(|before| blocks > before || sequences == 20 && blocks == before);
+            assert!(more, "{what}: {blocks} blocks, {before:?} before");
+            before = Some(blocks);
+        }
+    }
 }
 
 /// All types of keys and values, contexts of several pages, windows, sinks.
@@ -297,8 +378,8 @@ fn pages_that_do_not_fit_stay_with_the_cpu() {
     let mut most = 0;
     for places in [0, 1, 3, 8, 30] {
         let mut model = load(&fixture("dense-q4_k_m"));
-        let page =
-            SequenceState::pages_bytes(model.spec(), 1, 1, KvType::F16) / model.spec().layers.len() as u64;
+        let [pages, _] = SequenceState::copies_bytes(&model.spec().memories, 1, 1, KvType::F16);
+        let page = pages / model.spec().layers.len() as u64;
         let bytes = DeviceBytes { all: 8 << 20, kv: places * page };
         let plan = model.store().plan_with(u64::MAX, Some((&device, bytes))).expect("a plan");
         let failures = settle(&mut model, plan, &device);

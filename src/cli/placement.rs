@@ -48,7 +48,7 @@ pub struct Budget {
     other: u64,
     /// The most of which page tables take their share.
     weights: u64,
-    /// What copies of keys and values on a device take, and what passes take there beside.
+    /// What copies of keys, values and recurrent states on a device take, and what passes take there beside.
     kv: u64,
     passes: u64,
 }
@@ -64,7 +64,7 @@ impl Budget {
         });
         let sum =
             |bytes: &dyn Fn(&EngineOptions) -> u64| engines.iter().map(bytes).fold(0, u64::saturating_add);
-        let kv = sum(&|engine| engine.pages_bytes(model.spec()));
+        let kv = sum(&|engine| engine.copies_bytes(model.spec()));
         let passes = sum(&|engine| engine.device_bytes(model.spec(), logits));
         let engines = sum(&|engine| engine.memory_bytes(model.spec(), logits));
         let weights = model.store().file_bytes();

@@ -36,7 +36,8 @@ pub use choose::{open, open_best};
 pub use list::{DEADLINE, Found, devices};
 pub use open_device::Device;
 pub use ops::{
-    DeviceActivations, DeviceKvPages, DeviceOps, DeviceRopeTable, DeviceSlice, KvKind, KvLayout, OpVerdict,
+    DeviceActivations, DeviceConv, DeviceDeltaRule, DeviceKvPages, DeviceOps, DeviceRopeTable, DeviceScan,
+    DeviceSlice, KvKind, KvLayout, MOST_DELTA_LEN, OpVerdict,
 };
 pub use products::{DeviceMatrix, Pending, Product};
 pub use programs::Programs;

@@ -5,7 +5,9 @@
 //! Lengths are asserted: a wrong one is a mistake of the caller, not of a file.
 
 mod attention;
+mod delta;
 mod elements;
+mod recurrent;
 mod rounding;
 mod router;
 mod rows;
@@ -22,6 +24,9 @@ use crate::kernels::ops::gelu_table;
 
 pub(super) use attention::MOST_KEY_LEN;
 pub use attention::{DeviceKvPages, KvKind, KvLayout};
+pub use delta::{DeviceDeltaRule, MOST_DELTA_LEN};
+pub(super) use recurrent::MOST_STATE_LEN;
+pub use recurrent::{DeviceConv, DeviceScan};
 pub use rounding::DeviceActivations;
 pub use rows::DeviceRopeTable;
 pub use self_test::OpVerdict;

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use super::ops::MOST_KEY_LEN;
+use super::ops::{MOST_DELTA_LEN, MOST_KEY_LEN, MOST_STATE_LEN};
 use crate::gguf::TensorType;
 use crate::kernels::ops::PAGE;
 use crate::quant::grids::{IQ1_GRID, IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID, IQ3_S_GRID, IQ3_XXS_GRID};
@@ -80,14 +80,16 @@ const FAMILIES: [&str; 7] = [
 ];
 
 /// Operations other than products.
-const OPS: [&str; 7] = [
+const OPS: [&str; 9] = [
     include_str!("source/ops_math.cl"),
     include_str!("source/ops_elements.cl"),
     include_str!("source/ops_norms.cl"),
     include_str!("source/ops_rounding.cl"),
     include_str!("source/ops_router.cl"),
+    include_str!("source/ops_recurrent.cl"),
     include_str!("source/ops_kv.cl"),
     include_str!("source/ops_attention.cl"),
+    include_str!("source/ops_delta.cl"),
 ];
 
 /// The source of all kernels.
@@ -106,7 +108,15 @@ pub(super) fn source_of_ops() -> String {
 }
 
 fn add_ops(text: &mut String) {
-    let _ = writeln!(text, "#define PAGE {PAGE}\n#define MOST_KEY_LEN {MOST_KEY_LEN}");
+    let sizes = [
+        ("PAGE", PAGE),
+        ("MOST_KEY_LEN", MOST_KEY_LEN),
+        ("MOST_STATE_LEN", MOST_STATE_LEN),
+        ("MOST_DELTA_LEN", MOST_DELTA_LEN),
+    ];
+    for (name, value) in sizes {
+        let _ = writeln!(text, "#define {name} {value}");
+    }
     OPS.iter().for_each(|part| text.push_str(part));
 }
 

@@ -121,10 +121,12 @@ impl EngineOptions {
         SequenceState::bytes(spec, context, self.batch.clamp(1, context), self.drafts, self.kv)
     }
 
-    /// Bytes of a full sequence's keys and values that copies on a device take.
-    pub fn pages_bytes(&self, spec: &ModelSpec) -> u64 {
+    /// Bytes of a full sequence's keys and values, and of its recurrent states, that copies on a device take.
+    pub fn copies_bytes(&self, spec: &ModelSpec) -> u64 {
         let context = self.context.max(1);
-        SequenceState::pages_bytes(spec, context, self.batch.clamp(1, context), self.kv)
+        let batch = self.batch.clamp(1, context);
+        let [pages, states] = SequenceState::copies_bytes(&spec.memories, context, batch, self.kv);
+        pages.saturating_add(states)
     }
 
     /// Bytes of a device that an engine takes there at most beside weights, keys and values, the logits of so

@@ -90,6 +90,9 @@ pub struct ScratchSizes {
     /// Its attention, where it has one: of so many tokens at once at most.
     pub attention: Option<AttentionShape>,
     pub choice: ChoiceSizes,
+    /// Values of the model, beside matrices, that a device has a copy of where it does the step and it is a
+    /// recurrence.
+    pub constants: usize,
 }
 
 /// What the choice of the keys that a token attends to needs, which grows with the context.

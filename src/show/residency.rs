@@ -36,7 +36,7 @@ pub fn plan_line(plan: &Plan, direct_io: Option<bool>) -> String {
 pub fn device_line(plan: &DevicePlan) -> String {
     let mut line = format!("{} of {} always used", bytes(plan.always_bytes), bytes(plan.budget));
     if plan.kv_bytes > 0 {
-        let _ = write!(line, ", {} for keys and values", bytes(plan.kv_bytes));
+        let _ = write!(line, ", {} for what sequences remember", bytes(plan.kv_bytes));
     }
     let (slots, experts) = plan.slots_and_experts();
     if experts > 0 {

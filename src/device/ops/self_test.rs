@@ -2,6 +2,8 @@
 //! is not used.
 
 mod attention;
+mod delta;
+mod recurrent;
 
 use super::{DeviceOps, DeviceSlice};
 use crate::device::DeviceError;
@@ -98,8 +100,13 @@ pub(super) const TRIALS: &[Trial] = &[
     ("normalise", normalise),
     ("sum_weighted", sum_weighted),
     ("hadamard", hadamard),
+    ("causal_conv", recurrent::causal_conv),
+    ("selective_scan", recurrent::selective_scan),
+    ("channel_scan", recurrent::channel_scan),
     ("store_kv", attention::store_kv),
     ("attention", attention::attention),
+    ("delta_rule", delta::delta_rule),
+    ("copy_heads", delta::copy_heads),
 ];
 
 /// Two rows of values of every kind between three of ordinary ones of several sizes.

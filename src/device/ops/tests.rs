@@ -58,7 +58,20 @@ fn a_wrong_kernel_is_not_used() {
         ),
         ("x[i] = x[i] * by * weight[i];", "x[i] = x[i] * (by * weight[i]);", "rms_norm"),
         ("x0 * cos - x1 * sin", "fma(x0, cos, -(x1 * sin))", "rope"),
+        (
+            "acc = acc + biases[bias_at + channel];",
+            "acc = fma(1.0001f, biases[bias_at + channel], acc);",
+            "causal_conv",
+        ),
+        (
+            "a_each ? 0.0f : exp_of(dt * rates[0])",
+            "a_each ? 0.0f : exp_of(dt * rates[0]) * 1.0001f",
+            "selective_scan",
+        ),
+        ("decay = exp_of(dt * rates[j]);", "decay = exp_of(dt * rates[j]) * 1.0001f;", "channel_scan"),
         ("(sum_of_16(qs + lane) & 0xffff) |", "(sum_of_16(qs + lane) & 0xfffe) |", "round_q8_k"),
+        ("= given * scale", "= given / (1.0f / scale)", "delta_rule"),
+        ("ys[y_at + (ulong)head * stride + i % len]", "ys[y_at + head * len + i % len]", "copy_heads"),
     ];
     let mut source = source_of_ops();
     for (right, wrong, name) in faults {
@@ -148,7 +161,9 @@ fn operations_compile_for_cuda() {
     let source = format!("{}\n{}", cuda::MACROS, source_of_ops());
     let ptx = nvrtc.compile(&source, &cuda::OPTIONS, Target::Ptx(arch)).expect("it compiles");
     let ptx = String::from_utf8(ptx).expect("text");
-    for kernel in ["add", "gelu", "rms_norm", "softmax", "rope", "round_q8_k", "top_k", "attend", "combine"] {
+    let kernels = ["add", "gelu", "rms_norm", "softmax", "rope", "round_q8_k", "top_k", "attend", "combine"];
+    let of_recurrences = ["causal_conv", "selective_scan", "delta_rule", "delta_rule_long", "copy_heads"];
+    for kernel in kernels.into_iter().chain(of_recurrences) {
         assert!(ptx.contains(&format!(".entry op_{kernel}(")), "{kernel}");
     }
     assert!(ptx.contains("fma.rn.f64") && !ptx.contains("ftz") && !ptx.contains("approx"));

@@ -83,7 +83,7 @@ impl<'m> Attending<'m> {
                 continue;
             }
             let ty = segment.state.kept_as(slot);
-            let Some(arena) = room.pages.arena(there, ty)? else { return Ok(None) };
+            let Some(arena) = room.page_arena(there, ty)? else { return Ok(None) };
             let mut end = first_pos + tokens;
             if self.part.spec.shares.is_none() {
                 let reserved = segment.state.reserve(slot, first_pos, tokens);

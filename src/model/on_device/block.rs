@@ -26,14 +26,14 @@ pub(super) fn of_norm(norm: &Norm) -> &'static str {
     }
 }
 
-/// The block of attention.
-pub(super) fn attention(
-    step: &mut Step<'_, '_>,
+/// The block of a mixing step, which `part` enqueues.
+pub(super) fn mixer<'r, 'a>(
+    step: &mut Step<'r, 'a>,
     layer: &Layer,
-    (part, pages): (&Attending<'_>, &[Option<DeviceKvPages>]),
+    part: impl FnOnce(&mut Step<'r, 'a>, &DeviceSlice) -> Result<(), Stop>,
 ) -> Result<(), Stop> {
     let cur = enter(step, layer, &layer.attn_norm)?;
-    part.enqueue(step, &cur, pages, &cur)?;
+    part(step, &cur)?;
     // Of a step alone the sum is the layer's output.
     let sum = if layer.ffn.is_some() { layer.middle.into() } else { layer.out };
     finish(step, layer, &cur, &layer.attn_post_norm, ["residual_scaled_attn".into(), sum])

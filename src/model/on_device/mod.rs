@@ -2,9 +2,10 @@
 //! stream, without a way to the host and back between their operations.
 //!
 //! Consecutive blocks make a [`Chain`]: the residual rows go up at its beginning and come down at its end,
-//! with the keys and values that its blocks have stored. Until then the host's rows stay as they were: where
-//! the device fails, or a value is not finite, the CPU computes the chain's blocks from them, and says what
-//! there is to say. The host's pages of keys and values are the truth; the device has [copies](pages) of them.
+//! with the keys and values that its blocks have stored and with what the states of recurrences have become.
+//! Until then the host's stay as they were: where the device fails, or a value is not finite, the CPU computes
+//! the chain's blocks from them, and says what there is to say. The host's pages of keys and values and its
+//! states are the truth; the device has copies of [those](pages) and of [these](states).
 //!
 //! What a device cannot do, or has no weights for, is refused before anything is enqueued: then the CPU does
 //! that block. Of a layer's experts alone some may be elsewhere: the CPU does these within the
@@ -14,12 +15,19 @@ mod attention;
 mod block;
 mod chain;
 mod choice;
+mod delta_net;
 mod dense;
 mod experts;
+mod lightning;
+mod mamba;
+mod mamba2;
 mod networks;
 mod pages;
+mod recurring;
 mod rest;
 mod room;
+mod short_conv;
+mod states;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -27,17 +35,19 @@ mod tests;
 use crate::device::{Device, DeviceError, DeviceOps, DeviceSlice};
 use crate::store::Store;
 
-use super::ForwardError;
 use super::layer::{FeedForward, Layer};
-use super::parts::{Block, Experts};
+use super::parts::{Attention, AttentionAndMamba2, Block, Experts, Recurrence};
 use super::products::not_computed;
 use super::run::Run;
+use super::{ForwardError, Label, Work};
 
 use attention::Attending;
 pub(super) use chain::Chain;
 use dense::Network;
+use mamba2::Scanning;
 use networks::Networks;
 pub(super) use room::Room;
+use states::States;
 use step::Step;
 
 /// The device at hand.
@@ -126,12 +136,80 @@ fn tail_is_plain(layer: &Layer) -> bool {
     layer.tail.as_ref().is_none_or(|tail| tail.per_layer.is_none())
 }
 
-/// Enqueues attention, with the network where that stands beside it.
+/// Enqueues the mixing step.
 fn mixer<'a>(run: &mut Run<'a>, there: There<'a>, layer: &Layer, il: usize) -> Result<bool, ForwardError> {
-    let attention = layer.mixer.as_ref().and_then(|mixer| mixer.as_attention());
-    let Some(found) = attention.and_then(|attention| Attending::find(there, attention)) else {
-        return Ok(false);
+    let Some(mixer) = &layer.mixer else { return Ok(false) };
+    if let Some(part) = mixer.as_attention() {
+        return attention(run, there, (layer, il), part);
+    }
+    match (mixer.as_recurrence(), mixer.as_both()) {
+        _ if layer.parallel => Ok(false),
+        (Some(part), _) => recurrence(run, there, (layer, il), part),
+        (None, Some(part)) => both(run, there, (layer, il), part),
+        (None, None) => Ok(false),
+    }
+}
+
+/// Enqueues a recurrence.
+fn recurrence<'a>(
+    run: &mut Run<'a>,
+    there: There<'a>,
+    (layer, il): (&Layer, usize),
+    part: Recurrence<'_>,
+) -> Result<bool, ForwardError> {
+    let Some(found) = recurring::find(there, part) else { return Ok(false) };
+    let states = match States::bring(run, there, &found.slots()) {
+        Ok(Some(states)) => states,
+        Ok(None) => return Ok(false),
+        Err(error) => return refused(run, error.into()),
     };
+    let enqueue = |step: &mut Step<'_, '_>, cur: &DeviceSlice| found.enqueue(step, cur, &states, cur);
+    in_chain(run, there, (il, Block::Mixer), |step| block::mixer(step, layer, enqueue))
+}
+
+/// Enqueues attention and Mamba 2 side by side, as [`AttentionAndMamba2`] goes through them.
+fn both<'a>(
+    run: &mut Run<'a>,
+    there: There<'a>,
+    (layer, il): (&Layer, usize),
+    part: &AttentionAndMamba2,
+) -> Result<bool, ForwardError> {
+    let found = (Attending::find(there, &part.attention), Scanning::find(there, &part.mamba));
+    let (Some(attention), Some(mamba)) = found else { return Ok(false) };
+    let pages = match attention.pages(run, there) {
+        Ok(Some(pages)) => pages,
+        Ok(None) => return Ok(false),
+        Err(stop) => return refused(run, stop),
+    };
+    let states = match States::bring(run, there, &[mamba.slot()]) {
+        Ok(Some(states)) => states,
+        Ok(None) => return Ok(false),
+        Err(error) => return refused(run, error.into()),
+    };
+    in_chain(run, there, (il, Block::Mixer), |step| {
+        block::mixer(step, layer, |step, cur| {
+            let (input, beside) = (step.run.cur, step.rows("beside", step.run.embd)?);
+            let gated = mamba.gated(step, cur, &states)?;
+            step.run.cur = input;
+            attention.enqueue(step, cur, &pages, &beside)?;
+            let attended = step.run.cur;
+            mamba.output(step, &gated, cur)?;
+            step.ops().add(cur, &beside)?;
+            let (inputs, shape) = ([attended, step.run.cur], [step.run.rows, step.run.embd, 1]);
+            step.run.cur = step.show(Label::elementwise(part.sum, Work::Sums, &inputs), shape, cur)?;
+            Ok(())
+        })
+    })
+}
+
+/// Enqueues attention, with the network where that stands beside it.
+fn attention<'a>(
+    run: &mut Run<'a>,
+    there: There<'a>,
+    (layer, il): (&Layer, usize),
+    part: &Attention,
+) -> Result<bool, ForwardError> {
+    let Some(found) = Attending::find(there, part) else { return Ok(false) };
     let beside = match &layer.ffn {
         Some(FeedForward::Dense(dense)) if layer.parallel => Network::find(there, dense),
         _ => None,
@@ -146,7 +224,7 @@ fn mixer<'a>(run: &mut Run<'a>, there: There<'a>, layer: &Layer, il: usize) -> R
     };
     in_chain(run, there, (il, Block::Mixer), |step| match &beside {
         Some(network) => block::side_by_side(step, layer, (&found, &pages), network),
-        None => block::attention(step, layer, (&found, &pages)),
+        None => block::mixer(step, layer, |step, cur| found.enqueue(step, cur, &pages, cur)),
     })
 }
 

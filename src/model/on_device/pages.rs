@@ -86,13 +86,11 @@ impl PageCopies {
         self.copies.iter_mut().for_each(|copy| copy.stored = copy.rows);
     }
 
-    /// Takes as much memory as the plan has for keys and values of this type.
-    fn open(&mut self, there: There<'_>, ty: KvType) -> Result<(), DeviceError> {
+    /// Takes as much memory as there is for keys and values of this type.
+    fn open(&mut self, there: There<'_>, ty: KvType, planned: u64) -> Result<(), DeviceError> {
         self.is_open = true;
         let bytes = |&shape: &[usize; 3]| layout(shape, ty).page_bytes().iter().sum();
         self.place_bytes = self.shapes.iter().map(bytes).max().unwrap_or(0);
-        let planned =
-            there.store.plan().and_then(|plan| plan.device.as_ref()).map_or(0, |plan| plan.kv_bytes);
         let most = planned.min(there.device.info().most_allocated_bytes);
         self.places = usize::try_from(most).unwrap_or(usize::MAX) / self.place_bytes.max(1);
         if self.places > 0 {
@@ -101,10 +99,15 @@ impl PageCopies {
         Ok(())
     }
 
-    /// The memory of pages of this type; `None` where there is none.
-    pub fn arena(&mut self, there: There<'_>, ty: KvType) -> Result<Option<Arc<Memory>>, DeviceError> {
+    /// The memory of pages of this type, which may take so many bytes; `None` where there is none.
+    pub fn arena(
+        &mut self,
+        there: There<'_>,
+        ty: KvType,
+        bytes: impl FnOnce() -> u64,
+    ) -> Result<Option<Arc<Memory>>, DeviceError> {
         if !self.is_open {
-            self.open(there, ty)?;
+            self.open(there, ty, bytes())?;
         }
         Ok(self.arena.clone())
     }

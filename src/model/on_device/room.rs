@@ -1,16 +1,24 @@
 //! Memory on the device for what a pass computes there, kept from one pass to the next.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use crate::device::{Device, DeviceActivations, DeviceError, DeviceOps, DeviceSlice};
+use crate::device::{Device, DeviceActivations, DeviceError, DeviceOps, DeviceSlice, Memory};
+use crate::kernels::ops::PAGE;
 use crate::quant::ActivationType;
 
-use super::super::state::{ExpertSizes, dense_ff};
+use super::super::state::{ExpertSizes, KvType, SequenceState, dense_ff};
 use super::super::{LayerSpec, MemorySpec, ModelSpec};
+use super::There;
 use super::pages::PageCopies;
+use super::states::StateCopies;
 
-/// Values of keys and values that a chain keeps at most, unless a single block has more.
+/// Values of keys and values, and those of states, that a chain keeps at most, unless a single block has more
+/// keys and values, or states of so many stretches.
 const MOST_KEPT: usize = 1 << 24;
+const KEPT_STATES: usize = 8;
+/// Stretches of a pass, beside those that end with pages, from which on the CPU does its recurrences.
+const MOST_STRETCHES: usize = 64;
 /// Words of what is small: of a (token, expert) pair in the choice, of a row's rotations and other factors,
 /// and vectors of a layer.
 const OF_PAIR: usize = 5;
@@ -25,17 +33,59 @@ pub(in crate::model) struct Room {
     /// Passes of so many rows and more have no room.
     refused_from: usize,
     slices: HashMap<(&'static str, usize), DeviceSlice>,
+    /// What came down of the last chain: new memory each time takes as long as the copy.
+    pub(super) results: Vec<u32>,
     /// Rows of activations, by their type and length.
     rounded: Vec<DeviceActivations>,
     pub(super) pages: PageCopies,
+    pub(super) states: StateCopies,
+    shares: Shares,
     /// Values of keys and values of a token: of all layers, and of the widest.
     kept: usize,
     widest_kept: usize,
+    /// Values of the states of a sequence: of all slots, and of the block with the largest.
+    kept_states: usize,
+    widest_states: usize,
+}
+
+/// How copies of pages and of states share what the plan has for them.
+#[derive(Debug)]
+struct Shares {
+    memories: Vec<MemorySpec>,
+    /// Rows of a pass and positions of a sequence at most.
+    batch: usize,
+    context: usize,
+}
+
+impl Shares {
+    /// Bytes of both, where keys and values are of this type: by what full sequences have of them, but first
+    /// the states of one sequence, of which a part is of little use.
+    fn of(&self, there: There<'_>, ty: KvType) -> [u64; 2] {
+        let plan = there.store.plan().and_then(|plan| plan.device.as_ref());
+        let all = plan.map_or(0, |plan| plan.kv_bytes);
+        let Shares { memories, batch, context } = self;
+        let [pages, states] = SequenceState::copies_bytes(memories, *context, *batch, ty);
+        let both = (u128::from(pages) + u128::from(states)).max(1);
+        let share = u128::from(all) * u128::from(states) / both;
+        let states = (share as u64).max(states.min(all));
+        [all - states, states]
+    }
 }
 
 impl Room {
-    pub fn new(spec: &ModelSpec) -> Room {
-        let kept = |layer: &LayerSpec| layer.rows.k + layer.rows.v;
+    /// Of passes of up to `batch` rows, of sequences of up to `context` positions.
+    pub fn new(spec: &ModelSpec, [batch, context]: [usize; 2]) -> Room {
+        let kept = |memory: &MemorySpec| match *memory {
+            MemorySpec::Pages { kv_heads, key_len, value_len: value_len @ 1.., .. } => {
+                kv_heads * (key_len + value_len)
+            }
+            _ => 0,
+        };
+        let state = |memory: &MemorySpec| match *memory {
+            MemorySpec::Recurrent { floats } => floats,
+            _ => 0,
+        };
+        let states: Vec<usize> = spec.memories.iter().map(state).collect();
         let shape = |memory: &MemorySpec| match *memory {
             MemorySpec::Pages { kv_heads, key_len, value_len: value_len @ 1.., .. } => {
                 Some([kv_heads, key_len, value_len])
@@ -46,10 +96,19 @@ impl Room {
             device: 0,
             refused_from: usize::MAX,
             slices: HashMap::new(),
+            results: Vec::new(),
             rounded: Vec::new(),
             pages: PageCopies::new(spec.memories.iter().filter_map(shape).collect()),
-            kept: spec.layers.iter().map(kept).sum(),
-            widest_kept: spec.widest(kept),
+            states: StateCopies::new(&spec.memories),
+            shares: Shares { memories: spec.memories.clone(), batch, context },
+            kept: spec.memories.iter().map(kept).sum(),
+            widest_kept: spec.memories.iter().map(kept).max().unwrap_or(0),
+            kept_states: states.iter().sum(),
+            // A block has one slot, or two one behind the other.
+            widest_states: (0..states.len())
+                .map(|i| states[i..].iter().take(2).sum::<usize>())
+                .max()
+                .unwrap_or(0),
         }
     }
 
@@ -60,15 +119,21 @@ impl Room {
         let ExpertSizes { count, used, hidden, .. } = ExpertSizes::of(spec);
         let (embd, dense) = (spec.embd, spec.widest(dense_ff));
         let attended = spec.widest(|layer| layer.rows.attended);
-        let attention = spec.widest(|layer| 2 * layer.rows.q + layer.rows.gate) + attended;
+        // Keys and values of attention are kept apart from these rows, those of recurrences are not.
+        let rows = |layer: &LayerSpec| 2 * layer.rows.q + layer.rows.k + layer.rows.v + layer.rows.gate;
+        let mixed = spec.widest(rows) + attended;
         let experts = count + used * OF_PAIR + 2 * (hidden + used * embd);
         // Of the stream, a block's input and what stands beside it, each rounded to f32 at most.
-        let rounded = (used + 1) * embd + attended + dense + hidden;
-        let row = 5 * embd + attention + 2 * dense + experts + rounded + OF_ROW;
-        let constants = OF_LAYER * embd * spec.layers.len();
+        let outputs = attended + spec.widest(|layer| layer.rows.gate + layer.rows.v);
+        let rounded = (used + 1) * embd + outputs + dense + hidden;
+        let row = 5 * embd + mixed + 2 * dense + experts + rounded + OF_ROW;
+        let of_mixers: usize = spec.all_layers().map(|layer| layer.scratch.constants).sum();
+        let constants = OF_LAYER * embd * spec.layers.len() + of_mixers;
         let head = logits as u64 * (embd + spec.vocab) as u64;
         let words = (batch as u64).saturating_mul(row as u64).saturating_add(constants as u64);
-        let words = words.saturating_add(Room::new(spec).kept(batch) as u64).saturating_add(head);
+        let room = Room::new(spec, [batch, context]);
+        let kept = room.kept(batch) + room.kept_states(batch.min(MOST_STRETCHES + batch / PAGE));
+        let words = words.saturating_add(kept as u64).saturating_add(head);
         let shapes = spec.all_layers().filter_map(|layer| layer.scratch.attention);
         let parts = shapes.map(|shape| DeviceOps::attention_bytes(&shape, batch, context)).max();
         words.saturating_mul(size_of::<f32>() as u64).saturating_add(parts.unwrap_or(0))
@@ -76,6 +141,7 @@ impl Room {
 
     pub fn begin_pass(&mut self) {
         self.pages.begin_pass();
+        self.states.begin_pass();
     }
 
     /// What is here is of this device, or goes.
@@ -86,6 +152,7 @@ impl Room {
             self.slices.clear();
             self.rounded.clear();
             self.pages.forget();
+            self.states.forget();
         }
     }
 
@@ -143,6 +210,39 @@ impl Room {
         let x = ops.allocate_activations(ty, rows, cols)?;
         self.rounded.push(x.clone());
         Ok(x)
+    }
+
+    /// The memory of copies of pages of this type; `None` where there is none.
+    pub(super) fn page_arena(
+        &mut self,
+        there: There<'_>,
+        ty: KvType,
+    ) -> Result<Option<Arc<Memory>>, DeviceError> {
+        self.pages.arena(there, ty, || self.shares.of(there, ty)[0])
+    }
+
+    /// Takes memory for copies of states, where keys and values are of this type.
+    pub(super) fn open_states(&mut self, there: There<'_>, ty: KvType) -> Result<(), DeviceError> {
+        self.states.open(there, || self.shares.of(there, ty)[1])
+    }
+
+    /// Whether the host can get the states at the ends of so many stretches of a pass of so many rows.
+    pub(super) fn takes_states(&self, rows: usize, stretches: usize) -> bool {
+        stretches <= MOST_STRETCHES + rows / PAGE && stretches * self.widest_states <= self.most_states()
+    }
+
+    fn most_states(&self) -> usize {
+        MOST_KEPT.max(KEPT_STATES * self.widest_states)
+    }
+
+    /// Values of states of a chain over so many stretches at most.
+    pub(super) fn kept_states(&self, stretches: usize) -> usize {
+        (stretches * self.kept_states).min(self.most_states())
+    }
+
+    /// Those of a block at most.
+    pub(super) fn kept_states_of_block(&self, stretches: usize) -> usize {
+        stretches * self.widest_states
     }
 
     /// Values of keys and values of a chain of so many rows at most.

@@ -9,7 +9,7 @@ use crate::store::Store;
 use super::super::parts::{Norm, NormKind};
 use super::super::run::Run;
 use super::super::weights::Linear;
-use super::super::{Label, NodeId};
+use super::super::{Label, NodeId, Work};
 use super::{Chain, Stop, There};
 
 /// A linear map whose matrix is on the device.
@@ -126,6 +126,22 @@ impl<'a> Step<'_, 'a> {
         let x = rounded.iter().find(of_type).expect("rounded to every type that the weights want");
         self.there.device.multiply(&placed.matrix, x, 0..self.run.rows, out)?;
         placed.linear.scale.map_or(Ok(()), |scale| self.ops().scale(out, scale))
+    }
+
+    /// The output projection of a mixing step: of `x`, whose node is given too.
+    pub fn project_output(
+        &mut self,
+        (x, node): (&DeviceSlice, NodeId<'static>),
+        placed: &Placed<'_>,
+        name: &'static str,
+        out: &DeviceSlice,
+    ) -> Result<(), Stop> {
+        let (linear, inputs) = (placed.linear, [node]);
+        let rounded = self.round(x, linear.matrix.cols, [linear.activation()])?;
+        self.project(&rounded, placed, out)?;
+        let label = Label::product(name, Work::AttentionOutput, linear.matrix.described(), &inputs);
+        self.run.cur = self.show(label, [self.run.rows, self.run.embd, 1], out)?;
+        Ok(())
     }
 
     /// Adds the bias of a linear map, where it has one; says whether it has.

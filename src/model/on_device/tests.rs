@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::device::{
     self, Device, DeviceError, DeviceInfo, Driver, Handle, Launch, Queue, driver_for_kernels,
 };
-use crate::engine::{Engine, EngineError, EngineOptions};
+use crate::engine::{Engine, EngineError, EngineOptions, Sequence};
 use crate::gguf::Gguf;
-use crate::model::{KvType, Logits, Model, Node, Observer};
+use crate::model::{KvType, Logits, Model, Node, Observer, SequenceState};
 use crate::store::{DeviceBytes, Guesses, OfDevice};
 
 /// What a driver does wrongly.
@@ -32,6 +33,8 @@ struct Meddling {
     fault: Mutex<(Option<Fault>, usize)>,
     /// Bytes of each allocation, and the most that all have had together.
     allocated: Mutex<(HashMap<Handle, usize>, usize)>,
+    /// Bytes that were copied to the device for what is launched afterwards.
+    written: AtomicUsize,
 }
 
 impl Meddling {
@@ -88,6 +91,9 @@ impl Driver for Meddling {
 
     fn write(&self, queue: Queue, to: Handle, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
         self.check()?;
+        if queue == Queue::Compute {
+            self.written.fetch_add(bytes.len(), Ordering::Relaxed);
+        }
         let fault = self.fault.lock().unwrap().0;
         match fault {
             Some(Fault::Zeroes { row }) if queue == Queue::Compute && bytes.len().is_multiple_of(row) => {
@@ -152,7 +158,8 @@ fn options() -> EngineOptions {
 fn record(model: &Model, observed: bool) -> Result<Seen, EngineError> {
     let mut engine = Engine::new(model, &options()).expect("an engine");
     let (mut sequence, mut nodes) = (engine.sequence(), Nodes::default());
-    let prompt: Vec<u32> = (0..26).map(|i| (3 + 7919 * i) % 200).collect();
+    let vocab = (model.spec().vocab as u32).min(200);
+    let prompt: Vec<u32> = (0..26).map(|i| (3 + 7919 * i) % vocab).collect();
     let mut feed = |tokens: &[u32]| -> Result<(), EngineError> {
         match observed {
             true => engine.feed_observed(&mut sequence, tokens, Logits::Last, &mut nodes, |_| {
@@ -190,7 +197,12 @@ fn settle(fixture: &str, driver: Arc<Meddling>, device: Arc<Device>) -> Settled 
 /// A driver that may be told to do wrong, and its device.
 fn open() -> Option<(Arc<Meddling>, Arc<Device>)> {
     let driver = driver_for_kernels(&device::source())?;
-    let driver = Arc::new(Meddling { driver, fault: Mutex::default(), allocated: Mutex::default() });
+    let driver = Arc::new(Meddling {
+        driver,
+        fault: Mutex::default(),
+        allocated: Mutex::default(),
+        written: AtomicUsize::new(0),
+    });
     let device = Arc::new(Device::new(driver.clone()).expect("it answers"));
     Some((driver, device))
 }
@@ -205,8 +217,23 @@ fn what_is_left_out_is_seen() {
     let of_experts = [Fault::LeavesOut("op_sum_weighted"), Fault::Zeroes { row: 256 * size_of::<f32>() }];
     let kernels =
         |names: &[&'static str]| names.iter().map(|name| Fault::LeavesOut(name)).collect::<Vec<_>>();
-    let others = [kernels(&of_attention), of_experts.to_vec()];
-    for (fixture, others) in FIXTURES.into_iter().zip(others) {
+    let of_scan = kernels(&[
+        "op_causal_conv",
+        "op_conv_window",
+        "op_selective_scan",
+        "op_softplus",
+        "op_swiglu",
+        "op_copy",
+    ]);
+    // With the blocks of a layer.
+    let cases = [
+        (FIXTURES[0], 2, kernels(&[&of_both[..], &of_attention].concat())),
+        (FIXTURES[1], 2, [kernels(&of_both), of_experts.to_vec()].concat()),
+        ("lfm2", 2, kernels(&["op_causal_conv", "op_conv_window", "op_mul"])),
+        ("mamba", 1, of_scan.clone()),
+        ("mamba2", 1, [of_scan, kernels(&["op_rms_norm"])].concat()),
+    ];
+    for (fixture, each, faults) in cases {
         let truth = [false, true].map(|observed| record(&load(fixture), observed).expect("passes"));
         let Settled { model, driver, .. } = settle(fixture, driver.clone(), device.clone());
         let stats = || model.store().device_stats().expect("a device");
@@ -216,8 +243,8 @@ fn what_is_left_out_is_seen() {
         };
         // A batch without logits ends within the last layer; an observer of the next sees the CPU attend
         // there.
-        let of_all = 6 * model.spec().layers.len() as u64;
-        let wanted = [of_all - 2, of_all - 3];
+        let of_all = 3 * each * model.spec().layers.len() as u64;
+        let wanted = [of_all - each, of_all - each - 1];
         // What is not finite is computed by the CPU, or is an error.
         let same = |observed: bool| {
             let (seen, blocks) = record(observed);
@@ -227,7 +254,7 @@ fn what_is_left_out_is_seen() {
         assert!(same(false) && same(true), "{fixture}");
         let is_split = stats().hits > 5 && stats().misses > 5;
         assert!(is_split == (fixture == FIXTURES[1]), "{fixture}: {:?}", stats());
-        for fault in kernels(&of_both).into_iter().chain(others) {
+        for fault in faults {
             driver.set(Some(fault));
             assert!(!same(false) && !same(true), "{fixture}: {fault:?}");
             driver.set(None);
@@ -236,20 +263,53 @@ fn what_is_left_out_is_seen() {
     }
 }
 
-/// What passes take of a device is no more than the plan leaves to them, and not much less.
+/// States of recurrences stay on the device, and go up again where they are not what the host's have become;
+/// of memory they take what they are given, which is enough for more stretches than there are here.
+#[test]
+fn states_go_up_where_they_are_not_there() {
+    let Some((driver, device)) = open() else { return };
+    let Settled { model, driver, .. } = settle("mamba2", driver, device);
+    let [taken, given] = taken_and_given(&model, &driver);
+    assert!(taken <= given, "{taken} of {given}");
+    let spec = model.spec();
+    let [_, states] = SequenceState::copies_bytes(&spec.memories, 64, 21, KvType::F16);
+    let mut engine = Engine::new(&model, &options()).expect("an engine");
+    let mut a = engine.sequence();
+    let mut goes_up = |sequence: &mut Sequence, token: u32| {
+        driver.written.store(0, Ordering::Relaxed);
+        engine.feed(sequence, &[token], Logits::Last).expect("a pass");
+        driver.written.load(Ordering::Relaxed) as u64 >= states
+    };
+    assert!(goes_up(&mut a, 3), "zeros");
+    assert!((4..10).all(|token| !goes_up(&mut a, token)), "it is there");
+    let mut b = a.fork();
+    assert!(!goes_up(&mut b, 5), "the fork has what was both's");
+    assert!(goes_up(&mut a, 6), "the other's went on");
+    assert!(!goes_up(&mut a, 7) && !goes_up(&mut b, 8));
+    let past = b.past();
+    assert_eq!((a.rewind(0), b.rewind(past)), (0, past));
+    assert!(goes_up(&mut a, 3) && !goes_up(&mut b, 9));
+}
+
+/// What passes take of a device, and what the plan leaves to them.
+fn taken_and_given(model: &Model, driver: &Meddling) -> [u64; 2] {
+    let [before, _] = driver.allocated();
+    record(model, false).expect("passes");
+    let [_, most] = driver.allocated();
+    let kv = model.store().plan().and_then(|plan| plan.device.as_ref()).map_or(0, |plan| plan.kv_bytes);
+    // Copies fill what is theirs.
+    let taken = ((most - before) as u64).checked_sub(kv).expect("copies, and more");
+    [taken, options().device_bytes(model.spec(), 1)]
+}
+
+/// It is no more, and not much less.
 #[test]
 fn passes_take_what_they_are_given() {
     for fixture in FIXTURES {
         // One that has no memory of other models' passes.
         let Some((driver, device)) = open() else { return };
         let Settled { model, driver, .. } = settle(fixture, driver, device);
-        let [before, _] = driver.allocated();
-        record(&model, false).expect("passes");
-        let [_, most] = driver.allocated();
-        let kv = model.store().plan().and_then(|plan| plan.device.as_ref()).map_or(0, |plan| plan.kv_bytes);
-        let (taken, given) = ((most - before) as u64, options().device_bytes(model.spec(), 1));
-        // Pages fill what is theirs.
-        let taken = taken.checked_sub(kv).expect("pages, and more");
+        let [taken, given] = taken_and_given(&model, &driver);
         assert!(taken <= given && given < 4 * taken, "{fixture}: {taken} of {given}");
     }
 }
@@ -260,7 +320,7 @@ fn passes_take_what_they_are_given() {
 fn a_chain_that_breaks_off_is_computed_by_the_cpu() {
     let Some((driver, device)) = open() else { return };
     for (fixture, observed, points) in
-        [(FIXTURES[0], false, 8), (FIXTURES[0], true, 8), (FIXTURES[1], true, 4)]
+        [(FIXTURES[0], false, 8), (FIXTURES[0], true, 8), (FIXTURES[1], true, 4), ("mamba2", false, 8)]
     {
         let truth = record(&load(fixture), observed).expect("passes");
         let settle = || settle(fixture, driver.clone(), device.clone());
@@ -269,7 +329,7 @@ fn a_chain_that_breaks_off_is_computed_by_the_cpu() {
         assert!(record(&model, observed).expect("passes") == truth, "{fixture}");
         drop(model);
         // How many experts move depends on time.
-        let all = if fixture == FIXTURES[0] { driver.done() } else { driver.done() * 3 / 4 };
+        let all = if fixture == FIXTURES[1] { driver.done() * 3 / 4 } else { driver.done() };
         assert!(all > 100, "{all}");
         for at in (1..=all).step_by(1 + all / points) {
             for for_good in [false, true] {
@@ -286,5 +346,35 @@ fn a_chain_that_breaks_off_is_computed_by_the_cpu() {
                 assert_eq!(failures.lock().unwrap().len(), usize::from(for_good), "{what}");
             }
         }
+    }
+}
+
+/// The canary of delta nets and of lightning attention, as an observer sees them.
+#[test]
+fn what_is_left_out_of_a_delta_net_is_seen() {
+    let Some((driver, device)) = open() else { return };
+    let of_all = ["op_causal_conv", "op_conv_window", "op_l2_norm", "op_delta_rule", "op_softplus", "op_exp"];
+    for (fixture, kernels) in [
+        ("qwen3next-by-head", &[&of_all[..], &["op_copy_heads", "op_copy_parts", "op_silu"]].concat()[..]),
+        ("kimi-linear", &[&of_all[..], &["op_sigmoid"]].concat()),
+        ("minimax-01", &["op_copy_heads", "op_selective_scan", "op_silu", "op_sigmoid"]),
+    ] {
+        let truth = record(&load(fixture), true).expect("passes");
+        let Settled { model, driver, .. } = settle(fixture, driver.clone(), device.clone());
+        let [taken, given] = taken_and_given(&model, &driver);
+        assert!(taken <= given, "{fixture}: {taken} of {given}");
+        let run = || {
+            let blocks = || model.store().device_stats().expect("a device").blocks;
+            let before = blocks();
+            (record(&model, true).ok(), blocks() - before)
+        };
+        let right = run();
+        assert!(right.0 == Some(truth) && right.1 > 0, "{fixture}");
+        for kernel in kernels {
+            driver.set(Some(Fault::LeavesOut(kernel)));
+            assert!(run() != right, "{fixture}: {kernel}");
+            driver.set(None);
+        }
+        assert!(run() == right, "{fixture}");
     }
 }

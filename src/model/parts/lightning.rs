@@ -11,18 +11,20 @@ use super::super::products::project;
 use super::super::run::{Run, recur};
 use super::super::state::Buffers;
 use super::super::weights::Linear;
-use super::super::{ForwardError, Label, MemorySpec, ModelError, NodeId, NodeKind, RowSizes, Work};
-use super::Mixer;
+use super::super::{
+    ForwardError, Label, MemorySpec, ModelError, NodeId, NodeKind, RowSizes, ScratchSizes, Work,
+};
 use super::norm::{Norm, NormKind};
+use super::{Mixer, Recurrence};
 use crate::kernels::ops::SelectiveScan;
 use crate::store::WeightId;
 
 /// What a family says of the blocks.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::model) struct LightningSpec {
-    heads: usize,
+    pub heads: usize,
     /// Elements of a head of queries, of keys and of values.
-    len: usize,
+    pub len: usize,
     layers: usize,
     eps: f32,
 }
@@ -44,7 +46,7 @@ impl LightningSpec {
     }
 
     /// Elements of all heads.
-    fn values(&self) -> usize {
+    pub fn values(&self) -> usize {
         self.heads * self.len
     }
 
@@ -59,18 +61,18 @@ impl LightningSpec {
 /// The block of a layer.
 #[derive(Debug)]
 pub(in crate::model) struct Lightning {
-    spec: LightningSpec,
-    slot: usize,
+    pub spec: LightningSpec,
+    pub slot: usize,
     /// `attn_qkv`: of each head its query, its key and its value.
-    qkv: Linear,
+    pub qkv: Linear,
     /// `attn_gate`
-    gate: Linear,
+    pub gate: Linear,
     /// By which states decay, `[heads]`, and what passes them by: nothing.
-    rates: Vec<f32>,
-    passed: Vec<f32>,
+    pub rates: Vec<f32>,
+    pub passed: Vec<f32>,
     /// `attn_norm_2`, over all heads.
-    norm: Norm,
-    output: Linear,
+    pub norm: Norm,
+    pub output: Linear,
 }
 
 impl Lightning {
@@ -138,6 +140,17 @@ impl Mixer for Lightning {
     fn rows(&self) -> RowSizes {
         let n = self.spec.values();
         RowSizes { q: 3 * n, k: 3 * n, v: self.spec.heads, gate: n, attended: n }
+    }
+
+    fn scratch(&self) -> ScratchSizes {
+        ScratchSizes {
+            constants: self.rates.len() + self.passed.len() + self.spec.values(),
+            ..ScratchSizes::default()
+        }
+    }
+
+    fn as_recurrence(&self) -> Option<Recurrence<'_>> {
+        Some(Recurrence::Lightning(self))
     }
 
     fn remember(&self, run: &mut Run<'_>, il: usize) -> Result<[NodeId<'static>; 3], ForwardError> {

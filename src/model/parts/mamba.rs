@@ -8,10 +8,12 @@ use super::super::load::Loader;
 use super::super::products::project;
 use super::super::run::{Run, add_bias, recur};
 use super::super::weights::Linear;
-use super::super::{Buffers, ForwardError, Label, MemorySpec, ModelError, NodeId, NodeKind, RowSizes, Work};
-use super::Mixer;
+use super::super::{
+    Buffers, ForwardError, Label, MemorySpec, ModelError, NodeId, NodeKind, RowSizes, ScratchSizes, Work,
+};
 use super::mamba2::ConvWeights;
 use super::norm::{Norm, NormKind};
+use super::{Mixer, Recurrence};
 use crate::kernels::ops::{ChannelRows, ChannelScan};
 use crate::store::WeightId;
 
@@ -29,17 +31,17 @@ pub(in crate::model) enum StepNorms {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::model) struct MambaSpec {
     /// Channels.
-    inner: usize,
+    pub inner: usize,
     /// Elements of a channel's state.
-    state_len: usize,
+    pub state_len: usize,
     /// The rank that steps pass through.
-    rank: usize,
+    pub rank: usize,
     /// Tokens that an output of the convolution depends on.
     taps: usize,
     eps: f32,
     norms: StepNorms,
     /// The node of the output.
-    output: &'static str,
+    pub output: &'static str,
 }
 
 impl MambaSpec {
@@ -77,23 +79,23 @@ impl MambaSpec {
 /// The block of a layer.
 #[derive(Debug)]
 pub(in crate::model) struct Mamba {
-    spec: MambaSpec,
+    pub spec: MambaSpec,
     /// Slots of the convolution's window and of the state.
-    window: usize,
-    state: usize,
+    pub window: usize,
+    pub state: usize,
     /// x and z: one tensor, `ssm_in`.
-    projections: [Linear; 2],
-    conv: ConvWeights,
+    pub projections: [Linear; 2],
+    pub conv: ConvWeights,
     /// The steps at their rank, B and C: one tensor, `ssm_x`.
-    selections: [Linear; 3],
-    norms: [Option<Norm>; 3],
+    pub selections: [Linear; 3],
+    pub norms: [Option<Norm>; 3],
     /// `[inner, rank]`, with a bias.
-    dt: Linear,
+    pub dt: Linear,
     /// `[inner][state_len]`
-    a: Vec<f32>,
+    pub a: Vec<f32>,
     /// `[inner]`
-    d: Vec<f32>,
-    output: Linear,
+    pub d: Vec<f32>,
+    pub output: Linear,
 }
 
 impl Mamba {
@@ -255,6 +257,16 @@ impl Mixer for Mamba {
         let inner = self.spec.inner;
         let v = self.spec.selected().iter().sum();
         RowSizes { q: inner, k: 2 * inner, v, gate: inner, attended: inner }
+    }
+
+    fn scratch(&self) -> ScratchSizes {
+        let norms = self.norms.iter().flatten().filter_map(|norm| norm.weight.as_ref()).map(Vec::len);
+        let vectors = self.conv.values() + self.a.len() + self.d.len() + self.dt.rows();
+        ScratchSizes { constants: vectors + norms.sum::<usize>(), ..ScratchSizes::default() }
+    }
+
+    fn as_recurrence(&self) -> Option<Recurrence<'_>> {
+        Some(Recurrence::Mamba(self))
     }
 
     fn remember(&self, run: &mut Run<'_>, il: usize) -> Result<[NodeId<'static>; 3], ForwardError> {

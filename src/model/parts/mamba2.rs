@@ -7,10 +7,12 @@ use super::super::load::Loader;
 use super::super::products::project;
 use super::super::run::{Run, add_bias, recur};
 use super::super::weights::Linear;
-use super::super::{Buffers, ForwardError, Label, MemorySpec, ModelError, NodeId, NodeKind, RowSizes, Work};
-use super::Mixer;
+use super::super::{
+    Buffers, ForwardError, Label, MemorySpec, ModelError, NodeId, NodeKind, RowSizes, ScratchSizes, Work,
+};
 use super::delta_net::transposed;
 use super::norm::{Norm, NormKind};
+use super::{Mixer, Recurrence};
 use crate::kernels::ops::{CausalConv, SelectiveScan};
 use crate::store::WeightId;
 
@@ -71,18 +73,18 @@ impl Mamba2Spec {
 /// The block of a layer.
 #[derive(Debug)]
 pub(in crate::model) struct Mamba2 {
-    spec: Mamba2Spec,
-    slot: usize,
+    pub spec: Mamba2Spec,
+    pub slot: usize,
     /// z, x with B and C, dt: one tensor, `ssm_in`.
-    projections: [Linear; 3],
-    conv: ConvWeights,
+    pub projections: [Linear; 3],
+    pub conv: ConvWeights,
     /// Added to dt, `[heads]`.
-    dt_bias: Vec<f32>,
+    pub dt_bias: Vec<f32>,
     /// `[heads]` each.
-    a: Vec<f32>,
-    d: Vec<f32>,
-    norm: Option<Norm>,
-    output: Linear,
+    pub a: Vec<f32>,
+    pub d: Vec<f32>,
+    pub norm: Option<Norm>,
+    pub output: Linear,
 }
 
 /// The weights of a short convolution.
@@ -106,6 +108,11 @@ impl ConvWeights {
         let weight = transposed(&by_channel, taps);
         let bias = l.weights.optional_vector(&format!("{tensor}.bias"), channels)?;
         Ok(ConvWeights { channels, weight, bias })
+    }
+
+    /// How many values there are.
+    pub fn values(&self) -> usize {
+        self.weight.len() + self.bias.as_ref().map_or(0, Vec::len)
     }
 
     /// As the operation takes them.
@@ -222,6 +229,16 @@ impl Mixer for Mamba2 {
     fn rows(&self) -> RowSizes {
         let (channels, inner) = (self.spec.channels(), self.spec.inner);
         RowSizes { q: channels, k: channels + inner, v: self.spec.heads, gate: inner, attended: 0 }
+    }
+
+    fn scratch(&self) -> ScratchSizes {
+        let of_norm = self.norm.as_ref().map_or(0, |_| self.spec.inner);
+        let constants = self.conv.values() + 3 * self.spec.heads + of_norm;
+        ScratchSizes { constants, ..ScratchSizes::default() }
+    }
+
+    fn as_recurrence(&self) -> Option<Recurrence<'_>> {
+        Some(Recurrence::Mamba2(self))
     }
 
     /// Projections, convolution and scan. Returns the nodes z and y.

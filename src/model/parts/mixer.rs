@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use super::super::run::Run;
 use super::super::{ForwardError, NodeId, RowSizes, ScratchSizes};
-use super::Attention;
+use super::{Attention, AttentionAndMamba2, DeltaNet, Kda, Lightning, Mamba, Mamba2, ShortConv};
 use crate::store::WeightId;
 
 /// Attention, a recurrence, or both. A pass calls its three steps one after another.
@@ -30,6 +30,16 @@ pub(in crate::model) trait Mixer: Debug + Send + Sync {
         None
     }
 
+    /// A recurrence that devices know, where it is one.
+    fn as_recurrence(&self) -> Option<Recurrence<'_>> {
+        None
+    }
+
+    /// Attention and Mamba 2 side by side, where it is that.
+    fn as_both(&self) -> Option<&AttentionAndMamba2> {
+        None
+    }
+
     /// All that changes what sequences remember: projections of [`Buffers::cur`](super::super::Buffers), the
     /// convolution and recurrence, or keys and values. Returns the nodes that [`Mixer::mix`] reads.
     fn remember(&self, run: &mut Run<'_>, il: usize) -> Result<[NodeId<'static>; 3], ForwardError>;
@@ -47,4 +57,15 @@ pub(in crate::model) trait Mixer: Debug + Send + Sync {
     /// Gate, norm and output projection of the rows that are left: to [`Buffers::cur`](super::super::Buffers)
     /// or, where the feed-forward network has the same input, `beside` it.
     fn output(&self, run: &mut Run<'_>, il: usize, beside: bool) -> Result<NodeId<'static>, ForwardError>;
+}
+
+/// The recurrences that devices know.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::model) enum Recurrence<'m> {
+    ShortConv(&'m ShortConv),
+    Mamba(&'m Mamba),
+    Mamba2(&'m Mamba2),
+    DeltaNet(&'m DeltaNet),
+    Kda(&'m Kda),
+    Lightning(&'m Lightning),
 }

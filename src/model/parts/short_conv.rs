@@ -5,10 +5,10 @@ use super::super::products::project;
 use super::super::run::{Run, add_bias, recur, show_side_by_side};
 use super::super::weights::Linear;
 use super::super::{
-    ForwardError, Label, MemorySpec, ModelError, NodeId, NodeKind, NodeWeight, RowSizes, Work,
+    ForwardError, Label, MemorySpec, ModelError, NodeId, NodeKind, NodeWeight, RowSizes, ScratchSizes, Work,
 };
-use super::Mixer;
 use super::mamba2::ConvWeights;
+use super::{Mixer, Recurrence};
 use crate::store::WeightId;
 
 /// What a family says of the block.
@@ -25,13 +25,13 @@ pub(in crate::model) struct ShortConvSpec {
 /// The block of a layer.
 #[derive(Debug)]
 pub(in crate::model) struct ShortConv {
-    spec: ShortConvSpec,
+    pub spec: ShortConvSpec,
     embd: usize,
-    slot: usize,
+    pub slot: usize,
     /// b, c and x: one tensor, `shortconv.in_proj`.
-    projections: [Linear; 3],
-    conv: ConvWeights,
-    output: Linear,
+    pub projections: [Linear; 3],
+    pub conv: ConvWeights,
+    pub output: Linear,
 }
 
 impl ShortConv {
@@ -83,6 +83,14 @@ impl Mixer for ShortConv {
     fn rows(&self) -> RowSizes {
         let n = self.embd;
         RowSizes { q: n, k: n, v: 0, gate: n, attended: n }
+    }
+
+    fn scratch(&self) -> ScratchSizes {
+        ScratchSizes { constants: self.conv.values(), ..ScratchSizes::default() }
+    }
+
+    fn as_recurrence(&self) -> Option<Recurrence<'_>> {
+        Some(Recurrence::ShortConv(self))
     }
 
     /// Projections and convolution. Returns the nodes of c and of the convolution.

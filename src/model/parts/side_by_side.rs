@@ -25,7 +25,11 @@ impl Mixer for AttentionAndMamba2 {
     }
 
     fn scratch(&self) -> ScratchSizes {
-        self.attention.scratch()
+        ScratchSizes { constants: self.mamba.scratch().constants, ..self.attention.scratch() }
+    }
+
+    fn as_both(&self) -> Option<&AttentionAndMamba2> {
+        Some(self)
     }
 
     /// Both use the same buffers: Mamba 2 goes first, up to what its output projection reads, which then

@@ -280,7 +280,7 @@ impl Buffers {
             attention: AttentionScratch::default(),
             latent: LatentBuffers::default(),
             border: Vec::new(),
-            on_device: Room::new(spec),
+            on_device: Room::new(spec, [batch, context]),
             logits: Vec::new(),
         })
     }

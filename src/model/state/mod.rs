@@ -13,4 +13,5 @@ pub(super) use buffers::{
 };
 pub(super) use inputs::Inputs;
 pub use kv::{KvElement, KvError, KvType, UnknownKv};
+pub(super) use recurrent::stretches;
 pub use sequence::{KeptNeeds, KeptPart, SequenceState};

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::kernels::ops::PAGE;
 use crate::store::{OutOfMemory, zeroed};
@@ -13,11 +14,48 @@ use crate::store::{OutOfMemory, zeroed};
 /// Copies at ends of pages that are kept: the last ones.
 const PAGE_ENDS: usize = 2;
 
+/// What a recurrence has come to.
+#[derive(Debug, PartialEq)]
+pub(super) struct State {
+    /// A number that no other state has or had: as long as it is this one's, the values do not change.
+    pub number: u64,
+    pub values: Vec<f32>,
+}
+
+impl State {
+    fn new(values: Vec<f32>) -> State {
+        State { number: State::next_number(), values }
+    }
+
+    fn next_number() -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
 /// A state after some positions.
 #[derive(Clone, Debug)]
 struct Copy {
     past: usize,
-    state: Arc<Vec<f32>>,
+    state: Arc<State>,
+}
+
+/// The stretches of a pass's rows, of which the first is at position `first_pos`, that end where copies are
+/// taken: at ends of pages, or after each of the rows where those behind the first are `drafts`.
+pub(in crate::model) fn stretches(
+    first_pos: usize,
+    rows: usize,
+    drafts: bool,
+) -> impl Iterator<Item = Range<usize>> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let to_page_end = PAGE - (first_pos + done) % PAGE;
+        let n = if drafts { 1 } else { to_page_end.min(rows - done) };
+        (done < rows).then(|| {
+            done += n;
+            done - n..done
+        })
+    })
 }
 
 /// See the module.
@@ -27,7 +65,7 @@ pub(super) struct Recurrent {
     /// Positions that the state has seen.
     past: usize,
     /// The state now; `None` where it has seen nothing: zeros.
-    now: Option<Arc<Vec<f32>>>,
+    now: Option<Arc<State>>,
     /// In the order of their positions, the last at `past` at most.
     copies: VecDeque<Copy>,
 }
@@ -59,11 +97,11 @@ impl Recurrent {
     }
 
     /// The state after so many positions, where it is still there.
-    pub fn state_at(&self, past: usize) -> Option<&[f32]> {
+    pub fn state_at(&self, past: usize) -> Option<&State> {
         if self.past == past {
-            return self.now.as_ref().map(|now| now.as_slice());
+            return self.now.as_deref();
         }
-        self.copies.iter().find(|copy| copy.past == past).map(|copy| copy.state.as_slice())
+        self.copies.iter().find(|copy| copy.past == past).map(|copy| &*copy.state)
     }
 
     /// Floats of a state.
@@ -74,7 +112,7 @@ impl Recurrent {
     /// Goes on from a state after so many positions, which it can go back to.
     pub fn resume(&mut self, past: usize, state: Vec<f32>) {
         debug_assert_eq!(state.len(), self.floats);
-        *self = Recurrent { past, now: Some(Arc::new(state)), ..Recurrent::new(self.floats) };
+        *self = Recurrent { past, now: Some(Arc::new(State::new(state))), ..Recurrent::new(self.floats) };
         self.keep_copy();
     }
 
@@ -114,13 +152,9 @@ impl Recurrent {
         if rows > 1 {
             self.keep_copy();
         }
-        let mut done = 0;
-        while done < rows {
-            let to_page_end = PAGE - self.past % PAGE;
-            let n = if drafts { 1 } else { to_page_end.min(rows - done) };
-            step(done..done + n, self.state_mut()?);
-            done += n;
-            self.past += n;
+        for stretch in stretches(first_pos, rows, drafts) {
+            step(stretch.clone(), self.state_mut()?);
+            self.past += stretch.len();
             if self.past.is_multiple_of(PAGE) || drafts {
                 self.keep_copy();
             }
@@ -149,19 +183,21 @@ impl Recurrent {
         }
     }
 
+    /// The state, to be changed: it gets another number.
     fn state_mut(&mut self) -> Result<&mut [f32], OutOfMemory> {
         let new = || zeroed::<f32>(&[self.floats], "the state of a recurrence");
         match &self.now {
-            None => self.now = Some(Arc::new(new()?)),
+            None => self.now = Some(Arc::new(State::new(new()?))),
             Some(now) if Arc::strong_count(now) > 1 => {
                 let mut copy = new()?;
-                copy.copy_from_slice(now);
-                self.now = Some(Arc::new(copy));
+                copy.copy_from_slice(&now.values);
+                self.now = Some(Arc::new(State::new(copy)));
             }
             Some(_) => {}
         }
-        let now = self.now.as_mut().and_then(Arc::get_mut);
-        Ok(now.expect("the state is not shared"))
+        let now = self.now.as_mut().and_then(Arc::get_mut).expect("the state is not shared");
+        now.number = State::next_number();
+        Ok(&mut now.values)
     }
 }
 
@@ -180,10 +216,14 @@ mod tests {
         state.advance(first_pos, rows, drafts, step).expect("memory");
     }
 
+    fn values(state: &Recurrent) -> Vec<f32> {
+        state.now.as_ref().expect("filled").values.clone()
+    }
+
     fn fresh(past: usize) -> Vec<f32> {
         let mut state = Recurrent::new(2);
         run(&mut state, 0, past, false);
-        state.now.expect("filled").to_vec()
+        values(&state)
     }
 
     #[test]
@@ -198,9 +238,9 @@ mod tests {
             back.rewind(from);
             assert_eq!(from, if past >= 302 { 302 } else { past / PAGE * PAGE }, "{past}");
             run(&mut back, from, past - from, false);
-            assert_eq!(*back.now.expect("filled"), fresh(past), "{past}");
+            assert_eq!(values(&back), fresh(past), "{past}");
         }
-        assert_eq!(*state.now.expect("filled"), fresh(302), "a clone has its own");
+        assert_eq!(values(&state), fresh(302), "a clone has its own");
     }
 
     #[test]
@@ -210,7 +250,7 @@ mod tests {
         run(&mut state, 10, 300, false);
         assert_eq!(state.last_before(10), 10);
         state.rewind(10);
-        assert_eq!(*state.now.expect("filled"), fresh(10));
+        assert_eq!(values(&state), fresh(10));
     }
 
     #[test]
@@ -221,9 +261,43 @@ mod tests {
             run(&mut state, 125, 7, true);
             assert_eq!(state.last_before(126 + taken), 126 + taken);
             run(&mut state, 126 + taken, 1, false);
-            assert_eq!(*state.now.as_ref().expect("filled").as_ref(), fresh(127 + taken));
+            assert_eq!(values(&state), fresh(127 + taken));
             assert!(state.held_bytes() <= state.most_bytes(0), "copies are let go");
         }
+    }
+
+    /// Copies elsewhere are known by it.
+    #[test]
+    fn a_number_is_that_of_the_same_values_alone() {
+        let mut state = Recurrent::new(2);
+        let mut seen = std::collections::HashMap::new();
+        let mut check = |state: &Recurrent| {
+            let now = state.now.as_ref().expect("filled");
+            let first = seen.entry(now.number).or_insert_with(|| now.values.clone());
+            assert_eq!(*first, now.values);
+            now.number
+        };
+        let mut past = 0;
+        for rows in [100, 27, 1, 1, 130, 1] {
+            run(&mut state, past, rows, false);
+            past += rows;
+            check(&state);
+        }
+        let (mut fork, last) = (state.clone(), check(&state));
+        assert_eq!(check(&fork), last, "shared");
+        run(&mut fork, past, 1, false);
+        assert_ne!(check(&fork), last);
+        run(&mut state, past, 2, false);
+        check(&state);
+        state.rewind(256);
+        let at_page_end = check(&state);
+        run(&mut state, 256, 4, false);
+        check(&state);
+        state.rewind(256);
+        assert_eq!(check(&state), at_page_end);
+        let again = values(&state);
+        state.resume(256, again);
+        assert_ne!(check(&state), at_page_end, "read anew");
     }
 
     #[test]

@@ -142,15 +142,19 @@ impl SequenceState {
     }
 
     /// Bytes of the keys and values that attention of a layer sees, of so many positions at most, filled in
-    /// passes of up to `batch` tokens: what copies of them on a device take.
-    pub fn pages_bytes(spec: &ModelSpec, context: usize, batch: usize, ty: KvType) -> u64 {
+    /// passes of up to `batch` tokens, and of the states of recurrences: what copies of them on a device take.
+    pub fn copies_bytes(memories: &[MemorySpec], context: usize, batch: usize, ty: KvType) -> [u64; 2] {
         let slot = |memory: &MemorySpec| match (memory, Slot::new(memory, ty)) {
             (MemorySpec::Pages { value_len: 1.., .. }, Slot::Pages(pages)) => {
-                pages.most_bytes(context, batch)
+                [pages.most_bytes(context, batch), 0]
             }
-            _ => 0,
+            (_, Slot::Recurrent(state)) => [0, (state.floats() * size_of::<f32>()) as u64],
+            _ => [0; 2],
         };
-        spec.memories.iter().map(slot).fold(0, u64::saturating_add)
+        let add = |[pages, states]: [u64; 2], [more, others]: [u64; 2]| {
+            [pages.saturating_add(more), states.saturating_add(others)]
+        };
+        memories.iter().map(slot).fold([0; 2], add)
     }
 
     /// What keys and values are kept as.
@@ -256,6 +260,15 @@ impl SequenceState {
     ) -> Result<(), OutOfMemory> {
         match &mut self.slots[slot] {
             Slot::Recurrent(state) => state.advance(first_pos, rows, drafts, step),
+            Slot::Pages(_) | Slot::Compressed(..) => unreachable!("slot {slot} holds pages"),
+        }
+    }
+
+    /// The number and the values of the state of a slot after so many positions, where it is still there: as
+    /// long as a state has its number, its values do not change. A recurrence that has seen nothing has none.
+    pub(in crate::model) fn recurrent_state(&self, slot: usize, past: usize) -> Option<(u64, &[f32])> {
+        match &self.slots[slot] {
+            Slot::Recurrent(state) => state.state_at(past).map(|state| (state.number, &state.values[..])),
             Slot::Pages(_) | Slot::Compressed(..) => unreachable!("slot {slot} holds pages"),
         }
     }

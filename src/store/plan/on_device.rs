@@ -6,12 +6,12 @@ use super::{Place, Role, SlotClass, WeightUse, classes, share, share_out, slots_
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceBytes {
     pub all: u64,
-    /// Of them, what keys and values of full sequences take, where there is as much.
+    /// Of them, what keys, values and recurrent states of full sequences take, where there is as much.
     pub kv: u64,
 }
 
 impl DeviceBytes {
-    /// What is left to keys and values beside weights of so many bytes that every token reads: where there is
+    /// What is left to those beside weights of so many bytes that every token reads: where there is
     /// not enough for both, the share that they have of both, as of each layer on the device.
     fn kv_beside(self, always: u64) -> u64 {
         let both = u128::from(always) + u128::from(self.kv);
@@ -23,9 +23,9 @@ impl DeviceBytes {
 /// What is on a device. Experts have their places in memory as well: a slot of the device holds a copy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DevicePlan {
-    /// Bytes of the device that weights, keys and values may take.
+    /// Bytes of the device that weights, keys, values and recurrent states may take.
     pub budget: u64,
-    /// Bytes for copies of keys and values.
+    /// Bytes for copies of keys, values and recurrent states.
     pub kv_bytes: u64,
     /// Bytes of what is there all the time.
     pub always_bytes: u64,

@@ -255,7 +255,7 @@ impl Mixer for Compressed {
             scores: indexer.choice.scores,
         });
         let row = q_rank + compressors + output + indexer.row;
-        ScratchSizes { row, stretch_row: 0, attention: Some(self.shape(0, usize::MAX)), choice }
+        ScratchSizes { row, attention: Some(self.shape(0, usize::MAX)), choice, ..ScratchSizes::default() }
     }
 
     fn remember(&self, run: &mut Run<'_>, il: usize) -> Result<[NodeId<'static>; 3], ForwardError> {

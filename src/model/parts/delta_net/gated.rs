@@ -5,14 +5,14 @@ use super::super::super::products::project;
 use super::super::super::run::Run;
 use super::super::super::state::Buffers;
 use super::super::super::weights::Linear;
-use super::super::super::{ForwardError, Label, ModelError, NodeId, NodeKind, RowSizes, Work};
-use super::super::Mixer;
+use super::super::super::{ForwardError, Label, ModelError, NodeId, NodeKind, RowSizes, ScratchSizes, Work};
+use super::super::{Mixer, Recurrence};
 use super::{Core, DeltaNetSpec, Layout, Names};
 use crate::store::WeightId;
 
 /// Queries, keys and values, and the gate z.
 #[derive(Debug)]
-enum Projections {
+pub(in crate::model) enum Projections {
     /// `attn_qkv` and `attn_gate`.
     Apart { qkv: Linear, z: Linear },
     /// `ssm_in`: of each head of keys its query and key, then its heads of values and their gates.
@@ -21,7 +21,7 @@ enum Projections {
 
 /// Strengths beta, and alpha of the decays.
 #[derive(Debug)]
-enum Strengths {
+pub(in crate::model) enum Strengths {
     /// `ssm_beta` and `ssm_alpha`.
     Apart { beta: Linear, alpha: Linear },
     /// `ssm_ba`: of each head of keys the strengths of its heads of values, then their alphas.
@@ -40,13 +40,13 @@ pub(in crate::model) struct Merged {
 /// Linear attention with one decay a head.
 #[derive(Debug)]
 pub(in crate::model) struct DeltaNet {
-    core: Core,
-    projections: Projections,
-    strengths: Strengths,
+    pub core: Core,
+    pub projections: Projections,
+    pub strengths: Strengths,
     /// Added to alpha: `ssm_dt`, `[heads]`.
-    dt: Vec<f32>,
+    pub dt: Vec<f32>,
     /// Factor on the softplus of alpha: `ssm_a`, `[heads]`, negative.
-    a: Vec<f32>,
+    pub a: Vec<f32>,
 }
 
 const NAMES: Names = Names {
@@ -89,7 +89,8 @@ impl DeltaNet {
         Ok(DeltaNet { core, projections, strengths, dt, a })
     }
 
-    fn linears(&self) -> impl Iterator<Item = &Linear> {
+    /// All products of the block's input.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
         let projections = match &self.projections {
             Projections::Apart { qkv, z } => [Some(qkv), Some(z)],
             Projections::ByKeyHead(all) => [Some(all), None],
@@ -101,7 +102,7 @@ impl DeltaNet {
         projections.into_iter().chain(strengths).flatten()
     }
 
-    /// All products of the block's input. Queries, keys and values go to the buffer of queries, z to that of
+    /// Computes them. Queries, keys and values go to the buffer of queries, z to that of
     /// the gate, strengths and alphas to that of keys, `[T][heads]` each.
     fn project(&self, run: &mut Run<'_>, il: usize) -> Result<[NodeId<'static>; 3], ForwardError> {
         let (t, embd, heads) = (run.rows, run.embd, self.core.spec.heads);
@@ -247,6 +248,17 @@ impl Mixer for DeltaNet {
         let v = if matches!(self.projections, Projections::ByKeyHead(_)) { mixed + values } else { mixed };
         let k = if matches!(self.strengths, Strengths::ByKeyHead(_)) { 4 * heads } else { 2 * heads };
         RowSizes { q: mixed, k, v, gate: values, attended: values }
+    }
+
+    fn scratch(&self) -> ScratchSizes {
+        ScratchSizes {
+            constants: self.core.constants() + self.dt.len() + self.a.len(),
+            ..ScratchSizes::default()
+        }
+    }
+
+    fn as_recurrence(&self) -> Option<Recurrence<'_>> {
+        Some(Recurrence::DeltaNet(self))
     }
 
     fn remember(&self, run: &mut Run<'_>, il: usize) -> Result<[NodeId<'static>; 3], ForwardError> {

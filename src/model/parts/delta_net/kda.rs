@@ -6,8 +6,8 @@ use super::super::super::products::project;
 use super::super::super::run::Run;
 use super::super::super::state::Buffers;
 use super::super::super::weights::Linear;
-use super::super::super::{ForwardError, Label, ModelError, NodeId, NodeKind, RowSizes, Work};
-use super::super::Mixer;
+use super::super::super::{ForwardError, Label, ModelError, NodeId, NodeKind, RowSizes, ScratchSizes, Work};
+use super::super::{Mixer, Recurrence};
 use super::{Core, DeltaNetSpec, Layout, Names};
 use crate::kernels::ops::Ops;
 use crate::store::WeightId;
@@ -15,19 +15,19 @@ use crate::store::WeightId;
 /// Linear attention with a decay for each element of a key. As many heads of keys as of values.
 #[derive(Debug)]
 pub(in crate::model) struct Kda {
-    core: Core,
+    pub core: Core,
     /// `attn_q`, `attn_k`, `attn_v`, or parts of `attn_qkv`.
-    qkv: [Linear; 3],
+    pub qkv: [Linear; 3],
     /// `ssm_beta`: `[heads, E]`
-    beta: Linear,
+    pub beta: Linear,
     /// What decays come from, and the output's gate.
-    decay: Path,
-    gate: Path,
+    pub decay: Path,
+    pub gate: Path,
     /// Added to what decays come from: `ssm_dt`, `[heads * len]`.
-    dt: Vec<f32>,
+    pub dt: Vec<f32>,
     /// Factor on it or on its softplus: `ssm_a`, one for each head, repeated: `[heads * len]`.
-    a: Vec<f32>,
-    kind: KdaKind,
+    pub a: Vec<f32>,
+    pub kind: KdaKind,
 }
 
 /// What a family does in its own way.
@@ -59,9 +59,9 @@ pub(in crate::model) enum Rate {
 
 /// A product of the block's input, or two one after another.
 #[derive(Debug)]
-struct Path {
-    first: Linear,
-    second: Option<Linear>,
+pub(in crate::model) struct Path {
+    pub first: Linear,
+    pub second: Option<Linear>,
 }
 
 impl Path {
@@ -121,7 +121,8 @@ impl Kda {
         Ok(Kda { core, qkv, beta, decay, gate, dt, a, kind })
     }
 
-    fn inputs(&self) -> impl Iterator<Item = &Linear> {
+    /// The products of the block's input.
+    pub fn inputs(&self) -> impl Iterator<Item = &Linear> {
         self.qkv.iter().chain([&self.beta, &self.decay.first, &self.gate.first])
     }
 
@@ -135,7 +136,7 @@ impl Kda {
         [beta, decay, of_decay, &mut rest[..t * len]]
     }
 
-    /// The products of the block's input.
+    /// Computes them.
     fn project(&self, run: &mut Run<'_>, il: usize) -> Result<(), ForwardError> {
         let (t, embd, values) = (run.rows, run.embd, self.core.spec.values());
         let Buffers { inputs, cur, q, k, attn_gate, .. } = &mut *run.buffers;
@@ -242,6 +243,17 @@ impl Mixer for Kda {
         let DeltaNetSpec { heads, len, .. } = self.core.spec;
         let (mixed, values) = (self.core.mixed(), self.core.spec.values());
         RowSizes { q: mixed, k: heads + values + 2 * len, v: mixed, gate: values, attended: values }
+    }
+
+    fn scratch(&self) -> ScratchSizes {
+        ScratchSizes {
+            constants: self.core.constants() + self.dt.len() + self.a.len(),
+            ..ScratchSizes::default()
+        }
+    }
+
+    fn as_recurrence(&self) -> Option<Recurrence<'_>> {
+        Some(Recurrence::Kda(self))
     }
 
     fn remember(&self, run: &mut Run<'_>, il: usize) -> Result<[NodeId<'static>; 3], ForwardError> {

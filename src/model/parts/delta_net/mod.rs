@@ -14,8 +14,8 @@ use super::super::{ForwardError, Label, MemorySpec, ModelError, NodeId, NodeKind
 use super::norm::{Norm, NormKind};
 use crate::kernels::ops::{CausalConv, Decay, DeltaRule, HeadMap, StridedRows};
 
-pub(in crate::model) use gated::{DeltaNet, Merged};
-pub(in crate::model) use kda::{Kda, KdaKind, Rate};
+pub(in crate::model) use gated::{DeltaNet, Merged, Projections, Strengths};
+pub(in crate::model) use kda::{Kda, KdaKind, Path, Rate};
 
 /// Most elements of a head, whose state is the square of that.
 pub(in crate::model) const MAX_HEAD: usize = 1024;
@@ -43,19 +43,19 @@ pub(in crate::model) struct DeltaNetSpec {
 
 impl DeltaNetSpec {
     /// Elements of a token's keys.
-    fn keys(&self) -> usize {
+    pub(in crate::model) fn keys(&self) -> usize {
         self.key_heads * self.len
     }
 
     /// Elements of a token's values.
-    fn values(&self) -> usize {
+    pub(in crate::model) fn values(&self) -> usize {
         self.heads * self.len
     }
 }
 
 /// How queries, keys and values lie in a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Layout {
+pub(in crate::model) enum Layout {
     /// `[T][queries, keys, values]`
     SideBySide,
     /// `[3][T][values]`
@@ -64,29 +64,29 @@ enum Layout {
 
 /// Nodes whose names differ. What ggml does not name is not shown.
 #[derive(Clone, Copy, Debug)]
-struct Names {
+pub(in crate::model) struct Names {
     /// The convolution, and its SiLU.
-    convolved: Option<[&'static str; 2]>,
+    pub convolved: Option<[&'static str; 2]>,
     /// Queries and keys divided by their norms.
-    normalised: Option<[&'static str; 2]>,
+    pub normalised: Option<[&'static str; 2]>,
     /// The output's product.
-    output: &'static str,
+    pub output: &'static str,
 }
 
 /// What all kinds have.
 #[derive(Debug)]
-struct Core {
-    spec: DeltaNetSpec,
-    layout: Layout,
-    names: Names,
+pub(in crate::model) struct Core {
+    pub spec: DeltaNetSpec,
+    pub layout: Layout,
+    pub names: Names,
     /// The weights of a convolution for each plane of the layout: `[taps][channels]`.
-    convolutions: Vec<Vec<f32>>,
+    pub convolutions: Vec<Vec<f32>>,
     /// Slots of the convolutions' windows and of the states.
-    window: usize,
-    state: usize,
+    pub window: usize,
+    pub state: usize,
     /// Of each head's output.
-    norm: Norm,
-    output: Linear,
+    pub norm: Norm,
+    pub output: Linear,
 }
 
 impl Core {
@@ -115,12 +115,12 @@ impl Core {
     }
 
     /// Values of a token in a plane.
-    fn channels(&self) -> usize {
+    pub fn channels(&self) -> usize {
         self.convolutions[0].len() / self.spec.taps
     }
 
     /// Values of a token in all planes.
-    fn mixed(&self) -> usize {
+    pub fn mixed(&self) -> usize {
         self.convolutions.len() * self.channels()
     }
 
@@ -180,27 +180,37 @@ impl Core {
         nodes
     }
 
-    /// Shows queries or keys, which lie from `offset` on in each row; as ggml does, once for each head of
-    /// values where neighbours share them.
-    fn show_heads(&self, run: &mut Run<'_>, label: Label<'_>, offset: usize) -> NodeId<'static> {
+    /// Values beside matrices that a device has copies of.
+    fn constants(&self) -> usize {
+        self.convolutions.iter().map(Vec::len).sum::<usize>() + self.spec.len
+    }
+
+    /// Where the heads of queries or of keys, which lie from `offset` on in each row, begin as they are shown:
+    /// as ggml does, once for each head of values where neighbours share them.
+    pub fn shown_heads(&self, offset: usize) -> Vec<usize> {
         let DeltaNetSpec { heads, key_heads, map, len, .. } = self.spec;
-        let (t, stride) = (run.rows, self.channels());
         let shown = if map == HeadMap::Grouped { heads } else { key_heads };
-        let at = |head: usize| offset + map.key_head(head, shown, key_heads) * len;
+        (0..shown).map(|head| offset + map.key_head(head, shown, key_heads) * len).collect()
+    }
+
+    /// Shows queries or keys, which lie from `offset` on in each row.
+    fn show_heads(&self, run: &mut Run<'_>, label: Label<'_>, offset: usize) -> NodeId<'static> {
+        let (t, len, stride, heads) = (run.rows, self.spec.len, self.channels(), self.shown_heads(offset));
         let rows = std::cell::RefCell::new(&mut run.buffers.v[..t * stride]);
         run.watch.show_scattered(
             label,
-            [t, shown, len],
+            [t, heads.len(), len],
             |values| {
                 for row in rows.borrow().chunks_exact(stride) {
-                    (0..shown).for_each(|head| values.extend_from_slice(&row[at(head)..][..len]));
+                    heads.iter().for_each(|&at| values.extend_from_slice(&row[at..][..len]));
                 }
             },
             |values| {
                 let mut rows = rows.borrow_mut();
-                for (row, values) in rows.chunks_exact_mut(stride).zip(values.chunks_exact(shown * len)) {
-                    for (head, values) in values.chunks_exact(len).enumerate() {
-                        row[at(head)..][..len].copy_from_slice(values);
+                let values = values.chunks_exact(heads.len() * len);
+                for (row, values) in rows.chunks_exact_mut(stride).zip(values) {
+                    for (&at, values) in heads.iter().zip(values.chunks_exact(len)) {
+                        row[at..][..len].copy_from_slice(values);
                     }
                 }
             },

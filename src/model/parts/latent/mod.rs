@@ -382,6 +382,7 @@ impl Mixer for Latent {
                 stretch_row: heads * (2 * nope.max(value_len) + 2 * latent + self.spec.row() + latent),
                 attention: Some(self.spec.shape(0, ScratchSizes::STRETCH)),
                 choice: indexer.choice,
+                ..ScratchSizes::default()
             },
             Form::Whole { .. } => ScratchSizes {
                 row: low + 2 * latent + heads * (nope + value_len),

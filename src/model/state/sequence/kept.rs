@@ -108,7 +108,7 @@ impl SequenceState {
                 Slot::Compressed(pages, ratio) => pages.write_rows(rows(page, *ratio), out)?,
                 Slot::Recurrent(state) => {
                     let state = state.state_at((page + 1) * PAGE).ok_or(io::ErrorKind::NotFound)?;
-                    write_numbers(state, f32::to_le_bytes, out)?;
+                    write_numbers(&state.values, f32::to_le_bytes, out)?;
                 }
             }
         }
