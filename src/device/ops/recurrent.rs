@@ -80,8 +80,8 @@ pub struct DeviceScan {
     pub d: DeviceSlice,
 }
 
-/// The rows of a scan: `x` as `[tokens][..]`, of which each row begins with `heads * head_len` values; B and C
-/// as `[tokens][..]`, of which each row begins with `groups * state_len`; strides are values a token.
+/// The rows of a scan: `x` as `[tokens][..]`, of which each row begins with `heads * head_len` values; B and
+/// C as `[tokens][..]`, of which each row begins with `groups * state_len`; strides are values a token.
 struct ScanRows {
     x: DeviceSlice,
     x_stride: usize,
