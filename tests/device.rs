@@ -466,8 +466,8 @@ fn answer(gpu: &[&str], fault: Option<&str>) -> (String, Vec<String>) {
     (String::from_utf8(output.stdout).expect("UTF-8"), warnings)
 }
 
-/// Wherever it fails, while it is tested, while weights are copied or within a pass: the text is the CPU's, and
-/// that the device has failed is said once.
+/// Wherever it fails, while it is tested, while weights are copied or within a pass: the text is the CPU's,
+/// and that the device has failed is said once.
 #[test]
 fn a_device_that_fails_changes_no_text() {
     if open("faults of a device").is_none() {

@@ -200,8 +200,8 @@ pub fn settle_beside(
     }
 }
 
-/// Bytes for sequences beside the weights, for a full one at least and for so many at most: what weights leave
-/// that fit; of the memory of a model that is streamed a part, where its weights can do without.
+/// Bytes for sequences beside the weights, for a full one at least and for so many at most: what weights
+/// leave that fit; of the memory of a model that is streamed a part, where its weights can do without.
 pub fn room_for_sequences(model: &Model, ram: Option<u64>, engine: &EngineOptions, most: usize) -> u64 {
     /// The part of a streamed model's memory: more sequences share a reading of the weights, and leave less
     /// for the cache of experts.

@@ -3,8 +3,8 @@
 //! A request in the scheduler's passes draws a token when one is asked for. It runs that token without being
 //! asked, so that the next one is all but there when the reader comes back, and nothing has to be taken back
 //! where the reader does not: the text is the same whether its last token has been run or not. Where no other
-//! token is asked for by then, or somebody else wants the text, the request is over; the next token is another
-//! request's.
+//! token is asked for by then, or somebody else wants the text, the request is over; the next token is
+//! another request's.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -36,8 +36,8 @@ impl Left {
 /// How long an interrupt may go unseen.
 pub const TICK: Duration = Duration::from_millis(50);
 
-/// Threads of Python that wait here. One that comes back where the interpreter is gone already would bring the
-/// process down: the package lets the last of them come back before.
+/// Threads of Python that wait here. One that comes back where the interpreter is gone already would bring
+/// the process down: the package lets the last of them come back before.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 
 /// Threads that wait for a model.

@@ -13,8 +13,8 @@ use crate::model::Logits;
 pub struct Request {
     /// At least one token, and no more than the context holds.
     pub prompt: Vec<u32>,
-    /// A text that it goes on with; the prompt is its tokens, and what is to be read behind them. The text gets
-    /// the tokens that are drawn, and of those to be read as many as were run.
+    /// A text that it goes on with; the prompt is its tokens, and what is to be read behind them. The text
+    /// gets the tokens that are drawn, and of those to be read as many as were run.
     pub text: Option<Loan>,
     /// New: it has been told of no token yet. One that goes on with a text has been told of it.
     pub sampler: Sampler,

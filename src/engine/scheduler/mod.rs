@@ -1,8 +1,8 @@
 //! Many requests on one engine: a pass runs the next token of each text under way and a chunk of the prompts
 //! that are still to be read. What a request is answered with does not depend on the others.
 //!
-//! Memory for a sequence is set aside before its request starts: what runs is never thrown out. Sequences that
-//! are over are remembered while there is room, and prompts that begin as they do go on from them.
+//! Memory for a sequence is set aside before its request starts: what runs is never thrown out. Sequences
+//! that are over are remembered while there is room, and prompts that begin as they do go on from them.
 //!
 //! A text that somebody keeps is lent to a request that goes on with it. Texts that are kept hold memory of
 //! the same budget, and their requests take part in the same passes as others.
@@ -156,8 +156,8 @@ impl<'m> Scheduler<'m> {
     /// Takes a request on; it starts when there is room.
     ///
     /// # Panics
-    /// Where its prompt is empty, does not fit the context or does not begin as the text that it goes on with:
-    /// the caller has checked that.
+    /// Where its prompt is empty, does not fit the context or does not begin as the text that it goes on
+    /// with: the caller has checked that.
     pub fn submit(&mut self, mut request: Request) {
         assert!((1..=self.engine.context()).contains(&request.prompt.len()), "a prompt that fits");
         if let Some(text) = &mut request.text {
@@ -213,8 +213,8 @@ impl<'m> Scheduler<'m> {
     }
 
     /// Starts the requests that there is room for, in the order in which they came. One that begins as
-    /// another's prompt does that is being read waits for it, and those behind it do not. Those that go on with
-    /// kept texts have places of their own.
+    /// another's prompt does that is being read waits for it, and those behind it do not. Those that go on
+    /// with kept texts have places of their own.
     fn admit(&mut self) {
         let mut at = 0;
         let mut places = self.places();
@@ -366,8 +366,8 @@ fn pages(sequence: &Sequence) -> usize {
     sequence.past().div_ceil(PAGE)
 }
 
-/// Runs a pass, and beside it what samplers can make ready for the tokens that come of it: which ones a grammar
-/// allows is known before the logits are.
+/// Runs a pass, and beside it what samplers can make ready for the tokens that come of it: which ones a
+/// grammar allows is known before the logits are.
 fn beside<R>(samplers: &mut [&mut Sampler], pass: impl FnOnce() -> R) -> R {
     if samplers.is_empty() {
         return pass();

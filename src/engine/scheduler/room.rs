@@ -1,10 +1,10 @@
 //! Memory for sequences: what requests set aside before they start, and what kept texts hold.
 //!
-//! What is set aside suffices to a request's end, so that none that runs is thrown out for another. Where there
-//! is too little for that, one that goes on with a kept text starts with what it needs first and gets more as it
-//! goes; where nothing runs that could be waited for, any other does, too. One that can have no more is over:
-//! for now, where others run and its text can go on later, and otherwise with an error. Sequences that are only
-//! remembered make room for all.
+//! What is set aside suffices to a request's end, so that none that runs is thrown out for another. Where
+//! there is too little for that, one that goes on with a kept text starts with what it needs first and gets
+//! more as it goes; where nothing runs that could be waited for, any other does, too. One that can have no
+//! more is over: for now, where others run and its text can go on later, and otherwise with an error.
+//! Sequences that are only remembered make room for all.
 
 use super::super::{Engine, EngineError};
 use super::Scheduler;
@@ -84,7 +84,8 @@ impl Scheduler<'_> {
         EngineError::NoRoom { bytes, limit: self.limits.sequence_bytes, kept: self.accounts.bytes() }
     }
 
-    /// Sets more aside for those that started with less than they may need, and ends those that cannot have it.
+    /// Sets more aside for those that started with less than they may need, and ends those that cannot have
+    /// it.
     pub(super) fn grow(&mut self) {
         for at in (0..self.running.len()).rev() {
             let (Reserve { bytes, most, has }, tokens) = {

@@ -23,8 +23,8 @@ use super::{
 use crate::quant::arranged::{Arranged, Group};
 use crate::quant::{ActivationRow, Q8KRow, QK_K};
 
-/// Where a CPU works on 512 bits in halves (`IN_HALVES`), a product of i32 takes no longer than those of pairs
-/// of i16, and panels need not make sums fit these.
+/// Where a CPU works on 512 bits in halves (`IN_HALVES`), a product of i32 takes no longer than those of
+/// pairs of i16, and panels need not make sums fit these.
 pub(in super::super) struct KQuant<B, const IN_HALVES: bool>(PhantomData<B>);
 
 /// Four super-blocks of activations.
@@ -220,8 +220,8 @@ impl<B: SuperBlock, const IN_HALVES: bool> BlockKernel<16> for KQuant<B, IN_HALV
     }
 }
 
-/// Computes as many rows of a tile as are whole fours of super-blocks together, where a row is not; returns how
-/// many these are.
+/// Computes as many rows of a tile as are whole fours of super-blocks together, where a row is not; returns
+/// how many these are.
 ///
 /// # Safety
 /// The CPU must have the features of this kernel set.

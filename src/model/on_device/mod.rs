@@ -4,8 +4,8 @@
 //! Consecutive blocks make a [`Chain`]: the residual rows go up at its beginning and come down at its end,
 //! with the keys and values that its blocks have stored and with what the states of recurrences have become.
 //! Until then the host's stay as they were: where the device fails, or a value is not finite, the CPU
-//! computes the chain's blocks from them, and says what there is to say. The host's pages of keys and values and its
-//! states are the truth; the device has copies of [those](pages) and of [these](states).
+//! computes the chain's blocks from them, and says what there is to say. The host's pages of keys and values
+//! and its states are the truth; the device has copies of [those](pages) and of [these](states).
 //!
 //! What a device cannot do, or has no weights for, is refused before anything is enqueued: then the CPU does
 //! that block. Of a layer's experts alone some may be elsewhere: the CPU does these within the

@@ -363,8 +363,8 @@ impl Buffers {
         &self.ends
     }
 
-    /// What the last pass of a stage left for the next one, to be taken: `[rows][values]`, in the order of its
-    /// segments.
+    /// What the last pass of a stage left for the next one, to be taken: `[rows][values]`, in the order of
+    /// its segments.
     pub fn take_border(&mut self) -> Vec<f32> {
         std::mem::take(&mut self.border)
     }

@@ -142,7 +142,8 @@ impl SequenceState {
     }
 
     /// Bytes of the keys and values that attention of a layer sees, of so many positions at most, filled in
-    /// passes of up to `batch` tokens, and of the states of recurrences: what copies of them on a device take.
+    /// passes of up to `batch` tokens, and of the states of recurrences: what copies of them on a device
+    /// take.
     pub fn copies_bytes(memories: &[MemorySpec], context: usize, batch: usize, ty: KvType) -> [u64; 2] {
         let slot = |memory: &MemorySpec| match (memory, Slot::new(memory, ty)) {
             (MemorySpec::Pages { value_len: 1.., .. }, Slot::Pages(pages)) => {

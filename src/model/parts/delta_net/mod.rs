@@ -185,8 +185,8 @@ impl Core {
         self.convolutions.iter().map(Vec::len).sum::<usize>() + self.spec.len
     }
 
-    /// Where the heads of queries or of keys, which lie from `offset` on in each row, begin as they are shown:
-    /// as ggml does, once for each head of values where neighbours share them.
+    /// Where the heads of queries or of keys, which lie from `offset` on in each row, begin as they are
+    /// shown: as ggml does, once for each head of values where neighbours share them.
     pub fn shown_heads(&self, offset: usize) -> Vec<usize> {
         let DeltaNetSpec { heads, key_heads, map, len, .. } = self.spec;
         let shown = if map == HeadMap::Grouped { heads } else { key_heads };

@@ -65,8 +65,8 @@ pub(super) fn plain(l: &mut Loader<'_>, name: &str, cols: usize, rows: usize) ->
 
 impl Latent {
     /// Finds the weights of a layer: `attn_q` or `attn_q_a` and `attn_q_b`; `attn_kv_a_mqa`; `attn_k_b` and
-    /// `attn_v_b`, or `attn_kv_b`; `attn_sinks`; `attn_gate`; `attn_output`; norms of what is of low rank; those of the
-    /// indexer.
+    /// `attn_v_b`, or `attn_kv_b`; `attn_sinks`; `attn_gate`; `attn_output`; norms of what is of low rank;
+    /// those of the indexer.
     pub fn load(l: &mut Loader<'_>, il: usize, embd: usize, spec: LatentSpec) -> Result<Latent, ModelError> {
         let name = |part: &str| format!("blk.{il}.{part}");
         let LatentSpec { heads, latent, nope, value_len, eps, names, .. } = spec;
