@@ -25,6 +25,12 @@ pub(super) trait SuperBlockPanels:
     const MINS_OF_32: bool;
     /// Quads of weights that have a scale in common.
     const QUADS: usize;
+
+    /// Asks for the next panel's weights, where it was not done before.
+    ///
+    /// # Safety
+    /// The CPU must have the features of this kernel set.
+    unsafe fn prefetch(_: &SuperPanel) {}
 }
 
 impl<B: avx512::SuperBlock> SuperBlockPanels for KQuant<B> {
@@ -32,6 +38,12 @@ impl<B: avx512::SuperBlock> SuperBlockPanels for KQuant<B> {
     const MINS: Mins = if B::FLOAT_MINS { Mins::Float } else { Mins::Integer };
     const MINS_OF_32: bool = B::FLOAT_MINS;
     const QUADS: usize = B::QUADS;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn prefetch(panel: &SuperPanel) {
+        avx512::prefetch_rows::<B>(&panel.next);
+    }
 }
 
 impl<B: avx2::SuperBlock> SuperBlockPanels for SuperBlocks<B> {
@@ -66,6 +78,8 @@ impl<K: SuperBlockPanels> TileKernels for K {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn prepare(panel: &SuperPanel, buffers: &mut Buffers) {
+        // SAFETY: the caller vouches for the CPU.
+        unsafe { K::prefetch(panel) };
         scale::<K>(panel, buffers);
     }
 

@@ -17,8 +17,8 @@ use super::blocks32::add_quads;
 use super::super_blocks::{INTEGER, add_sums};
 use super::unpack::{Heads, Panel, SuperBlock};
 use super::{
-    add_pair, add_pairs, load_4_f32, load_16_i16, load_32_i16, load_64_i8, prefetch, prefetch_panel,
-    sum_quarters, to_array,
+    PANEL_ROWS, add_pair, add_pairs, load_4_f32, load_16_i16, load_32_i16, load_64_i8, prefetch,
+    prefetch_rows, sum_quarters, to_array,
 };
 use crate::quant::arranged::{Arranged, Group};
 use crate::quant::{ActivationRow, Q8KRow, QK_K};
@@ -88,15 +88,16 @@ impl<B: SuperBlock, const IN_HALVES: bool> PanelKernel<16> for KQuant<B, IN_HALV
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn no_panel() -> Panel {
         let (zero, floats) = (_mm512_setzero_si512(), _mm512_setzero_ps());
-        Panel { q: [zero; 64], scales: [zero; 16], mins: [zero; 8], d: floats, dmin: floats }
+        let next = [std::ptr::null(); PANEL_ROWS];
+        Panel { q: [zero; 64], scales: [zero; 16], mins: [zero; 8], d: floats, dmin: floats, next }
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn unpack(rows: &[&[u8]; 16], unit: usize, panel: &mut Panel) {
         let blocks: [&B; 16] = array!(16, |r| &B::slice(rows[r])[unit]);
-        for (block, row) in blocks.iter().zip(rows) {
-            prefetch_panel(*block, row);
+        for ((block, row), next) in blocks.iter().zip(rows).zip(&mut panel.next) {
+            *next = std::ptr::from_ref(*block).cast::<i8>().wrapping_add(PANEL_ROWS * row.len());
         }
         // SAFETY: the caller vouches for the CPU.
         unsafe { B::panel(blocks, panel) };
@@ -111,6 +112,7 @@ impl<B: SuperBlock, const IN_HALVES: bool> PanelKernel<16> for KQuant<B, IN_HALV
         unit: usize,
         lanes: &mut [__m512; T],
     ) {
+        let is_first = first.is_multiple_of(Self::TOKENS_A_PANEL);
         let x = x.group::<T>(unit, first);
         let zero = _mm512_setzero_si512();
         let less_8 = B::LESS_8 && !IN_HALVES;
@@ -119,6 +121,11 @@ impl<B: SuperBlock, const IN_HALVES: bool> PanelKernel<16> for KQuant<B, IN_HALV
         for (c, chain) in panel.q.chunks_exact(B::CHAIN).enumerate() {
             let mut products =
                 if less_8 { array!(T, |t| _mm512_set1_epi32(x.less_8[c][t])) } else { [zero; T] };
+            // A few at a time: all at once they would hold up what comes after, and the memory would rest while
+            // products are computed.
+            if is_first {
+                prefetch_rows::<B>(&panel.next[c * B::CHAIN / 4..][..B::CHAIN / 4]);
+            }
             let x = quads[c * B::CHAIN / 4..].iter();
             for (q, x) in chain.as_chunks::<4>().0.iter().zip(x) {
                 add_quads(&mut products, q, x);

@@ -85,6 +85,17 @@ fn prefetch_panel<T: ?Sized>(at: &T, row: &[u8]) {
     prefetch_by::<_MM_HINT_T1, T>(at, PANEL_ROWS * row.len());
 }
 
+/// Asks for the memory that rows of the next panel have there, a block of weights each.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) fn prefetch_rows<B>(rows: &[*const i8]) {
+    for row in rows {
+        for line in 0..size_of::<B>().div_ceil(64) {
+            _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(line * 64));
+        }
+    }
+}
+
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn prefetch_by<const HINT: i32, T: ?Sized>(at: &T, ahead: usize) {

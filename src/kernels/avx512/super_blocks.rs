@@ -13,7 +13,8 @@ use super::super::blocks::{BlockKernel, PanelKernel};
 use super::blocks32::add_quads;
 use super::unpack::Panel;
 use super::{
-    add_pair, add_pairs, join, join_ps, load_16_i16, load_64_i8, prefetch, prefetch_panel, to_array,
+    PANEL_ROWS, add_pair, add_pairs, join, join_ps, load_16_i16, load_64_i8, prefetch, prefetch_panel,
+    to_array,
 };
 use crate::quant::arranged::{Arranged, Group};
 use crate::quant::{ActivationRow, Q8KRow, QK_K};
@@ -55,7 +56,14 @@ impl<B: SuperBlock> PanelKernel<16> for SuperBlocks<B> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn no_panel() -> Panel {
         let (zero, floats) = (_mm512_setzero_si512(), _mm512_setzero_ps());
-        Panel { q: [zero; 64], scales: [zero; 16], mins: [zero; 8], d: floats, dmin: floats }
+        Panel {
+            q: [zero; 64],
+            scales: [zero; 16],
+            mins: [zero; 8],
+            d: floats,
+            dmin: floats,
+            next: [std::ptr::null(); PANEL_ROWS],
+        }
     }
 
     #[inline]
@@ -90,6 +98,7 @@ impl<B: SuperBlock> PanelKernel<16> for SuperBlocks<B> {
             }),
             d: join_ps(low.d, high.d),
             dmin: join_ps(low.dmin, high.dmin),
+            next: panel.next,
         };
     }
 

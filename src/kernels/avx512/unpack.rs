@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 use super::kquants::first_of_quarters;
-use super::{columns, join, load_16_bytes, load_32_bytes, load_64_bytes, widen_f16};
+use super::{PANEL_ROWS, columns, join, load_16_bytes, load_32_bytes, load_64_bytes, widen_f16};
 use crate::quant::{BlockQ4K, BlockQ5K, BlockQ6K, QK_K};
 
 /// What stands beside the weights of four super-blocks; quarter `i` of a register is super-block `i`'s.
@@ -29,6 +29,8 @@ pub(in super::super) struct Panel {
     pub d: __m512,
     /// Negative.
     pub dmin: __m512,
+    /// Where the next panel has these weights, where they are to be asked for with the products.
+    pub next: [*const i8; PANEL_ROWS],
 }
 
 /// What the formats differ in.
