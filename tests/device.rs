@@ -455,7 +455,9 @@ fn answer(gpu: &[&str], fault: Option<&str>) -> (String, Vec<String>) {
         "--temp",
         "0.8",
     ]);
-    command.args(["--seed", "3", "-c", "128"]).args(gpu).env_remove("WAYINFER_DEVICE_FAULT");
+    // A slow CPU leaves time for weights to get there.
+    command.args(["--seed", "3", "-c", "128", "--isa", "scalar", "-t", "1"]).args(gpu);
+    command.env_remove("WAYINFER_DEVICE_FAULT");
     if let Some(fault) = fault {
         command.env("WAYINFER_DEVICE_FAULT", fault);
     }
@@ -479,7 +481,7 @@ fn a_device_that_fails_changes_no_text() {
     let gpu = ["--gpu", &number];
     assert_eq!(answer(&gpu, None), (truth.clone(), vec![]));
     assert_eq!(answer(&[&gpu[..], &["--vram", "6M"]].concat(), None), (truth.clone(), vec![]));
-    // What runs on the device depends on how soon its weights are there: each comes to pass soon.
+    // Each comes to pass soon; where the weights have come too late for it, it does in another run.
     let faults = [
         ("launch:1:lost", true),
         ("launch:700:timeout", true),
@@ -491,9 +493,13 @@ fn a_device_that_fails_changes_no_text() {
         ("used:read:2:lost", true),
     ];
     for (fault, is_said) in faults {
-        let (text, warnings) = answer(&gpu, Some(fault));
-        assert_eq!(text, truth, "{fault}");
-        assert_eq!(warnings.len(), usize::from(is_said), "{fault}: {warnings:?}");
+        let mut runs = (0..10).map(|_| {
+            let (text, warnings) = answer(&gpu, Some(fault));
+            assert_eq!(text, truth, "{fault}");
+            assert!(warnings.len() <= usize::from(is_said), "{fault}: {warnings:?}");
+            warnings.len()
+        });
+        assert_eq!(runs.find(|&said| said == usize::from(is_said)), Some(usize::from(is_said)), "{fault}");
     }
 }
 
